@@ -1,0 +1,1 @@
+"""ParaS2SBench: queries, systems, judgement, statistics, reports."""

@@ -1,0 +1,165 @@
+"""The policy's seam: a dual-stream speech language model (paper Eq. 2; the interface that `TinySpeechLM` and `KimiAudio` share).
+
+Two token streams run in step on axis S: TEXT = 0 and AUDIO = 1. At each response step n the action is the pair
+(audio, text). Forced tokens (audio blanks during the delay, text blanks after text EOS) are not actions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+TEXT, AUDIO = 0, 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A left-padded batch of query tokens.
+
+    Attributes:
+        tokens: [B, 2, P], int64.
+        mask: [B, P], bool, True = a real position.
+        features: [B, P, F], continuous query features (0 where there are none), or None.
+        features_mask: [B, P], bool, True = `features` counts here, or None.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    features: Tensor | None = None
+    features_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def map(self, function) -> Prompt:
+        """The same prompt with `function` applied to each tensor."""
+        return Prompt(*(None if t is None else function(t) for t in (self.tokens, self.mask, self.features, self.features_mask)))
+
+    def to(self, device: torch.device | str) -> Prompt:
+        return self.map(lambda t: t.to(device))
+
+    def repeat(self, group_size: int) -> Prompt:
+        """Each row G times, copies adjacent: [B*G, ...]."""
+        return self.map(lambda t: t.repeat_interleave(group_size, 0))
+
+    def rows(self, index: Tensor | slice) -> Prompt:
+        return self.map(lambda t: t[index])
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A right-padded batch of response tokens.
+
+    Attributes:
+        tokens: [B, 2, T], int64; blanks after the end.
+        actions: [B, 2, T], bool, True = sampled (or, in a demonstration, to be learned): not forced, not padding.
+        logps: [B, 2, T], the sampler's log-probabilities, 0 where `actions` is False; None for demonstrations.
+        finished: [B], bool, True = ended by audio EOS and not by the step limit.
+    """
+
+    tokens: Tensor
+    actions: Tensor
+    finished: Tensor
+    logps: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def steps(self) -> Tensor:
+        """[B, T], bool, True = a step with at least one action."""
+        return self.actions.any(1)
+
+    def to(self, device: torch.device | str) -> Completion:
+        logps = None if self.logps is None else self.logps.to(device)
+        return Completion(self.tokens.to(device), self.actions.to(device), self.finished.to(device), logps)
+
+    def rows(self, index: Tensor | slice) -> Completion:
+        logps = None if self.logps is None else self.logps[index]
+        return Completion(self.tokens[index], self.actions[index], self.finished[index], logps)
+
+    def trim(self) -> Completion:
+        """Without the steps after the longest row's end."""
+        length = int(self.steps.any(0).nonzero().max()) + 1 if bool(self.steps.any()) else 1
+        logps = None if self.logps is None else self.logps[..., :length]
+        return replace(self, tokens=self.tokens[..., :length], actions=self.actions[..., :length], logps=logps)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rollouts are drawn. Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never differ; 0 is greedy."""
+
+    max_steps: int = 128
+    text_temperature: float = 1.0
+    audio_temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The special ids of both streams and the audio delay in steps."""
+
+    text_blank: int
+    text_eos: int
+    audio_blank: int
+    audio_eos: int
+    delay: int
+
+
+@dataclass(frozen=True)
+class Logps:
+    """Log-probability of each action and entropy of its distribution, both [B, 2, T], 0 where there is no action."""
+
+    values: Tensor
+    entropy: Tensor
+
+
+class SpeechLM(nn.Module, ABC):
+    """A dual-stream speech language model."""
+
+    streams: Streams
+
+    @abstractmethod
+    def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
+        """Teacher-forced logits of each response step: text [B, T, V_text], audio [B, T, V_audio].
+
+        Entry t predicts `completion.tokens[:, :, t]` from the prompt and the steps before t. If `completion` has G times as many rows
+        as `prompt`, each prompt serves G adjacent rows.
+        """
+
+    @abstractmethod
+    def generate(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1) -> Completion:
+        """Sample `group_size` responses a prompt, [B*G] rows, copies of a prompt adjacent; the prompt is prefilled once.
+
+        Args:
+            noise: uniforms in [0, 1), [B*G, 2, max_steps]; each token is drawn from its own uniform by inverse CDF,
+                so samples depend on nothing else. May be None if both temperatures are 0.
+        """
+
+    @abstractmethod
+    def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
+        """Log-probabilities of `completion` under this model at `sampling`'s temperatures; differentiable."""
+
+    @abstractmethod
+    def reference(self) -> SpeechLM:
+        """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a submodule."""
+
+
+def sampling_noise(seed: int, step: int, rows: int, max_steps: int) -> Tensor:
+    """Uniforms of the *global* batch, [rows, 2, max_steps]; slice the rows by rank.
+
+    A function of (seed, step) alone, so samples depend on no rank count, micro-batch or order, and a resume needs no saved state.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+    return torch.rand(rows, 2, max_steps, generator=generator)
+
+
+def inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Draw one token a row: logits [B, V], uniform [B] -> ids [B]. Temperature 0 takes the most likely token."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = torch.softmax(logits.float() / temperature, -1).double().cumsum(-1)
+    target = uniform.double().to(cdf.device).unsqueeze(-1) * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -1,0 +1,225 @@
+"""Records that cross files: speech in memory, styles, and the JSON-lines records of the benchmark (docs: README, "Records").
+
+Importing this module must stay cheap: no torch, no Lightning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+FACTORS = ("emotion", "sarcasm", "age", "gender")
+STYLES: dict[str, tuple[str, ...]] = {
+    "emotion": ("happy", "surprised", "sad", "angry", "fear", "disgust"),
+    "sarcasm": ("sincere", "sarcastic"),
+    "age": ("adult", "child"),
+    "gender": ("male", "female"),
+}
+TONES = ("neutral", "cheerful", "excited", "empathetic", "calm", "apologetic")
+SPLITS = ("train", "val", "test")
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with code 2."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Mono speech.
+
+    Attributes:
+        samples: float32 in [-1, 1], [N].
+        sample_rate: Hz.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Style:
+    """How something was said. Fields are None where not known or not applicable.
+
+    `emotion`, `sarcasm`, `age`, `gender` describe a query's speaker; `tone` describes an agent's response.
+    """
+
+    emotion: str | None = None
+    sarcasm: str | None = None
+    age: str | None = None
+    gender: str | None = None
+    tone: str | None = None
+
+    def __post_init__(self) -> None:
+        for factor in FACTORS:
+            value = getattr(self, factor)
+            allowed = STYLES[factor] + (("neutral",) if factor == "emotion" else ())
+            if value is not None and value not in allowed:
+                raise UserError(f"a style's {factor} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One spoken query. The two halves of a contrast pair share `pair_id` and text, and differ in `styles[factor]`."""
+
+    id: str
+    pair_id: str
+    factor: str
+    split: str
+    text: str
+    styles: dict[str, str]
+    topic: str
+    audio: str
+    voice: str = ""
+    level: str = ""
+    source: str = ""
+    license: str = ""
+
+    @property
+    def style(self) -> Style:
+        return Style(**self.styles)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a system answered. `status` is "ok", or says why there is no usable answer; a failed response is never scored 0."""
+
+    query_id: str
+    system: str
+    sample: int = 0
+    audio: str = ""
+    sha256: str = ""
+    text: str | None = None
+    seconds: float = 0.0
+    latency: dict[str, float] = field(default_factory=dict)
+    cost_usd: float | None = None
+    status: str = "ok"
+    config_sha: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.system}/{self.query_id}/{self.sample}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was heard in a response: the judge reads this and nothing else of the response."""
+
+    response_id: str
+    transcript: str = ""
+    wer: float | None = None
+    tone: str = ""
+    tone_raw: str = ""
+    providers: dict[str, str] = field(default_factory=dict)
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judgement on the Likert scale 1..5; `score` is None unless `status` is "ok"."""
+
+    response_id: str
+    judge: str
+    score: float | None
+    reason: str = ""
+    rubric_sha: str = ""
+    label_source: str = "gold"
+    sample: int = 0
+    raw: str = ""
+    usage: dict[str, float] = field(default_factory=dict)
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Battle:
+    """One pairwise comparison; `verdict` is a, b, both_good or both_bad."""
+
+    query_id: str
+    a: str
+    b: str
+    order: str
+    verdict: str
+    judge: str
+
+
+@dataclass(frozen=True)
+class Human:
+    """A human rating of a response or battle (`item_id`)."""
+
+    item_id: str
+    annotator: str
+    score: float | None = None
+    verdict: str | None = None
+    seconds: float | None = None
+
+
+Record = TypeVar("Record", Query, Response, Evidence, Verdict, Battle, Human)
+
+
+def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
+    """Read records, one JSON object a line.
+
+    Raises:
+        UserError: naming file and line for a line that is not JSON, lacks a field, has an unknown field, or repeats an id.
+    """
+    return list(iter_jsonl(path, record))
+
+
+def iter_jsonl(path: str | Path, record: type[Record]) -> Iterator[Record]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} must be an existing JSON-lines file of {record.__name__.lower()} records; check the path")
+    names = {f.name: f for f in dataclasses.fields(record)}
+    required = {n for n, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: each line must be one JSON object; got {line.strip()[:60]!r} ({error.msg})") from None
+            if not isinstance(values, dict):
+                raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
+            missing, unknown = sorted(required - values.keys()), sorted(values.keys() - names.keys())
+            if missing:
+                raise UserError(f"{where}: a {record.__name__.lower()} must have {', '.join(missing)}; add the missing field")
+            if unknown:
+                raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {record.__name__.lower()} has {', '.join(names)}")
+            item = record(**values)
+            if isinstance(item, Query | Response):
+                if item.id in seen:
+                    raise UserError(f"{where}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique")
+                seen[item.id] = number
+            yield item
+
+
+def to_json(item: Any) -> str:
+    """One JSON line for a record (no trailing newline)."""
+    return json.dumps(dataclasses.asdict(item), ensure_ascii=False)
+
+
+def append_jsonl(path: str | Path, items: list[Any]) -> None:
+    """Append records in one write; a file cut in the middle of its last line is mended first by dropping that half line."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        end = file.seek(0, 2)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                keep = file.read().rfind(b"\n") + 1
+                file.truncate(keep)
+        file.write("".join(to_json(item) + "\n" for item in items).encode())
