@@ -104,7 +104,7 @@ QUERY_VOICES = _voices()
 
 
 class Speech(NamedTuple):
-    """Audio with the words' onsets, in samples."""
+    """Audio with the onset of each whitespace-separated word, in samples."""
 
     audio: Audio
     onsets: list[int]
@@ -157,7 +157,7 @@ class _Espeak:
             index += 1
         return 0
 
-    def speak(self, text: str, voice: str, prosody: Prosody, word_gap: int) -> tuple[np.ndarray, list[int]]:
+    def speak(self, text: str, voice: str, prosody: Prosody, word_gap: int) -> tuple[np.ndarray, list[int | None]]:
         if voice != self.voice:
             if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise UserError(f"a voice must be one of eSpeak NG's; got {voice!r}; see tts.QUERY_VOICES")
@@ -170,7 +170,7 @@ class _Espeak:
         self.library.espeak_Synth(data, len(data) + 1, 0, 1, 0, _UTF8, None, None)
         self.library.espeak_Synchronize()
         samples = np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
-        return samples.astype(np.float32) / 32768, [sample for _, sample in self.words]
+        return samples.astype(np.float32) / 32768, word_starts(text, self.words)
 
 
 class EspeakSynthesizer(Synthesizer):
@@ -216,7 +216,7 @@ class EspeakSynthesizer(Synthesizer):
         samples, starts = self._espeak().speak(text, "en-US", prosody, 1)
         scale = self.sample_rate / self._espeak().sample_rate
         audio = resample(Audio(samples, self._espeak().sample_rate), self.sample_rate)
-        starts = [int(start * scale) for start in starts]
+        starts = [None if start is None else int(start * scale) for start in starts]
         aligned, onsets = align_words(audio.samples, starts, self.frame_samples)
         return Speech(shape(Audio(aligned, self.sample_rate), prosody), onsets)
 
@@ -260,20 +260,44 @@ def add_noise(audio: Audio, random: np.random.Generator) -> Audio:
     return Audio(np.clip(gain * (audio.samples + noise), -1, 1).astype(np.float32), audio.sample_rate)
 
 
-def align_words(samples: np.ndarray, starts: list[int], frame: int, fade: int = 48) -> tuple[np.ndarray, list[int]]:
-    """Insert silence before words so that each starts on a multiple of `frame`; -> samples, onsets. Trailing silence is cut to one frame."""
+def word_starts(text: str, events: list[tuple[int, int]]) -> list[int | None]:
+    """The sample at which each word starts; None for a word that eSpeak runs together with the one before ("of the").
+
+    Args:
+        events: (position of the word in the text, from 1; sample).
+    """
+    starts: list[int | None] = []
+    position = 0
+    found = dict(events)
+    for word in text.split():
+        begin = text.index(word, position)
+        position = begin + len(word)
+        starts.append(next((found[p] for p in range(begin + 1, position + 1) if p in found), None))
+    return starts
+
+
+def align_words(samples: np.ndarray, starts: list[int | None], frame: int, fade: int = 48) -> tuple[np.ndarray, list[int]]:
+    """Insert silence before words so that each starts on a multiple of `frame`; -> samples, onsets of all words.
+
+    A word without a start of its own is placed one frame after the word before. Trailing silence is cut to one frame.
+    """
     loud = np.flatnonzero(np.abs(samples) > 1e-3)
     end = min(len(samples), (int(loud[-1]) if len(loud) else 0) + frame)
-    starts = [start for start in starts if start < end] or [0]
-    pieces, onsets, position = [], [], 0
+    cuts = sorted({start for start in starts if start is not None and 0 < start < end})
+    pieces, moved, position = [], {}, 0
     ramp = np.linspace(0, 1, fade, dtype=np.float32)
-    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+    for start, stop in zip([0, *cuts], [*cuts, end], strict=True):
         piece = samples[start:stop].copy()
         if len(piece) > 2 * fade:
             piece[:fade] *= ramp
             piece[-fade:] *= ramp[::-1]
-        onsets.append(position)
+        moved[start] = position
         padded = -(-len(piece) // frame) * frame
         pieces.append(np.pad(piece, (0, padded - len(piece))))
         position += padded
+    onsets: list[int] = []
+    for start in starts:
+        known = 0 if start is not None and start <= 0 else moved.get(start)
+        after = onsets[-1] + frame if onsets else 0
+        onsets.append(after if known is None or known < after else known)
     return np.concatenate(pieces).astype(np.float32), onsets

@@ -1,0 +1,248 @@
+"""The embedded text set and the speech made from it, offline: queries, demonstrations and word strings, spoken by eSpeak NG.
+
+Training speech uses training topics, texts and voices only. The *words* of all splits form one lexicon, from which random strings are
+read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of another split appears there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lightning_paras2s.models.features import HOP, acoustics
+try:
+    from lightning_paras2s.rubric import BEST_TONES
+except ImportError:
+    BEST_TONES = {}
+from lightning_paras2s.tts import AGENT_VOICE, QUERY_VOICES, EspeakSynthesizer
+from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
+
+FRAME = 640  # samples a code: 25 Hz
+CORPUS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TextQuery:
+    """One authored query text with its two contrasting styles."""
+
+    id: str
+    factor: str
+    split: str
+    topic: str
+    subject: str
+    text: str
+    styles: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Speech as the embedded networks hear it.
+
+    Attributes:
+        acoustics: [T, 66] float16, 100 Hz, T a multiple of 4.
+        text: the words as spoken, with punctuation.
+        style: of the speaker (query) or the agent (`tone`).
+        onsets: of each word, in code frames (25 Hz); empty for queries.
+        samples: int16 at 16 kHz, where the waveform was asked for; else empty.
+    """
+
+    acoustics: np.ndarray
+    text: str
+    style: Style
+    onsets: tuple[int, ...] = ()
+    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
+
+    @property
+    def audio(self) -> Audio:
+        return Audio(self.samples.astype(np.float32) / 32768, 16_000)
+
+
+@functools.lru_cache
+def text_queries(split: str) -> tuple[TextQuery, ...]:
+    lines = (files("lightning_paras2s") / "data/text" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return tuple(TextQuery(**{**row, "styles": tuple(row["styles"])}) for row in rows)
+
+
+@functools.lru_cache
+def reply_frames(split: str, factor: str, style: str) -> tuple[str, ...]:
+    """Authored replies with the slot {subject}; factor and style may be "generic"."""
+    return tuple(r["frame"] for r in _frames() if (r["split"], r["factor"], r["style"]) == (split, factor, style))
+
+
+@functools.lru_cache
+def _frames() -> tuple[dict[str, str], ...]:
+    lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(json.loads(line) for line in lines)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation."""
+    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower()).split()
+
+
+@functools.lru_cache
+def lexicon(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
+    """Every word of the splits' queries and replies, sorted."""
+    texts = [q.text for split in splits for q in text_queries(split)]
+    texts += [f["frame"].replace("{subject}", "") for f in _frames() if f["split"] in splits]
+    return tuple(sorted({w for text in texts for w in words(text)}))
+
+
+@functools.lru_cache
+def subjects(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
+    return tuple(sorted({q.subject for split in splits for q in text_queries(split)}))
+
+
+def reply(query: TextQuery, style: str, split: str, random: np.random.Generator) -> str:
+    """An authored reply to a query spoken in `style` ("generic" ignores the style)."""
+    factor = "generic" if style == "generic" else query.factor
+    frames = reply_frames(split, factor, style)
+    return frames[random.integers(len(frames))].format(subject=query.subject)
+
+
+def demonstration_tone(style: str, random: np.random.Generator, best: float = 0.8) -> str:
+    """A tone that fits the style best (80 %), or a neutral one: tone varies apart from the wording."""
+    tones = sorted(BEST_TONES[style])
+    return tones[random.integers(len(tones))] if random.random() < best else "neutral"
+
+
+def query_style(factor: str, value: str, gender: str, age: str) -> Style:
+    """All labels of a query's speaker; the factors that the query is not about are plain (neutral, sincere is left unknown)."""
+    emotion = value if factor == "emotion" else ("neutral" if factor != "sarcasm" else None)
+    return Style(emotion=emotion, sarcasm=value if factor == "sarcasm" else None, age=age, gender=gender)
+
+
+def choose_voice(factor: str, value: str, split: str, random: np.random.Generator) -> str:
+    """A voice of the split that fits: children only where age says so; gender as gender says."""
+    age = value if factor == "age" else "adult"
+    fit = [
+        name
+        for name, voice in QUERY_VOICES[split].items()
+        if voice.age == age and (factor != "gender" or voice.gender == value)
+    ]
+    return fit[random.integers(len(fit))]
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is to be spoken: by the agent (`voice` = "agent", style.tone) or by a user."""
+
+    text: str
+    style: Style
+    voice: str
+    seed: int
+    keep_samples: bool = False
+
+
+def word_string(random: np.random.Generator, splits: tuple[str, ...] = SPLITS, low: int = 3, high: int = 7) -> str:
+    """Random words of the splits' lexicon, half of them subjects: speech with no sentence of any split in it."""
+    count = random.integers(low, high + 1)
+    pools = (lexicon(splits), subjects(splits))
+    return " ".join(str(pool[random.integers(len(pool))]) for pool in (pools[int(random.random() < 0.5)] for _ in range(count)))
+
+
+def query_lines(
+    size: int, seed: int, split: str = "train", strings: float = 0.4, lexica: tuple[str, ...] = SPLITS
+) -> list[Line]:
+    """User speech: the split's queries in any style of their pairs' factor, and random word strings."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for index in range(size):
+        factor = FACTORS[random.integers(len(FACTORS))]
+        queries = [q for q in text_queries(split) if q.factor == factor] or text_queries(split)
+        value = STYLES[factor][random.integers(len(STYLES[factor]))]
+        if factor == "emotion" and random.random() < 0.1:
+            value = "neutral"
+        text = word_string(random, lexica) if random.random() < strings else queries[random.integers(len(queries))].text
+        name = choose_voice(factor, value, split, random)
+        voice = QUERY_VOICES[split][name]
+        lines.append(Line(text, query_style(factor, value, voice.gender, voice.age), name, seed * 1_000_003 + index))
+    return lines
+
+
+def agent_lines(
+    size: int, seed: int, split: str = "train", strings: float = 0.5, lexica: tuple[str, ...] = SPLITS
+) -> list[Line]:
+    """Agent speech in every tone: replies of the split about its subjects, and random word strings."""
+    random = np.random.default_rng(seed)
+    queries, lines = text_queries(split), []
+    for index in range(size):
+        query = queries[random.integers(len(queries))]
+        style = "generic" if random.random() < 0.2 else query.styles[random.integers(2)]
+        text = word_string(random, lexica) if random.random() < strings else reply(query, style, split, random)
+        lines.append(Line(text, Style(tone=TONES[random.integers(len(TONES))]), AGENT_VOICE, index))
+    return lines
+
+
+def hear(audio: Audio) -> np.ndarray:
+    """Audio at 16 kHz -> acoustics [T, 66] float16, padded to whole code frames."""
+    samples = np.pad(audio.samples, (0, -len(audio.samples) % FRAME))
+    return acoustics(torch.from_numpy(samples)[None])[0].numpy().astype(np.float16)
+
+
+def speak(line: Line) -> Utterance:
+    synthesizer = EspeakSynthesizer()
+    onsets: tuple[int, ...] = ()
+    if line.voice == AGENT_VOICE:
+        speech = synthesizer.speak_as_agent(line.text, line.style.tone or "neutral")
+        audio, onsets = speech.audio, tuple(onset // FRAME for onset in speech.onsets)
+    else:
+        audio = synthesizer.synthesize(line.text, line.style, line.voice, line.seed)
+    kept = (audio.samples * 32767).astype(np.int16) if line.keep_samples else np.zeros(0, np.int16)
+    return Utterance(hear(audio), line.text, line.style, onsets, kept)
+
+
+def _speak_all(lines: list[Line]) -> list[Utterance]:
+    torch.set_num_threads(1)
+    return [speak(line) for line in lines]
+
+
+def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance]:
+    """Speak all lines, in two processes; cached on disk under a hash of the lines."""
+    key = json.dumps([CORPUS_VERSION, [asdict(line) for line in lines], _tts_digest()])
+    path = Path(cache_dir) / f"speech-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
+    if path.is_file():
+        return _load(path)
+    chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
+    with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
+        utterances = [u for part in pool.imap(_speak_all, chunks) for u in part]
+    _save(path, utterances)
+    return utterances
+
+
+def _tts_digest() -> str:
+    return hashlib.sha256((files("lightning_paras2s") / "tts.py").read_bytes()).hexdigest()
+
+
+def _save(path: Path, utterances: list[Utterance]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = json.dumps([[len(u.acoustics), len(u.samples), u.text, asdict(u.style), u.onsets] for u in utterances])
+    part = path.with_suffix(f".{os.getpid()}.part.npz")
+    arrays = {"acoustics": np.concatenate([u.acoustics for u in utterances]), "samples": np.concatenate([u.samples for u in utterances])}
+    np.savez(part, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
+    part.replace(path)
+
+
+def _load(path: Path) -> list[Utterance]:
+    with np.load(path) as data:
+        meta, frames, samples = json.loads(data["meta"].tobytes()), data["acoustics"], data["samples"]
+    utterances, start, begin = [], 0, 0
+    for length, size, text, style, onsets in meta:
+        utterances.append(
+            Utterance(frames[start : start + length], text, Style(**style), tuple(onsets), samples[begin : begin + size])
+        )
+        start, begin = start + length, begin + size
+    return utterances
+
+
+assert FRAME % HOP == 0

@@ -1,0 +1,54 @@
+"""Weights as safetensors that know what they are: class, format version and constructor arguments in the header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from lightning_paras2s.types import UserError
+
+FORMAT = 1
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write `module` (which has a dict `settings`, its constructor arguments), whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    part = path.with_name(f".{path.name}.part")
+    header = {"class": type(module).__name__, "format": str(FORMAT), "settings": json.dumps(module.settings)}
+    save_file(tensors, part, metadata=header)
+    part.replace(path)
+
+
+def load_module(cls: type[Network], path: str | Path) -> Network:
+    """Build `cls` from the file's settings and load its weights in float32.
+
+    Raises:
+        UserError: no such file, not safetensors, another class or format, or tensors that do not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"weights must be an existing .safetensors file; got {path}; train them or check the path")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"weights must be a whole safetensors file; got {path} ({error}); fetch or train it again") from None
+    if (header.get("class"), header.get("format")) != (cls.__name__, str(FORMAT)):
+        got = f"{header.get('class', 'no class')} format {header.get('format', 'none')}"
+        raise UserError(f"{path} must hold a {cls.__name__} of format {FORMAT}; got {got}; choose another file")
+    module = cls(**json.loads(header["settings"]))
+    module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
+    return module

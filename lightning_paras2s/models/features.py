@@ -1,0 +1,108 @@
+"""What the embedded networks hear: log-mel energies, pitch and voicing, at 100 frames a second; and the way back to a waveform.
+
+The vocoder is deterministic and has no weights: a band-limited pulse train (voiced) or noise (unvoiced) whose short-time spectrum is
+shaped by the mel envelope.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchaudio.functional import melscale_fbanks
+
+SAMPLE_RATE, HOP, WINDOW, FFT, MELS = 16_000, 160, 400, 512, 64
+PITCH_WINDOW, PITCH_FFT, MIN_PITCH, MAX_PITCH = 640, 2048, 60.0, 550.0
+ACOUSTIC_SIZE = MELS + 2
+_FLOOR = 1e-4
+_GAIN = 0.5  # of a unit source whose spectrum follows the mel envelope; measured, so that `vocode` keeps the level
+
+
+@lru_cache
+def _filters() -> Tensor:
+    return melscale_fbanks(FFT // 2 + 1, 40.0, 8000.0, MELS, SAMPLE_RATE, norm="slaney", mel_scale="htk")
+
+
+def _frames(wav: Tensor, size: int) -> Tensor:
+    """[B, N] -> [B, N // HOP, size], frames centred on their hop."""
+    pad = size - HOP
+    return F.pad(wav, (pad // 2, pad - pad // 2)).unfold(-1, size, HOP)
+
+
+def log_mel(wav: Tensor) -> Tensor:
+    """[B, N] -> [B, N // 160, 64], log energies scaled to about -1..1."""
+    spectrum = torch.fft.rfft(_frames(wav, WINDOW) * torch.hann_window(WINDOW), FFT)
+    energy = (spectrum.abs().square() @ _filters()) + _FLOOR**2
+    return (energy.log() / 2 + 4.0) / 4.0
+
+
+def pitch(wav: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, N] -> log2(f0 / 100 Hz) [B, T] (0 where unvoiced), voiced [B, T] float 0/1, by normalised autocorrelation."""
+    window = torch.hann_window(PITCH_WINDOW)
+    frames = _frames(wav, PITCH_WINDOW)
+    frames = (frames - frames.mean(-1, keepdim=True)) * window
+    correlation = torch.fft.irfft(torch.fft.rfft(frames, PITCH_FFT).abs().square(), PITCH_FFT)
+    taper = torch.fft.irfft(torch.fft.rfft(window, PITCH_FFT).abs().square(), PITCH_FFT)
+    low, high = int(SAMPLE_RATE / MAX_PITCH), int(SAMPLE_RATE / MIN_PITCH)
+    energy = correlation[..., :1]
+    normal = correlation[..., low:high] / (energy + 1e-6) / (taper[low:high] / taper[0])
+    # A slight preference for short lags keeps octave errors away.
+    weighted = normal - 0.0004 * torch.arange(high - low)
+    best = weighted.argmax(-1)
+    clarity = normal.gather(-1, best.unsqueeze(-1)).squeeze(-1)
+    voiced = ((clarity > 0.55) & (energy.squeeze(-1) > 1e-2)).float()
+    f0 = SAMPLE_RATE / (best + low).float()
+    return (f0 / 100).log2() * voiced, voiced
+
+
+def acoustics(wav: Tensor) -> Tensor:
+    """[B, N] -> [B, N // 160, 66]: log-mel, log2 pitch (0 where unvoiced), voicing."""
+    f0, voiced = pitch(wav)
+    return torch.cat([log_mel(wav), f0.unsqueeze(-1), voiced.unsqueeze(-1)], -1)
+
+
+@lru_cache
+def _mel_to_linear() -> Tensor:
+    """[MELS, FFT // 2 + 1], linear interpolation of the log envelope between the filters' centres."""
+    filters = _filters()
+    bins = torch.arange(FFT // 2 + 1).float()
+    centres = (filters * bins[:, None]).sum(0) / filters.sum(0)
+    right = torch.searchsorted(centres, bins).clamp(1, MELS - 1)
+    weight = ((bins - centres[right - 1]) / (centres[right] - centres[right - 1])).clamp(0, 1)
+    matrix = torch.zeros(MELS, len(bins))
+    matrix[right - 1, torch.arange(len(bins))] += 1 - weight
+    matrix[right, torch.arange(len(bins))] += weight
+    return matrix
+
+
+def vocode(features: Tensor, seed: int = 0) -> Tensor:
+    """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features."""
+    mel, f0, voiced = features[..., :MELS], features[..., MELS], features[..., MELS + 1]
+    batch, count = f0.shape
+    length = count * HOP
+    upsample = lambda x: F.interpolate(x.unsqueeze(1), scale_factor=HOP, mode="linear").squeeze(1)  # noqa: E731
+    hertz = upsample(100 * 2**f0)
+    mix = upsample((voiced > 0.5).float())
+    phase = (2 * math.pi / SAMPLE_RATE * hertz.double()).cumsum(-1).float() % (2 * math.pi)
+    harmonics = (7600 / hertz).floor()
+    half = torch.sin(phase / 2)
+    pulses = (torch.sin((harmonics + 0.5) * phase) / torch.where(half.abs() < 1e-4, torch.full_like(half, 1e-4), half) - 1) / 2
+    pulses = pulses.clamp(-160, 160) * (2 / harmonics).sqrt()
+    noise = torch.randn(1, length, generator=torch.Generator().manual_seed(seed)).expand(batch, -1)
+    source = mix * pulses + (1 - mix) * noise
+    window = torch.hann_window(WINDOW)
+    padded = F.pad(source, (WINDOW, WINDOW))
+    stft = torch.stft(padded, FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)
+    envelope = ((mel @ _mel_to_linear()) * 4 - 4).exp() * _GAIN
+    envelope = (envelope - 1.5 * _FLOOR * _GAIN).clamp(min=0).transpose(1, 2)
+    shift = WINDOW / HOP  # the padding, in frames
+    index = (torch.arange(stft.shape[-1]) - shift - 0.5).clamp(0, count - 1)
+    left = index.floor().long()
+    weight = index - left
+    right = (left + 1).clamp(max=count - 1)
+    gains = envelope[..., left] * (1 - weight) + envelope[..., right] * weight
+    wav = torch.istft(stft * gains, FFT, HOP, WINDOW, window, center=True, length=padded.shape[-1])
+    return wav[:, WINDOW : WINDOW + length].clamp(-1, 1)

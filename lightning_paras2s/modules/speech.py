@@ -1,0 +1,261 @@
+"""Training of the embedded speech parts: codec, transcriber, style recogniser; and the data module that they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jiwer
+import torch
+import torch.nn.functional as F
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_paras2s.asr import CTCNetwork, ctc_ids, ctc_text, plain_words
+from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
+from lightning_paras2s.models.checkpoint import load_module, save_module
+from lightning_paras2s.models.features import MELS
+from lightning_paras2s.models.tiny_tokenizer import STRIDE, TinyTokenizer
+from lightning_paras2s.style import HEADS, StyleNetwork
+
+
+class SpeechBatch(dict):
+    """frames [B, T, 66], lengths [B] (frames), texts, labels [B, heads] (-100 = unknown), agent [B] bool."""
+
+
+def collate(utterances: list[Utterance]) -> SpeechBatch:
+    lengths = torch.tensor([len(u.acoustics) for u in utterances])
+    rows = [torch.from_numpy(u.acoustics).float() for u in utterances]
+    longest = int(lengths.max())
+    frames = torch.stack([torch.cat([r, r.mean(0, keepdim=True).expand(longest - len(r), -1)]) for r in rows])
+    labels = [[HEADS[h].index(v) if (v := getattr(u.style, h)) else -100 for h in HEADS] for u in utterances]
+    agent = torch.tensor([u.style.tone is not None for u in utterances])
+    return SpeechBatch(frames=frames, lengths=lengths, texts=[u.text for u in utterances], labels=torch.tensor(labels), agent=agent)
+
+
+class SpeechDataModule(LightningDataModule):
+    """User and agent speech from the embedded text set, spoken once and cached.
+
+    Args:
+        queries, responses: utterances of either kind for training.
+        decoded: share of agent speech that is replaced by what `tokenizer` makes of it (for the ears that hear the policy).
+        tokenizer: weights of a `TinyTokenizer`, needed where decoded > 0.
+        lexica: splits whose words (not sentences) are read in random strings.
+    """
+
+    def __init__(
+        self,
+        queries: int = 8000,
+        responses: int = 8000,
+        batch_size: int = 32,
+        seed: int = 0,
+        decoded: float = 0.0,
+        tokenizer: str | None = None,
+        cache_dir: str = "cache",
+        lexica: tuple[str, ...] = ("train",),
+    ) -> None:
+        super().__init__()
+        self.lexica = tuple(lexica)
+        self.queries, self.responses, self.batch_size, self.seed = queries, responses, batch_size, seed
+        self.decoded, self.tokenizer, self.cache_dir = decoded, tokenizer, cache_dir
+        self.train: list[Utterance] = []
+
+    def prepare_data(self) -> None:
+        self._corpora()
+
+    def _corpora(self) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+        train = (
+            query_lines(self.queries, self.seed, lexica=self.lexica),
+            agent_lines(self.responses, self.seed + 1, lexica=self.lexica),
+        )
+        held_out = query_lines(400, self.seed + 2, "val", 0.0), agent_lines(200, self.seed + 3, "val", 0.0)
+        spoken = [corpus(lines, self.cache_dir) for lines in (*train, *held_out) if lines]
+        responses = spoken[1] if self.responses else []
+        return spoken[0] + self._decode(responses), spoken[-2], self._decode(spoken[-1])
+
+    def setup(self, stage: str | None = None) -> None:
+        if not self.train:
+            self.train, self.val_queries, self.val_responses = self._corpora()
+
+    def _decode(self, utterances: list[Utterance]) -> list[Utterance]:
+        if not self.decoded or not utterances:
+            return utterances
+        tokenizer = TinyTokenizer.load(self.tokenizer or "")
+        count = int(self.decoded * len(utterances))
+        return [decode_utterance(tokenizer, u) for u in utterances[:count]] + utterances[count:]
+
+    def train_dataloader(self) -> DataLoader:
+        # Batches of like length, in an order drawn from (seed, epoch).
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        generator = torch.Generator().manual_seed(self.seed * 1000 + epoch)
+        jitter = torch.rand(len(self.train), generator=generator) * 40
+        order = sorted(range(len(self.train)), key=lambda i: len(self.train[i].acoustics) + float(jitter[i]))
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+        return DataLoader(self.train, batch_sampler=shuffled, collate_fn=collate)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        return [DataLoader(u, 32, collate_fn=collate) for u in (self.val_queries, self.val_responses)]
+
+
+@torch.no_grad()
+def decode_utterance(tokenizer: TinyTokenizer, utterance: Utterance) -> Utterance:
+    """What the codec makes of an utterance, heard again."""
+    from lightning_paras2s.models.features import acoustics, vocode
+
+    frames = torch.from_numpy(utterance.acoustics).float()[None]
+    wav = vocode(tokenizer.reconstruct(tokenizer.quantise(frames)[1]))
+    return Utterance(acoustics(wav)[0].half().numpy(), utterance.text, utterance.style, utterance.onsets)
+
+
+class SpeechPartModule(LightningModule):
+    """What the three trainings share: AdamW with warm-up and cosine decay, export to safetensors at the end."""
+
+    network: nn.Module
+
+    def __init__(self, lr: float, warmup_steps: int, export: str) -> None:
+        super().__init__()
+        self.lr, self.warmup_steps, self.export = lr, warmup_steps, export
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), self.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=self.warmup_steps),
+                torch.optim.lr_scheduler.CosineAnnealingLR(
+                    optimizer, max(1, self.trainer.estimated_stepping_batches - self.warmup_steps), self.lr * 0.02
+                ),
+            ],
+            [self.warmup_steps],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        if self.export and self.trainer.is_global_zero:
+            save_module(self.network, self.export)
+
+
+class TokenizerModule(SpeechPartModule):
+    """Trains `TinyTokenizer`: L1 on mel and pitch, cross-entropy on voicing, CTC on the quantised frames.
+
+    Args:
+        user_weight: weight of users' speech against the agent's (the way out needs the agent's voice only).
+        words_weight: weight of the transcription loss.
+    """
+
+    def __init__(
+        self,
+        levels: tuple[int, ...] = (8, 8, 8, 8),
+        width: int = 224,
+        user_weight: float = 0.1,
+        words_weight: float = 0.05,
+        lr: float = 1e-3,
+        warmup_steps: int = 50,
+        export: str = "",
+    ) -> None:
+        super().__init__(lr, warmup_steps, export)
+        self.network = TinyTokenizer(levels, width)
+        self.user_weight, self.words_weight = user_weight, words_weight
+        self.words = nn.Sequential(nn.Conv1d(len(levels), width, 7, padding=3), nn.GELU(), nn.Conv1d(width, 29, 3, padding=1))
+
+    def loss(self, batch: SpeechBatch, stage: str) -> Tensor:
+        frames, lengths = batch["frames"], batch["lengths"]
+        quantised, codes = self.network.quantise(frames)
+        output = self.network.expand(quantised)
+        mask = (torch.arange(frames.shape[1]) < lengths[:, None]).float()
+        weights = torch.where(batch["agent"], 1.0, self.user_weight)[:, None] * mask
+        mean = lambda x, w: (x * w).sum() / w.sum().clamp(min=1)  # noqa: E731
+        voiced = frames[..., MELS + 1]
+        mel = mean((output[..., :MELS] - frames[..., :MELS]).abs().mean(-1), weights)
+        pitch = mean((output[..., MELS] - frames[..., MELS]).abs(), weights * voiced)
+        voicing = mean(F.binary_cross_entropy_with_logits(output[..., MELS + 1], voiced, reduction="none"), weights)
+        texts = [ctc_ids(text) for text in batch["texts"]]
+        logps = F.log_softmax(self.words(quantised).float(), 1).permute(2, 0, 1)
+        said = torch.tensor([i for t in texts for i in t])
+        sizes = torch.tensor([len(t) for t in texts])
+        ctc = F.ctc_loss(logps, said, lengths // STRIDE, sizes, zero_infinity=True)
+        counts = torch.bincount(codes[batch["agent"]].flatten(), minlength=self.network.vocab_size).float()
+        usage = (counts > 0).float().mean()
+        self.log_dict(
+            {f"{stage}/mel": mel, f"{stage}/pitch": pitch, f"{stage}/voicing": voicing, f"{stage}/ctc": ctc, f"{stage}/codes": usage},
+            prog_bar=stage == "train",
+            batch_size=len(lengths),
+        )
+        return mel + 0.5 * pitch + 0.1 * voicing + self.words_weight * ctc
+
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        return self.loss(batch, "train")
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if dataloader_idx == 1:
+            self.loss(batch, "val")
+
+
+class TranscriberModule(SpeechPartModule):
+    """Trains `CTCNetwork` with time and frequency masking; validation gives the WER on users' and on the agent's speech."""
+
+    def __init__(
+        self, width: int = 176, blocks: int = 7, lr: float = 2e-3, warmup_steps: int = 100, init_from: str = "", export: str = ""
+    ) -> None:
+        super().__init__(lr, warmup_steps, export)
+        self.network = load_module(CTCNetwork, init_from) if init_from else CTCNetwork(width, blocks)
+
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        logps = F.log_softmax(self.network(mask_frames(batch["frames"])), -1).transpose(0, 1)
+        texts = [ctc_ids(text) for text in batch["texts"]]
+        said, sizes = torch.tensor([i for t in texts for i in t]), torch.tensor([len(t) for t in texts])
+        loss = F.ctc_loss(logps, said, batch["lengths"] // 2, sizes, zero_infinity=True)
+        self.log("train/ctc", loss, prog_bar=True, batch_size=len(texts))
+        return loss
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        ids = self.network(batch["frames"]).argmax(-1)
+        heard = [ctc_text(row[: int(n) // 2].tolist()) for row, n in zip(ids, batch["lengths"], strict=True)]
+        wer = jiwer.wer([plain_words(t) for t in batch["texts"]], heard)
+        name = ("queries", "responses")[dataloader_idx]
+        self.log(f"val/wer_{name}", wer, prog_bar=True, batch_size=len(heard), add_dataloader_idx=False)
+
+
+class StyleModule(SpeechPartModule):
+    """Trains `StyleNetwork` on the labels that are known of each utterance; validation gives the accuracy a factor."""
+
+    def __init__(self, width: int = 96, blocks: int = 4, lr: float = 2e-3, warmup_steps: int = 100, export: str = "") -> None:
+        super().__init__(lr, warmup_steps, export)
+        self.network = StyleNetwork(width, blocks)
+
+    def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
+        frames = mask_frames(batch["frames"], time=0.1)
+        frames = torch.cat([frames[..., :MELS] + 0.05 * torch.randn(len(frames), 1, 1), frames[..., MELS:]], -1)
+        logits = self.network(frames, batch["lengths"])
+        losses = [F.cross_entropy(logits[h], batch["labels"][:, i], ignore_index=-100) for i, h in enumerate(HEADS)]
+        loss = torch.stack([x for x in losses if not x.isnan()]).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(frames))
+        return loss
+
+    def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        logits = self.network(batch["frames"], batch["lengths"])
+        for index, head in enumerate(HEADS):
+            known = batch["labels"][:, index] >= 0
+            if known.any():
+                right = (logits[head].argmax(-1) == batch["labels"][:, index])[known].float().mean()
+                self.log(f"val/{head}", right, prog_bar=True, batch_size=int(known.sum()), add_dataloader_idx=False)
+
+
+def mask_frames(frames: Tensor, time: float = 0.08, bands: int = 8) -> Tensor:
+    """SpecAugment (arXiv 1904.08779): one band of mel and one stretch of time a row are set to the row's mean."""
+    frames = frames.clone()
+    batch, length, _ = frames.shape
+    for row in range(batch):
+        band = int(torch.randint(0, MELS - bands, ()))
+        width = int(torch.randint(0, bands + 1, ()))
+        frames[row, :, band : band + width] = frames[row, :, :MELS].mean()
+        span = int(torch.randint(0, max(1, int(time * length)), ()))
+        start = int(torch.randint(0, length - span, ()))
+        frames[row, start : start + span, :MELS] = frames[row, :, :MELS].mean()
+    return frames
+
+
+def weights_path(name: str) -> str:
+    """The checkout's shipped weights."""
+    return str(Path(__file__).parents[2] / "checkpoints" / "embedded" / f"{name}.safetensors")
