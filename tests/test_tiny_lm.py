@@ -1,0 +1,306 @@
+"""TinySpeechLM: decoding equals training, whatever the padding, the order, the grouping."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.models.decoding import token_logps
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
+from lightning_paras2s.models.tiny_lm import TinySpeechLM, level_rows
+from lightning_paras2s.types import UserError
+
+LEVELS, WORDS, FEATURES = (3, 2, 4), 11, 5
+CODES = 24
+SAMPLING = Sampling(max_steps=14, text_temperature=0.8, audio_temperature=1.3)
+
+
+@pytest.fixture
+def model() -> TinySpeechLM:
+    torch.manual_seed(0)
+    model = TinySpeechLM(WORDS, FEATURES, LEVELS, width=24, heads=2, shared_layers=2, text_layers=1, audio_layers=2)
+    with (
+        torch.no_grad()
+    ):  # far from uniform, so that wrong positions or masks change the logits by far more than rounding
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return model
+
+
+def make_prompt(rows: int = 3, size: int = 7, padding: tuple[int, ...] = (0, 3, 1)) -> Prompt:
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(0, WORDS, (rows, size), generator=generator)
+    audio = torch.randint(0, CODES + 5, (rows, size), generator=generator)
+    features = torch.randn(rows, size, FEATURES, generator=generator)
+    mask = torch.arange(size) >= torch.tensor(padding[:rows])[:, None]
+    return Prompt(torch.stack([text, audio], 1), mask, features, mask & (torch.arange(size) < size - 2))
+
+
+def rollout(model: TinySpeechLM, prompt: Prompt, group_size: int = 4, sampling: Sampling = SAMPLING) -> Completion:
+    noise = sampling_noise(0, 0, len(prompt) * group_size, sampling.max_steps)
+    return model.generate(prompt, sampling, noise, group_size)
+
+
+def wider(prompt: Prompt, extra: int) -> Prompt:
+    """`extra` more columns of padding on the left, filled with anything but zeros."""
+
+    def pad(t: torch.Tensor) -> torch.Tensor:
+        columns = t.shape[-1] if t.dim() == 2 or t.shape[1] == 2 else t.shape[1]
+        size = (*t.shape[:-1], extra) if columns == t.shape[-1] else (len(t), extra, t.shape[-1])
+        fill = torch.zeros(size, dtype=t.dtype) if t.dtype == torch.bool else torch.full(size, 3).to(t.dtype)
+        return torch.cat([fill, t], -1 if columns == t.shape[-1] else 1)
+
+    return prompt.map(pad)
+
+
+def test_decode_logps_equal_teacher_forced_logps_when_float32(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    assert completion.finished.any() and not completion.finished.all()  # rows leave the cache on the way, some never
+    scored = model.logps(prompt, completion, SAMPLING)
+    torch.testing.assert_close(scored.values, completion.logps, atol=1e-4, rtol=0)
+    assert completion.logps[completion.actions].lt(0).all()
+
+
+def test_logps_equal_log_softmax_of_forward_at_the_temperature(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    scored = model.logps(prompt, completion, SAMPLING)
+    logits = model(prompt, completion)
+    for stream, temperature in ((TEXT, 0.8), (AUDIO, 1.3)):
+        probs = (logits[stream] / temperature).softmax(-1)
+        chosen = probs.gather(-1, completion.tokens[:, stream, :, None])[..., 0].log()
+        actions = completion.actions[:, stream]
+        torch.testing.assert_close(scored.values[:, stream], torch.where(actions, chosen, 0.0), atol=1e-4, rtol=0)
+        entropy = -(probs * probs.log()).sum(-1)
+        torch.testing.assert_close(scored.entropy[:, stream], torch.where(actions, entropy, 0.0), atol=1e-4, rtol=0)
+
+
+def test_forward_predicts_step_t_from_earlier_steps_only(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    changed = completion.tokens.clone()
+    changed[:, TEXT, 5:], changed[:, AUDIO, 5:] = 7, 2
+    before = model(prompt, completion)
+    after = model(prompt, Completion(changed, completion.actions, completion.finished))
+    for stream in (TEXT, AUDIO):
+        torch.testing.assert_close(before[stream][:, :6], after[stream][:, :6], atol=1e-5, rtol=0)
+        assert (before[stream][:, 6] - after[stream][:, 6]).abs().max() > 1e-2
+
+
+def test_logps_do_not_change_when_prompts_get_more_padding(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    padded = wider(prompt, 4)
+    assert padded.tokens.shape[-1] == 11 and padded.mask.sum() == prompt.mask.sum()
+    expected = model.logps(prompt, completion, SAMPLING).values
+    torch.testing.assert_close(model.logps(padded, completion, SAMPLING).values, expected, atol=1e-5, rtol=0)
+    again = rollout(model, padded)
+    assert torch.equal(again.tokens, completion.tokens)
+
+
+def test_logps_do_not_change_when_completions_get_more_padding(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    pad = (0, 5)
+    longer = Completion(F.pad(completion.tokens, pad, value=1), F.pad(completion.actions, pad), completion.finished)
+    expected = F.pad(model.logps(prompt, completion, SAMPLING).values, pad)
+    torch.testing.assert_close(model.logps(prompt, longer, SAMPLING).values, expected, atol=1e-5, rtol=0)
+
+
+def test_logps_follow_their_rows_when_the_batch_is_permuted(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt, 1)
+    order = torch.tensor([2, 0, 1])
+    expected = model.logps(prompt, completion, SAMPLING).values[order]
+    actual = model.logps(prompt.rows(order), completion.rows(order), SAMPLING).values
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+def test_gradients_are_equal_when_the_prefill_is_shared_or_repeated(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    gradients = []
+    for given in (prompt, prompt.repeat(4)):
+        model.zero_grad()
+        model.logps(given, completion, SAMPLING).values.mul(torch.linspace(-1, 1, 12)[:, None, None]).sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    assert all(g.abs().sum() > 0 and g.isfinite().all() for g in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * scale, rtol=0)
+
+
+def test_samples_are_equal_when_the_prefill_is_shared_or_repeated(model):
+    prompt = make_prompt()
+    shared = rollout(model, prompt, 4)
+    repeated = model.generate(prompt.repeat(4), SAMPLING, sampling_noise(0, 0, 12, SAMPLING.max_steps))
+    assert torch.equal(shared.tokens, repeated.tokens) and torch.equal(shared.actions, repeated.actions)
+
+
+def test_samples_depend_only_on_their_rows_noise(model):
+    prompt = make_prompt()
+    noise = sampling_noise(3, 1, 12, SAMPLING.max_steps)
+    whole = model.generate(prompt, SAMPLING, noise, 4)
+    for row in range(12):
+        alone = model.generate(prompt.rows(slice(row // 4, row // 4 + 1)), SAMPLING, noise[row : row + 1])
+        length = alone.tokens.shape[-1]
+        assert torch.equal(alone.tokens[0], whole.tokens[row, :, :length])
+        assert not whole.actions[row, :, length:].any()
+    assert len({tuple(row.flatten().tolist()) for row in whole.tokens}) > 6
+
+
+def test_forced_tokens_are_blank_and_no_actions(model):
+    completion = rollout(model, make_prompt(), 8)
+    tokens, actions, streams = completion.tokens, completion.actions, model.streams
+    assert (tokens[:, AUDIO, : streams.delay] == streams.audio_blank).all() and not actions[:, AUDIO, :2].any()
+    assert actions[:, AUDIO, 2].all() and actions[:, TEXT, 0].all()
+    for row in range(len(tokens)):
+        ends = (tokens[row, AUDIO] == streams.audio_eos).nonzero().flatten().tolist()
+        end = ends[0] + 1 if ends else tokens.shape[-1]
+        assert bool(completion.finished[row]) == bool(ends)
+        eos = (tokens[row, TEXT] == streams.text_eos).nonzero().flatten().tolist()
+        text_end = min(eos[0] + 1 if eos else end, end)
+        assert actions[row, TEXT, :text_end].all() and not actions[row, TEXT, text_end:].any()
+        assert actions[row, AUDIO, 2:end].all() and not actions[row, AUDIO, end:].any()
+        assert (tokens[row, TEXT, text_end:] == streams.text_blank).all()
+        assert (tokens[row, AUDIO, end:] == streams.audio_blank).all()
+
+
+def test_forced_tokens_get_zero_gradient(model):
+    """No action, no gradient at all; a text action alone moves the trunk and the text branch, not the audio branch."""
+    prompt = make_prompt(1)
+    completion = rollout(model, prompt, 1)
+    actions = torch.zeros_like(completion.actions)
+    forced = model.logps(prompt, Completion(completion.tokens, actions, completion.finished), SAMPLING)
+    forced.values.sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    actions[0, TEXT, 1] = True
+    model.logps(prompt, Completion(completion.tokens, actions, completion.finished), SAMPLING).values.sum().backward()
+    assert not any(p.grad.any() for p in model.layers[3:].parameters())  # the audio branch
+    assert model.layers[2].mlp_out.weight.grad.any()
+
+
+def test_greedy_rollout_needs_no_noise_and_takes_the_most_likely(model):
+    prompt = make_prompt()
+    greedy = Sampling(max_steps=9, text_temperature=0, audio_temperature=0)
+    first, second = model.generate(prompt, greedy), model.generate(prompt, greedy)
+    assert torch.equal(first.tokens, second.tokens)
+    for stream, logits in enumerate(model(prompt, first)):
+        where = first.actions[:, stream]
+        assert torch.equal(logits.argmax(-1)[where], first.tokens[:, stream][where])
+    torch.testing.assert_close(model.logps(prompt, first, greedy).values, first.logps, atol=1e-4, rtol=0)
+    with pytest.raises(UserError, match="noise"):
+        model.generate(prompt, SAMPLING)
+
+
+def test_audio_head_has_no_logit_for_prompt_marks(model):
+    _, audio = model(make_prompt(), rollout(model, make_prompt()))
+    assert audio.shape[-1] == CODES + 2
+    assert (model.streams.audio_blank, model.streams.audio_eos) == (CODES, CODES + 1)
+    assert (model.user_start, model.user_end, model.assistant_start) == (CODES + 2, CODES + 3, CODES + 4)
+
+
+def test_level_rows_factorise_codes_first_dimension_fastest():
+    rows = level_rows(LEVELS)
+    for code in range(CODES):  # levels 3, 2, 4: code = a + 3 b + 6 c; tables one after another: a, 3 + b, 5 + c
+        a, b, c = rows[code, 0], rows[code, 1] - 3, rows[code, 2] - 5
+        assert 0 <= a < 3 and 0 <= b < 2 and 0 <= c < 4
+        assert a + 3 * b + 6 * c == code
+
+
+def test_level_terms_move_exactly_the_codes_of_their_level(model):
+    before = model._tables()
+    with torch.no_grad():
+        model.output_levels[3 + 1] += 1.0  # second dimension at level 1
+    after = model._tables()
+    moved = (after.audio_output - before.audio_output).abs().sum(-1) > 1e-6
+    assert [i for i in range(CODES + 2) if moved[i]] == [i for i in range(CODES) if i // 3 % 2 == 1]
+    assert torch.equal(after.audio_input, before.audio_input)
+
+
+def test_streams_enter_on_the_same_scale_when_their_tables_do_not(model):
+    with torch.no_grad():
+        model.audio_table.mul_(10)
+        model.text_scale.weight.fill_(1), model.audio_scale.weight.fill_(1)
+    tables = model._tables()
+    ratio = tables.audio_input.pow(2).mean().sqrt() / tables.text_input.pow(2).mean().sqrt()
+    assert 0.99 < ratio < 1.01
+
+
+def test_features_count_only_where_their_mask_says(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    before = model.logps(prompt, completion, SAMPLING).values
+    noisy = torch.where(prompt.features_mask[..., None], prompt.features, 9.0)
+    same = model.logps(Prompt(prompt.tokens, prompt.mask, noisy, prompt.features_mask), completion, SAMPLING).values
+    torch.testing.assert_close(same, before, atol=1e-6, rtol=0)
+    none = model.logps(Prompt(prompt.tokens, prompt.mask), completion, SAMPLING).values
+    assert (none - before).abs().max() > 1e-2
+
+
+def test_reference_stays_frozen_when_the_policy_moves(model):
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    reference = model.reference()
+    before = reference.logps(prompt, completion, SAMPLING).values
+    torch.testing.assert_close(before, completion.logps, atol=1e-4, rtol=0)
+    assert not reference.training and not before.requires_grad
+    assert reference not in list(model.modules())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.logps(prompt, completion, SAMPLING).values.sum().backward()
+    optimizer.step()
+    assert torch.equal(reference.logps(prompt, completion, SAMPLING).values, before)
+    assert not torch.allclose(model.logps(prompt, completion, SAMPLING).values, before)
+
+
+def test_training_step_works_when_autocast_to_bfloat16(model):
+    prompt = make_prompt()
+    with torch.autocast("cpu", torch.bfloat16):
+        completion = rollout(model, prompt)
+        scored = model.logps(prompt, completion, SAMPLING)
+    scored.values.sum().backward()
+    assert scored.values.dtype == scored.entropy.dtype == completion.logps.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    # bfloat16 keeps 8 bits: logits of a few units are off by some hundredths
+    torch.testing.assert_close(scored.values, completion.logps, atol=0.3, rtol=0)
+
+
+def test_file_gives_the_same_model_when_loaded(model, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    model.save(path, torch.float32)
+    loaded = TinySpeechLM.load(path)
+    assert loaded.settings == model.settings
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+    model.save(path)
+    half = TinySpeechLM.load(path)
+    assert half.text_table.dtype == torch.float32
+    torch.testing.assert_close(half.text_table, model.text_table, atol=1e-3, rtol=1e-3)
+
+
+class OtherModel(nn.Module):
+    settings = {"size": 3}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+
+def test_file_is_refused_when_it_holds_another_model(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_module(OtherModel(), path)
+    with pytest.raises(UserError, match="TinySpeechLM.*OtherModel"):
+        TinySpeechLM.load(path)
+
+
+def test_default_size_is_about_four_million():
+    assert 3.5e6 < sum(p.numel() for p in TinySpeechLM(3000, 64).parameters()) < 4.1e6
+
+
+def test_token_logps_match_a_hand_computed_distribution():
+    """Logits 0 and log 3 at temperature 1 are probabilities 1/4 and 3/4; temperature 1/2 squares the odds to 1 : 9."""
+    logits = torch.tensor([[0.0, 3.0]]).log().nan_to_num(neginf=0.0)
+    for temperature, expected in ((1.0, 0.75), (0.5, 0.9), (0, 0.75)):
+        value, _ = token_logps(logits, torch.tensor([1]), temperature)
+        assert value.exp().item() == pytest.approx(expected, abs=1e-6)
