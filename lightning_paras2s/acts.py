@@ -1,0 +1,266 @@
+"""What does a response do? A small, readable text classifier: comforts, celebrates, asks for a guardian, apologises,
+... or nothing of the kind.
+
+TF-IDF of words and word pairs, then multinomial logistic regression, fitted (scikit-learn) on the *training* reply
+frames alone, their subject slot filled with training subjects, with the letter and word noise that a small transcriber
+makes. At run time: numpy and one file. `python -m lightning_paras2s.acts` fits it and prints its accuracy on held-out
+frames and subjects.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from lightning_paras2s.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic, plain_words
+from lightning_paras2s.types import UserError
+
+FORMAT = "acts-1"
+SLOT = "{subject}"
+TOPIC, TOPIC_WORD = "_", "subjectword"
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Act(NamedTuple):
+    """What a reply does, the classifier's confidence in it, and the shares of known words and of known word pairs."""
+
+    name: str
+    confidence: float
+    known_words: float
+    known_pairs: float
+
+
+class ActClassifier:
+    """Transcript -> act.
+
+    Args:
+        path: file written by `fit`.
+        min_confidence: below it, a reply's act is unclear: gibberish.
+        min_known_words: below this share of words that are known or the query's own, a reply is gibberish.
+        min_known_pairs: below this share of adjacent words in an order seen in training texts, a reply is a heap of
+            words: gibberish.
+        min_mass: of probability on the query's factor and "generic"; below it the reply answers another factor.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        min_confidence: float = 0.4,
+        min_known_words: float = 0.6,
+        min_known_pairs: float = 0.15,
+        min_mass: float = 0.05,
+    ) -> None:
+        self.limits = (min_confidence, min_known_words, min_known_pairs, min_mass)
+        self.acts, self.terms, self.lexicon, self.pairs, tensors = _load(Path(path))
+        self.idf, self.weights, self.bias = tensors["idf"], tensors["weights"], tensors["bias"]
+
+    def probabilities(self, words: list[str]) -> np.ndarray:
+        """[acts], sums to 1; `words` with the topic masked."""
+        index = [self.terms[t] for t in terms(words) if t in self.terms]
+        vector = np.zeros(len(self.terms))
+        np.add.at(vector, index, 1.0)
+        vector *= self.idf
+        logits = self.weights @ (vector / max(np.linalg.norm(vector), 1e-12)) + self.bias
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum()
+
+    def classify(self, transcript: str, factor: str, query_text: str) -> Act:
+        """The most likely act among the factor's styles and "generic"; "other" if nearly all probability lies on other
+        factors."""
+        words = mask_topic(plain_words(transcript), query_text)
+        known_words = sum(w == TOPIC or w in self.lexicon for w in words) / max(1, len(words))
+        known_pairs = self.known_pairs(words)
+        odds = dict(zip(self.acts, self.probabilities(words).tolist(), strict=True))
+        candidates = {a: p for a, p in odds.items() if a == GENERIC or a.startswith(f"{factor}:")}
+        mass = sum(candidates.values())
+        name = max(candidates, key=candidates.__getitem__)
+        confidence = candidates[name] / max(mass, 1e-12)
+        repeats = len(words) >= 4 and len(set(words)) / len(words) < 0.6
+        low = any(got < limit for got, limit in zip((confidence, known_words, known_pairs), self.limits, strict=False))
+        if len(words) < 2 or repeats or low:
+            name = GIBBERISH
+        elif mass < self.limits[3]:
+            name = OTHER
+        return Act(name, confidence, known_words, known_pairs)
+
+    def known_pairs(self, words: list[str]) -> float:
+        """Share of adjacent word pairs that training texts hold in this order; the topic is one word."""
+        pairs = list(zip(words, words[1:], strict=False))
+        return sum(f"{a} {b}" in self.pairs for a, b in pairs) / max(1, len(pairs))
+
+
+def mask_topic(words: list[str], query_text: str) -> list[str]:
+    """The query's content words (or nearly: see `names_topic`) become one token, because what a reply does is not what
+    it is about."""
+    return [TOPIC if w not in STOPWORDS and names_topic(query_text, w) else w for w in words]
+
+
+def terms(words: list[str]) -> list[str]:
+    """Words, then adjacent pairs of words."""
+    return words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+
+
+def frames() -> list[dict[str, str]]:
+    """The authored reply frames: factor, style, split, frame."""
+    lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def texts(split: str) -> list[dict]:
+    """The authored queries of a split."""
+    lines = (files("lightning_paras2s") / f"data/text/{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def act_name(frame: dict[str, str]) -> str:
+    return GENERIC if frame["factor"] == GENERIC else f"{frame['factor']}:{frame['style']}"
+
+
+def add_noise(words: list[str], random: np.random.Generator, letters: float = 0.03, drop: float = 0.03) -> list[str]:
+    """A small transcriber's errors: letters lost, doubled or changed, apostrophes lost, words lost."""
+    heard = []
+    for word in words:
+        if random.random() < drop:
+            continue
+        kept = []
+        for letter in word:
+            if random.random() >= letters and not (letter == "'" and random.random() < 0.3):
+                kept.append(letter)
+            elif random.random() < 0.6:
+                kept.append(LETTERS[random.integers(26)])
+        heard.append("".join(kept))
+    return [w for w in heard if w]
+
+
+class Example(NamedTuple):
+    """A reply as heard, the query that it answers, and the act that it is."""
+
+    words: list[str]
+    query: dict
+    act: str
+
+
+def examples(split: str, repeats: int, noise: float, seed: int) -> list[Example]:
+    """Each of the split's frames `repeats` times (generic ones four times as often), about the subjects of random
+    queries of the split."""
+    random = np.random.default_rng(seed)
+    queries = texts(split)
+    made = []
+    for frame in frames():
+        if frame["split"] != split:
+            continue
+        fitting = [q for q in queries if frame["factor"] in (q["factor"], GENERIC)] or queries
+        for _ in range(repeats * (4 if frame["factor"] == GENERIC else 1)):
+            query = fitting[random.integers(len(fitting))]
+            words = plain_words(frame["frame"].replace(SLOT, query["subject"]))
+            words = add_noise(words, random) if random.random() < noise else words
+            made.append(Example(words, query, act_name(frame)))
+    return made
+
+
+def unstyled() -> list[list[str]]:
+    """More examples of "generic": every fourth thing that a training user says; it answers to no style."""
+    return [mask_topic(plain_words(q["text"]), q["subject"]) for q in texts("train")][::4]
+
+
+def fit(path: str | Path, repeats: int = 40, regularisation: float = 10.0, seed: int = 0) -> None:
+    """Fit on the training split and write the file, whole or not at all."""
+    from safetensors.numpy import save_file
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    heard = examples("train", repeats, 0.5, seed)
+    vectorizer = TfidfVectorizer(analyzer=terms, min_df=5)
+    replies = [mask_topic(e.words, e.query["text"]) for e in heard]
+    plain = unstyled()
+    vectors = vectorizer.fit_transform(replies + plain)
+    model = LogisticRegression(C=regularisation, max_iter=300, class_weight="balanced")
+    model.fit(vectors, [e.act for e in heard] + [GENERIC] * len(plain))
+    clean = [
+        mask_topic(plain_words(f["frame"].replace(SLOT, TOPIC_WORD)), TOPIC_WORD)
+        for f in frames()
+        if f["split"] == "train"
+    ]
+    clean += [plain_words(q["text"]) for q in texts("train")]
+    header = {
+        "format": FORMAT,
+        "acts": model.classes_.tolist(),
+        "terms": vectorizer.get_feature_names_out().tolist(),
+        "lexicon": sorted({w for words in clean for w in words}),
+        "pairs": sorted({t for words in clean for t in terms(words) if " " in t}),
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    tensors = {"idf": vectorizer.idf_, "weights": model.coef_, "bias": model.intercept_}
+    save_file(
+        {k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()},
+        part,
+        metadata={"header": json.dumps(header)},
+    )
+    part.replace(path)
+
+
+def accuracy(
+    path: str | Path, split: str = "test", noise: float = 0.0, repeats: int = 20, seed: int = 1
+) -> dict[str, float]:
+    """Share of right acts on the split's frames and subjects, by factor and over all; the judge's own decision
+    (`classify`).
+
+    "scrambled" is the share of the same replies that is called gibberish when their words are put in random order.
+    """
+    classifier, random = ActClassifier(path), np.random.default_rng(seed)
+    right: dict[str, list[bool]] = {"all": [], "scrambled": []}
+    for heard, query, act in examples(split, repeats, noise, seed):
+        got = classifier.classify(" ".join(heard), query["factor"], query["text"]).name == act
+        right.setdefault(act.partition(":")[0], []).append(got)
+        right["all"].append(got)
+        scrambled = classifier.classify(" ".join(random.permutation(heard)), query["factor"], query["text"]).name
+        right["scrambled"].append(scrambled == GIBBERISH)
+    return {name: round(float(np.mean(values)), 4) for name, values in right.items()} | {"n": len(right["all"])}
+
+
+def _load(path: Path) -> tuple[list[str], dict[str, int], frozenset[str], frozenset[str], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise UserError(
+            f"the act classifier must be an existing file; got {path}; "
+            f"write it with `python -m lightning_paras2s.acts --path {path}`"
+        )
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
+            tensors = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(
+            f"the act classifier must be a whole safetensors file; got {path} ({error}); fit it again"
+        ) from None
+    if header.get("format") != FORMAT:
+        raise UserError(
+            f"{path} must hold an act classifier of format {FORMAT}; got {header.get('format', 'none')}; fit it again"
+        )
+    index = {term: i for i, term in enumerate(header["terms"])}
+    return header["acts"], index, frozenset(header["lexicon"]), frozenset(header["pairs"]), tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--path", default="checkpoints/embedded/acts.safetensors")
+    parser.add_argument("--only-measure", action="store_true")
+    options = parser.parse_args()
+    if not options.only_measure:
+        fit(options.path)
+    report = {
+        f"test, {noise:.0%} of replies with transcription noise": accuracy(options.path, "test", noise)
+        for noise in (0.0, 0.5, 1.0)
+    }
+    print(json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Do judge and humans agree? Correlations with intervals, kappa, bias, the human ceiling, Krippendorff's alpha; Elo for
+comparison only.
+
+A correlation says nothing without n, the unit of analysis and an interval, and it is blind to bias: all of them are
+given together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.optimize import brentq
+
+from lightning_paras2s.bench.statistics import REPEATS, bootstrap
+
+SCALE = (1, 2, 3, 4, 5)
+
+
+class Correlation(NamedTuple):
+    """A correlation, its cluster-bootstrap and Fisher intervals (95 %), p of no correlation, and n."""
+
+    value: float
+    low: float
+    high: float
+    fisher_low: float
+    fisher_high: float
+    p: float
+    n: int
+
+
+def _pearson(x: NDArray, y: NDArray) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else float("nan")
+
+
+def _spearman(x: NDArray, y: NDArray) -> float:
+    return _pearson(stats.rankdata(x), stats.rankdata(y))
+
+
+def _kendall(x: NDArray, y: NDArray) -> float:
+    return float(stats.kendalltau(x, y, variant="b").statistic)
+
+
+CORRELATIONS: dict[str, Callable[[NDArray, NDArray], float]] = {
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "kendall": _kendall,
+}
+
+
+def correlation(
+    x: ArrayLike, y: ArrayLike, clusters: Sequence[str], kind: str = "pearson", repeats: int = REPEATS, seed: int = 0
+) -> Correlation:
+    """Correlation of two score lists (pairs with a NaN are left out), clustered by contrast pair or query.
+
+    The Fisher interval takes the rows as independent: a cross-check of the bootstrap. Spearman's has the factor 1.06
+    and Kendall's the variance 0.437 / (n - 4) (Fieller, Hartley, Pearson 1957).
+
+    Args:
+        kind: pearson, spearman or kendall (tau-b).
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    both = np.isfinite(x) & np.isfinite(y)
+    x, y, groups = x[both], y[both], np.asarray(clusters)[both]
+    measure = CORRELATIONS[kind]
+    value = measure(x, y) if len(x) > 2 else float("nan")
+    low, high = (
+        bootstrap(lambda rows: measure(x[rows], y[rows]), groups, repeats, seed) if len(x) > 2 else (np.nan, np.nan)
+    )
+    tests = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
+    p = float(tests[kind](x, y).pvalue) if len(x) > 2 and np.isfinite(value) else float("nan")
+    return Correlation(value, float(low), float(high), *fisher_interval(value, len(x), kind), p, len(x))
+
+
+def fisher_interval(r: float, n: int, kind: str = "pearson") -> tuple[float, float]:
+    """95 % interval of a correlation by Fisher's z."""
+    variance = {
+        "pearson": 1 / max(n - 3, 1e-9),
+        "spearman": 1.06 / max(n - 3, 1e-9),
+        "kendall": 0.437 / max(n - 4, 1e-9),
+    }[kind]
+    if not np.isfinite(r) or abs(r) >= 1 or n < 5:
+        return float("nan"), float("nan")
+    half = stats.norm.ppf(0.975) * np.sqrt(variance)
+    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
+
+
+def pearson_p(r: float, n: float) -> float:
+    """Two-sided p of a Pearson correlation: t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom."""
+    return float(2 * stats.t.sf(abs(r) * np.sqrt((n - 2) / (1 - r * r)), n - 2))
+
+
+def implied_n(r: float, p: float) -> int:
+    """How many pairs a published (r, p) must come from, if p is the ordinary test of r."""
+    return round(float(brentq(lambda n: np.log(max(pearson_p(r, n), 1e-300)) - np.log(p), 3, 1e6)))
+
+
+def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Sequence[int] = SCALE) -> float:
+    """Cohen's kappa of two raters over a scale; quadratic weights by default. Scores are rounded to the scale; NaN rows
+    are left out."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = np.isfinite(a) & np.isfinite(b)
+    if not both.any():
+        return float("nan")
+    values = np.asarray(scale, float)
+    first = np.abs(a[both][:, None] - values).argmin(1)
+    second = np.abs(b[both][:, None] - values).argmin(1)
+    table = np.zeros((len(values), len(values)))
+    np.add.at(table, (first, second), 1 / both.sum())
+    weights = (values[:, None] - values) ** 2 if quadratic else 1.0 - np.eye(len(values))
+    expected = (weights * np.outer(table.sum(1), table.sum(0))).sum()
+    return float(1 - (weights * table).sum() / expected) if expected else float("nan")
+
+
+def kappa_from_agreement(observed: float, chance: float) -> float:
+    """kappa = (observed - chance) / (1 - chance)."""
+    return (observed - chance) / (1 - chance)
+
+
+def bias(judge: ArrayLike, human: ArrayLike) -> float:
+    """Mean of judge - human: > 0 where the judge is too kind."""
+    return float(np.nanmean(np.asarray(judge, float) - np.asarray(human, float)))
+
+
+def mean_absolute_error(judge: ArrayLike, human: ArrayLike) -> float:
+    return float(np.nanmean(np.abs(np.asarray(judge, float) - np.asarray(human, float))))
+
+
+def human_ceiling(ratings: ArrayLike, kind: str = "spearman") -> float:
+    """Mean over annotators of the correlation between one and the mean of the others: what a judge can at best reach.
+
+    Args:
+        ratings: [annotators, items], NaN where missing.
+    """
+    ratings = np.asarray(ratings, float)
+    found = []
+    for row, one in enumerate(ratings):
+        others = np.delete(ratings, row, 0)
+        rated = np.isfinite(one) & np.isfinite(others).any(0)
+        if rated.sum() > 2:
+            found.append(CORRELATIONS[kind](one[rated], np.nanmean(others[:, rated], 0)))
+    found = [value for value in found if np.isfinite(value)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def without_full_disagreement(ratings: ArrayLike) -> NDArray:
+    """The items on which at least two annotators agree: the paper's selection, which inflates agreement; report both
+    with and without."""
+    ratings = np.asarray(ratings, float)
+    rated = [column[np.isfinite(column)] for column in ratings.T]
+    return ratings[:, [len(set(column)) < len(column) for column in rated]]
+
+
+def krippendorff_alpha(ratings: ArrayLike, level: str = "ordinal") -> float:
+    """Krippendorff's alpha (Krippendorff 2011, "Computing Krippendorff's alpha-reliability"), with missing ratings.
+
+    Args:
+        ratings: [annotators, items], NaN where missing; items with fewer than two ratings say nothing and are left out.
+        level: nominal, ordinal or interval.
+    """
+    ratings = np.asarray(ratings, float)
+    ratings = ratings[:, np.isfinite(ratings).sum(0) >= 2]
+    values = np.unique(ratings[np.isfinite(ratings)])
+    if len(values) < 2:
+        return float("nan")
+    counts = (ratings[:, :, None] == values).sum(0).astype(float)  # [items, values]
+    weights = counts / (counts.sum(1, keepdims=True) - 1)
+    coincidences = weights.T @ counts - np.diag(weights.sum(0))
+    totals = coincidences.sum(1)
+    distance = _distance(values, totals, level)
+    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
+    return float(1 - (coincidences * distance).sum() / expected)
+
+
+def _distance(values: NDArray, totals: NDArray, level: str) -> NDArray:
+    if level == "nominal":
+        return 1.0 - np.eye(len(values))
+    if level == "interval":
+        return (values[:, None] - values) ** 2
+    middle = np.cumsum(totals) - totals / 2  # ordinal: ranks between the categories' middles
+    return (middle[:, None] - middle) ** 2
+
+
+def elo_ratings(
+    names: Iterable[str], games: Iterable[tuple[str, str, float]], k: float = 32, start: float = 1000
+) -> dict[str, float]:
+    """Online Elo as S2S-Arena uses it (order-dependent; for comparison only). Games are (a, b, a's result: 1, 0 or
+    0.5)."""
+    ratings = dict.fromkeys(names, float(start))
+    for a, b, result in games:
+        change = k * (result - 1 / (1 + 10 ** ((ratings[b] - ratings[a]) / 400)))
+        ratings[a] += change
+        ratings[b] -= change
+    return ratings

@@ -1,0 +1,270 @@
+"""The scoring guideline r of ParaS2S (appendix A.11.5): its prompt, its strict parser, and its rules for a judge
+without a chat model.
+
+The prompt is the paper's, word for word. `score_act` turns the same guideline into a function of four things that were
+*heard*: what the response does (its act), its tone, whether it names the query's topic, and failures. Each table names
+the sentence it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+from lightning_paras2s.types import FACTORS, Evidence, Query, Style
+
+PROMPT = """\
+You are a human dialogue expert. You will be given a pair of user request audio and an agent response audio. Please \
+focus on the user's speech attributes, including content, emotion, age, gender, sarcasm, and decide whether the \
+agent's response is a good fit in a natural dialogue. Here is a guideline defining the good response of an agent. You \
+need to score the response's quality from different dimensions: Continuation Fitness.
+
+#### General guideline of Continuation Fitness
+
+- MOS on how well the response speech fits the user speech.
+- Listen carefully to spoken content and speaking style of the user speech and the response speech. Decide whether the \
+response speech, including how and what the agent says, is a natural continuation to the user's spoken content and \
+speaking style (emotion, age, gender, sarcasm). Here are some general rules and examples:
+  1. The agent should be friendly, helpful, and considerate, with high EQ.
+  2. Besides the replying content, please also listen carefully to the response's speaking style: emotion, tone, \
+volume and speed, and decide whether the speaking style is appropriate.
+  3. The agent should be aware of the user's emotions to provide emotional companionship. For example, when the user \
+is happy, the agent can share that happiness; when the user is sad, the agent should be sad and empathic.
+  4. If the user is a child, the agent should respond with caution and ensure safety. For example, it should redirect \
+the user if he or she attempts to purchase alcohol online.
+  5. The agent should be aware of the user's gender and personalize responses. For example, it may offer different \
+suggestions for swimwear.
+  6. Suggesting items more related to male for female, or vice versa, is considered very awkward. For example, \
+suggesting masculinised perfume for a female is awkward.
+  7. The agent should recognize sarcasm and understand the user's true intent. For example, when a user gives a \
+sarcastic compliment, the agent should recognize that the underlying sentiment is negative. Hence, it would be weird \
+if the agent feels happy for the compliment.
+
+You should rate the response's quality in 5 points.
+
+#### 5 Points - Perfect (Enhanced):
+The user's age, gender, or speaking style characteristics are recognized and reflected in the response with \
+appropriate enhancements. The user's query contains clear emotional cues, and the response provides empathetic \
+feedback. The user's query has a clear sarcastic tone, and the response offers a high-EQ reassurance or clarification. \
+The user's query is a sincere compliment, and the response is thankful.
+Examples: When the user is happy, the response shares the joy; when the user is sad, the response offers appropriate \
+comfort. If a minor attempts to purchase alcoholic beverages online, the model provides correct guidance. For a young \
+user, the response uses trendy slang popular among young people. Provides gender-suitable response (i.e. different \
+swimwear suggestions) based on the user's gender. When receiving a sarcastic comment, the model identifies the \
+underlying negative sentiment and responds accordingly.
+
+#### 4 Points - Excellent (No Enhancement):
+The user's paralinguistic cues are addressed so the replying content is good, but the response's vocal tone does not \
+enhance the user's experience.
+Examples: A neutral-tone response to a female user inquiring about cancer screening. A neutral-tone response to a \
+neutral question. The response's content picks up the user's sarcastic comment, but the tone is not appropriate.
+
+#### 3 Points - Average:
+The user's paralinguistic cues or other speaking style features are considered, but the response does not provide \
+correct personalized content, though it is not jarring: Mechanical empathy, awkward praise, etc.
+Examples: A happy or sad response to a neutral question.
+
+#### 2 Points - Poor:
+The user's paralinguistic cues or other speaking style features are considered but poorly addressed. Emotion mismatch: \
+if the agent identifies the wrong user emotion. e.g. Reply to a fearful user as if he/she is sad; Reply to a angry \
+user as if he/she is fearful. Style partially mismatched.
+Examples: A flat response to a sad question. Using slang when responding to an elderly user.
+
+#### 1 Point - Very Poor:
+The user's paralinguistic cues or other speaking style features are considered but addressed incorrectly. Reverse \
+empathy, condescending tone. e.g. Reply to a sad user as if he/she is happy; Reply to a happy user as if he/she is \
+sad. Completely mismatched style, e.g., responding to an adult in a completely childish tone. Misinterpret a sincere \
+compliment as a negative comment, and give apologetic, clarifying, or reassuring comment. Misinterpret a sarcastic \
+compliment as sincere, and give positive or thankful comment.
+Examples: A cheerful response to a sad user. Using language that is too complex for a child. Giving male-specific \
+recommendation to a female, or vice versa.
+
+The information of the user:
+{user}
+
+Here is the information of the agent:
+{agent}
+
+Please give the 5-point score and a VERY brief reason in the format: The reason is _; The score is _ .
+"""
+PARSER_VERSION = 1
+RUBRIC_SHA = hashlib.sha256(f"{PARSER_VERSION}\n{PROMPT}".encode()).hexdigest()
+
+# "When the user is happy, the agent can share that happiness; when the user is sad, the agent should be sad and
+# empathic" (rule 3); "high-EQ reassurance" to sarcasm, "thankful" to a sincere compliment (5 points); "caution" with a
+# child (rule 4); "friendly, helpful" (rule 1).
+BEST_TONES: dict[str, frozenset[str]] = {
+    "happy": frozenset({"cheerful", "excited"}),
+    "surprised": frozenset({"excited"}),
+    "sad": frozenset({"empathetic"}),
+    "angry": frozenset({"calm"}),
+    "fear": frozenset({"calm", "empathetic"}),
+    "disgust": frozenset({"empathetic"}),
+    "sincere": frozenset({"cheerful", "excited"}),
+    "sarcastic": frozenset({"apologetic"}),
+    "adult": frozenset({"cheerful", "calm"}),
+    "child": frozenset({"calm"}),
+    "male": frozenset({"cheerful", "calm"}),
+    "female": frozenset({"cheerful", "calm"}),
+}
+# "A cheerful response to a sad user" (1 point); "it would be weird if the agent feels happy for the [sarcastic]
+# compliment" (rule 7); "reverse empathy" (1 point); a child is answered "with caution" (rule 4).
+_GLOOMY, _MERRY = frozenset({"apologetic", "empathetic"}), frozenset({"cheerful", "excited"})
+CLASHING_TONES: dict[str, frozenset[str]] = {
+    "happy": _GLOOMY,
+    "surprised": _GLOOMY,
+    "sincere": _GLOOMY,
+    "sad": _MERRY,
+    "angry": _MERRY,
+    "fear": _MERRY,
+    "disgust": _MERRY,
+    "sarcastic": _MERRY,
+    "child": frozenset({"excited"}),
+    "adult": frozenset(),
+    "male": frozenset(),
+    "female": frozenset(),
+}
+# "Reply to a sad user as if he/she is happy" (1 point) against "Reply to a fearful user as if he/she is sad" (2
+# points).
+PLEASANT = frozenset({"happy", "surprised"})
+UNPLEASANT = frozenset({"sad", "angry", "fear", "disgust"})
+GENERIC, OTHER, GIBBERISH = "generic", "other", "gibberish"
+# What a listener notices before any style; each scores 1.
+FAILURES = {
+    "silent": "nothing is to be heard",
+    "truncated": "the answer breaks off",
+    "mismatch": "the voice does not say what the text says",
+    GIBBERISH: "the words make no sense",
+}
+STOPWORDS = frozenset(
+    (
+        "a about above after again all also am an and any are as at be because been before being but by can could did "
+        "do does doing done down each every few for from get gets give go goes going gone got had has have having he "
+        "her here him his how i i'd i'll i'm i've if in into is it it's its just let like look made make many may me "
+        "might more most much must my need new no not now of off on once one or other our out over own please put "
+        "really right said same say see she should so some still such take tell than thank thanks that that's the "
+        "their them then there these they thing things think this those to today too tonight tomorrow up use very "
+        "want was way we were what when where which while who why will with would yes yet you your "
+    ).split()
+)
+
+
+class Score(NamedTuple):
+    """A score 1..5, or None with the reason's `status`."""
+
+    score: float | None
+    reason: str
+    status: str = "ok"
+
+
+def build_prompt(query: Query, style: Style, evidence: Evidence) -> str:
+    """The guideline with the user's transcript and labels, and the agent's transcript and tone, filled in."""
+    labels = {factor: getattr(style, factor) for factor in FACTORS}
+    user = [f"transcription: {query.text}", *(f"{name}: {value}" for name, value in labels.items() if value)]
+    agent = [f"transcription: {evidence.transcript}", f"tone: {evidence.tone_raw or evidence.tone or 'unknown'}"]
+    return PROMPT.replace("{user}", "\n".join(user)).replace("{agent}", "\n".join(agent))
+
+
+def parse_score(reply: str) -> Score:
+    """Read "The reason is _; The score is _". No score, several, a fraction, or one outside 1..5 is a status and never
+    a guess."""
+    pattern = r"score\s+is\W{0,4}?([-+]?\d+(?:\.\d+)?)(\s*(?:-|to|or|or maybe)\s*\d)?"
+    found = re.findall(pattern, reply, re.IGNORECASE)
+    reasons = re.findall(r"reason\s+is\s*:?\s*(.*?)\s*(?:;|\bthe\s+score\b|$)", reply, re.IGNORECASE | re.DOTALL)
+    reason = " ".join(reasons[0].split()) if reasons else ""
+    if not found:
+        return Score(None, reason, "no_score")
+    if len(found) > 1 or found[0][1]:
+        return Score(None, reason, "several_scores")
+    value = float(found[0][0])
+    if not 1 <= value <= 5:
+        return Score(None, reason, "score_out_of_range")
+    if value != int(value):
+        return Score(None, reason, "score_not_whole")
+    return Score(value, reason)
+
+
+def score_failure(failure: str) -> Score:
+    """`failure` is a key of FAILURES."""
+    return Score(1.0, FAILURES[failure])
+
+
+def score_act(style: str, act: str, tone: str, names_topic: bool) -> Score:
+    """The guideline as rules.
+
+    Args:
+        style: the query's style in its factor, such as "sad".
+        act: what the response does: "<factor>:<style>" that it answers, "generic" (no style), "other" (a trait of
+            another factor), "gibberish".
+        tone: one of types.TONES.
+        names_topic: the response names what the query is about; if not, one point less.
+    """
+    if act == GIBBERISH:
+        return score_failure(GIBBERISH)
+    score, reason = _fit(style, act, tone)
+    if names_topic:
+        return Score(score, reason)
+    return Score(max(1.0, score - 1), f"{reason}; the topic is not named")
+
+
+def _fit(style: str, act: str, tone: str) -> tuple[float, str]:
+    answered = act.rpartition(":")[2]
+    if act == OTHER:  # "Style partially mismatched" (2 points)
+        return 2.0, f"answers another trait than {style}"
+    if (
+        act == GENERIC
+    ):  # "does not provide correct personalized content, though it is not jarring" (3); "a flat response to a sad question" (2)
+        flat = style in UNPLEASANT and (tone == "neutral" or tone in CLASHING_TONES[style])
+        return (
+            (2.0, f"flat answer to a {style} user") if flat else (3.0, f"does not answer to {style}, without jarring")
+        )
+    if answered == style:
+        return _tone_fit(style, tone)
+    same = any({style, answered} <= valence for valence in (PLEASANT, UNPLEASANT))
+    if same:  # "Reply to a fearful user as if he/she is sad" (2 points)
+        return 2.0, f"answers {answered} to a {style} user: the wrong emotion"
+    return (
+        1.0,
+        f"answers {answered} to a {style} user: the reverse",
+    )  # "addressed incorrectly. Reverse empathy" (1 point)
+
+
+def _tone_fit(style: str, tone: str) -> tuple[float, str]:
+    if tone in BEST_TONES[style]:
+        return 5.0, f"answers to {style} in a fitting {tone} tone"
+    if tone == "neutral":  # "the response's vocal tone does not enhance the user's experience" (4 points)
+        return 4.0, f"answers to {style}, but the tone is neutral"
+    if tone in CLASHING_TONES[style]:
+        return 2.0, f"answers to {style}, but the {tone} tone clashes"
+    return 3.0, f"answers to {style}, but the {tone} tone does not fit"
+
+
+def plain_words(text: str) -> list[str]:
+    """Lower-case words without punctuation."""
+    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower().replace("\u2019", "'")).split()
+
+
+def names_topic(query_text: str, transcript: str) -> bool:
+    """Does the response share a content word with the query? A plural, or one wrong letter in a word of five or more,
+    still counts."""
+    asked = {w for w in plain_words(query_text) if w not in STOPWORDS and len(w) > 2}
+    heard = {w for w in plain_words(transcript) if w not in STOPWORDS and len(w) > 2}
+    return any(
+        a == h or _stem(a) == _stem(h) or (min(len(a), len(h)) >= 5 and one_letter_apart(a, h))
+        for a in asked
+        for h in heard
+    )
+
+
+def _stem(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") else word
+
+
+def one_letter_apart(a: str, b: str) -> bool:
+    """At most one insertion, deletion or substitution lies between the words."""
+    if abs(len(a) - len(b)) > 1:
+        return False
+    short, long = sorted((a, b), key=len)
+    first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
+    return short[first + (len(short) == len(long)) :] == long[first + 1 :]

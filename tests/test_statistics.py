@@ -1,0 +1,228 @@
+"""Statistics against the paper's tables, worked examples of others, and simulated raters with known noise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lightning_paras2s.bench import agreement, statistics
+
+# Paper, Table 3: age, emotion, gender, sarcasm, IEMOCAP, MELD, printed average.
+TABLE3 = {
+    "Whisper-GPT-TTS": (3.050, 3.121, 2.916, 3.005, 3.562, 3.412, 3.176),
+    "GPT-4o Voice mode": (3.205, 3.633, 3.342, 2.957, 3.770, 3.508, 3.403),
+    "Gemini": (3.301, 3.811, 3.413, 3.263, 3.813, 3.712, 3.552),
+    "Qwen2.5 Omni": (3.170, 3.653, 3.236, 2.935, 3.626, 3.599, 3.369),
+    "GLM 4": (2.885, 3.447, 2.976, 2.803, 2.934, 3.141, 3.034),
+    "LLaMa-Omni 2": (3.123, 3.512, 3.064, 3.164, 3.425, 3.462, 3.291),
+    "Freeze-Omni": (2.819, 2.316, 2.884, 2.701, 2.835, 3.061, 2.769),
+    "Kimi-Audio": (3.141, 2.673, 3.091, 2.665, 1.365, 1.166, 2.350),
+    "Kimi-Audio SFT": (4.393, 4.090, 3.530, 4.291, 4.121, 3.307, 3.955),
+    "Kimi-Audio GRPO": (4.496, 4.490, 4.239, 4.538, 4.394, 3.927, 4.382),
+    "GPT-TTS": (4.525, 4.691, 4.812, 4.791, 4.710, 4.824, 4.725),
+}
+COLUMNS = ("age", "emotion", "gender", "sarcasm", "iemocap", "meld")
+
+
+def test_macro_average_agrees_with_table_3_in_8_rows_and_flags_3():
+    wrong = {
+        name
+        for name, row in TABLE3.items()
+        if not statistics.check_average(dict(zip(COLUMNS, row, strict=False)), row[6])
+    }
+    assert wrong == {"Kimi-Audio GRPO", "GLM 4", "Whisper-GPT-TTS"}
+    grpo = statistics.macro_average(dict(zip(COLUMNS, TABLE3["Kimi-Audio GRPO"], strict=False)))
+    assert grpo == pytest.approx(4.347, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("r", "p", "n"),
+    [(0.862, 3.5e-5, 15), (0.76, 2.6e-12, 59), (0.702, 1.2e-4, 24), (0.779, 3.2e-3, 12), (0.773, 7.5e-6, 24)],
+)
+def test_implied_n_of_table_7(r, p, n):
+    assert agreement.implied_n(r, p) == n
+
+
+def test_fisher_intervals_of_table_7():
+    # Published audit: .63-.95, .63-.85, .42-.86, .37-.93, .54-.90
+    rows = [
+        (0.862, 15, 0.63, 0.95),
+        (0.76, 59, 0.63, 0.85),
+        (0.702, 24, 0.42, 0.86),
+        (0.779, 12, 0.37, 0.93),
+        (0.773, 24, 0.54, 0.90),
+    ]
+    for r, n, low, high in rows:
+        assert agreement.fisher_interval(r, n) == pytest.approx((low, high), abs=0.006)
+
+
+def test_elo_conserves_its_sum_over_1001_games():
+    random = np.random.default_rng(0)
+    names = [str(i) for i in range(10)]
+    games = [(*random.choice(names, 2, replace=False), float(random.integers(2))) for _ in range(1001)]
+    assert sum(agreement.elo_ratings(names, games).values()) == pytest.approx(10_000)
+
+
+def test_elo_first_game_between_equals_moves_16_points():
+    assert agreement.elo_ratings("ab", [("a", "b", 1.0)]) == {"a": 1016.0, "b": 984.0}
+
+
+def test_kappa_of_s2s_arena():
+    assert agreement.kappa_from_agreement(0.8287, 0.503) == pytest.approx(0.655, abs=5e-4)
+
+
+def test_quadratic_kappa_on_a_worked_table():
+    # Two raters, scale 1..3; weights (i-j)^2. Observed disagreement: one pair off by 1, one by 2 of 4 -> (1 + 4) / 4 =
+    # 1.25. Marginals a: 1:1/4 2:1/4 3:2/4; b: 1:2/4 2:1/4 3:1/4. Expected = sum p_i q_j (i-j)^2
+    # = 1/4*(1/4*1 + 1/4*4) + 1/4*(2/4*1 + 1/4*1) + 2/4*(2/4*4 + 1/4*1) = .3125 + .1875 + 1.125 = 1.625
+    assert agreement.cohen_kappa([1, 2, 3, 3], [1, 1, 3, 2], scale=(1, 2, 3)) == pytest.approx(1 - (0.5) / 1.625)
+    assert agreement.cohen_kappa([1, 2, 3, 3], [1, 1, 3, 1], scale=(1, 2, 3)) == pytest.approx(
+        1 - 1.25 / (1 / 4 * (1 / 4 * 4) + 1 / 4 * (3 / 4 + 1 / 4) + 2 / 4 * (3 / 4 * 4))
+    )
+
+
+def test_krippendorff_alpha_on_the_published_example():
+    # Krippendorff (2011), data C/D: 4 observers, 12 units; alpha nominal .743, ordinal .815, interval .849.
+    x = np.nan
+    data = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, x, x, x],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, x, 3],
+        [x, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, x],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, x],
+    ]
+    for level, expected in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
+        assert agreement.krippendorff_alpha(data, level) == pytest.approx(expected, abs=5e-4)
+
+
+def test_krippendorff_alpha_is_negative_when_annotators_always_disagree():
+    assert agreement.krippendorff_alpha([[1, 5, 1, 5], [5, 1, 5, 1]]) < 0
+
+
+def test_human_ceiling_and_selection_of_agreed_items():
+    ratings = [[1, 2, 3, 4, 1], [1, 2, 3, 4, 3], [1, 2, 3, 4, 5]]
+    assert agreement.without_full_disagreement(ratings).shape == (3, 4)
+    assert agreement.human_ceiling(agreement.without_full_disagreement(ratings)) == pytest.approx(1)
+    assert agreement.human_ceiling(ratings) < 1
+
+
+def test_bias_is_invisible_to_pearson_but_reported():
+    human = np.array([1.0, 2, 3, 4])
+    result = agreement.correlation(human + 1, human, list("abcd"), repeats=50)
+    assert result.value == pytest.approx(1)
+    assert agreement.bias(human + 1, human) == 1 and agreement.mean_absolute_error(human + 1, human) == 1
+
+
+def test_clustered_se_equals_the_formula_by_hand():
+    # Clusters a: 1, 3; b: 5. Mean 3; residual sums -2 and 2 (with counts): a = 4 - 6 = -2, b = 5 - 3 = 2. sqrt((4+4) *
+    # 2/1) / 3.
+    assert statistics.clustered_se([1, 3, 5], ["a", "a", "b"]) == pytest.approx(np.sqrt(16) / 3)
+
+
+def test_unscored_items_never_move_a_mean():
+    estimate = statistics.bootstrap_mean([4, np.nan, 2], ["a", "b", "c"])
+    assert (estimate.value, estimate.n, estimate.clusters) == (3, 2, 2)
+
+
+def test_pair_metrics_on_tone_deaf_and_aware_pairs():
+    scores, pairs, halves = [5, 1, 4, 5, 5, np.nan], list("aabbcc"), ["sad", "happy"] * 3
+    matrix, ids = statistics.pair_scores(scores, pairs, halves)
+    assert ids == ["a", "b"]  # c has only one scored half
+    assert statistics.pair_accuracy(matrix).tolist() == [0, 1]
+    assert statistics.pair_min(matrix).tolist() == [1, 4]
+    assert statistics.pair_gap(matrix).tolist() == [4, 1]
+
+
+def test_awareness_gain_is_zero_when_both_halves_get_one_reply():
+    matched = np.array([[5.0, 1.0]])  # the same reply, so swapping the labels swaps the scores
+    assert statistics.awareness_gain(matched, matched[:, ::-1]).tolist() == [0.0]
+    assert statistics.awareness_gain(np.array([[5.0, 5.0]]), np.array([[1.0, 1.0]])).tolist() == [4.0]
+
+
+def test_response_contrast_of_equal_and_different_replies():
+    assert statistics.response_contrast("i am so sorry", "i am so sorry") == 0
+    assert statistics.response_contrast("i am so sorry", "hooray let us celebrate") == 1
+
+
+def test_sign_flip_test_counts_all_patterns_when_clusters_are_few():
+    # Three clusters, all differences +1: only +++ and --- are as extreme: 2 / 8.
+    assert statistics.sign_flip_test([1, 1, 1], list("abc")) == pytest.approx(0.25)
+
+
+def test_sign_flip_test_flips_whole_clusters():
+    assert statistics.sign_flip_test([1, 1, 1, 1], list("aaaa")) == pytest.approx(1.0)
+
+
+def test_holm_on_a_worked_example():
+    # .01 * 3 = .03; .03 * 2 = .06; max(.04, .06) = .06
+    assert statistics.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_detectable_difference_is_2_8_standard_errors():
+    assert statistics.detectable_difference(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
+
+
+def test_compare_systems_pairs_by_item():
+    scores = {"a": {f"{i}": 4.0 for i in range(20)}, "b": {f"{i}": 3.0 + (i % 2) * 0.1 for i in range(20)}}
+    (row,) = statistics.compare_systems(scores, {f"{i}": f"{i // 2}" for i in range(20)})
+    assert row.difference.value == pytest.approx(0.95) and row.p < 0.01
+
+
+def tone_deaf(random, pairs):
+    """A reply that fits one half: scores 5 and 1 around a pair effect; true mean 3."""
+    return (np.array([[5.0, 1.0]] * pairs) + random.normal(0, 0.3, (pairs, 2))).ravel()
+
+
+def aware(random, pairs):
+    """Both halves share the item's difficulty; true mean 4."""
+    return (4 + random.normal(0, 0.6, (pairs, 1)) + random.normal(0, 0.3, (pairs, 2))).ravel()
+
+
+@pytest.mark.parametrize(("simulate", "truth"), [(tone_deaf, 3.0), (aware, 4.0)])
+def test_means_intervals_cover_the_truth_at_the_nominal_rate(simulate, truth):
+    # 200 repeats at 95 %: the count is binomial with sd 3.1, so 181..199 is 95 % +- 3 sd (rounded to what a fair
+    # interval gives).
+    random = np.random.default_rng(1)
+    clusters = [str(i) for i in range(60) for _ in range(2)]
+    covered = {"boot": 0, "t": 0, "naive": 0}
+    for repeat in range(200):
+        values = simulate(random, 60)
+        boot, t = statistics.bootstrap_mean(values, clusters, 500, repeat), statistics.clustered_mean(values, clusters)
+        half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+        covered["boot"] += boot.low <= truth <= boot.high
+        covered["t"] += t.low <= truth <= t.high
+        covered["naive"] += abs(values.mean() - truth) <= half
+    assert 179 <= covered["boot"] <= 199
+    assert 181 <= covered["t"] <= 199
+    # Not clustering errs in either direction: too wide for a tone-deaf system, too narrow for an aware one.
+    assert covered["naive"] == 200 if simulate is tone_deaf else covered["naive"] <= 178
+
+
+def test_correlation_intervals_cover_the_truth_at_the_nominal_rate():
+    # Human and judge = item quality + rater noise: correlation .7 = 1 / (1 + s^2); the item effects are shared by the
+    # two halves of a pair.
+    random = np.random.default_rng(2)
+    clusters = [str(i) for i in range(50) for _ in range(2)]
+    noise = np.sqrt(1 / 0.7 - 1)
+    covered = 0
+    for repeat in range(200):
+        quality = np.repeat(random.normal(size=50), 2) * np.sqrt(0.5) + random.normal(size=100) * np.sqrt(0.5)
+        human, judge = quality + noise * random.normal(size=100), quality + noise * random.normal(size=100)
+        result = agreement.correlation(judge, human, clusters, repeats=200, seed=repeat)
+        covered += result.low <= 0.7 <= result.high
+    assert 176 <= covered <= 199
+
+
+def test_macro_bootstrap_weighs_columns_and_not_items():
+    columns = {"emotion": ([5.0] * 30, [str(i) for i in range(30)]), "age": ([1.0] * 4, list("abcd"))}
+    estimate = statistics.macro_bootstrap(columns)
+    assert estimate.value == 3 and estimate.ci95 == [3, 3] and estimate.n == 34
+
+
+def test_label_swap_gain_is_zero_for_a_judge_that_ignores_labels():
+    gain = statistics.label_swap_gain([3, 4, 5], [3, 4, 5], list("abc"))
+    assert gain.value == 0 and gain.ci95 == [0, 0]
+
+
+def test_clustered_mean_equals_the_t_interval_when_every_cluster_holds_one_value():
+    values = [1.0, 2.0, 4.0, 4.5]
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert statistics.clustered_mean(values, list("abcd"))[:3] == pytest.approx((np.mean(values), low, high))
