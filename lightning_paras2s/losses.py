@@ -1,0 +1,245 @@
+"""The arithmetic of training: group-relative advantages, the GRPO objective (paper Eq. 3-4), and next-token loss.
+
+Pure functions of tensors. Axes: R = B*G responses, the G of a query adjacent; S = (text, audio); T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
+from lightning_paras2s.types import UserError
+
+NORMALIZERS = ("response", "token", "constant")
+MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and would overflow
+
+
+@dataclass(frozen=True)
+class PerStream:
+    """One number for each stream."""
+
+    text: float = 1.0
+    audio: float = 1.0
+
+    def tensor(self, like: Tensor) -> Tensor:
+        """[S, 1], to multiply [R, S, T]."""
+        return like.new_tensor([[self.text], [self.audio]])
+
+
+class GRPOLoss(NamedTuple):
+    """`loss` has gradient and adds up over micro-batches; the rest are this micro-batch's means, for logging.
+
+    Attributes:
+        kl_text, kl_audio: the chosen estimator of KL(policy || reference), a mean over the stream's actions, nats.
+        clip_low, clip_high: share of steps whose ratio was clipped below (advantage < 0) and above (advantage > 0).
+        ratio: mean of policy / sampler.
+    """
+
+    loss: Tensor
+    kl_text: Tensor
+    kl_audio: Tensor
+    clip_low: Tensor
+    clip_high: Tensor
+    ratio: Tensor
+
+
+class SFTLoss(NamedTuple):
+    """Weighted sum, and the mean cross-entropy of each stream, nats."""
+
+    loss: Tensor
+    text: Tensor
+    audio: Tensor
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of `values` where `mask` is True, over `dim` or all; 0 where nothing counts. Masked values may be NaN."""
+    kept = torch.where(mask, values, 0)
+    if dim is None:
+        return kept.sum() / mask.sum().clamp(min=1)
+    return kept.sum(dim) / mask.sum(dim).clamp(min=1)
+
+
+def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: float = 1e-4) -> Tensor:
+    """Standardise rewards within each group of responses to one query (DeepSeekMath, arXiv 2402.03300, section 4.1).
+
+    Unscored responses (NaN) take no part in their group's mean and standard deviation, and get advantage 0. A group
+    with fewer than two scores, or whose scores are all equal, gets 0. The standard deviation divides by n - 1.
+
+    Args:
+        rewards: [B*G], the G responses to a query adjacent.
+        group_size: G.
+        scale: "std", or "none" to subtract the mean only (Dr. GRPO, arXiv 2503.20783).
+        eps: added to the standard deviation.
+
+    Returns:
+        Advantages, [B*G], float32, finite.
+
+    Raises:
+        ValueError: if G does not divide the number of rewards.
+        UserError: unknown `scale`.
+    """
+    if rewards.numel() % group_size:
+        raise ValueError(f"group_size must divide the number of rewards; got {group_size} and {rewards.numel()}")
+    check_choice("scale", scale, ("std", "none"))
+    groups = rewards.detach().float().view(-1, group_size)  # [B, G]
+    scored = groups.isfinite()
+    centred = torch.where(scored, groups - masked_mean(groups, scored, 1).unsqueeze(1), 0)
+    lowest = torch.where(scored, groups, torch.inf).amin(1, keepdim=True)
+    highest = torch.where(scored, groups, -torch.inf).amax(1, keepdim=True)
+    if scale == "std":
+        variance = centred.pow(2).sum(1, keepdim=True) / (scored.sum(1, keepdim=True) - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + eps)
+    # Equal scores are told by their range: their mean is off by rounding, which eps would blow up.
+    return torch.where(highest > lowest, centred, 0).flatten()
+
+
+def loss_denominator(actions: Tensor, normalizer: str = "response", max_steps: int = 1) -> Tensor:
+    """What the sum over a *global* batch is divided by; micro-batches (and ranks) then add up to the whole.
+
+    actions [R, S, T] -> the number of responses ("response": paper Eq. 3), of steps ("token": DAPO, arXiv 2503.14476),
+    or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783).
+    """
+    check_choice("normalizer", normalizer, NORMALIZERS)
+    if normalizer == "token":
+        return actions.any(1).sum().clamp(min=1).float()
+    return actions.new_tensor(len(actions) * (max_steps if normalizer == "constant" else 1), dtype=torch.float32)
+
+
+def grpo_loss(
+    logps: Tensor,
+    old_logps: Tensor,
+    ref_logps: Tensor,
+    advantages: Tensor,
+    actions: Tensor,
+    *,
+    denominator: Tensor | float,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    beta: float | PerStream = 0.2,
+    ratio: str = "joint",
+    normalizer: str = "response",
+    kl: str = "k3",
+    unbiased_kl: bool = False,
+    weights: PerStream = PerStream(),
+) -> GRPOLoss:
+    """The negative of the paper's objective (Eq. 3), with its KL term (Eq. 4).
+
+    The action of a step is the pair (text, audio), so its log-probability is the sum over the streams; forced
+    tokens contribute nothing. Steps are averaged over a response, then over responses. Defaults are the paper's
+    (appendix A.6); it prints no clip, 0.2 is PPO's (arXiv 1707.06347).
+
+    Args:
+        logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference.
+        advantages: [R]; actions: [R, S, T], bool.
+        denominator: `loss_denominator` of the global batch, of which this may be a part.
+        beta: weight of the KL of the pair, or of each stream's own (whose sum is the pair's KL in expectation, with
+            less variance: the two heads are independent given the past).
+        ratio: clip the pair's ratio ("joint", the paper), each stream's ("stream"; the same gradient as long as
+            policy and sampler are equal), or the response's geometric mean ("sequence": GSPO, arXiv 2507.18071).
+        kl: estimator (joschu.net/blog/kl-approx.html). As a loss, k3 has the gradient of KL(reference || policy), k2
+            the right one on-policy, k1 a mean of 0.
+        unbiased_kl: give any estimator the gradient of KL(policy || reference), also off-policy, by weighing it with
+            the ratio (for k3 equal to DeepSeek-V3.2's correction, arXiv 2512.02556).
+        weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
+    """
+    for name, value, choices in (
+        ("ratio", ratio, RATIOS),
+        ("kl", kl, KL_ESTIMATORS),
+        ("normalizer", normalizer, NORMALIZERS),
+    ):
+        check_choice(name, value, choices)
+    steps = actions.any(1)  # [R, T]
+    log_ratio = torch.where(actions, logps - old_logps, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratios, mask, scale = RATIOS[ratio](log_ratio, actions, weights)  # [R, K, T], [R, K, T], [K, 1]
+    advantage = advantages[:, None, None]
+    clipped = ratios.clamp(1 - clip_low, 1 + clip_high)
+    policy = -torch.minimum(ratios * advantage, clipped * advantage)
+    per_step = torch.where(mask, policy * scale, 0).sum(1)  # [R, T]
+
+    kl_streams = kl_estimate(logps, ref_logps, old_logps, actions, kl, unbiased_kl)  # [R, S, T]
+    if isinstance(beta, PerStream):
+        per_step = per_step + (kl_streams * beta.tensor(logps)).sum(1)
+    elif beta:
+        pair = (torch.where(actions, t, 0).sum(1) for t in (logps, ref_logps, old_logps))  # [R, T] each
+        per_step = per_step + beta * kl_estimate(*pair, steps, kl, unbiased_kl)
+
+    share = steps / (steps.sum(1, keepdim=True).clamp(min=1) if normalizer == "response" else 1)
+    loss = (per_step * share).sum() / denominator
+    with torch.no_grad():
+        low = masked_mean(((ratios < 1 - clip_low) & (advantage < 0)).float(), mask)
+        high = masked_mean(((ratios > 1 + clip_high) & (advantage > 0)).float(), mask)
+        kls = (masked_mean(kl_streams[:, s], actions[:, s]) for s in (TEXT, AUDIO))
+        return GRPOLoss(loss, *kls, low, high, masked_mean(ratios, mask))
+
+
+def joint_ratio(log_ratio: Tensor, actions: Tensor, weights: PerStream) -> tuple[Tensor, Tensor, Tensor]:
+    """One ratio a step, of the pair: [R, S, T] -> ratios [R, 1, T], what counts [R, 1, T], scale [1, 1]."""
+    pair = (log_ratio * weights.tensor(log_ratio)).sum(1, keepdim=True)
+    return pair.exp(), actions.any(1, keepdim=True), log_ratio.new_ones(1, 1)
+
+
+def stream_ratio(log_ratio: Tensor, actions: Tensor, weights: PerStream) -> tuple[Tensor, Tensor, Tensor]:
+    """One ratio a token: [R, S, T] -> ratios [R, S, T], what counts [R, S, T], scale [S, 1]."""
+    return log_ratio.exp(), actions, weights.tensor(log_ratio)
+
+
+def sequence_ratio(log_ratio: Tensor, actions: Tensor, weights: PerStream) -> tuple[Tensor, Tensor, Tensor]:
+    """The geometric mean of a response's step ratios, at each of its steps: shapes as `joint_ratio`."""
+    steps = actions.any(1, keepdim=True)
+    pair = (log_ratio * weights.tensor(log_ratio)).sum(1, keepdim=True)
+    mean = masked_mean(pair, steps, 2).unsqueeze(2).expand_as(pair)
+    return mean.exp(), steps, log_ratio.new_ones(1, 1)
+
+
+def kl_estimate(
+    logps: Tensor, ref_logps: Tensor, old_logps: Tensor, mask: Tensor, kl: str = "k3", unbiased: bool = False
+) -> Tensor:
+    """An estimate of KL(policy || reference) for each action (k3: paper Eq. 4), 0 outside `mask`; all of one shape.
+
+    With `unbiased`, value (of k1, k3) and gradient are right on average for actions drawn from the sampler `old_logps`:
+    both are weighed by policy / sampler, and the gradient is that of E[log policy - log reference] under the policy.
+    """
+    gap = torch.where(mask, logps - ref_logps, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    value = KL_ESTIMATORS[kl](gap)
+    if not unbiased:
+        return value
+    score = torch.where(mask, logps, 0)
+    log_ratio = torch.where(mask, logps - old_logps, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    weight = log_ratio.detach().exp()
+    slope = weight * gap.detach()
+    return (weight * value).detach() + slope * (score - score.detach())
+
+
+def sft_loss(
+    text_logits: Tensor, audio_logits: Tensor, completion: Completion, weights: PerStream = PerStream()
+) -> SFTLoss:
+    """Next-token cross-entropy of demonstrations (paper, section 4.1), a mean over each stream's actions.
+
+    Padding and forced tokens take no part: with them the text stream would mostly learn its blanks.
+    text_logits [R, T, V_text], audio_logits [R, T, V_audio].
+    """
+    means = []
+    for stream, logits in ((TEXT, text_logits), (AUDIO, audio_logits)):
+        where = completion.actions[:, stream]  # [R, T]
+        losses = F.cross_entropy(logits[where].float(), completion.tokens[:, stream][where], reduction="none")
+        means.append(masked_mean(losses, torch.ones_like(losses, dtype=torch.bool)))
+    return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means)
+
+
+def check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+RATIOS: dict[str, Callable] = {"joint": joint_ratio, "stream": stream_ratio, "sequence": sequence_ratio}
+KL_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "k1": lambda gap: gap,
+    "k2": lambda gap: gap.pow(2) / 2,
+    "k3": lambda gap: (-gap).exp() + gap - 1,
+}
