@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lightning_paras2s.asr import CTCNetwork, ctc_text
 from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
@@ -16,6 +16,7 @@ from lightning_paras2s.data.embedded import Utterance
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer, silence, stack_frames
+from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import UserError
 
 
@@ -55,34 +56,20 @@ class DialogueDataset(Dataset):
         return Example(*prompt, *answer, query=dialogue.query, audio=audio)
 
 
-class EpochBatches:
-    """Batches of like length in an order drawn from (seed, epoch), so that a run resumed in mid-epoch goes on where it was.
+class BucketedLoader(ResumableLoader):
+    """Batches of like length: `lengths` are sorted with some noise and cut in batches, whose order is a function of (seed, epoch)."""
 
-    `state_dict`/`load_state_dict` keep the epoch and the number of batches already given.
-    """
+    def __init__(self, items: DialogueDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(items, collate, batch_size, seed, True, True, rank, world_size)
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, shuffle: bool) -> None:
-        self.lengths, self.batch_size, self.seed, self.shuffle = lengths, batch_size, seed, shuffle
-        self.epoch, self.given = 0, 0
-
-    def order(self) -> list[list[int]]:
-        if not self.shuffle:
-            every = list(range(len(self.lengths)))
-            return [every[i : i + self.batch_size] for i in range(0, len(every), self.batch_size)]
-        random = np.random.default_rng([self.seed, self.epoch])
-        noisy = np.asarray(self.lengths) + random.random(len(self.lengths)) * 12
-        order = noisy.argsort(kind="stable").tolist()
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        return [batches[i] for i in random.permutation(len(batches))]
-
-    def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.order()[self.given :]:
-            self.given += 1
-            yield batch
-        self.epoch, self.given = self.epoch + 1, 0
+    def order(self, epoch: int) -> np.ndarray:
+        random = np.random.default_rng([self.seed, epoch])
+        noisy = np.asarray(self.items.lengths) + random.random(len(self.items)) * 12
+        size = self.batch_size * self.world_size
+        order = noisy.argsort(kind="stable")
+        # A few items sit out each epoch, others every time, so that all batches are whole.
+        order = np.delete(order, random.permutation(len(order))[: len(order) % size])
+        return order.reshape(-1, size)[random.permutation(len(order) // size)].ravel()
 
 
 class DualStreamDataModule(LightningDataModule):
@@ -115,11 +102,10 @@ class DualStreamDataModule(LightningDataModule):
         self.tokenizer, self.transcriber, self.labelled = tokenizer, transcriber, labelled
         self.batch_size, self.val_batch_size, self.delay, self.seed = batch_size, val_batch_size, delay, seed
         self.cache_dir = cache_dir
-        self.sampler: EpochBatches | None = None
-        self._restored: dict[str, int] = {}
+        self.train: DialogueDataset | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        if self.sampler is not None:
+        if self.train is not None:
             return
         tokenizer = TinyTokenizer.load(self.tokenizer)
         transcriber = load_module(CTCNetwork, self.transcriber).eval() if self.transcriber else None
@@ -127,31 +113,19 @@ class DualStreamDataModule(LightningDataModule):
             self.source.dialogues(split, self.cache_dir), tokenizer, transcriber, self.delay, self.labelled
         )
         self.train, self.val = make("train"), make("val")
-        self.sampler = EpochBatches(self.train.lengths, self.batch_size, self.seed, shuffle=True)
-        if self._restored:
-            self.sampler.epoch, self.sampler.given = self._restored["epoch"], self._restored["given"]
 
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.train, batch_sampler=self.sampler, collate_fn=collate)
+    def train_dataloader(self) -> ResumableLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return BucketedLoader(self.train, self.batch_size, self.seed, rank, world_size)
 
-    def val_dataloader(self) -> DataLoader:
-        batches = EpochBatches(self.val.lengths, self.val_batch_size, 0, shuffle=False)
-        return DataLoader(self.val, batch_sampler=batches, collate_fn=collate)
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(self.val, collate, self.val_batch_size, shuffle=False, drop_last=False)
 
-    def predict_dataloader(self) -> DataLoader:
-        batches = EpochBatches(self.train.lengths, self.val_batch_size, 0, shuffle=False)
-        return DataLoader(self.train, batch_sampler=batches, collate_fn=collate)
+    def predict_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(self.train, collate, self.val_batch_size, shuffle=False, drop_last=False)
 
     def transfer_batch_to_device(self, batch: DualStreamBatch, device: torch.device, dataloader_idx: int) -> DualStreamBatch:
         return batch.to(device)
-
-    def state_dict(self) -> dict[str, int]:
-        return {} if self.sampler is None else {"epoch": self.sampler.epoch, "given": self.sampler.given}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._restored = dict(state_dict)
-        if self.sampler is not None and state_dict:
-            self.sampler.epoch, self.sampler.given = state_dict["epoch"], state_dict["given"]
 
 
 @torch.no_grad()

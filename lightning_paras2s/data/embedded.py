@@ -19,10 +19,7 @@ import numpy as np
 import torch
 
 from lightning_paras2s.models.features import HOP, acoustics
-try:
-    from lightning_paras2s.rubric import BEST_TONES
-except ImportError:
-    BEST_TONES = {}
+from lightning_paras2s.rubric import BEST_TONES
 from lightning_paras2s.tts import AGENT_VOICE, QUERY_VOICES, EspeakSynthesizer
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
 
@@ -200,6 +197,12 @@ def speak(line: Line) -> Utterance:
         audio = synthesizer.synthesize(line.text, line.style, line.voice, line.seed)
     kept = (audio.samples * 32767).astype(np.int16) if line.keep_samples else np.zeros(0, np.int16)
     return Utterance(hear(audio), line.text, line.style, onsets, kept)
+
+
+def corpus_audio(lines: list[Line]) -> list[Audio]:
+    """The waveforms alone, not cached."""
+    synthesizer = EspeakSynthesizer()
+    return [synthesizer.synthesize(line.text, line.style, line.voice, line.seed) for line in lines]
 
 
 def _speak_all(lines: list[Line]) -> list[Utterance]:
