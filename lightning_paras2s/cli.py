@@ -1,0 +1,144 @@
+"""The command line: stages through Lightning, the benchmark's commands through jsonargparse; neither imports what it does not run.
+
+A user's mistake is one line on stderr and exit code 2, wherever it is noticed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning_paras2s
+from lightning_paras2s.types import UserError
+
+STAGES = {
+    "fit": "train a stage: --config sft.yaml, reward.yaml, grpo.yaml, ...",
+    "validate": "measure a stage's validation metrics",
+    "test": "measure a stage's test metrics",
+    "predict": "run a stage's model over its data",
+}
+COMMANDS = {
+    "mine": "lightning_paras2s.bench.mine:mine",
+    "synthesize": "lightning_paras2s.bench.synthesize:synthesize",
+    "filter": "lightning_paras2s.bench.filters:filter",
+    "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
+    "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
+    "report": "lightning_paras2s.bench.report:report",
+    "arena": "lightning_paras2s.bench.arena:arena",
+    "annotate": "lightning_paras2s.bench.annotate:annotate",
+    "serve": "lightning_paras2s.bench.serve:serve",
+    "plan": "lightning_paras2s.bench.plan:plan",
+}
+PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
+
+
+class OneLineErrors:
+    """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise UserError(" ".join(message.split()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command of `python -m lightning_paras2s`."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        dispatch(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def dispatch(argv: list[str]) -> None:
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name in STAGES:
+        from lightning_paras2s.fit import StageCLI
+
+        StageCLI(resolve_configs(argv))
+    elif name in COMMANDS:
+        run_command(name, resolve_configs(argv[1:]))
+    else:
+        raise UserError(f"the command must be one of {', '.join([*STAGES, *COMMANDS])}; got {name!r}")
+
+
+def overview() -> str:
+    lines = ["usage: python -m lightning_paras2s COMMAND [--config NAME.yaml] [--option value ...]", ""]
+    lines += [f"  {name:12} {about}" for name, about in STAGES.items()]
+    lines += [f"  {name:12} the benchmark; see its --help" for name in COMMANDS]
+    return "\n".join([*lines, "", f"configs: {', '.join(config_names())}"])
+
+
+def config_folders() -> list[Path]:
+    """Where a config's name is looked up: the packaged configs, then `configs/` here."""
+    return [PACKAGED_CONFIGS, Path("configs")]
+
+
+def config_names() -> list[str]:
+    found = {p.relative_to(folder).as_posix() for folder in config_folders() for p in folder.rglob("*.yaml")}
+    return sorted(found)
+
+
+def resolve_config(name: str) -> str:
+    """A config's path: the path as given, else the name among the packaged configs or in `configs/` here.
+
+    Raises:
+        UserError: no such config; lists those there are.
+    """
+    candidates = [Path(name), *(folder / name for folder in config_folders())]
+    for path in candidates:
+        if path.is_file():
+            return str(path)
+    raise UserError(f"a config must be a file or one of {', '.join(config_names()) or 'none'}; got {name!r}")
+
+
+def resolve_configs(argv: list[str]) -> list[str]:
+    """The arguments with the value of every --config resolved."""
+    resolved = []
+    for i, argument in enumerate(argv):
+        if i and argv[i - 1] in ("-c", "--config"):
+            argument = resolve_config(argument)
+        elif argument.startswith("--config="):
+            argument = "--config=" + resolve_config(argument.removeprefix("--config="))
+        resolved.append(argument)
+    return resolved
+
+
+def load_command(name: str) -> Callable[..., Any]:
+    """The function behind a benchmark command."""
+    module, function = COMMANDS[name].split(":")
+    if find_spec(module) is None:
+        raise UserError(f"the command {name!r} needs {module}, which this installation lacks; install a version that has it")
+    return getattr(import_module(module), function)
+
+
+def run_command(name: str, argv: list[str]) -> None:
+    """Parse the arguments of a benchmark function from its signature and docstring, and call it.
+
+    With --json, what it returns (a dict or a record) is printed last as one JSON object on one line.
+    """
+    from jsonargparse import ArgumentParser
+
+    class Parser(OneLineErrors, ArgumentParser):
+        pass
+
+    function = load_command(name)
+    about = (function.__doc__ or "").strip().split("\n\n")[0]
+    parser = Parser(prog=f"python -m lightning_paras2s {name}", description=about)
+    parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
+    parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_function_arguments(function, as_group=False)
+    options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
+    options.pop("config")
+    as_json = options.pop("json")
+    result = function(**options)
+    if as_json:
+        record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+        print(json.dumps({} if record is None else record, ensure_ascii=False))

@@ -1,0 +1,100 @@
+"""The stages' command line: `fit|validate|test|predict` (LightningCLI; model and data are chosen by class name)."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import warnings
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lightning_paras2s.callbacks import StageProgress
+from lightning_paras2s.cli import OneLineErrors
+from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, last_checkpoint
+from lightning_paras2s.types import UserError
+
+# A class can be named short (`policy: TinySpeechLM`) once its module is imported.
+SEAM_MODULES = ("asr", "style", "tts", "llm", "judge", "rubric", "callbacks", "runs")
+SEAM_PACKAGES = ("models", "data", "modules")
+
+
+class StageParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with one-line errors."""
+
+
+class StageCLI(LightningCLI):
+    """One command line for all stages.
+
+    Runs go to `runs/<name>/<version>/`. A run whose version exists already goes on from its last checkpoint; so does `--ckpt_path last`.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        import_seams()
+        super().__init__(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            parser_class=StageParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.add_lightning_class_args(StageProgress, "progress")
+        parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
+
+    def before_instantiate_classes(self) -> None:
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+
+    def before_fit(self) -> None:
+        self._resolve_checkpoint("fit", default="last")
+
+    def before_validate(self) -> None:
+        self._resolve_checkpoint("validate", default=None)
+
+    def before_test(self) -> None:
+        self._resolve_checkpoint("test", default=None)
+
+    def before_predict(self) -> None:
+        self._resolve_checkpoint("predict", default=None)
+
+    def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
+        config = self.config_init[subcommand]
+        asked = config.ckpt_path or default
+        if asked == "last":
+            logger = self.trainer.logger
+            found = None if logger is None else last_checkpoint(Path(logger.log_dir))
+            asked = None if found is None else str(found)
+            if subcommand != "fit" and asked is None:
+                raise UserError(f"--ckpt_path last needs a run with checkpoints; got {logger and logger.log_dir}; name its version")
+        elif asked is not None and not Path(asked).exists():
+            raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
+        config.ckpt_path = asked
+
+
+def import_seams() -> None:
+    """Import the modules whose classes a config may name."""
+    root = importlib.import_module("lightning_paras2s")
+    present = {m.name for m in pkgutil.iter_modules(root.__path__)}
+    for name in SEAM_MODULES:
+        if name in present:
+            importlib.import_module(f"{root.__name__}.{name}")
+    for package in SEAM_PACKAGES:
+        parent = importlib.import_module(f"{root.__name__}.{package}")
+        for module in pkgutil.iter_modules(parent.__path__):
+            importlib.import_module(f"{parent.__name__}.{module.name}")

@@ -1,0 +1,111 @@
+"""Supervised fine-tuning: next-token cross-entropy on both streams of demonstrated responses (paper, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, SpeechLM
+from lightning_paras2s.modules.policy import adamw, initial_policy, set_learning_rate, warmup_cosine
+from lightning_paras2s.runs import run_dir
+from lightning_paras2s.types import UserError
+
+STREAM_NAMES = ("text", "audio")
+
+
+class SFTModule(L.LightningModule):
+    """Trains a policy on demonstrations; also the pre-training of the embedded base, whose tasks are demonstrations too.
+
+    Writes the trained policy to `policy.safetensors` in the run's folder.
+
+    Args:
+        policy: builds the policy.
+        init_from: weights to start from (.safetensors); None = random weights drawn from `seed`.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        text_weight: weight of the text stream's mean loss.
+        audio_weight: weight of the audio stream's mean loss.
+        max_grad_norm: gradients are scaled down to this norm.
+    """
+
+    def __init__(
+        self,
+        policy: Callable[[], SpeechLM],
+        init_from: str | None = None,
+        lr: float = 1e-5,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.95),
+        text_weight: float = 1.0,
+        audio_weight: float = 1.0,
+        max_grad_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.build, self.init_from, self.seed = policy, init_from, seed
+        self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
+        self.text_weight, self.audio_weight, self.max_grad_norm = text_weight, audio_weight, max_grad_norm
+        self.policy: SpeechLM | None = None
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            self.policy = initial_policy(self.build, self.init_from, self.seed)
+
+    def training_step(self, batch: DualStreamBatch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
+        self._step(batch, "test")
+
+    def _step(self, batch: DualStreamBatch, split: str) -> Tensor:
+        if batch.completion is None:
+            raise UserError("supervised training needs demonstrations; got queries without responses; use a labelled manifest")
+        logits = self.policy(batch.prompt, batch.completion)
+        loss, metrics = 0.0, {}
+        for stream, weight in ((TEXT, self.text_weight), (AUDIO, self.audio_weight)):
+            tokens, actions = batch.completion.tokens[:, stream], batch.completion.actions[:, stream]
+            nll, accuracy = next_token_loss(logits[stream], tokens, actions)
+            loss = loss + weight * nll
+            metrics[f"{split}/loss/{STREAM_NAMES[stream]}"] = nll.detach()
+            metrics[f"{split}/accuracy/{STREAM_NAMES[stream]}"] = accuracy
+        metrics[f"{split}/loss"] = loss.detach()
+        # Lightning weighs validation batches by their rows.
+        self.log_dict(metrics, batch_size=len(batch), sync_dist=split != "train")
+        return loss
+
+    def configure_optimizers(self) -> Optimizer:
+        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.log("train/grad_norm", norm)
+
+    def on_train_batch_start(self, batch: DualStreamBatch, batch_idx: int) -> None:
+        share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        set_learning_rate(self.optimizers().optimizer, self.lr * share)
+        self.log("train/lr", self.lr * share)
+
+    def on_train_end(self) -> None:
+        folder = run_dir(self.trainer)
+        if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            self.policy.save(folder / "policy.safetensors")
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy over one stream's actions: [B, T, V], [B, T], [B, T] -> two scalars.
+
+    Padding and forced tokens take no part, or the text stream would mostly learn its blanks.
+    """
+    logits, tokens = logits[actions].float(), tokens[actions]
+    nll = F.cross_entropy(logits, tokens, reduction="sum") / max(len(tokens), 1)
+    hits = (logits.detach().argmax(-1) == tokens).sum() / max(len(tokens), 1)
+    return nll, hits

@@ -1,0 +1,199 @@
+"""Small stand-ins for the seams, so that the stages' own logic is tested in seconds; they hear and speak, but know nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.models.scorer import ResponseScorer
+from lightning_paras2s.models.speech_lm import (
+    AUDIO,
+    TEXT,
+    Completion,
+    Logps,
+    Prompt,
+    Sampling,
+    SpeechLM,
+    Streams,
+    inverse_cdf,
+)
+from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.runs import ResumableLoader
+from lightning_paras2s.types import Audio, Query
+
+WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")
+CODES = 6
+FRAME = 160
+
+
+class ToyVocab:
+    def __len__(self) -> int:
+        return len(WORDS)
+
+    def decode(self, ids: list[int]) -> str:
+        spoken = ids[: ids.index(1)] if 1 in ids else ids
+        return " ".join(WORDS[i] for i in spoken if i)
+
+
+class ToyLM(SpeechLM):
+    """A recurrent dual-stream model: the prompt's mean sets the state, both streams' last tokens are summed."""
+
+    def __init__(self, width: int = 16, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.settings = {"width": width, "dropout": dropout}
+        self.streams = Streams(text_blank=0, text_eos=1, audio_blank=CODES, audio_eos=CODES + 1, delay=1)
+        self.sizes = (len(WORDS), CODES + 2)
+        self.embed = nn.ModuleList([nn.Embedding(size, width) for size in self.sizes])
+        self.cell = nn.GRUCell(width, width)
+        self.heads = nn.ModuleList([nn.Linear(width, size) for size in self.sizes])
+        self.dropout = nn.Dropout(dropout)
+
+    def _start(self, prompt: Prompt, rows: int) -> Tensor:
+        x = sum(self.embed[s](prompt.tokens[:, s]) for s in (TEXT, AUDIO)) * prompt.mask.unsqueeze(-1)
+        return (x.sum(1) / prompt.mask.sum(1, keepdim=True)).repeat_interleave(rows // len(prompt), 0)
+
+    def _step(self, state: Tensor, tokens: Tensor) -> Tensor:
+        return self.cell(sum(self.embed[s](tokens[:, s]) for s in (TEXT, AUDIO)), state)
+
+    def _logits(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.dropout(state)
+        return self.heads[TEXT](hidden), self.heads[AUDIO](hidden)
+
+    def _blanks(self, rows: int) -> Tensor:
+        return torch.tensor([[self.streams.text_blank, self.streams.audio_blank]]).repeat(rows, 1)
+
+    def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
+        state, last, out = self._start(prompt, len(completion)), self._blanks(len(completion)), []
+        for t in range(completion.tokens.shape[-1]):
+            state = self._step(state, last)
+            out.append(self._logits(state))
+            last = completion.tokens[..., t]
+        return torch.stack([o[0] for o in out], 1), torch.stack([o[1] for o in out], 1)
+
+    @torch.no_grad()
+    def generate(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1) -> Completion:
+        rows, s = len(prompt) * group_size, self.streams
+        state, last = self._start(prompt, rows), self._blanks(rows)
+        tokens, actions = last.unsqueeze(-1).repeat(1, 1, sampling.max_steps), torch.zeros(rows, 2, sampling.max_steps).bool()
+        logps = torch.zeros(rows, 2, sampling.max_steps)
+        live, talking = torch.ones(rows).bool(), torch.ones(rows).bool()
+        for t in range(sampling.max_steps):
+            state = self._step(state, last)
+            logits, temperatures = self._logits(state), (sampling.text_temperature, sampling.audio_temperature)
+            last = self._blanks(rows)
+            for stream, acts in ((TEXT, live & talking), (AUDIO, live & (t >= s.delay))):
+                drawn = inverse_cdf(logits[stream], noise[:, stream, t], temperatures[stream])
+                chosen = torch.log_softmax(logits[stream] / temperatures[stream], -1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+                last[:, stream] = torch.where(acts, drawn, last[:, stream])
+                actions[:, stream, t], logps[:, stream, t] = acts, torch.where(acts, chosen, 0.0)
+            tokens[..., t] = last
+            talking &= last[:, TEXT] != s.text_eos
+            live &= last[:, AUDIO] != s.audio_eos
+        return Completion(tokens, actions, ~live, logps).trim()
+
+    def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
+        temperatures = (sampling.text_temperature, sampling.audio_temperature)
+        values, entropies = [], []
+        for stream, logits in enumerate(self(prompt, completion)):
+            full = torch.log_softmax(logits / temperatures[stream], -1)
+            acts = completion.actions[:, stream]
+            chosen = full.gather(-1, completion.tokens[:, stream].unsqueeze(-1)).squeeze(-1)
+            values.append(torch.where(acts, chosen, 0.0))
+            entropies.append(torch.where(acts, -(full.exp() * full).sum(-1), 0.0))
+        return Logps(torch.stack(values, 1), torch.stack(entropies, 1))
+
+    def reference(self) -> ToyLM:
+        copy = ToyLM(**self.settings)
+        copy.load_state_dict(self.state_dict())
+        return copy.requires_grad_(False).eval()
+
+    def save(self, path: Path) -> None:
+        save_module(self, path, torch.float32)
+
+
+class ToyTokenizer(SpeechTokenizer):
+    """Code k is 10 ms of a tone of 200 (k + 1) Hz; code 0 is silence."""
+
+    sample_rate, frame_rate, vocab_size, feature_size = 16_000, 100.0, CODES, 1
+
+    def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(len(wav), wav.shape[1] // FRAME, dtype=torch.long), lengths // FRAME
+
+    def features(self, wav: Tensor, lengths: Tensor) -> Tensor:
+        return torch.zeros(len(wav), wav.shape[1] // FRAME, 1)
+
+    def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        time = torch.arange(FRAME) / self.sample_rate
+        wav = torch.sin(2 * torch.pi * 200 * (codes.unsqueeze(-1) + 1) * time) * (codes > 0).unsqueeze(-1) * 0.5
+        return wav.flatten(1), lengths * FRAME
+
+
+class ToyScorer(ResponseScorer):
+    """Hears the loudness and the zero crossings of the response."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.settings = {"width": width}
+        self.net = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 5))
+
+    def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
+        heard = [[np.abs(r.samples).mean(), (np.diff(np.sign(r.samples)) != 0).mean()] for r in responses]
+        return self.net(torch.tensor(np.array(heard), dtype=torch.float32) * 4)
+
+    def save(self, path: Path) -> None:
+        save_module(self, path, torch.float32)
+
+
+def toy_query(i: int) -> Query:
+    styles = {"sarcasm": ("sincere", "sarcastic")[i % 2]}
+    return Query(f"q{i}", f"p{i // 2}", "sarcasm", "train", "so nice", styles, "rain", f"q{i}.wav")
+
+
+class ToyData(L.LightningDataModule):
+    """Sixteen prompts whose demonstrations depend on the prompt's first token."""
+
+    def __init__(self, batch_size: int = 4, labelled: bool = True, size: int = 16) -> None:
+        super().__init__()
+        self.batch_size, self.labelled, self.size = batch_size, labelled, size
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(range(self.size), self.collate, self.batch_size, seed=3)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(range(self.size), self.collate, self.batch_size, shuffle=False)
+
+    def collate(self, items: list[int]) -> DualStreamBatch:
+        index = torch.tensor(items)
+        tokens = torch.stack([2 + index % 4, index % CODES], 1).unsqueeze(-1)
+        prompt = Prompt(tokens, torch.ones(len(items), 1).bool())
+        silence = Audio(np.zeros(800, np.float32), 16_000)
+        return DualStreamBatch(prompt, self._demonstrations(index), [toy_query(i) for i in items], [silence] * len(items))
+
+    def _demonstrations(self, index: Tensor) -> Completion | None:
+        if not self.labelled:
+            return None
+        code, blank = index % CODES, torch.full_like(index, CODES)
+        text = torch.stack([2 + index % 4, torch.ones_like(index), 0 * index, 0 * index], 1)
+        audio = torch.stack([blank, code, code, blank + 1], 1)
+        actions = torch.tensor([[True, True, False, False], [False, True, True, True]]).repeat(len(index), 1, 1)
+        return Completion(torch.stack([text, audio], 1), actions, torch.ones(len(index)).bool())
+
+
+class KillAt(L.Callback):
+    """Ends the process as `kill -9` does, in the middle of a training batch, once a run."""
+
+    def __init__(self, batch: int, marker: str) -> None:
+        self.batch, self.marker = batch, Path(marker)
+
+    def on_before_zero_grad(self, trainer: L.Trainer, *args) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx >= self.batch and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
