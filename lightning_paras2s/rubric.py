@@ -212,13 +212,10 @@ def _fit(style: str, act: str, tone: str) -> tuple[float, str]:
     answered = act.rpartition(":")[2]
     if act == OTHER:  # "Style partially mismatched" (2 points)
         return 2.0, f"answers another trait than {style}"
-    if (
-        act == GENERIC
-    ):  # "does not provide correct personalized content, though it is not jarring" (3); "a flat response to a sad question" (2)
-        flat = style in UNPLEASANT and (tone == "neutral" or tone in CLASHING_TONES[style])
-        return (
-            (2.0, f"flat answer to a {style} user") if flat else (3.0, f"does not answer to {style}, without jarring")
-        )
+    if act == GENERIC:  # "not jarring" (3), "a flat response to a sad question" (2)
+        if style in UNPLEASANT and (tone == "neutral" or tone in CLASHING_TONES[style]):
+            return 2.0, f"flat answer to a {style} user"
+        return 3.0, f"does not answer to {style}, without jarring"
     if answered == style:
         return _tone_fit(style, tone)
     same = any({style, answered} <= valence for valence in (PLEASANT, UNPLEASANT))

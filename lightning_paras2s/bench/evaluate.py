@@ -1,0 +1,284 @@
+"""`evaluate`: every system answers every query; what it said and how is heard; a judge scores it; statistics (paper,
+section 3.2).
+
+The output folder holds append-only JSON lines: responses, evidence (what was heard), verdicts, and swaps (the same
+responses judged against the other style of their pair). Each step does only what its file lacks, so that a run killed
+anywhere is resumed by the same command, and a new judge scores old responses without new inference. At most one batch
+of speech is in memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_paras2s.asr import Transcriber
+from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.bench.hearing import Ears, hear
+from lightning_paras2s.bench.logs import Log, safe_name, write_summary
+from lightning_paras2s.bench.manifest import other_styles, read_queries, shard_of
+from lightning_paras2s.bench.summary import compare, judged, scores_of, summarise_system
+from lightning_paras2s.bench.systems import SAMPLE_RATE, Answer, S2SSystem
+from lightning_paras2s.judge import LABEL_SOURCES, Judge
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import (
+    Evidence,
+    Query,
+    Response,
+    Style,
+    UserError,
+    Verdict,
+)
+
+Item = TypeVar("Item")
+
+
+def evaluate(
+    manifest: str,
+    systems: dict[str, S2SSystem],
+    judge: Judge,
+    transcriber: Transcriber,
+    recognizer: StyleRecognizer,
+    output: str = "runs/evaluate",
+    label_source: str = "gold",
+    samples: int = 1,
+    batch_size: int = 32,
+    limit: int | None = None,
+    shard: str = "0/1",
+    label_swap: bool = True,
+    audit_transcriber: Transcriber | None = None,
+    audit_recognizer: StyleRecognizer | None = None,
+) -> dict[str, Any]:
+    """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
+
+    Args:
+        manifest: JSON lines of query records; audio paths relative to it.
+        systems: name -> system.
+        judge: scores what was heard.
+        transcriber: hears what a response says.
+        recognizer: hears in which tone (and, with predicted labels, the query's style).
+        output: folder of responses.jsonl, evidence.jsonl, verdicts.jsonl, swaps.jsonl, audio/ and summary.json; resumed
+            if it exists.
+        label_source: gold (the manifest's labels) or predicted (the recogniser's).
+        samples: answers a query.
+        batch_size: queries heard and answered at once.
+        limit: only the first so many contrast pairs of each factor.
+        shard: "i/k": only every k-th contrast pair, from the i-th; run it again as 0/1 to merge the shards.
+        label_swap: judge each response against the other style of its pair, too.
+        audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
+    """
+    if label_source not in LABEL_SOURCES:
+        raise UserError(f"label_source must be gold or predicted; got {label_source!r}")
+    if min(samples, batch_size) < 1 or not systems:
+        raise UserError(f"there must be a system, a sample and a batch; got {len(systems)}, {samples}, {batch_size}")
+    queries = shard_of(read_queries(manifest, limit), shard)
+    index, count = shard.split("/")
+    log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
+    run = _Run(manifest, queries, systems, judge, log, samples, batch_size, label_source, label_swap)
+    ears = Ears(transcriber, recognizer)
+    run.respond()
+    result = run.score(ears, log, "")
+    if audit_transcriber is not None or audit_recognizer is not None:
+        other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
+        audit = Log(Path(output) / "audit", log.suffix)
+        result["audit"] = run.score(other, audit, "audit: ")
+    result["seconds"] = {name: round(value, 2) for name, value in run.seconds.items()}
+    write_summary(Path(output) / "summary.json", result)
+    return result
+
+
+class _Run:
+    """The steps of one evaluation; each does what its log lacks."""
+
+    def __init__(
+        self,
+        manifest: str,
+        queries: list[Query],
+        systems: dict[str, S2SSystem],
+        judge: Judge,
+        log: Log,
+        samples: int,
+        batch_size: int,
+        label_source: str,
+        label_swap: bool,
+    ) -> None:
+        self.manifest, self.queries, self.systems, self.judge = Path(manifest), queries, systems, judge
+        self.log, self.samples, self.batch_size = log, samples, batch_size
+        self.label_source, self.label_swap = label_source, label_swap
+        self.by_id = {query.id: query for query in queries}
+        self.other = other_styles(queries)
+        self.seconds: dict[str, float] = {}
+
+    def respond(self) -> None:
+        """Ask each system for the answers that responses.jsonl lacks."""
+        done = {row.id: row for row in self.log.read("responses", Response)}
+        for name, system in self.systems.items():
+            check_config(name, system, done.values(), self.log.folder)
+            for sample in range(self.samples):
+                missing = [q for q in self.queries if f"{name}/{q.id}/{sample}" not in done]
+                for part in self._batches(missing, f"{name}: responses", "respond"):
+                    audios = [read_audio(self.manifest.parent / q.audio, SAMPLE_RATE) for q in part]
+                    answers = system.respond(part, audios, sample)
+                    rows = [self._save(name, system, q, sample, a) for q, a in zip(part, answers, strict=True)]
+                    self.log.append("responses", rows)
+
+    def _save(self, name: str, system: S2SSystem, query: Query, sample: int, answer: Answer) -> Response:
+        row = Response(
+            query.id,
+            name,
+            sample,
+            "",
+            "",
+            answer.text,
+            0.0,
+            answer.latency,
+            answer.cost_usd,
+            answer.status,
+            system.config_sha,
+        )
+        if answer.audio is None or not len(answer.audio.samples):
+            return replace(row, status=answer.status if answer.status != "ok" else "silent")
+        path = Path("audio") / name / f"{safe_name(query.id)}-{sample}.flac"
+        write_audio(self.log.folder / path, answer.audio)
+        sha = hashlib.sha256((self.log.folder / path).read_bytes()).hexdigest()
+        return replace(row, audio=path.as_posix(), sha256=sha, seconds=round(answer.audio.seconds, 4))
+
+    def score(self, ears: Ears, log: Log, label: str) -> dict[str, Any]:
+        """Hear and judge the responses with one pair of ears; -> the summary."""
+        responses = {r.id: r for r in self.log.read("responses", Response) if self._asked(r)}
+        self._hear(ears, log, responses, label)
+        evidence = {row.response_id: row for row in log.read("evidence", Evidence) if row.response_id in responses}
+        labels = self._labels(ears, log)
+        self._judge(log, "verdicts", responses, evidence, labels, label)
+        if self.label_swap:
+            swapped = {
+                q: replace(style, **{self.by_id[q].factor: self.other[q]})
+                for q, style in labels.items()
+                if q in self.other
+            }
+            self._judge(log, "swaps", responses, evidence, swapped, label)
+        return self._summarise(ears, log, responses, evidence)
+
+    def _asked(self, response: Response) -> bool:
+        return response.system in self.systems and response.query_id in self.by_id and response.sample < self.samples
+
+    def _hear(self, ears: Ears, log: Log, responses: dict[str, Response], label: str) -> None:
+        done = log.read("evidence", Evidence)
+        heard_by = next((e.providers for e in done if e.providers), ears.providers)
+        if heard_by != ears.providers:
+            raise UserError(f"{log.folder} was heard by {heard_by}; got {ears.providers}; choose another output folder")
+        known = {row.response_id for row in done}
+        missing = [r for r in responses.values() if r.id not in known]
+        for part in self._batches(missing, f"{label}hearing", "hear"):
+            log.append("evidence", hear(part, self.log.folder, ears))
+
+    def _labels(self, ears: Ears, log: Log) -> dict[str, Style]:
+        """Query id -> the labels that the judge is given."""
+        if self.label_source == "gold":
+            return {query.id: query.style for query in self.queries}
+        path = log.folder / f"labels{log.suffix}.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        missing = [q for q in self.queries if q.id not in known]
+        for part in self._batches(missing, "labels", "label"):
+            audios = [read_audio(self.manifest.parent / q.audio, SAMPLE_RATE) for q in part]
+            known |= {
+                q.id: dataclasses.asdict(s)
+                for q, s in zip(part, ears.recognizer.recognize(audios, "query"), strict=True)
+            }
+            write_summary(path, known)
+        return {query.id: Style(**known[query.id]) for query in self.queries}
+
+    def _judge(
+        self,
+        log: Log,
+        name: str,
+        responses: dict[str, Response],
+        evidence: dict[str, Evidence],
+        labels: dict[str, Style],
+        label: str,
+    ) -> None:
+        known = {v.response_id for v in log.read(name, Verdict) if self._mine(v)}
+        missing = [
+            e for e in evidence.values() if e.response_id not in known and responses[e.response_id].query_id in labels
+        ]
+        for part in self._batches(missing, f"{label}{name}", "judge"):
+            queries = [self.by_id[responses[e.response_id].query_id] for e in part]
+            verdicts = self.judge.judge_all(queries, [labels[q.id] for q in queries], part)
+            log.append(name, [replace(v, label_source=self.label_source) for rows in verdicts for v in rows])
+
+    def _mine(self, verdict: Verdict) -> bool:
+        """By this judge with this guideline and these labels; others' verdicts stay in the file, unused."""
+        mine = (self.judge.name, self.judge.rubric_sha, self.label_source)
+        return (verdict.judge, verdict.rubric_sha, verdict.label_source) == mine
+
+    def _summarise(
+        self, ears: Ears, log: Log, responses: dict[str, Response], evidence: dict[str, Evidence]
+    ) -> dict[str, Any]:
+        scores = scores_of(v for v in log.read("verdicts", Verdict) if self._mine(v))
+        swaps = scores_of(v for v in log.read("swaps", Verdict) if self._mine(v)) if self.label_swap else {}
+        systems = {
+            name: [
+                judged(
+                    q,
+                    [r for s in range(self.samples) if (r := f"{name}/{q.id}/{s}") in responses],
+                    evidence,
+                    scores,
+                    swaps,
+                )
+                for q in self.queries
+            ]
+            for name in self.systems
+        }
+        statuses: dict[str, dict[str, int]] = {}
+        for row in [*responses.values()]:
+            found = statuses.setdefault(row.system, {})
+            found[row.status] = found.get(row.status, 0) + 1
+        return {
+            "systems": {name: summarise_system(items) for name, items in systems.items()},
+            "comparisons": compare(systems),
+            "judge": self.judge.name,
+            "rubric_sha": self.judge.rubric_sha,
+            "label_source": self.label_source,
+            "providers": ears.providers,
+            "manifest": str(self.manifest),
+            "samples": self.samples,
+            "response_statuses": statuses,
+        }
+
+    def _batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
+        """Batches with a progress bar on stderr and the stage's time kept."""
+        if not items:
+            return
+        columns = (
+            TextColumn("{task.description:28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task(about, total=len(items))
+            for start in range(0, len(items), self.batch_size):
+                yield items[start : start + self.batch_size]
+                progress.advance(task, len(items[start : start + self.batch_size]))
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+
+def check_config(name: str, system: S2SSystem, done: Iterable[Response], folder: Path) -> None:
+    """Answers of a system that was configured otherwise must not be mixed in."""
+    stale = {row.config_sha for row in done if row.system == name} - {system.config_sha}
+    if stale:
+        raise UserError(
+            f"{folder} holds answers of {name!r} with config {stale.pop()}; got {system.config_sha}; "
+            "choose another output folder"
+        )

@@ -1,0 +1,54 @@
+"""What is heard in a response: words and tone, by a transcriber and a recogniser (paper Eq. 1: C and S)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiwer
+
+from lightning_paras2s.asr import Transcriber
+from lightning_paras2s.audio import is_silent, read_audio
+from lightning_paras2s.bench.systems import SAMPLE_RATE
+from lightning_paras2s.rubric import plain_words
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import Evidence, Response
+
+
+@dataclass(frozen=True)
+class Ears:
+    """Who hears: a transcriber and a tone recogniser."""
+
+    transcriber: Transcriber
+    recognizer: StyleRecognizer
+
+    @property
+    def providers(self) -> dict[str, str]:
+        return {"transcriber": self.transcriber.name, "recognizer": self.recognizer.name}
+
+
+def hear(responses: list[Response], root: Path, ears: Ears) -> list[Evidence]:
+    """What is heard in each response: words, tone, and how far the words are from the response's own text."""
+    audios = {r.id: read_audio(root / r.audio, SAMPLE_RATE) for r in responses if r.audio}
+    audible = {i: audio for i, audio in audios.items() if not is_silent(audio)}
+    words = dict(zip(audible, ears.transcriber.transcribe(list(audible.values())), strict=True)) if audible else {}
+    styles = (
+        dict(zip(audible, ears.recognizer.recognize(list(audible.values()), "response"), strict=True))
+        if audible
+        else {}
+    )
+    found = []
+    for response in responses:
+        status = response.status
+        if status == "ok" and response.id not in audible:
+            status = "silent"
+        transcript, tone = words.get(response.id, ""), styles[response.id].tone or "" if response.id in styles else ""
+        wer = word_error_rate(response.text, transcript) if response.text and response.id in audible else None
+        found.append(Evidence(response.id, transcript, wer, tone, tone, ears.providers, status))
+    return found
+
+
+def word_error_rate(text: str, transcript: str) -> float | None:
+    """Of the transcript against the text, case and punctuation aside; None if the text has no words."""
+    reference = " ".join(plain_words(text))
+    return round(jiwer.wer(reference, " ".join(plain_words(transcript))), 4) if reference else None

@@ -1,0 +1,163 @@
+"""Systems under test, on speech of beeps; a policy with random weights behind the real codec."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
+
+from lightning_paras2s.acts import frames, texts
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.systems import (
+    CascadeSystem,
+    CommandSystem,
+    PolicySystem,
+    RecordedSystem,
+    ToplineSystem,
+    subject_of,
+)
+from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.rubric import BEST_TONES, plain_words
+from lightning_paras2s.types import Audio, Query, Response, Style, UserError, append_jsonl
+
+
+@pytest.fixture(scope="module")
+def words():
+    queries = texts("test")[:12]
+    replies = [f["frame"] for f in frames() if f["split"] == "train"]
+    spoken = [q["text"] for q in queries] + [q["subject"] for q in queries] + replies + ["question"]
+    return sorted({w for text in spoken for w in plain_words(text)})
+
+
+def query(row, style):
+    return Query(
+        f"{row['id']}-{style}", row["id"], row["factor"], "test", row["text"], {row["factor"]: style}, row["topic"], ""
+    )
+
+
+def test_topline_answers_each_style_in_a_fitting_tone(words):
+    system = ToplineSystem(BeepSynthesizer(words))
+    row = texts("test")[0]
+    queries = [query(row, style) for style in row["styles"]]
+    answers = system.respond(queries, [None, None], 0)
+    heard = BeepTranscriber(words).transcribe([a.audio for a in answers])
+    tones = [s.tone for s in BeepRecognizer().recognize([a.audio for a in answers], "response")]
+    assert heard == [" ".join(plain_words(a.text)) for a in answers] and heard[0] != heard[1]
+    assert all(tone in BEST_TONES[style] for tone, style in zip(tones, row["styles"], strict=True))
+    assert all(row["subject"] in plain_words(a.text) for a in answers)
+
+
+def test_cascade_is_deaf_to_style(words):
+    system = CascadeSystem(BeepTranscriber(words), BeepSynthesizer(words))
+    row = texts("test")[0]
+    audios = [
+        BeepSynthesizer(words).synthesize(row["text"], Style(**{row["factor"]: style}), "user")
+        for style in row["styles"]
+    ]
+    answers = system.respond([query(row, style) for style in row["styles"]], audios, 0)
+    assert answers[0].text == answers[1].text and subject_of(row["text"]) in plain_words(answers[0].text)
+    assert [s.tone for s in BeepRecognizer().recognize([a.audio for a in answers], "response")] == ["neutral"] * 2
+
+
+def test_subject_is_the_longest_content_word():
+    assert subject_of("We sold the old house last September.") == "september"
+    assert subject_of("to be or not to be") == "question"
+
+
+def test_recorded_responses_come_from_records_or_from_a_folder(tmp_path):
+    audio = Audio(np.full(1600, 0.1, np.float32), RATE)
+    write_audio(tmp_path / "q1.wav", audio)
+    row = texts("test")[0]
+    queries = [Query(name, "p", row["factor"], "test", row["text"], {}, "", "") for name in ("q1", "q2")]
+    append_jsonl(
+        tmp_path / "r.jsonl", [Response("q1", "x", audio="q1.wav", text="hello"), Response("q2", "x", status="refused")]
+    )
+    one, two = RecordedSystem(str(tmp_path / "r.jsonl")).respond(queries, [], 0)
+    assert (one.text, one.status, two.status, two.audio) == ("hello", "ok", "refused", None)
+    one, two = RecordedSystem(str(tmp_path)).respond(queries, [], 0)
+    assert one.audio.seconds == pytest.approx(0.1) and two.status == "missing"
+
+
+COMMAND = """
+import json, pathlib, shutil, sys
+requests, responses = map(pathlib.Path, sys.argv[1:])
+with responses.open("w") as out:
+    for line in requests.read_text().splitlines():
+        row = json.loads(line)
+        if row["id"] != "q2":
+            shutil.copy(row["audio"], responses.parent / (row["id"] + "-answer.wav"))
+            out.write(json.dumps({"id": row["id"], "audio": row["id"] + "-answer.wav", "text": "echo"}) + "\\n")
+"""
+
+
+def test_command_is_started_once_a_batch_and_gaps_are_statuses(tmp_path):
+    (tmp_path / "echo.py").write_text(COMMAND)
+    system = CommandSystem(f"{sys.executable} {tmp_path}/echo.py {{requests}} {{responses}}")
+    queries = [Query(name, "p", "age", "test", "hello", {}, "", "") for name in ("q1", "q2")]
+    one, two = system.respond(queries, [Audio(np.full(1600, 0.1, np.float32), RATE)] * 2, 0)
+    assert (one.text, one.audio.seconds) == ("echo", pytest.approx(0.1)) and (two.audio, two.status) == (
+        None,
+        "missing",
+    )
+
+
+def test_command_that_fails_or_hangs_is_a_status(tmp_path):
+    queries = [Query("q1", "p", "age", "test", "hello", {}, "", "")]
+    audios = [Audio(np.zeros(160, np.float32), RATE)]
+    for program, status in (("raise SystemExit(3)", "exit_3"), ("import time; time.sleep(9)", "timeout")):
+        (tmp_path / "bad.py").write_text(program)
+        system = CommandSystem(f"{sys.executable} {tmp_path}/bad.py {{requests}} {{responses}}", timeout_seconds=0.5)
+        assert system.respond(queries, audios, 0)[0].status in (status, "timeout")
+
+
+def test_command_without_placeholders_or_program_is_one_line():
+    with pytest.raises(UserError, match="must hold"):
+        CommandSystem("echo")
+    with pytest.raises(UserError, match="a program that starts"):
+        queries = [Query("q1", "p", "age", "test", "hello", {}, "", "")]
+        CommandSystem("/nowhere/at/all {requests} {responses}").respond(
+            queries, [Audio(np.zeros(9, np.float32), RATE)], 0
+        )
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from lightning_paras2s.asr import CTCNetwork
+    from lightning_paras2s.data.vocabulary import TextVocab
+    from lightning_paras2s.models.checkpoint import save_module
+    from lightning_paras2s.models.tiny_lm import TinySpeechLM
+    from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
+
+    torch.manual_seed(0)
+    folder = Path(tmp_path_factory.mktemp("weights"))
+    tokenizer = TinyTokenizer(levels=(4, 4), width=16)
+    tokenizer.save(folder / "tokenizer.safetensors")
+    save_module(CTCNetwork(16, 1), folder / "transcriber.safetensors")
+    policy = TinySpeechLM(
+        len(TextVocab()), tokenizer.feature_size, levels=(4, 4), width=16, heads=2, shared_layers=1, audio_layers=1
+    )
+    policy.save(folder / "policy.safetensors")
+    return [str(folder / f"{name}.safetensors") for name in ("policy", "tokenizer", "transcriber")]
+
+
+def test_policy_answers_depend_on_the_query_alone(weights):
+    system = PolicySystem(*weights, sampling=Sampling(max_steps=12))
+    random = np.random.default_rng(0)
+    audios = [Audio(random.normal(0, 0.1, size).astype(np.float32), RATE) for size in (8000, 5000, 11000)]
+    queries = [Query(f"q{i}", "p", "age", "test", "hello", {}, "", "") for i in range(3)]
+    together = system.respond(queries, audios, 0)
+    alone = [system.respond([q], [a], 0)[0] for q, a in zip(queries, audios, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        assert (one.text, one.status) == (other.text, other.status)
+        np.testing.assert_allclose(one.audio.samples, other.audio.samples, atol=1e-4)
+    again = system.respond(queries, audios, 1)
+    assert any(a.text != b.text for a, b in zip(together, again, strict=True))  # another sample, another answer
+
+
+def test_policy_that_does_not_stop_is_truncated(weights):
+    system = PolicySystem(*weights, sampling=Sampling(max_steps=4))
+    audio = Audio(np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32), RATE)
+    answer = system.respond([Query("q", "p", "age", "test", "hello", {}, "", "")], [audio], 0)[0]
+    assert answer.status == "truncated" and answer.audio.seconds <= 4 / 25
