@@ -1,8 +1,8 @@
 """How fast are rollouts? Decode steps a second of `TinySpeechLM.generate`, of a plain loop, and of `transformers`.
 
-A decode step is one new position of one response. All three sample at temperature 1 from random weights, with the same
-A decode step is one new position of one response. All sample at temperature 1 from random weights, with the same number
-are given.
+A decode step is one new position of one response. All three sample at temperature 1 from random weights, with equally
+many prompts, prompt positions and new steps; repeats alternate, so that a busy machine slows all alike; figures are
+medians.
 
 - generate: the prompt prefilled once for its G responses, static cache.
 - reforward: no cache; every step reads the prompt and all steps so far again (only the last position meets the heads).
