@@ -1,4 +1,4 @@
-"""Speech from servers and from heavy models (paper, section 3.1): gpt-4o-mini-tts, CosyVoice; CSM and YourTTS for Table 1."""
+"""Speech from servers and heavy models: gpt-4o-mini-tts, CosyVoice; CSM, YourTTS (paper, section 3.1, Table 1)."""
 
 from __future__ import annotations
 

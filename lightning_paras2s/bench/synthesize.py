@@ -1,49 +1,49 @@
-"""Speech from scripts: a folder of FLAC files and `queries.jsonl`, the spoken half of ParaS2SBench (paper, section 3.1, steps 3 and 4).
+"""Speech from scripts (paper, section 3.1, steps 3 and 4): a folder of FLAC files and `queries.jsonl`.
 
-Every utterance depends on (seed, script, style) alone, never on what else is made or in which order: a larger limit only adds files, and
-a run that was killed continues to the same bytes. Departures from the paper: eSpeak NG by default; the two halves of a pair are spoken by
-one voice where the factor allows (age: one eSpeak voice with an adult's and a child's vocal tract), so that they differ in the factor alone.
+Every utterance depends on (seed, script, style) alone, never on what else is made or in which order: a larger limit
+only adds files, and a run that was killed continues to the same bytes. Departures from the paper: eSpeak NG by default;
+the two halves of a pair are spoken by one voice where the factor allows (age: one eSpeak voice with an adult's and a
+child's vocal tract), so that they differ in the factor alone.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-
+from lightning_paras2s import tts
 from lightning_paras2s.asr import Transcriber, plain_words
 from lightning_paras2s.audio import is_silent, write_audio
-from lightning_paras2s.data.embedded import TextQuery, query_style, text_queries
-from lightning_paras2s.tts import EspeakSynthesizer, Synthesizer, Voice
+from lightning_paras2s.bench.scripts import Job, load_scripts, plan
+from lightning_paras2s.tts import EspeakSynthesizer, Synthesizer
 from lightning_paras2s.tts_remote import RemoteSynthesizer, user_voices
 from lightning_paras2s.types import (
     FACTORS,
     SPLITS,
-    STYLES,
     Audio,
     Query,
-    Style,
     UserError,
     append_jsonl,
     read_jsonl,
     to_json,
 )
 
-LICENSE = "CC-BY-4.0"
 MAX_SECONDS = 60.0
 CHUNK = 32
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of one utterance; `status` is ok, silent, too_long, or why the synthesizer gave nothing (asked again by a resume)."""
+    """What came of one utterance; `status` is ok, silent, too_long, or why the synthesizer gave nothing.
+
+    A resume asks again for all that is not ok.
+    """
 
     id: str
     status: str
@@ -51,12 +51,6 @@ class Attempt:
     sha256: str = ""
     wer: float | None = None
     candidate: int = 0
-
-
-class Job(NamedTuple):
-    query: Query
-    style: Style
-    seed: int
 
 
 def synthesize(
@@ -80,11 +74,12 @@ def synthesize(
         limit: scripts a factor; all by default. A larger limit keeps what a smaller one made.
         seed: of voices, prosody and noise.
         synthesizer: eSpeak NG by default.
-        candidates: renditions of each utterance, of which the one with the lowest word error rate is kept (the paper's gpt-4o-mini-tts: 10).
+        candidates: renditions of each utterance; the one with the lowest word error rate is kept (10 in the paper's
+            Table 1 for gpt-4o-mini-tts).
         transcriber: hears the candidates.
 
     Returns:
-        Table 5 of what was made: per factor and in total prompts, utterances, mean seconds, hours; and counts of statuses.
+        Table 5 of what was made (a factor and in total: prompts, utterances, mean seconds, hours), counts of statuses.
     """
     synthesizer = synthesizer or EspeakSynthesizer()
     check(split, factors, limit, candidates, transcriber)
@@ -97,15 +92,19 @@ def synthesize(
     workers = synthesizer.concurrency if isinstance(synthesizer, RemoteSynthesizer) else 1
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(todo), CHUNK):
-            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber), todo[start : start + CHUNK]))
+            chunk = todo[start : start + CHUNK]
+            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber), chunk))
             append_jsonl(folder / "attempts.jsonl", made)
             attempts.update({a.id: a for a in made})
     done = [job.query for job in jobs if attempts[job.query.id].status == "ok"]
     replace_file(folder / "queries.jsonl", "".join(to_json(query) + "\n" for query in done))
-    return statistics(done, {job.query.id: attempts[job.query.id] for job in jobs}, str(folder / "queries.jsonl"), len(jobs) - len(todo))
+    wanted = {job.query.id: attempts[job.query.id] for job in jobs}
+    return {"manifest": str(folder / "queries.jsonl"), "resumed": len(jobs) - len(todo), **statistics(done, wanted)}
 
 
-def check(split: str, factors: Sequence[str], limit: int | None, candidates: int, transcriber: Transcriber | None) -> None:
+def check(
+    split: str, factors: Sequence[str], limit: int | None, candidates: int, transcriber: Transcriber | None
+) -> None:
     if split not in SPLITS:
         raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
     if not factors or set(factors) - set(FACTORS):
@@ -113,77 +112,7 @@ def check(split: str, factors: Sequence[str], limit: int | None, candidates: int
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     if candidates < 1 or (candidates > 1 and transcriber is None):
-        raise UserError(f"candidates must be 1, or more with a transcriber to choose by; got {candidates} and no transcriber")
-
-
-def load_scripts(source: str, split: str, factors: Sequence[str], limit: int | None, seed: int) -> list[TextQuery]:
-    """The first `limit` scripts of each factor in an order drawn from the seed, so that a larger limit only adds some."""
-    scripts = text_queries(split) if source == "embedded" else tuple(read_scripts(source))
-    chosen = []
-    for factor in factors:
-        found = [s for s in scripts if s.factor == factor and s.split == split]
-        if not found:
-            raise UserError(f"{source} must hold {factor} scripts of the split {split}; got none; choose other factors or another split")
-        chosen += sorted(found, key=lambda s: digest(seed, s.id))[:limit]
-    return chosen
-
-
-def read_scripts(path: str) -> list[TextQuery]:
-    """Scripts as `mine` writes them.
-
-    Raises:
-        UserError: an id used twice, or a style that its factor lacks.
-    """
-    scripts = [replace(s, styles=tuple(s.styles)) for s in read_jsonl(path, TextQuery)]
-    for script_id, count in Counter(s.id for s in scripts).items():
-        if count > 1:
-            raise UserError(f"{path}: ids must be unique; got {script_id!r} {count} times; remove the copies")
-    for s in scripts:
-        if s.factor not in FACTORS or len(set(s.styles)) != 2 or set(s.styles) - set(STYLES[s.factor]):
-            raise UserError(f"{path}: {s.id} must have a known factor and two of its styles; got {s.factor!r} {list(s.styles)}; mend the line")
-    return scripts
-
-
-def plan(script: TextQuery, voices: dict[str, Voice], seed: int, source: str, synthesizer: str) -> list[Job]:
-    """Both halves of a contrast pair: who speaks them, how, and with which noise."""
-    random = np.random.default_rng(int(digest(seed, script.id)[:16], 16))
-    jobs = []
-    for value, name in zip(script.styles, pair_voices(script, voices, random), strict=True):
-        style = query_style(script.factor, value, voices[name].gender, voices[name].age)
-        query = Query(
-            id=f"{script.id}-{value}",
-            pair_id=script.id,
-            factor=script.factor,
-            split=script.split,
-            text=script.text,
-            styles={k: v for k, v in asdict(style).items() if v and k != "tone"},
-            topic=script.topic,
-            audio=f"audio/{script.id}-{value}.flac",
-            voice=name,
-            source=f"{'embedded text' if source == 'embedded' else 'mined'}, {synthesizer}",
-            license=LICENSE if source == "embedded" else "",
-        )
-        jobs.append(Job(query, style, int(random.integers(2**31))))
-    return jobs
-
-
-def pair_voices(script: TextQuery, voices: dict[str, Voice], random: np.random.Generator) -> list[str]:
-    """Voices of a pair's halves: one voice for emotion and sarcasm; for age a child and its adult twin (or an adult of its gender)."""
-
-    def pick(age: str, gender: str | None = None) -> str:
-        fit = sorted(name for name, v in voices.items() if v.age == age and gender in (None, v.gender))
-        if not fit:
-            raise UserError(f"the synthesizer must have {age} {gender or ''} voices of this split for {script.factor}; got none; add voices")
-        return fit[random.integers(len(fit))]
-
-    if script.factor == "gender":
-        return [pick("adult", value) for value in script.styles]
-    if script.factor == "age":
-        child = pick("child")
-        twin = child.removesuffix("/child")
-        adult = twin if twin != child and twin in voices else pick("adult", voices[child].gender)
-        return [{"child": child, "adult": adult}[value] for value in script.styles]
-    return [pick("adult")] * 2
+        raise UserError(f"candidates must be 1, or more with a transcriber to choose by; got {candidates} and none")
 
 
 def make(folder: Path, job: Job, synthesizer: Synthesizer, candidates: int, transcriber: Transcriber | None) -> Attempt:
@@ -215,10 +144,23 @@ def speak(job: Job, synthesizer: Synthesizer, seed: int) -> tuple[Audio | None, 
         if audio is None:
             return None, status
     else:
+        restart_espeak()
         audio = synthesizer.synthesize(job.query.text, job.style, job.query.voice, seed)
     if is_silent(audio):
         return None, "silent"
     return (None, "too_long") if audio.seconds > MAX_SECONDS else (audio, "ok")
+
+
+def restart_espeak() -> None:
+    """Load eSpeak's library afresh (4 ms).
+
+    Its statics (phases, flutter, random numbers) run on from one utterance to the next: what was spoken before would
+    change the samples.
+    """
+    before, tts._Espeak.instance = tts._Espeak.instance, None
+    if before is not None:
+        before.library.espeak_Terminate()
+        _ctypes.dlclose(before.library._handle)
 
 
 def wer(reference: str, hypothesis: str) -> float:
@@ -252,10 +194,14 @@ def claim(folder: Path, settings: dict) -> None:
         before = json.loads(path.read_text())
         changed = [k for k in settings if before.get(k) != settings[k]]
         if changed:
-            raise UserError(f"{folder} must be made with one setting of {', '.join(changed)}; got another; choose another folder")
+            raise UserError(
+                f"{folder} must have one setting of {', '.join(changed)}; got another; choose another folder"
+            )
         return
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"out must be a new folder or one that `synthesize` began; got {folder} with other files in it; choose another")
+        raise UserError(
+            f"out must be new or a folder that `synthesize` began; got {folder} with other files; choose another"
+        )
     replace_file(path, text)
 
 
@@ -280,19 +226,21 @@ def is_kept(folder: Path, attempt: Attempt) -> bool:
     return query_audio.is_file() and hashlib.sha256(query_audio.read_bytes()).hexdigest() == attempt.sha256
 
 
-def digest(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}/{text}".encode()).hexdigest()
-
-
-def statistics(queries: list[Query], attempts: dict[str, Attempt], manifest: str, resumed: int) -> dict:
-    """The paper's Table 5 of a manifest."""
+def statistics(queries: list[Query], attempts: dict[str, Attempt]) -> dict:
+    """The paper's Table 5 of the queries that were made, and what came of all."""
 
     def row(chosen: list[Query]) -> dict:
         seconds = [attempts[q.id].seconds for q in chosen]
-        total = sum(seconds)
-        mean = round(total / len(seconds), 2) if seconds else None
-        return {"prompts": len({q.pair_id for q in chosen}), "utterances": len(chosen), "mean_seconds": mean, "hours": round(total / 3600, 3)}
+        return {
+            "prompts": len({q.pair_id for q in chosen}),
+            "utterances": len(chosen),
+            "mean_seconds": round(sum(seconds) / len(seconds), 2) if seconds else None,
+            "hours": round(sum(seconds) / 3600, 3),
+        }
 
-    factors = {factor: row([q for q in queries if q.factor == factor]) for factor in dict.fromkeys(q.factor for q in queries)}
-    statuses = dict(Counter(a.status for a in attempts.values()))
-    return {"manifest": manifest, "resumed": resumed, "statuses": statuses, "factors": factors, "total": row(queries)}
+    factors = {factor: row([q for q in queries if q.factor == factor]) for factor in FACTORS}
+    return {
+        "statuses": dict(Counter(a.status for a in attempts.values())),
+        "factors": {factor: table for factor, table in factors.items() if table["prompts"]},
+        "total": row(queries),
+    }
