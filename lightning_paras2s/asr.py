@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
+from lightning_paras2s.data import embedded
+from lightning_paras2s.data.correct import correct
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics
 from lightning_paras2s.models.tiny_tokenizer import ResidualBlock
@@ -50,13 +52,14 @@ class TinyTranscriber(Transcriber):
     Args:
         path: weights (.safetensors of `CTCNetwork`).
         batch_size: recordings a forward pass.
+        lexicon: replace words outside the embedded lexicon by the nearest inside.
     """
 
     name = "tiny-transcriber-1"
 
-    def __init__(self, path: str, batch_size: int = 32) -> None:
+    def __init__(self, path: str, batch_size: int = 32, lexicon: bool = True) -> None:
         self.network = load_module(CTCNetwork, path).eval()
-        self.batch_size = batch_size
+        self.batch_size, self.words = batch_size, embedded.lexicon() if lexicon else ()
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
         order = sorted(range(len(audios)), key=lambda i: len(audios[i].samples))
@@ -65,13 +68,12 @@ class TinyTranscriber(Transcriber):
         for start in range(0, len(heard), self.batch_size):
             index = heard[start : start + self.batch_size]
             for i, text in zip(index, self._batch([audios[i] for i in index]), strict=True):
-                texts[i] = text
+                texts[i] = correct(text, self.words) if self.words else text
         return texts
 
     @torch.no_grad()
     def _batch(self, audios: list[Audio]) -> list[str]:
         frames, lengths = pad_acoustics(audios)
-        # Mean removal must not see padding: one pass a length would be slow, so the padding repeats the recording's floor.
         ids = self.network(frames).argmax(-1)
         return [ctc_text(row[: -(-length // 2)].tolist()) for row, length in zip(ids, lengths, strict=True)]
 

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from lightning_paras2s.asr import CTCNetwork, ctc_text
 from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
 from lightning_paras2s.data.dual_stream import AudioIds, DualStreamBatch, Example, build_completion, build_prompt, collate
-from lightning_paras2s.data.embedded import Utterance
+from lightning_paras2s.data.correct import correct
+from lightning_paras2s.data.embedded import Utterance, lexicon
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer, silence, stack_frames
@@ -152,7 +153,7 @@ def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None
         index = order[start : start + batch_size]
         ids = network(_stack([utterances[i] for i in index])).argmax(-1)
         for row, i in zip(ids, index, strict=True):
-            texts[i] = ctc_text(row[: len(utterances[i].acoustics) // 2].tolist())
+            texts[i] = correct(ctc_text(row[: len(utterances[i].acoustics) // 2].tolist()), lexicon())
     return texts
 
 

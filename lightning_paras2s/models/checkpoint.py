@@ -50,5 +50,10 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
         got = f"{header.get('class', 'no class')} format {header.get('format', 'none')}"
         raise UserError(f"{path} must hold a {cls.__name__} of format {FORMAT}; got {got}; choose another file")
     module = cls(**json.loads(header["settings"]))
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != got:
+        name = min(n for n in expected.keys() | got.keys() if expected.get(n) != got.get(n))
+        raise UserError(f"{path} must hold {name} {expected.get(name)}; got {got.get(name)}; it was made by another version")
     module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return module
