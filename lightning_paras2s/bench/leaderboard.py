@@ -1,0 +1,164 @@
+"""`leaderboard`: summaries of evaluations as one table, every number with its 95 % interval, n and failures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_paras2s.bench.summary import OVERALL
+from lightning_paras2s.types import FACTORS, UserError
+
+FORMATS = ("rich", "markdown", "csv", "json")
+SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
+
+
+def leaderboard(runs: list[str], format: str = "rich", output: str | None = None) -> dict[str, Any]:
+    """Print the systems of one or more evaluations, best first.
+
+    Args:
+        runs: folders of `evaluate`, or their summary.json files.
+        format: rich, markdown, csv or json.
+        output: a file to write the table to, instead of printing it.
+    """
+    if format not in FORMATS:
+        raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
+    result = table(read_summaries(runs))
+    if output is not None:
+        place = Path(output)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(render(result, format), encoding="utf-8")
+    elif format == "rich":
+        Console().print(rich_table(result))
+    else:
+        print(render(result, format), end="")
+    return result
+
+
+def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
+    """Run name -> summary; all by one judge, guideline and label source."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
+        if not path.is_file():
+            raise UserError(
+                f"a run must be a folder with summary.json, or such a file; got {run}; write it with `evaluate`"
+            )
+        found[run] = _read(path)
+    if not found:
+        raise UserError("a leaderboard must have at least one run; got none; give --runs")
+    first_run, first = next(iter(found.items()))
+    for run, summary in found.items():
+        differing = [key for key in SAME if summary[key] != first[key]]
+        if differing:
+            raise UserError(
+                f"all runs must have one judge; {run} differs from {first_run} in {', '.join(differing)}; "
+                "score them again"
+            )
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} must be one JSON object; got something else ({error.msg}); run `evaluate` again"
+        ) from None
+    missing = [key for key in ("systems", *SAME) if key not in summary]
+    if missing:
+        raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
+    return summary
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Rows of systems, best first; a system's name is followed by its run where two runs hold the same."""
+    names = [name for summary in summaries.values() for name in summary["systems"]]
+    rows = []
+    for run, summary in summaries.items():
+        for name, cells in summary["systems"].items():
+            shown = f"{name} ({run})" if names.count(name) > 1 else name
+            rows.append({"system": shown, **cells})
+    rows.sort(key=lambda row: -(row[OVERALL]["mean"] or 0))
+    present = {factor for row in rows for factor in row}
+    known = [factor for factor in FACTORS if factor in present]
+    more = sorted(present - {"system", OVERALL} - set(known))
+    first = next(iter(summaries.values()))
+    return {"columns": [OVERALL, *known, *more], "rows": rows, **{key: first[key] for key in SAME}}
+
+
+def render(result: dict[str, Any], format: str) -> str:
+    """The table as text in one of FORMATS."""
+    if format == "json":
+        return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if format == "csv":
+        return csv_table(result)
+    if format == "markdown":
+        return markdown_table(result)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(rich_table(result))
+    return console.file.getvalue()
+
+
+def headings(result: dict[str, Any]) -> list[str]:
+    return ["system", *result["columns"], "n", "failed", "pairs >= 4", "label-swap gain"]
+
+
+def row_cells(row: dict[str, Any], columns: list[str]) -> list[str]:
+    whole = row[OVERALL]
+    cells = [score_cell(row[c], "mean", "ci95") if c in row else "-" for c in columns]
+    accuracy = score_cell(whole, "pair_accuracy", "pair_accuracy_ci95")
+    gain = score_cell(whole, "label_swap_gain", "label_swap_gain_ci95")
+    return [row["system"], *cells, str(whole["n"]), str(whole["n_failed"]), accuracy, gain]
+
+
+def score_cell(cell: dict[str, Any], value: str, interval: str) -> str:
+    """ "3.21 [3.05, 3.37]"; "-" where there is no number."""
+    if cell.get(value) is None:
+        return "-"
+    low, high = cell[interval]
+    return f"{cell[value]:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def rich_table(result: dict[str, Any]) -> Table:
+    made = Table(title="ParaS2SBench", caption=caption(result))
+    for index, heading in enumerate(headings(result)):
+        made.add_column(heading.replace("label-", "label-\n"), justify="right" if index else "left", no_wrap=True)
+    for row in result["rows"]:
+        made.add_row(*(cell.replace(" [", "\n\\[") for cell in row_cells(row, result["columns"])))
+    return made
+
+
+def markdown_table(result: dict[str, Any]) -> str:
+    names = headings(result)
+    lines = ["| " + " | ".join(names) + " |", "|" + "|".join(["---", *["---:"] * (len(names) - 1)]) + "|"]
+    lines += [
+        "| " + " | ".join(c.replace("|", "\\|") for c in row_cells(r, result["columns"])) + " |" for r in result["rows"]
+    ]
+    return "\n".join([*lines, "", caption(result)]) + "\n"
+
+
+def csv_table(result: dict[str, Any]) -> str:
+    """One line a system and column, every number by itself."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    numbers = ["mean", "n", "n_failed", "mean_worst_case", "pair_accuracy", "pair_min", "pair_gap", "label_swap_gain"]
+    writer.writerow(["system", "column", *numbers, "ci95_low", "ci95_high"])
+    for row in result["rows"]:
+        for column in result["columns"]:
+            if column in row:
+                cell = row[column]
+                writer.writerow([row["system"], column, *[cell.get(n) for n in numbers], *cell["ci95"]])
+    return file.getvalue()
+
+
+def caption(result: dict[str, Any]) -> str:
+    return (
+        f"Scores 1..5 with 95 % intervals, clustered by contrast pair; overall = mean of the factors. "
+        f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
+    )

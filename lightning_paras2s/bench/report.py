@@ -1,0 +1,210 @@
+"""`report`: an evaluation as one HTML file that one can listen to: table, plots, and every answer with players,
+transcript, tone and verdict.
+
+The file makes no request: audio lies in it, compressed, as base64; it opens from disk, works by keyboard, and fits a
+phone.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from rich.console import Console
+from rich.progress import track
+
+from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
+from lightning_paras2s.bench.logs import Log
+from lightning_paras2s.bench.plots import interval_plot, score_bars
+from lightning_paras2s.bench.systems import SAMPLE_RATE
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, UserError, Verdict, read_jsonl
+
+ENCODINGS = {
+    "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
+    "ogg": ("OGG", "VORBIS", "audio/ogg"),
+    "flac": ("FLAC", "PCM_16", "audio/flac"),
+}
+DATA, TABLE, PLOTS, TITLE, ABOUT = ("__DATA__", "__TABLE__", "__PLOTS__", "__TITLE__", "__ABOUT__")
+
+
+def report(
+    run: str,
+    output: str = "report.html",
+    max_pairs: int = 20,
+    encoding: str = "mp3",
+    title: str = "ParaS2SBench",
+    manifest: str | None = None,
+) -> dict[str, Any]:
+    """Write one self-contained HTML file of an evaluation.
+
+    Args:
+        run: folder of `evaluate`.
+        output: the file to write.
+        max_pairs: contrast pairs of each factor with audio, evenly spread (about 12 kB a clip); the numbers are always
+            those of all.
+        encoding: mp3, ogg or flac.
+        title: of the page.
+        manifest: of the queries, if it is no longer where the run read it.
+    """
+    if encoding not in ENCODINGS:
+        raise UserError(f"an encoding must be one of {', '.join(ENCODINGS)}; got {encoding!r}")
+    if not Path(run).is_dir():
+        raise UserError(f"a run must be a folder of `evaluate`; got {run}; check the path")
+    summaries = read_summaries([run])
+    summary = summaries[run]
+    page = _Page(Path(run), summary, Path(manifest or summary["manifest"]), encoding)
+    pairs = page.pairs(max_pairs)
+    result = table(summaries)
+    systems = {row["system"]: row for row in result["rows"]}
+    counts = page.score_counts(list(systems))
+    fill = {
+        TITLE: escape(title),
+        ABOUT: escape(caption(result)),
+        TABLE: html_table(result),
+        PLOTS: figure("Mean score and 95 % interval", interval_plot(systems, result["columns"]))
+        + figure("How often each score was given (-: unscored)", score_bars(counts)),
+    }
+    start, end = template(fill).split(DATA)
+    written = _write(Path(output), start, end, page, list(systems), pairs)
+    return {"path": output, "pairs": len(pairs), "clips": page.clips, "bytes": written}
+
+
+class _Page:
+    """What the page shows, read from a run's folder."""
+
+    def __init__(self, run: Path, summary: dict[str, Any], manifest: Path, encoding: str) -> None:
+        log = Log(run)
+        self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
+        self.queries = {q.id: q for q in read_jsonl(manifest, Query)}
+        responses = [r for r in log.read("responses", Response) if r.system in summary["systems"] and r.sample == 0]
+        self.responses = {(r.query_id, r.system): r for r in responses if r.query_id in self.queries}
+        self.evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
+        mine = (summary["judge"], summary["rubric_sha"], summary["label_source"])
+        pick = lambda name: {  # noqa: E731
+            v.response_id: v for v in log.read(name, Verdict) if (v.judge, v.rubric_sha, v.label_source) == mine
+        }
+        self.verdicts, self.swaps = pick("verdicts"), pick("swaps")
+
+    def pairs(self, max_pairs: int) -> list[list[Query]]:
+        """Contrast pairs with answers, at most so many a factor, evenly spread."""
+        answered = {query_id for query_id, _ in self.responses}
+        found: dict[str, dict[str, list[Query]]] = {}
+        for query in self.queries.values():
+            if query.id in answered:
+                found.setdefault(query.factor, {}).setdefault(query.pair_id, []).append(query)
+        chosen = []
+        for factor in sorted(found, key=lambda f: (FACTORS.index(f) if f in FACTORS else 99, f)):
+            rows = list(found[factor].values())
+            count = min(max_pairs, len(rows))
+            chosen += [rows[i * len(rows) // count] for i in range(count)]
+        return chosen
+
+    def score_counts(self, systems: list[str]) -> dict[str, dict[str, int]]:
+        """System -> score -> how often, over all responses."""
+        counts: dict[str, dict[str, int]] = {name: {} for name in systems}
+        for (_, system), response in self.responses.items():
+            verdict = self.verdicts.get(response.id)
+            score = "-" if verdict is None or verdict.score is None else str(round(verdict.score))
+            counts[system][score] = counts[system].get(score, 0) + 1
+        return counts
+
+    def pair(self, halves: list[Query], systems: list[str]) -> dict[str, Any]:
+        """One contrast pair for the page's script."""
+        first = halves[0]
+        return {
+            "id": first.pair_id,
+            "factor": first.factor,
+            "topic": first.topic,
+            "text": first.text,
+            "halves": [self._half(query, systems) for query in halves],
+        }
+
+    def _half(self, query: Query, systems: list[str]) -> dict[str, Any]:
+        audio = read_audio(self.manifest.parent / query.audio, SAMPLE_RATE)
+        answers = [self._answer(self.responses[query.id, s]) for s in systems if (query.id, s) in self.responses]
+        return {"id": query.id, "style": query.styles[query.factor], **self._clip(audio), "answers": answers}
+
+    def _answer(self, response: Response) -> dict[str, Any]:
+        evidence, verdict = self.evidence.get(response.id), self.verdicts.get(response.id)
+        swap = self.swaps.get(response.id)
+        clip = (
+            self._clip(read_audio(self.run / response.audio, SAMPLE_RATE))
+            if response.audio
+            else {"audio": "", "seconds": 0}
+        )
+        return {
+            "system": response.system,
+            "text": response.text or "",
+            "transcript": evidence.transcript if evidence else "",
+            "tone": (evidence.tone_raw or evidence.tone) if evidence else "",
+            "score": verdict.score if verdict else None,
+            "reason": verdict.reason if verdict else "",
+            "status": verdict.status if verdict else response.status,
+            "swap": swap.score if swap else None,
+            **clip,
+        }
+
+    def _clip(self, audio: Audio) -> dict[str, Any]:
+        self.clips += 1
+        return {"audio": encode(audio, self.encoding), "seconds": round(audio.seconds, 3)}
+
+
+def encode(audio: Audio, encoding: str) -> str:
+    """Audio as a data URI."""
+    container, subtype, mime = ENCODINGS[encoding]
+    buffer = io.BytesIO()
+    level = {} if encoding == "flac" else {"compression_level": 0.7}
+    soundfile.write(buffer, audio.samples, audio.sample_rate, format=container, subtype=subtype, **level)
+    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def html_table(result: dict[str, Any]) -> str:
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in headings(result))
+    rows = []
+    for row in result["rows"]:
+        name, *cells = row_cells(row, result["columns"])
+        columns = "".join(f"<td>{_interval(cell)}</td>" for cell in cells)
+        rows.append(f"<tr><th scope=row>{escape(name)}</th>{columns}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def figure(caption: str, svg: str) -> str:
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
+
+
+def _interval(cell: str) -> str:
+    value, _, rest = cell.partition(" ")
+    return escape(value) + (f" <small>{escape(rest)}</small>" if rest else "")
+
+
+def template(fill: dict[str, str]) -> str:
+    """The page with every mark but DATA filled in."""
+    page = (files("lightning_paras2s") / "bench/report.html").read_text(encoding="utf-8")
+    for mark, text in fill.items():
+        page = page.replace(mark, text)
+    return page
+
+
+def _write(output: Path, start: str, end: str, page: _Page, systems: list[str], pairs: list[list[Query]]) -> int:
+    """Pair by pair, so that the audio of one pair at a time is in memory; the file appears whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(f".{output.name}.part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(start + '{"systems": ' + in_script(systems) + ', "pairs": [')
+        for index, halves in enumerate(track(pairs, "report", console=Console(stderr=True), transient=True)):
+            file.write((",\n" if index else "\n") + in_script(page.pair(halves, systems)))
+        file.write("]}" + end)
+    part.replace(output)
+    return output.stat().st_size
+
+
+def in_script(value: Any) -> str:
+    """JSON that can't end the script element that it stands in."""
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

@@ -1,0 +1,95 @@
+"""The leaderboard: every number with its interval and failures; never two judges in one table."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from lightning_paras2s.bench.leaderboard import leaderboard, read_summaries, render, table
+from lightning_paras2s.types import UserError
+
+
+def cell(mean, n=10, failed=0):
+    interval = [mean - 0.5, mean + 0.5]
+    whole = {"mean": mean, "ci95": interval, "n": n, "n_failed": failed, "mean_worst_case": mean, "pair_min": mean}
+    pairs = {"pair_accuracy": 0.5, "pair_accuracy_ci95": [0.25, 0.75], "pair_gap": 0.0}
+    return {**whole, **pairs, "label_swap_gain": 1.0, "label_swap_gain_ci95": [0.5, 1.5]}
+
+
+def write_run(folder, judge="j", **means):
+    systems = {name: {"age": cell(mean), "overall": cell(mean, failed=2)} for name, mean in means.items()}
+    summary = {"systems": systems, "judge": judge, "rubric_sha": "0123456789", "label_source": "gold"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return str(folder)
+
+
+def test_markdown_shows_intervals_n_and_failures_best_first(tmp_path):
+    text = render(table(read_summaries([write_run(tmp_path, low=2.0, high=4.0)])), "markdown")
+    first, second = text.splitlines()[2:4]
+    shown = "| high | 4.00 [3.50, 4.50] | 4.00 [3.50, 4.50] | 10 | 2 | 0.50 [0.25, 0.75] | 1.00 [0.50, 1.50] |"
+    assert first == shown and second.startswith("| low | 2.00")
+    assert "Judge j, guideline 01234567, gold labels" in text
+
+
+def test_csv_holds_each_number_by_itself(tmp_path):
+    rows = list(csv.DictReader(io.StringIO(render(table(read_summaries([write_run(tmp_path, a=3.0)])), "csv"))))
+    assert [(r["system"], r["column"], r["mean"], r["ci95_low"]) for r in rows] == [
+        ("a", "overall", "3.0", "2.5"),
+        ("a", "age", "3.0", "2.5"),
+    ]
+
+
+def test_json_and_rich_hold_the_same_systems(tmp_path, capsys):
+    run = write_run(tmp_path, a=3.0)
+    result = leaderboard([run], "json")
+    assert json.loads(capsys.readouterr().out) == result
+    leaderboard([run], "rich")
+    out = capsys.readouterr().out
+    assert "3.00" in out and "[2.50, 3.50]" in out and "ParaS2SBench" in out
+
+
+def test_two_runs_of_one_system_are_told_apart(tmp_path):
+    runs = [write_run(tmp_path / "one", a=3.0, b=1.0), write_run(tmp_path / "two", a=4.0)]
+    assert [row["system"] for row in leaderboard(runs, "json", str(tmp_path / "t"))["rows"]] == [
+        f"a ({runs[1]})",
+        f"a ({runs[0]})",
+        "b",
+    ]
+
+
+def test_system_without_a_score_is_a_dash(tmp_path):
+    run = write_run(tmp_path, a=3.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["systems"]["none"] = {"age": {**cell(1.0), "mean": None}, "overall": {**cell(1.0), "mean": None}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "| none | - | - |" in render(table(read_summaries([run])), "markdown")
+
+
+def test_two_judges_in_one_table_are_refused(tmp_path):
+    runs = [write_run(tmp_path / "one", a=3.0), write_run(tmp_path / "two", judge="other", a=4.0)]
+    with pytest.raises(UserError, match="must have one judge; .* differs .* in judge"):
+        leaderboard(runs)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "must be a folder with summary.json"),
+        ("{", "must be one JSON object"),
+        ("{}", "must hold systems, judge"),
+    ],
+)
+def test_missing_or_broken_summary_is_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        leaderboard([str(tmp_path)])
+
+
+def test_no_runs_or_unknown_format_is_one_line():
+    with pytest.raises(UserError, match="at least one run"):
+        leaderboard([])
+    with pytest.raises(UserError, match="got 'html'"):
+        leaderboard(["x"], "html")

@@ -1,0 +1,194 @@
+"""The report: one file without requests; players hold audio of the right length; filters and keys work (in Chromium, if
+there is one)."""
+
+import base64
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
+from browser import AVAILABLE, Browser
+from test_evaluate import ACTS, Broken
+
+from lightning_paras2s.acts import frames, texts
+from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.plots import interval_plot, score_bars
+from lightning_paras2s.bench.report import encode, in_script, report
+from lightning_paras2s.bench.systems import CascadeSystem, ToplineSystem
+from lightning_paras2s.judge import EmbeddedJudge
+from lightning_paras2s.rubric import plain_words
+from lightning_paras2s.types import Audio, UserError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    queries = [q for factor in ("gender", "age") for q in [q for q in texts("test") if q["factor"] == factor][:4]]
+    replies = [f["frame"] for f in frames() if f["split"] == "train"]
+    words = sorted({w for t in [*replies, *(q["text"] for q in queries), "question"] for w in plain_words(t)})
+    voice, ear = BeepSynthesizer(words), BeepTranscriber(words)
+    systems = {"topline": ToplineSystem(voice), "cascade": CascadeSystem(ear, voice), "broken": Broken()}
+    (folder / "queries").mkdir()
+    manifest = beep_manifest(folder / "queries", queries, words)
+    evaluate(manifest, systems, EmbeddedJudge(ACTS), ear, BeepRecognizer(), str(folder / "run"))
+    result = report(str(folder / "run"), str(folder / "report.html"), max_pairs=3)
+    return folder, result, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def page_data(page):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_report_holds_pairs_with_both_halves_and_every_system(made):
+    folder, result, page = made
+    data = page_data(page)
+    assert result["pairs"] == len(data["pairs"]) == 6 and result["bytes"] == len(page.encode())
+    for pair in data["pairs"]:
+        assert len({half["style"] for half in pair["halves"]}) == 2
+        assert all(
+            {a["system"] for a in half["answers"]} == {"topline", "cascade", "broken"} for half in pair["halves"]
+        )
+    answers = [a for pair in data["pairs"] for half in pair["halves"] for a in half["answers"]]
+    assert all(a["reason"] and a["transcript"] and a["tone"] for a in answers if a["system"] == "topline")
+    assert {a["status"] for a in answers if a["score"] is None} <= {"refused"}
+
+
+def test_audio_in_the_page_has_the_length_it_says(made):
+    clips = [half for pair in page_data(made[2])["pairs"] for half in pair["halves"]]
+    clips += [a for half in clips for a in half["answers"] if a["audio"]]
+    assert len(clips) == made[1]["clips"]
+    for clip in clips[::7]:
+        samples, rate = soundfile.read(io.BytesIO(base64.b64decode(clip["audio"].partition(",")[2])))
+        assert len(samples) / rate == pytest.approx(clip["seconds"], abs=0.08)  # an MP3 frame at 16 kHz is 36 ms
+
+
+@pytest.mark.parametrize("encoding", ["mp3", "ogg", "flac"])
+def test_encoded_audio_sounds_like_the_original(encoding):
+    time_axis = np.arange(16_000) / 16_000
+    audio = Audio((0.3 * np.sin(2 * np.pi * 440 * time_axis)).astype(np.float32), 16_000)
+    data = base64.b64decode(encode(audio, encoding).partition(",")[2])
+    samples, rate = soundfile.read(io.BytesIO(data))
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert spectrum.argmax() * rate / len(samples) == pytest.approx(440, abs=2)
+    assert len(data) < (32_000 if encoding == "flac" else 8_000)
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+
+
+def test_page_makes_no_request(made):
+    page = re.sub(r'"audio": "data:[^"]*"', "", made[2])
+    links = Links()
+    links.feed(page)
+    assert links.found == [] and not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest", page)
+
+
+def test_text_cannot_end_the_script_it_stands_in():
+    assert "</script" not in in_script({"text": "</script><script>alert(1)"})
+    assert json.loads(in_script("a<b")) == "a<b"
+
+
+def test_names_are_escaped_in_plots():
+    plot = interval_plot({"<b>": {"overall": {"mean": 3.0, "ci95": [2.5, 3.5], "n": 4}}}, ["overall"])
+    bars = score_bars({"<b>": {"3": 1, "-": 1}})
+    assert "<b>" not in plot + bars and "&lt;b&gt;" in plot and "&lt;b&gt;" in bars
+
+
+def test_interval_plot_places_means_on_the_scale():
+    plot = interval_plot({"a": {"overall": {"mean": 3.0, "ci95": [1.0, 5.0], "n": 4}}}, ["overall"], width=496)
+    # The scale runs from x = 96 (score 1) to x = 496 - 16 = 480 (score 5); 3 lies in the middle.
+    assert 'x1="96.0" x2="480.0"' in plot and 'cx="288.0"' in plot
+
+
+def test_bad_options_are_one_line(made, tmp_path):
+    with pytest.raises(UserError, match="got 'wav'"):
+        report(str(made[0] / "run"), encoding="wav")
+    with pytest.raises(UserError, match="must be a folder of `evaluate`"):
+        report(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="must be a folder with summary.json"):
+        report(str(tmp_path), str(tmp_path / "out.html"))
+    assert not (tmp_path / "out.html").exists()
+
+
+@pytest.fixture(scope="module")
+def browser(made):
+    if not AVAILABLE:
+        pytest.skip("needs chromium and chromedriver")
+    driver = Browser()
+    driver.open(f"file://{made[0]}/report.html")
+    yield driver
+    driver.close()
+
+
+def wait_for(browser, script):
+    for _ in range(100):
+        if browser.run(script):
+            return
+        time.sleep(0.05)
+    raise AssertionError(script)
+
+
+def test_players_have_the_right_durations_and_the_console_is_empty(browser):
+    wait_for(browser, 'return [...document.querySelectorAll("audio")].every((a) => a.readyState > 0)')
+    rows = browser.run('return [...document.querySelectorAll("audio")].map((a) => [a.duration, +a.dataset.seconds])')
+    assert len(rows) > 20 and all(abs(duration - seconds) < 0.08 for duration, seconds in rows)
+    assert browser.log("browser") == []
+    asked = [json.loads(m)["message"] for m in browser.log("performance")]
+    urls = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in urls)
+
+
+SET = 'const box = document.getElementById("{0}"); box.value = "{1}"; box.dispatchEvent(new Event("{2}"));'
+
+
+def test_filters_keep_what_fits(browser):
+    browser.run(SET.format("factor", "age", "change"))
+    assert browser.run('return [...document.querySelectorAll(".pair")].map((p) => p.dataset.factor)') == ["age"] * 3
+    browser.run(SET.format("factor", "", "change") + SET.format("scored", "cascade", "change").replace("box", "two"))
+    browser.run(SET.format("score", "5", "change"))
+    assert browser.run('return document.querySelectorAll(".pair").length') == 0  # the cascade never scores 5
+    browser.run(SET.format("scored", "topline", "change"))
+    assert browser.run('return document.querySelectorAll(".pair").length') > 0
+    browser.run(SET.format("score", "", "change"))
+    browser.run('document.querySelector("#systems input[value=cascade]").click()')
+    shown = browser.run('return [...new Set([...document.querySelectorAll(".answer")].map((a) => a.dataset.system))]')
+    assert sorted(shown) == ["broken", "topline"]
+    browser.run('document.querySelector("#systems input[value=cascade]").click()')
+    browser.run(SET.format("find", "no such word anywhere", "input"))
+    assert browser.run('return document.getElementById("count").textContent').startswith("0 of 6")
+    browser.run(SET.format("find", "", "input"))
+
+
+def test_keys_move_between_pairs_and_pages(browser):
+    browser.run("document.activeElement.blur()")
+    focused = 'return [...document.querySelectorAll(".pair")].indexOf(document.activeElement)'
+    for key, place in (("j", 0), ("j", 1), ("k", 0)):
+        browser.press(key)
+        assert browser.run(focused) == place
+    browser.press("n")
+    assert browser.run('return document.getElementById("page").textContent') == "page 2 of 2"
+    browser.press("/")
+    assert browser.run("return document.activeElement.id") == "find"
+
+
+def test_page_fits_a_phone(made):
+    if not AVAILABLE:
+        pytest.skip("needs chromium and chromedriver")
+    phone = Browser(390, 844, 2)
+    phone.open(f"file://{Path(made[0])}/report.html")
+    columns = phone.run('return getComputedStyle(document.querySelector(".halves")).gridTemplateColumns')
+    width = phone.run("return document.documentElement.scrollWidth")
+    phone.close()
+    assert width <= 390 and len(columns.split()) == 1
