@@ -154,13 +154,15 @@ def speak(job: Job, synthesizer: Synthesizer, seed: int) -> tuple[Audio | None, 
 def restart_espeak() -> None:
     """Load eSpeak's library afresh (4 ms).
 
-    Its statics (phases, flutter, random numbers) run on from one utterance to the next: what was spoken before would
-    change the samples.
+    Its statics (phases, flutter, random numbers) run on from one utterance to the next: what was spoken before, and
+    when, would change the samples.
     """
     before, tts._Espeak.instance = tts._Espeak.instance, None
     if before is not None:
         before.library.espeak_Terminate()
         _ctypes.dlclose(before.library._handle)
+    tts._Espeak.instance = tts._Espeak()
+    tts._Espeak.instance.library.espeak_ng_SetRandSeed(1)  # it seeds itself with the time
 
 
 def wer(reference: str, hypothesis: str) -> float:
