@@ -8,8 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.types import FACTORS, UserError
@@ -126,12 +128,20 @@ def score_cell(cell: dict[str, Any], value: str, interval: str) -> str:
 
 
 def rich_table(result: dict[str, Any]) -> Table:
-    made = Table(title="ParaS2SBench", caption=caption(result))
+    made = Table(title="ParaS2SBench", caption=caption(result), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings(result)):
-        made.add_column(heading.replace("label-", "label-\n"), justify="right" if index else "left", no_wrap=True)
+        made.add_column(heading.removeprefix("label-").replace(" ", "\n"), justify="right" if index else "left", overflow="fold")
     for row in result["rows"]:
-        made.add_row(*(cell.replace(" [", "\n\\[") for cell in row_cells(row, result["columns"])))
+        name, *cells = row_cells(row, result["columns"])
+        made.add_row(Text(name), *(Text(half_width(cell)) for cell in cells))
     return made
+
+
+def half_width(cell: str) -> str:
+    """ "3.21 [3.05, 3.37]" as "3.21 ±0.16", for a terminal; the other formats hold both ends."""
+    value, _, ends = cell.partition(" [")
+    low, _, high = ends.rstrip("]").partition(", ")
+    return f"{value} ±{(float(high) - float(low)) / 2:.2f}" if high else value
 
 
 def markdown_table(result: dict[str, Any]) -> str:
