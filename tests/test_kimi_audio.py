@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lightning_paras2s.models.kimi_attention import KeyValueCache, positions_of
-from lightning_paras2s.models.kimi_audio import KimiAudio, KimiConfig
+from lightning_paras2s.models.kimi_audio import KimiAudio
+from lightning_paras2s.models.kimi_config import KimiConfig
 from lightning_paras2s.models.lora import adapters_off
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
 from lightning_paras2s.types import UserError

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.models.kimi_attention import KeyValueCache, attention_mask, positions_of, rotary_table
+from lightning_paras2s.models.kimi_config import KimiConfig, read_config
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
 from lightning_paras2s.models.speech_lm import (
@@ -39,55 +39,6 @@ from lightning_paras2s.models.speech_lm import (
 from lightning_paras2s.types import UserError
 
 LORA_TARGETS = r"(layers|mimo_layers)\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-
-
-@dataclass(frozen=True)
-class KimiConfig:
-    """Names as in the released config.json, values of Kimi-Audio-7B; `rope_theta` and `pad_token_id` are inferred
-    from Qwen2.5-7B.
-
-    The ids of special tokens (`blank` ... `speech_ctd`) are fixed by the released text tokenizer.
-    """
-
-    vocab_size: int = 168448
-    hidden_size: int = 3584
-    intermediate_size: int = 18944
-    num_hidden_layers: int = 28
-    num_attention_heads: int = 28
-    num_key_value_heads: int = 4
-    max_position_embeddings: int = 8192
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
-    pad_token_id: int = 152063
-    kimia_token_offset: int = 152064
-    kimia_text_output_vocab: int = 152064
-    kimia_mimo_layers: int = 6
-    kimia_mimo_transformer_from_layer_index: int = 21
-    kimia_mimo_audiodelaytokens: int = 6
-    kimia_adaptor_input_dim: int = 5120
-    msg_end: int = 151645
-    media_begin: int = 151661
-    media_end: int = 151663
-    blank: int = 151666
-    text_eos: int = 151667
-    user_start: int = 151670
-    assistant_start: int = 151671
-    speech_ct: int = 151675
-    speech_ctd: int = 151676
-
-    @property
-    def head_size(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-    @property
-    def text_ids(self) -> Ranges:
-        return ((0, self.kimia_text_output_vocab),)
-
-    @property
-    def audio_ids(self) -> Ranges:
-        """The codes and the two tokens that end a turn."""
-        ends = ((i, i + 1) for i in sorted((self.msg_end, self.media_end)))
-        return (*ends, (self.kimia_token_offset, self.vocab_size))
 
 
 class Adaptor(nn.Module):
@@ -167,8 +118,9 @@ class KimiAudio(SpeechLM):
 
     Args:
         path: folder of a released (or saved) checkpoint; None builds random weights of `config`.
-        config: shapes and special ids.
-        lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear layers of all
+        config: shapes and special ids; None reads the folder's config.json, or without a folder takes the release's
+            values. lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear
+            layers of all
             blocks. lora_alpha: scale of the adapters' output, alpha / r. attention: `sdpa` or `eager`.
             gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
             dtype: of the weights, `float32` or `bfloat16` (the release).
@@ -177,7 +129,7 @@ class KimiAudio(SpeechLM):
     def __init__(
         self,
         path: str | None = None,
-        config: KimiConfig = KimiConfig(),
+        config: KimiConfig | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         attention: str = "sdpa",
@@ -189,6 +141,8 @@ class KimiAudio(SpeechLM):
             raise UserError(f"attention must be sdpa or eager; got {attention!r}; change it")
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype must be float32 or bfloat16; got {dtype!r}; change it")
+        if config is None:
+            config = KimiConfig() if path is None else read_config(path)
         self.config, self.path, self.lora_rank = config, path, lora_rank
         blank = config.blank
         self.streams = Streams(blank, config.text_eos, blank, config.msg_end, config.kimia_mimo_audiodelaytokens)

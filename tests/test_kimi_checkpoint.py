@@ -1,0 +1,158 @@
+"""The released checkpoint layout, on a tiny look-alike and on the real shapes (meta device)."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_kimi_audio import GOLDEN, fill_adapters, mixed_prompt, tiny_config, tiny_kimi
+
+from lightning_paras2s.models.kimi_audio import KimiAudio
+from lightning_paras2s.models.kimi_checkpoint import INDEX, base_parameters, save_kimi, shard_names
+from lightning_paras2s.models.kimi_config import KimiConfig, read_config
+from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
+from lightning_paras2s.types import UserError
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A folder as released: 4 + 2 layers, adaptor, rest = 8 shards, bfloat16, with the 6 rotary tables inside."""
+    folder, config, weight_map = tmp_path / "kimi", tiny_config(), {}
+    folder.mkdir()
+    groups = (
+        [f"model.layers.{i}." for i in range(4)] + [f"model.mimo_layers.{i}." for i in range(2)] + ["model.vq_adaptor."]
+    )
+    for i, prefix in enumerate([*groups, ""], 1):
+        file = f"model-{i}-of-7.safetensors" if prefix else "model-8-of-8.safetensors"
+        tensors = {
+            k: v.bfloat16() for k, v in GOLDEN["state_dict"].items() if k.startswith(prefix) and k not in weight_map
+        }
+        if "layers" in prefix and "vq" not in prefix:
+            tensors[f"{prefix}self_attn.rotary_emb.inv_freq"] = torch.ones(8, dtype=torch.bfloat16)
+        save_file(tensors, folder / file)
+        weight_map |= dict.fromkeys(tensors, file)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    kimi = dict(GOLDEN["config"]) | {"architectures": ["MoonshotKimiaForCausalLM"]}
+    ids = {name: getattr(config, name) for name in ("msg_end", "media_begin", "media_end", "blank", "text_eos")}
+    (folder / "config.json").write_text(json.dumps(kimi | ids))
+    return folder
+
+
+def test_real_config_has_the_released_tensors():
+    """453 = 419 + 34 tensors and 19,532,673,280 bytes in the release's index; 34 rotary tables of 64 bfloat16
+    numbers.
+    """
+    with torch.device("meta"):
+        parameters = base_parameters(KimiAudio())
+    assert len(parameters) == 419
+    numbers = sum(p.numel() for p in parameters.values())
+    assert numbers == 9_766_334_464
+    assert 2 * numbers + 34 * 64 * 2 == 19_532_673_280
+    shards = shard_names(KimiConfig())
+    assert len(shards) == 36 and sum(map(len, shards.values())) == 419
+    assert list(shards)[-1] == "model-36-of-36.safetensors" and list(shards)[0] == "model-1-of-35.safetensors"
+    assert sorted(shards["model-36-of-36.safetensors"]) == [
+        "lm_head.weight",
+        "mimo_output.weight",
+        "model.embed_tokens.weight",
+        "model.mimo_norm.weight",
+        "model.norm.weight",
+    ]
+    assert parameters["mimo_output.weight"].shape == (168448, 3584)
+    assert parameters["model.vq_adaptor.layers.0.weight"].shape == (3584, 5120)
+    assert parameters["model.mimo_layers.5.self_attn.k_proj.bias"].shape == (512,)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_released_layout_loads(released, rank):
+    model = KimiAudio(str(released), lora_rank=rank)
+    for name, parameter in base_parameters(model).items():
+        assert torch.equal(parameter, GOLDEN["state_dict"][name].bfloat16().float()), name
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert all((p == 0).all() == ("lora_B" in n) for n, p in model.named_parameters() if ".lora_" in n)
+
+
+def test_config_is_read_from_the_folder(released):
+    config = read_config(released)
+    assert (config.hidden_size, config.num_hidden_layers, config.kimia_mimo_layers, config.msg_end) == (64, 4, 2, 202)
+
+
+def test_saved_checkpoint_has_the_released_names_shapes_and_types(tmp_path):
+    save_kimi(tiny_kimi(), tmp_path / "out", "bfloat16")
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    assert set(index["weight_map"]) == set(GOLDEN["state_dict"])
+    assert index["metadata"]["total_size"] == 2 * sum(t.numel() for t in GOLDEN["state_dict"].values())
+    for name, file in index["weight_map"].items():
+        tensor = load_file(tmp_path / "out" / file)[name]
+        assert torch.equal(tensor, GOLDEN["state_dict"][name].bfloat16())
+
+
+def test_round_trip_with_merged_adapters_gives_the_same_model(tmp_path):
+    model, prompt, sampling = tiny_kimi(lora_rank=4), mixed_prompt(), Sampling(max_steps=8)
+    fill_adapters(model)
+    save_kimi(model, tmp_path / "out", "float32")
+    again = KimiAudio(str(tmp_path / "out"))
+    completion = model.generate(prompt, sampling, sampling_noise(1, 0, 7, 8))
+    difference = again.logps(prompt, completion, sampling).values - model.logps(prompt, completion, sampling).values
+    assert difference.abs().max() < 5e-5  # W + BA is rounded once more than Wx + B(Ax)
+    with pytest.raises(UserError, match="new folder"):
+        save_kimi(model, tmp_path / "out", "float32")
+
+
+def edit_shard(folder, file, change):
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file)
+
+
+def edit_index(folder, change):
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+NORM = "model.layers.1.input_layernorm.weight"
+SHARD = "model-2-of-7.safetensors"
+DAMAGE = {
+    "shard missing": (lambda f: (f / SHARD).unlink(), f"shard .*{SHARD}; it is missing"),
+    "shard truncated": (lambda f: (f / SHARD).write_bytes((f / SHARD).read_bytes()[:-100]), f"{SHARD} must be a whole"),
+    "shard empty": (lambda f: (f / SHARD).write_bytes(b""), f"{SHARD} must be a whole"),
+    "tensor not listed": (lambda f: edit_index(f, lambda m: m.pop(NORM)), f"must list {NORM}"),
+    "tensor not in shard": (lambda f: edit_shard(f, SHARD, lambda t: t.pop(NORM)), f"{SHARD} must hold {NORM}"),
+    "extra tensor": (lambda f: edit_index(f, lambda m: m.update(other=SHARD)), "got other "),
+    "misshaped": (
+        lambda f: edit_shard(f, SHARD, lambda t: t.update({NORM: torch.ones(63).bfloat16()})),
+        f"{NORM} must have shape \\(64,\\); got \\(63,\\)",
+    ),
+    "wrong type": (
+        lambda f: edit_shard(f, SHARD, lambda t: t.update({NORM: torch.ones(64).half()})),
+        f"{NORM} .*got F16",
+    ),
+    "mixed types": (lambda f: edit_shard(f, SHARD, lambda t: t.update({NORM: torch.ones(64)})), "BF16 and F32"),
+    "no index": (lambda f: (f / INDEX).unlink(), "index.json; it is missing"),
+    "index cut": (lambda f: (f / INDEX).write_text('{"weight_map'), "must be JSON"),
+    "other vocabulary": (
+        lambda f: edit_shard(
+            f, "model-8-of-8.safetensors", lambda t: t.update({"lm_head.weight": torch.ones(319, 64).bfloat16()})
+        ),
+        "lm_head.weight must have shape \\(320, 64\\); got \\(319, 64\\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_checkpoint_is_one_line_naming_the_culprit(released, name):
+    damage, message = DAMAGE[name]
+    config = read_config(released)
+    damage(released)
+    with pytest.raises(UserError, match=message) as error:
+        KimiAudio(str(released), config)
+    assert "\n" not in str(error.value)
+
+
+def test_another_architecture_is_refused(released):
+    (released / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"]}')
+    with pytest.raises(
+        UserError, match="must be of architecture MoonshotKimiaForCausalLM; got \\['Qwen2ForCausalLM'\\]"
+    ):
+        read_config(released)
