@@ -7,7 +7,16 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-SHOWN = ("train/loss", "train/reward", "train/kl", "val/loss", "seconds/step", "seconds/rollout", "seconds/reward", "seconds/update")
+SHOWN = (
+    "train/loss",
+    "train/reward",
+    "train/kl",
+    "val/loss",
+    "seconds/step",
+    "seconds/rollout",
+    "seconds/reward",
+    "seconds/update",
+)
 
 
 class StageProgress(RichProgressBar):

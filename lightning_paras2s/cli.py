@@ -115,7 +115,9 @@ def load_command(name: str) -> Callable[..., Any]:
     """The function behind a benchmark command."""
     module, function = COMMANDS[name].split(":")
     if find_spec(module) is None:
-        raise UserError(f"the command {name!r} needs {module}, which this installation lacks; install a version that has it")
+        raise UserError(
+            f"the command {name!r} needs {module}, which this installation lacks; install a version that has it"
+        )
     return getattr(import_module(module), function)
 
 

@@ -81,7 +81,9 @@ class StageCLI(LightningCLI):
             found = None if logger is None else last_checkpoint(Path(logger.log_dir))
             asked = None if found is None else str(found)
             if subcommand != "fit" and asked is None:
-                raise UserError(f"--ckpt_path last needs a run with checkpoints; got {logger and logger.log_dir}; name its version")
+                raise UserError(
+                    f"--ckpt_path last needs a run with checkpoints; got {logger and logger.log_dir}; name its version"
+                )
         elif asked is not None and not Path(asked).exists():
             raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
         config.ckpt_path = asked

@@ -121,8 +121,9 @@ class StepSeed(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = batches_done(trainer)
-        if done and isinstance(trainer.logger, RunLogger):
-            rank_zero_info(f"resuming {trainer.logger.log_dir} after {done} batches")
+        if done:
+            rank_zero_info(f"resuming {trainer.log_dir} after {done} batches")
+        if isinstance(trainer.logger, RunLogger):
             trainer.logger.rewind(done)
 
 

@@ -16,7 +16,24 @@ from lightning_paras2s.runs import ResumableLoader, RunLogger, checkpoints, last
 
 TESTS = Path(__file__).parent
 STAGES = {
-    "sft": ("SFTModule", {"lr": 0.01, "warmup_steps": 2, "policy": {"class_path": "toys.ToyLM", "init_args": {"dropout": 0.1}}}, {}),
+    "sft": (
+        "SFTModule",
+        {"lr": 0.01, "warmup_steps": 2, "policy": {"class_path": "toys.ToyLM", "init_args": {"dropout": 0.1}}},
+        {},
+    ),
+    "grpo": (
+        "GRPOModule",
+        {
+            "policy": {"class_path": "toys.ToyLM"},
+            "tokenizer": {"class_path": "toys.ToyTokenizer"},
+            "vocabulary": {"class_path": "toys.ToyVocab"},
+            "reward": {"class_path": "TokenCountReward", "init_args": {"token": 2}},
+            "sampling": {"max_steps": 6},
+            "mu": 2,
+            "minibatches": 2,
+        },
+        {"init_args": {"labelled": False}},
+    ),
 }
 
 
@@ -30,7 +47,13 @@ def toy_config(stage: str, steps: int = 10) -> str:
     """A run of a stage on toys; JSON is YAML."""
     model, init_args, data = STAGES[stage]
     logger = {"class_path": "RunLogger", "init_args": {"name": stage}}
-    trainer = {"accelerator": "cpu", "devices": 1, "max_steps": steps, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
+    trainer = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_steps": steps * (4 if stage == "grpo" else 1),
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+    }
     return json.dumps(
         {
             "trainer": {**trainer, "enable_model_summary": False, "logger": logger},
@@ -48,7 +71,11 @@ def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path:
     """Killed before the first checkpoint (batch 2 of every 3) or in the middle of the second epoch (of 4 batches)."""
     (tmp_path / "toy.yaml").write_text(toy_config(stage))
     run = ("fit", "--config", "toy.yaml", "--trainer.logger.version")
-    kill = ("--trainer.callbacks+=toys.KillAt", f"--trainer.callbacks.batch={batch}", "--trainer.callbacks.marker=killed")
+    kill = (
+        "--trainer.callbacks+=toys.KillAt",
+        f"--trainer.callbacks.batch={batch}",
+        "--trainer.callbacks.marker=killed",
+    )
     whole = cli(tmp_path, *run, "whole")
     assert whole.returncode == 0, whole.stderr
     assert cli(tmp_path, *run, "cut", *kill).returncode == -9
@@ -58,7 +85,9 @@ def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path:
     expected, got = (load_file(tmp_path / "runs" / stage / version / name) for version in ("whole", "cut"))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    lines = [json.loads(line) for line in (tmp_path / "runs" / stage / "cut" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "runs" / stage / "cut" / "metrics.jsonl").read_text().splitlines()
+    ]
     steps = [line["step"] for line in lines if "val/loss" not in line and "train/loss" in line]
     assert steps == list(range(10))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.models.speech_lm import (
@@ -34,7 +35,7 @@ CODES = 6
 FRAME = 160
 
 
-class ToyVocab:
+class ToyVocab(TextVocab):
     def __len__(self) -> int:
         return len(WORDS)
 
@@ -79,10 +80,15 @@ class ToyLM(SpeechLM):
         return torch.stack([o[0] for o in out], 1), torch.stack([o[1] for o in out], 1)
 
     @torch.no_grad()
-    def generate(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1) -> Completion:
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
+    ) -> Completion:
         rows, s = len(prompt) * group_size, self.streams
         state, last = self._start(prompt, rows), self._blanks(rows)
-        tokens, actions = last.unsqueeze(-1).repeat(1, 1, sampling.max_steps), torch.zeros(rows, 2, sampling.max_steps).bool()
+        tokens, actions = (
+            last.unsqueeze(-1).repeat(1, 1, sampling.max_steps),
+            torch.zeros(rows, 2, sampling.max_steps).bool(),
+        )
         logps = torch.zeros(rows, 2, sampling.max_steps)
         live, talking = torch.ones(rows).bool(), torch.ones(rows).bool()
         for t in range(sampling.max_steps):
@@ -91,7 +97,11 @@ class ToyLM(SpeechLM):
             last = self._blanks(rows)
             for stream, acts in ((TEXT, live & talking), (AUDIO, live & (t >= s.delay))):
                 drawn = inverse_cdf(logits[stream], noise[:, stream, t], temperatures[stream])
-                chosen = torch.log_softmax(logits[stream] / temperatures[stream], -1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+                chosen = (
+                    torch.log_softmax(logits[stream] / temperatures[stream], -1)
+                    .gather(-1, drawn.unsqueeze(-1))
+                    .squeeze(-1)
+                )
                 last[:, stream] = torch.where(acts, drawn, last[:, stream])
                 actions[:, stream, t], logps[:, stream, t] = acts, torch.where(acts, chosen, 0.0)
             tokens[..., t] = last
@@ -175,7 +185,9 @@ class ToyData(L.LightningDataModule):
         tokens = torch.stack([2 + index % 4, index % CODES], 1).unsqueeze(-1)
         prompt = Prompt(tokens, torch.ones(len(items), 1).bool())
         silence = Audio(np.zeros(800, np.float32), 16_000)
-        return DualStreamBatch(prompt, self._demonstrations(index), [toy_query(i) for i in items], [silence] * len(items))
+        return DualStreamBatch(
+            prompt, self._demonstrations(index), [toy_query(i) for i in items], [silence] * len(items)
+        )
 
     def _demonstrations(self, index: Tensor) -> Completion | None:
         if not self.labelled:

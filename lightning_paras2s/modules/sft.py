@@ -68,7 +68,9 @@ class SFTModule(L.LightningModule):
 
     def _step(self, batch: DualStreamBatch, split: str) -> Tensor:
         if batch.completion is None:
-            raise UserError("supervised training needs demonstrations; got queries without responses; use a labelled manifest")
+            raise UserError(
+                "supervised training needs demonstrations; got queries without responses; use a labelled manifest"
+            )
         logits = self.policy(batch.prompt, batch.completion)
         loss, metrics = 0.0, {}
         for stream, weight in ((TEXT, self.text_weight), (AUDIO, self.audio_weight)):
