@@ -21,6 +21,11 @@ STAGES = {
         {"lr": 0.01, "warmup_steps": 2, "policy": {"class_path": "toys.ToyLM", "init_args": {"dropout": 0.1}}},
         {},
     ),
+    "reward": (
+        "RewardModule",
+        {"lr": 0.01, "warmup_steps": 2, "scorer": {"class_path": "toys.ToyScorer"}},
+        {"class_path": "toys.ToyPreferences"},
+    ),
     "grpo": (
         "GRPOModule",
         {

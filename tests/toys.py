@@ -27,6 +27,7 @@ from lightning_paras2s.models.speech_lm import (
     inverse_cdf,
 )
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.modules.preferences import PreferenceBatch
 from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import Audio, Query
 
@@ -209,3 +210,22 @@ class KillAt(L.Callback):
         if trainer.fit_loop.epoch_loop.total_batch_idx >= self.batch and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ToyPreferences(L.LightningDataModule):
+    """Louder responses are judged better."""
+
+    def __init__(self, batch_size: int = 4) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(range(16), self.collate, self.batch_size, seed=3)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(range(16), self.collate, self.batch_size, shuffle=False)
+
+    def collate(self, items: list[int]) -> PreferenceBatch:
+        wave = np.sin(np.arange(800) / 3).astype(np.float32)
+        responses = [Audio(wave * (0.2 * (i % 5) + 0.1), 16_000) for i in items]
+        return PreferenceBatch(responses, responses, torch.tensor([1.0 + i % 5 for i in items]))

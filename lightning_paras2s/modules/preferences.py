@@ -1,0 +1,126 @@
+"""Judged samples of the supervised policy: what the reward model learns from (paper, section 4.2: K responses a query)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.modules.rewards import Reward, repeat, speak
+from lightning_paras2s.runs import ResumableLoader
+from lightning_paras2s.types import Audio, UserError, append_jsonl, read_jsonl
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One judged sample; audio paths are relative to the manifest. Responses that could not be judged are not kept."""
+
+    query_id: str
+    sample: int
+    query_audio: str
+    response_audio: str
+    score: float
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    queries: list[Audio]
+    responses: list[Audio]
+    scores: Tensor  # [B], 1..5
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device) -> PreferenceBatch:
+        return PreferenceBatch(self.queries, self.responses, self.scores.to(device))
+
+
+class PreferenceDataModule(L.LightningDataModule):
+    """Judged samples for `RewardModule`.
+
+    Args:
+        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
+    """
+
+    def __init__(self, train: str, val: str, batch_size: int = 32, seed: int = 0, sample_rate: int = 16_000) -> None:
+        super().__init__()
+        self.manifests, self.batch_size, self.seed, self.sample_rate = (train, val), batch_size, seed, sample_rate
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train, self.val = (self._read(Path(path)) for path in self.manifests)
+        shared = {p.query_id for p, _ in self.train} & {p.query_id for p, _ in self.val}
+        if shared:
+            raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
+
+    def _read(self, path: Path) -> list[tuple[Preference, Path]]:
+        return [(preference, path.parent) for preference in read_jsonl(path, Preference)]
+
+    def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
+        queries = [read_audio(folder / p.query_audio, self.sample_rate) for p, folder in items]
+        responses = [read_audio(folder / p.response_audio, self.sample_rate) for p, folder in items]
+        return PreferenceBatch(queries, responses, torch.tensor([p.score for p, _ in items]))
+
+    def train_dataloader(self) -> ResumableLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return ResumableLoader(self.train, self._collate, self.batch_size, self.seed, rank=rank, world_size=world_size)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(self.val, self._collate, self.batch_size, shuffle=False, drop_last=False)
+
+
+@torch.no_grad()
+def build_preferences(
+    policy: SpeechLM,
+    tokenizer: SpeechTokenizer,
+    vocabulary: TextVocab,
+    reward: Reward,
+    batches: Iterable[DualStreamBatch],
+    folder: str | Path,
+    samples: int = 8,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+) -> Path:
+    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped.
+
+    Returns:
+        The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
+    """
+    folder = Path(folder)
+    manifest = folder / "preferences.jsonl"
+    append_jsonl(manifest, [])  # mends a half line
+    done = {(p.query_id, p.sample) for p in read_jsonl(manifest, Preference)}
+    attempted = folder / "done.txt"
+    finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
+    policy.eval()
+    for step, batch in enumerate(batches):
+        if all(query.id in finished for query in batch.queries):
+            continue
+        noise = sampling_noise(seed, step, len(batch) * samples, sampling.max_steps)
+        completion = policy.generate(batch.prompt, sampling, noise, samples)
+        responses = speak(completion, tokenizer, vocabulary)
+        scores = reward.score(batch, responses).tolist()
+        found = []
+        for i, (query, audio, response) in enumerate(
+            zip(repeat(batch.queries, samples), repeat(batch.audios, samples), responses, strict=True)
+        ):
+            sample = i % samples
+            if scores[i] != scores[i] or (query.id, sample) in done or not len(response.audio.samples):
+                continue
+            names = f"audio/{query.id}.flac", f"audio/{query.id}-{sample}.flac"
+            for name, sound in zip(names, (audio, response.audio), strict=True):
+                write_audio(folder / name, sound)
+            found.append(Preference(query.id, sample, *names, scores[i], response.text))
+        append_jsonl(manifest, found)
+        with attempted.open("a") as file:
+            file.write("".join(f"{query.id}\n" for query in batch.queries))
+    return manifest

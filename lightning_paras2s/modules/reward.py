@@ -1,0 +1,103 @@
+"""Distil a judge into a `ResponseScorer`: cross-entropy over the five scores of judged samples (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from scipy.stats import pearsonr, spearmanr
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_paras2s.models.scorer import ResponseScorer, expected_score
+from lightning_paras2s.modules.policy import adamw, set_learning_rate, warmup_cosine
+from lightning_paras2s.modules.preferences import PreferenceBatch
+from lightning_paras2s.runs import run_dir
+
+
+class RewardModule(L.LightningModule):
+    """Trains a scorer; validation compares its expected scores with the judge's. Writes `scorer.safetensors`.
+
+    Args:
+        scorer: builds the scorer; random parts are drawn from `seed`.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+    """
+
+    def __init__(
+        self,
+        scorer: Callable[[], ResponseScorer],
+        lr: float = 1e-4,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        max_grad_norm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.build, self.seed, self.lr, self.warmup_steps = scorer, seed, lr, warmup_steps
+        self.weight_decay, self.betas, self.max_grad_norm = weight_decay, betas, max_grad_norm
+        self.scorer: ResponseScorer | None = None
+        self.judged: list[tuple[Tensor, Tensor]] = []
+
+    def configure_model(self) -> None:
+        if self.scorer is None:
+            with torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                self.scorer = self.build()
+
+    def configure_optimizers(self) -> Optimizer:
+        return adamw(self.scorer.parameters(), self.lr, self.weight_decay, self.betas)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args, **kwargs) -> None:
+        self.log("train/grad_norm", torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.max_grad_norm))
+
+    def on_train_batch_start(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
+        set_learning_rate(self.optimizers().optimizer, self.lr * share)
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        loss = score_loss(self.scorer.score_logits(batch.queries, batch.responses), batch.scores)
+        self.log("train/loss", loss, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        logits = self.scorer.score_logits(batch.queries, batch.responses)
+        self.log("val/loss", score_loss(logits, batch.scores), batch_size=len(batch), sync_dist=True)
+        self.judged.append((expected_score(logits), batch.scores))
+
+    def on_validation_epoch_end(self) -> None:
+        expected, judged = (torch.cat(parts).float().cpu() for parts in zip(*self.judged, strict=True))
+        self.judged.clear()
+        self.log_dict({f"val/{name}": value for name, value in agreement(expected, judged).items()})
+
+    def on_train_end(self) -> None:
+        folder = run_dir(self.trainer)
+        if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            self.scorer.save(folder / "scorer.safetensors")
+
+
+def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
+    """Cross-entropy of scores 1..5, a mean over rows that could be scored: logits [B, 5], scores [B].
+
+    A score between two classes (a mean of several verdicts) is shared between them.
+    """
+    scored = logits.isfinite().all(-1)
+    low = (scores.floor().clamp(1, 4) - 1).long()  # [B], 0..3
+    upper = (scores - 1 - low).unsqueeze(-1)
+    target = (1 - upper) * F.one_hot(low, 5) + upper * F.one_hot(low + 1, 5)
+    losses = -(target[scored] * torch.log_softmax(logits[scored].float(), -1)).sum(-1)
+    return losses.sum() / scored.sum().clamp(min=1)
+
+
+def agreement(expected: Tensor, judged: Tensor) -> dict[str, float]:
+    """Pearson, Spearman and mean absolute error over rows with both scores; correlations are 0 where one is constant."""
+    both = expected.isfinite() & judged.isfinite()
+    a, b = expected[both].double().numpy(), judged[both].double().numpy()
+    varied = len(a) > 1 and a.std() > 0 and b.std() > 0
+    return {
+        "pearson": float(pearsonr(a, b).statistic) if varied else 0.0,
+        "spearman": float(spearmanr(a, b).statistic) if varied else 0.0,
+        "mae": float(abs(a - b).mean()) if len(a) else float("nan"),
+    }
