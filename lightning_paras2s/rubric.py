@@ -221,10 +221,8 @@ def _fit(style: str, act: str, tone: str) -> tuple[float, str]:
     same = any({style, answered} <= valence for valence in (PLEASANT, UNPLEASANT))
     if same:  # "Reply to a fearful user as if he/she is sad" (2 points)
         return 2.0, f"answers {answered} to a {style} user: the wrong emotion"
-    return (
-        1.0,
-        f"answers {answered} to a {style} user: the reverse",
-    )  # "addressed incorrectly. Reverse empathy" (1 point)
+    # "Addressed incorrectly. Reverse empathy" (1 point)
+    return 1.0, f"answers {answered} to a {style} user: the reverse"
 
 
 def _tone_fit(style: str, tone: str) -> tuple[float, str]:

@@ -145,6 +145,13 @@ def test_llm_judge_draws_k_samples_and_keeps_failures_apart():
     assert verdicts[0].usage == {"tokens": 9, "cost_usd": 0.01} and verdicts[2].raw == "The score is 10"
 
 
+def test_llm_judge_gives_each_response_its_own_samples():
+    llm = Canned([Reply(f"The score is {score}") for score in (1, 2, 3, 4)])
+    verdicts = LLMJudge(llm, samples=2).judge_all([query()] * 2, [query().style] * 2, [heard("one"), heard("two")])
+    assert [[v.score for v in row] for row in verdicts] == [[1, 2], [3, 4]]
+    assert ["transcription: one" in c[0]["content"] for c in llm.asked] == [True, True, False, False]
+
+
 def test_llm_judge_asks_nothing_about_what_cannot_be_heard():
     llm = Canned([Reply("The score is 4")])
     items = [heard(status="silent"), heard("hello"), heard(status="missing_audio")]

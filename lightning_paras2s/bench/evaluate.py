@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lightning_paras2s import audit  # noqa: F401  so that its recogniser has a short name in configs
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.hearing import Ears, hear
