@@ -1,0 +1,98 @@
+# make demo | test | reproduce: each sets up .venv first, from the package index alone.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help demo test reproduce clean
+
+# The first Python of at least 3.11 that runs.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+RUN := .venv/bin/python -m lightning_paras2s
+WEIGHTS := checkpoints/embedded
+STAMPS := runs/reproduce
+
+help:
+	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
+	@echo "make test       ruff and pytest"
+	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
+
+demo: .venv/demo.stamp
+	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
+	$(RUN) fit --config grpo.yaml --trainer.logger.version demo
+	$(RUN) evaluate --config demo.yaml
+	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
+	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
+	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
+
+test: .venv/test.stamp
+	.venv/bin/ruff check
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python must be 3.11 or newer; got none; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: setup.cfg pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet -e '.[audit]'
+	@touch $@
+
+.venv/test.stamp: setup.cfg pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet -e '.[audit,test]'
+	@touch $@ .venv/demo.stamp
+
+# Every shipped weight from nothing. A step that is done leaves a stamp in $(STAMPS); a step that was cut goes on from its last checkpoint,
+# because its run has a fixed version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that
+# build on it again, remove its stamp and its run: rm -r runs/reproduce/sft runs/sft/reproduce.
+reproduce: $(addprefix $(STAMPS)/,acts audit sft_all sft_shuffled grpo)
+
+# $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
+define fit
+	$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(4)
+	$(if $(3),cp runs/$(1)/reproduce/$(2) $(WEIGHTS)/.$(3).part && mv $(WEIGHTS)/.$(3).part $(WEIGHTS)/$(3),test -s runs/$(1)/reproduce/$(2))
+	@mkdir -p $(STAMPS) && touch $@
+endef
+# The speech parts write their weights where `export` says.
+export_to = --model.export runs/$(1)/reproduce/$(2)
+
+$(STAMPS)/tokenizer: | .venv/demo.stamp
+	$(call fit,tokenizer,tokenizer.safetensors,tokenizer.safetensors,$(call export_to,tokenizer,tokenizer.safetensors))
+
+$(STAMPS)/transcriber: | .venv/demo.stamp
+	$(call fit,transcriber,transcriber.safetensors,,$(call export_to,transcriber,transcriber.safetensors))
+
+$(STAMPS)/transcriber_decoded: $(STAMPS)/tokenizer $(STAMPS)/transcriber
+	$(call fit,transcriber_decoded,transcriber.safetensors,transcriber.safetensors,--model.init_from runs/transcriber/reproduce/transcriber.safetensors $(call export_to,transcriber_decoded,transcriber.safetensors))
+
+$(STAMPS)/style: $(STAMPS)/tokenizer
+	$(call fit,style,style.safetensors,style.safetensors,$(call export_to,style,style.safetensors))
+
+$(STAMPS)/acts: | .venv/demo.stamp
+	.venv/bin/python -m lightning_paras2s.acts --path $(WEIGHTS)/acts.safetensors
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/audit: | .venv/demo.stamp
+	.venv/bin/python -m lightning_paras2s.audit $(WEIGHTS)/audit.json
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/base: $(STAMPS)/tokenizer
+	$(call fit,base,policy.safetensors,base.safetensors)
+
+$(STAMPS)/sft $(STAMPS)/sft_all $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber_decoded
+$(STAMPS)/sft:
+	$(call fit,sft,policy.safetensors,sft.safetensors)
+
+$(STAMPS)/sft_all:
+	$(call fit,sft_all,policy.safetensors)
+
+$(STAMPS)/sft_shuffled:
+	$(call fit,sft_shuffled,policy.safetensors)
+
+$(STAMPS)/reward: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
+	$(call fit,reward,scorer.safetensors,scorer.safetensors)
+
+$(STAMPS)/grpo: $(STAMPS)/reward
+	$(call fit,grpo,policy.safetensors,grpo.safetensors)
+
+clean:
+	rm -rf .venv build dist *.egg-info
