@@ -1,4 +1,4 @@
-"""What a person watches: progress with stage timings, samples to listen to, and a fixed probe set judged and audited."""
+"""What a person watches: progress with stage timings, samples to listen to, a fixed probe set judged and audited."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The command line: stages through Lightning, the benchmark's commands through jsonargparse; neither imports what it does not run.
+"""The command line: stages run through Lightning, the benchmark's commands through jsonargparse alone.
 
-A user's mistake is one line on stderr and exit code 2, wherever it is noticed.
+Nothing is imported that is not run. A user's mistake is one line on stderr and exit code 2, wherever it is noticed.
 """
 
 from __future__ import annotations
@@ -50,9 +50,19 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     try:
         dispatch(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:  # jsonargparse wraps what a constructor raises
+        cause = user_error(error)
+        if cause is None:
+            raise
+        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that an exception is, or was raised from."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def dispatch(argv: list[str]) -> None:

@@ -27,7 +27,8 @@ class StageParser(OneLineErrors, LightningArgumentParser):
 class StageCLI(LightningCLI):
     """One command line for all stages.
 
-    Runs go to `runs/<name>/<version>/`. A run whose version exists already goes on from its last checkpoint; so does `--ckpt_path last`.
+    Runs go to `runs/<name>/<version>/`. A run whose version exists already goes on from its last checkpoint, as with
+    `--ckpt_path last`.
     """
 
     def __init__(self, args: list[str]) -> None:

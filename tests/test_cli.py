@@ -25,7 +25,7 @@ def one_line(result) -> str:
 def test_import_when_no_stage_is_run(tmp_path: Path) -> None:
     import subprocess
 
-    code = "import sys, lightning_paras2s, lightning_paras2s.cli; print('lightning' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, lightning_paras2s.cli; print('lightning' in sys.modules, 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 

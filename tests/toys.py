@@ -1,4 +1,4 @@
-"""Small stand-ins for the seams, so that the stages' own logic is tested in seconds; they hear and speak, but know nothing."""
+"""Small stand-ins for the seams, so that the stages' own logic is tested in seconds: they know nothing."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class KillAt(L.Callback):
     def __init__(self, batch: int, marker: str) -> None:
         self.batch, self.marker = batch, Path(marker)
 
-    def on_before_zero_grad(self, trainer: L.Trainer, *args) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, *args) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx >= self.batch and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Group relative policy optimization of a dual-stream policy (paper, section 4.3, Eq. 3-4; DeepSeekMath, arXiv 2402.03300).
+"""Group relative policy optimization of a dual-stream policy (paper, Eq. 3-4; GRPO: arXiv 2402.03300).
 
-Departures from a plain Lightning loop: manual optimization, because one rollout serves `mu` passes; and the policy stays in
-eval mode, so that sampling and training see the same distribution.
+Optimization is manual, because one rollout serves `mu` passes. The policy stays in eval mode, so that sampling and training
+see the same distribution. `trainer.max_steps` counts optimizer steps: mu * minibatches a rollout.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rollout:
 
 
 class GRPOModule(L.LightningModule):
-    """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) unless another source is named.
+    """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
         policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.

@@ -1,4 +1,4 @@
-"""Judged samples of the supervised policy: what the reward model learns from (paper, section 4.2: K responses a query)."""
+"""Judged samples of the supervised policy, K a query: what the reward model learns from (paper, section 4.2)."""
 
 from __future__ import annotations
 

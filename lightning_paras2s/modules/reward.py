@@ -92,7 +92,7 @@ def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
 
 
 def agreement(expected: Tensor, judged: Tensor) -> dict[str, float]:
-    """Pearson, Spearman and mean absolute error over rows with both scores; correlations are 0 where one is constant."""
+    """Pearson, Spearman, mean absolute error over rows with both scores; a correlation with a constant is 0."""
     both = expected.isfinite() & judged.isfinite()
     a, b = expected[both].double().numpy(), judged[both].double().numpy()
     varied = len(a) > 1 and a.std() > 0 and b.std() > 0

@@ -56,7 +56,7 @@ class Reward(ABC):
 
 
 class TokenCountReward(Reward):
-    """The share of a response's text steps that hold one token: does the estimator work at all? (the ladder's first rung)"""
+    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?)."""
 
     needs_audio = False
 

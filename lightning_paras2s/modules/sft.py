@@ -21,7 +21,7 @@ STREAM_NAMES = ("text", "audio")
 
 
 class SFTModule(L.LightningModule):
-    """Trains a policy on demonstrations; also the pre-training of the embedded base, whose tasks are demonstrations too.
+    """Trains a policy on demonstrations; so is the embedded base pre-trained, whose tasks are demonstrations too.
 
     Writes the trained policy to `policy.safetensors` in the run's folder.
 
