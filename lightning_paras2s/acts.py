@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from lightning_paras2s.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic, plain_words
 from lightning_paras2s.types import UserError
 
-FORMAT = "acts-2"
+FORMAT = "acts-3"
 SLOT = "{subject}"
 TOPIC, TOPIC_WORD = "_", "subjectword"
 STEM = 3
@@ -44,8 +45,8 @@ class ActClassifier:
         path: file written by `fit`.
         min_confidence: below it, a reply's act is unclear: gibberish.
         min_known_words: below this share of words that are known or the query's own, a reply is gibberish.
-        min_known_pairs: below this share of adjacent words in an order seen in training texts, a reply is a heap of
-            words: gibberish.
+        min_known_pairs: below this share of neighbours in an order known from training texts (half by the words
+            themselves, half with content words alike), a reply is a heap of words: gibberish.
         min_mass: of probability on the query's factor and "generic"; below it the reply answers another factor.
     """
 
@@ -54,7 +55,7 @@ class ActClassifier:
         path: str | Path,
         min_confidence: float = 0.4,
         min_known_words: float = 0.6,
-        min_known_pairs: float = 0.15,
+        min_known_pairs: float = 0.5,
         min_mass: float = 0.05,
     ) -> None:
         self.limits = (min_confidence, min_known_words, min_known_pairs, min_mass)
@@ -91,9 +92,20 @@ class ActClassifier:
         return Act(name, confidence, known_words, known_pairs)
 
     def known_pairs(self, words: list[str]) -> float:
-        """Share of adjacent word pairs that training texts hold in this order; the topic is one word."""
-        pairs = list(zip(words, words[1:], strict=False))
-        return sum(f"{a} {b}" in self.pairs for a, b in pairs) / max(1, len(pairs))
+        """Share of neighbours that training texts hold in this order: mean over word pairs and pairs of word
+        classes."""
+        found = neighbours(words)
+        return sum(0.5 * (pair in self.pairs) + 0.5 * (word_class(pair) in self.pairs) for pair in found) / len(found)
+
+
+def neighbours(words: list[str]) -> list[str]:
+    """Adjacent pairs, with the sentence's beginning and end."""
+    return [f"{a} {b}" for a, b in zip(["<", *words], [*words, ">"], strict=True)]
+
+
+def word_class(pair: str) -> str:
+    """A pair with its content words alike: "the #"."""
+    return " ".join(w if w in STOPWORDS or w in ("<", ">", TOPIC) else "#" for w in pair.split())
 
 
 def mask_topic(words: list[str], query_text: str) -> list[str]:
@@ -171,6 +183,13 @@ def unstyled() -> list[list[str]]:
     return [mask_topic(plain_words(q["text"]), q["subject"]) for q in texts("train")][::4]
 
 
+def known_neighbours(sentences: list[list[str]]) -> set[str]:
+    """Word pairs of the sentences, and pairs of word classes that occur at least three times."""
+    found = [pair for words in sentences for pair in neighbours(words)]
+    classes = Counter(map(word_class, found))
+    return set(found) | {pair for pair, count in classes.items() if count >= 3}
+
+
 def fit(path: str | Path, repeats: int = 20, regularisation: float = 10.0, seed: int = 0) -> None:
     """Fit on the training split and write the file, whole or not at all."""
     from safetensors.numpy import save_file
@@ -195,7 +214,7 @@ def fit(path: str | Path, repeats: int = 20, regularisation: float = 10.0, seed:
         "acts": model.classes_.tolist(),
         "terms": vectorizer.get_feature_names_out().tolist(),
         "lexicon": sorted({w for words in clean for w in words}),
-        "pairs": sorted({t for words in clean for t in terms(words) if " " in t}),
+        "pairs": sorted(known_neighbours(clean)),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,8 +86,11 @@ def bootstrap_mean(values: ArrayLike, clusters: Sequence[str], repeats: int = RE
 
 
 def _resampled_means(sums: NDArray, counts: NDArray, repeats: int, random: np.random.Generator) -> NDArray:
-    drawn = random.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=repeats)
-    return (drawn @ sums) / (drawn @ counts)
+    means = np.empty(repeats)
+    for start in range(0, repeats, 250):  # in parts, to keep the draws of large sets out of memory
+        drawn = random.integers(len(counts), size=(min(250, repeats - start), len(counts)))
+        means[start : start + len(drawn)] = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return means
 
 
 def bootstrap(
@@ -194,8 +197,11 @@ def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int
         signs = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
         return float((np.abs(signs @ sums) >= observed - 1e-9).mean())
     random = np.random.default_rng(seed)
-    signs = 1.0 - 2.0 * random.integers(0, 2, size=(repeats, len(sums)))
-    return float((1 + (np.abs(signs @ sums) >= observed - 1e-9).sum()) / (1 + repeats))
+    extreme = 0
+    for start in range(0, repeats, 500):  # in parts, to keep the signs of large sets out of memory
+        signs = 1.0 - 2.0 * random.integers(0, 2, size=(min(500, repeats - start), len(sums)))
+        extreme += int((np.abs(signs @ sums) >= observed - 1e-9).sum())
+    return (1 + extreme) / (1 + repeats)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

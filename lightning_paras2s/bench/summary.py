@@ -82,8 +82,9 @@ def pair_metrics(items: list[Judged]) -> dict[str, Any]:
     for name, metric in metrics.items():
         found |= with_interval(name, statistics.bootstrap_mean(metric(matched), ids))
     swapped, swapped_ids = statistics.pair_scores([i.swapped for i in items], [i.pair_id for i in items], halves)
-    both = [pair for pair in ids if pair in set(swapped_ids)]
-    rows = [matched[ids.index(pair)] for pair in both], [swapped[swapped_ids.index(pair)] for pair in both]
+    ours, theirs = dict(zip(ids, matched, strict=True)), dict(zip(swapped_ids, swapped, strict=True))
+    both = [pair for pair in ids if pair in theirs]
+    rows = [ours[pair] for pair in both], [theirs[pair] for pair in both]
     gains = statistics.awareness_gain(*(np.reshape(r, (-1, 2)) for r in rows))
     found |= with_interval("awareness_gain", statistics.bootstrap_mean(gains, both))
     replies: dict[str, list[Judged]] = {}
