@@ -103,6 +103,15 @@ def test_command_is_started_once_a_batch_and_gaps_are_statuses(tmp_path):
     )
 
 
+def test_what_a_command_writes_wrongly_is_a_status(tmp_path):
+    lines = ["half a line {", "[1]", '{"id": "q1"}', '{"id": "q2", "audio": "none.wav", "text": "hi"}']
+    (tmp_path / "bad.py").write_text(f"import sys; open(sys.argv[2], 'w').write({chr(10).join(lines)!r})")
+    system = CommandSystem(f"{sys.executable} {tmp_path}/bad.py {{requests}} {{responses}}")
+    queries = [Query(name, "p", "age", "test", "hello", {}, "", "") for name in ("q1", "q2")]
+    answers = system.respond(queries, [Audio(np.zeros(160, np.float32), RATE)] * 2, 0)
+    assert [(a.audio, a.status) for a in answers] == [(None, "missing"), (None, "bad_audio")]
+
+
 def test_command_that_fails_or_hangs_is_a_status(tmp_path):
     queries = [Query("q1", "p", "age", "test", "hello", {}, "", "")]
     audios = [Audio(np.zeros(160, np.float32), RATE)]

@@ -77,17 +77,13 @@ def evaluate(
         label_swap: judge each response against the other style of its pair, too.
         audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
     """
-    if label_source not in LABEL_SOURCES:
-        raise UserError(f"label_source must be gold or predicted; got {label_source!r}")
-    if min(samples, batch_size) < 1 or not systems:
-        raise UserError(f"there must be a system, a sample and a batch; got {len(systems)}, {samples}, {batch_size}")
+    check_options(len(systems), samples, batch_size, label_source)
     queries = shard_of(read_queries(manifest, limit), shard)
     index, count = shard.split("/")
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     run = _Run(manifest, queries, systems, judge, log, samples, batch_size, label_source, label_swap)
-    ears = Ears(transcriber, recognizer)
     run.respond()
-    result = run.score(ears, log, "")
+    result = run.score(Ears(transcriber, recognizer), log, "")
     if audit_transcriber is not None or audit_recognizer is not None:
         other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
         audit = Log(Path(output) / "audit", log.suffix)
@@ -95,6 +91,13 @@ def evaluate(
     result["seconds"] = {name: round(value, 2) for name, value in run.seconds.items()}
     write_summary(Path(output) / "summary.json", result)
     return result
+
+
+def check_options(systems: int, samples: int, batch_size: int, label_source: str) -> None:
+    if label_source not in LABEL_SOURCES:
+        raise UserError(f"label_source must be gold or predicted; got {label_source!r}")
+    if min(samples, batch_size, systems) < 1:
+        raise UserError(f"there must be a system, a sample and a batch; got {systems}, {samples}, {batch_size}")
 
 
 class _Run:

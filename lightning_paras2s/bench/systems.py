@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lightning_paras2s.acts import SLOT, frames, texts
 from lightning_paras2s.asr import TinyTranscriber, Transcriber
-from lightning_paras2s.audio import read_audio, write_audio
-from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.audio import read_audio, resample, write_audio
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling
 from lightning_paras2s.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, read_jsonl
@@ -77,8 +78,6 @@ class PolicySystem(S2SSystem):
         self.config_sha = digest([sampling, seed], [policy, tokenizer, transcriber])
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        import torch
-
         from lightning_paras2s.data.dual_stream import collate
 
         started = time.perf_counter()
@@ -91,9 +90,6 @@ class PolicySystem(S2SSystem):
         return [Answer(a.audio, a.text, a.status, {"total_seconds": seconds}) for a in answers]
 
     def _prompt(self, audio: Audio, transcript: str):
-        import torch
-
-        from lightning_paras2s.audio import resample
         from lightning_paras2s.data.dual_stream import Example, build_prompt
 
         wav = torch.from_numpy(resample(audio, self.tokenizer.sample_rate).samples.copy())[None]
@@ -104,17 +100,11 @@ class PolicySystem(S2SSystem):
         return Example(*build_prompt(self.ids, self.vocab, codes[0, :count], features, transcript))
 
     def _noise(self, query: Query, sample: int):
-        import torch
-
         key = hashlib.sha256(f"{self.seed}/{query.id}/{sample}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(key))
         return torch.rand(2, self.sampling.max_steps, generator=generator)
 
     def _answers(self, completion) -> list[Answer]:
-        import torch
-
-        from lightning_paras2s.models.speech_lm import AUDIO, TEXT
-
         found = []
         for tokens, actions, finished in zip(completion.tokens, completion.actions, completion.finished, strict=True):
             spoken = tokens[AUDIO][actions[AUDIO]]
@@ -209,7 +199,7 @@ class RecordedSystem(S2SSystem):
         if not response.audio:
             return Answer(None, response.text, response.status if response.status != "ok" else "missing")
         path = Path(response.audio)
-        place = path if path.is_absolute() or path.is_file() else self.root / path
+        place = self.root / path if (self.root / path).is_file() else path
         return Answer(
             read_audio(place, SAMPLE_RATE), response.text, response.status, response.latency, response.cost_usd
         )
@@ -271,8 +261,6 @@ class _AgentVoice:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
         if self.tokenizer is None:
             return audio
-        import torch
-
         wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
         codes, counts = self.tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
         decoded, lengths = self.tokenizer.decode(codes, counts)
@@ -280,10 +268,18 @@ class _AgentVoice:
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:
+    """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio"."""
     found = {}
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
-        found[row["id"]] = Answer(read_audio(path.parent / row["audio"], SAMPLE_RATE), row.get("text"))
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            name, place, text = row["id"], path.parent / row["audio"], row.get("text")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        try:
+            found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
+        except UserError:
+            found[name] = Answer(None, text, "bad_audio")
     return found
 
 
