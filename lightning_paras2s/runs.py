@@ -1,7 +1,7 @@
 """A run on disk: `runs/<stage>/<version>/` with its config, metrics, samples and checkpoints, resumable bit for bit.
 
-Killed at any point and resumed, a run ends with the same weights as one never killed: checkpoints appear whole or not at
-all, the order of the data is a function of (seed, epoch), and what else is random in a step of (seed, step, rank).
+Killed at any point and resumed, a run ends with the same weights as one never killed: checkpoints appear whole or not
+at all, the order of the data is a function of (seed, epoch), and what else is random in a step of (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class RunConfig(SaveConfigCallback):
 class RunCheckpoint(Checkpoint):
     """Saves `checkpoints/step-N.ckpt` every few training batches and at the end of training, and keeps the newest.
 
-    N counts training batches (rollouts in RL), not optimizer steps. A checkpoint is written beside its place and renamed,
-    so that one which is there is whole.
+    N counts training batches (rollouts in RL), not optimizer steps. A checkpoint is written beside its place and
+    renamed, so that one which is there is whole.
 
     Args:
         every_n_batches: how often; 0 is only at the end.

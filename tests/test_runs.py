@@ -70,6 +70,7 @@ def toy_config(stage: str, steps: int = 10) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("batch", [2, 7])
 def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Group relative policy optimization of a dual-stream policy (paper, Eq. 3-4; GRPO: arXiv 2402.03300).
 
-Optimization is manual, because one rollout serves `mu` passes. The policy stays in eval mode, so that sampling and training
-see the same distribution. `trainer.max_steps` counts optimizer steps: mu * minibatches a rollout.
+Optimization is manual, because one rollout serves `mu` passes. The policy stays in eval mode, so that sampling and
+training see the same distribution. `trainer.max_steps` counts optimizer steps: mu * minibatches a rollout.
 """
 
 from __future__ import annotations

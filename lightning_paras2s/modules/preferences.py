@@ -89,8 +89,10 @@ def build_preferences(
     samples: int = 8,
     sampling: Sampling = Sampling(),
     seed: int = 0,
+    first_step: int = 0,
 ) -> Path:
-    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped.
+    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. With `seed`, the number
+    of a batch (from `first_step`) decides its samples.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
@@ -102,7 +104,7 @@ def build_preferences(
     attempted = folder / "done.txt"
     finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
     policy.eval()
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(batches, first_step):
         if all(query.id in finished for query in batch.queries):
             continue
         noise = sampling_noise(seed, step, len(batch) * samples, sampling.max_steps)
