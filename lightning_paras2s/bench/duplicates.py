@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from lightning_paras2s.asr import plain_words
 
 MIN_OVERLAP = 0.6
+CHUNK = 1000  # texts compared with all others at a time
 
 
 def alike(first: str, second: str, min_overlap: float = MIN_OVERLAP) -> bool:
@@ -35,12 +36,16 @@ def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> l
             columns.append(index.setdefault(word, len(index)))
     bags = csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(texts), max(1, len(index))))
     sizes = np.asarray(bags.sum(1))
-    common = (bags @ bags.T).tocoo()
-    # One word in another place changes each bag by at most one, so alike texts share all but one word or 60 %.
-    enough = np.minimum(np.minimum(sizes[common.row], sizes[common.col]) - 1, min_overlap * sizes[common.row])
-    chosen = (common.row < common.col) & (common.data >= np.maximum(enough, 1))
-    pairs = zip(common.row[chosen].tolist(), common.col[chosen].tolist(), strict=True)
-    return sorted((i, j) for i, j in pairs if alike(texts[i], texts[j], min_overlap))
+    found = []
+    for start in range(0, len(texts), CHUNK):
+        common = (bags[start : start + CHUNK] @ bags.T).tocoo()
+        i, j = common.row + start, common.col
+        # One word in another place changes each bag by at most one, so alike texts share all but one word or 60 %.
+        enough = np.minimum(np.minimum(sizes[i], sizes[j]) - 1, min_overlap * sizes[i])
+        chosen = (i < j) & (common.data >= np.maximum(enough, 1))
+        pairs = zip(i[chosen].tolist(), j[chosen].tolist(), strict=True)
+        found += [(i, j) for i, j in pairs if alike(texts[i], texts[j], min_overlap)]
+    return sorted(found)
 
 
 def first_of_each(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> list[int | None]:
