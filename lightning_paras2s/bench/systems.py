@@ -274,10 +274,9 @@ def _read_answers(path: Path) -> dict[str, Answer]:
         try:
             row = json.loads(line)
             name, place, text = row["id"], path.parent / row["audio"], row.get("text")
+            found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-        try:
-            found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
         except UserError:
             found[name] = Answer(None, text, "bad_audio")
     return found
@@ -297,7 +296,6 @@ def subject_of(text: str) -> str:
 def digest(settings: list, paths: Iterable[str | None]) -> str:
     """Short hash of settings and of the contents of files."""
     whole = hashlib.sha256(repr(settings).encode())
-    for path in paths:
-        if path is not None:
-            whole.update(Path(path).read_bytes())
+    for path in filter(None, paths):
+        whole.update(Path(path).read_bytes())
     return whole.hexdigest()[:16]
