@@ -144,10 +144,13 @@ class ManifestDialogues(DialogueSource):
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         found = []
         root = Path(self.manifest).parent
-        for query in read_jsonl(self.manifest, Query):
-            audio = read_audio(root / query.audio, 16_000)
+        for number, query in enumerate(read_jsonl(self.manifest, Query), 1):
+            try:
+                style, audio = query.style, read_audio(root / query.audio, 16_000)
+            except UserError as error:
+                raise UserError(f"{self.manifest}:{number}: {error}") from None
             samples = (audio.samples * 32767).astype(np.int16)
-            found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, query.style, (), samples), None, query))
+            found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, style, (), samples), None, query))
         if not found:
             raise UserError(f"a manifest must list at least one query; got none in {self.manifest}; write it with `synthesize`")
         return found

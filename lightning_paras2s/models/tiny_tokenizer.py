@@ -124,9 +124,12 @@ class TinyTokenizer(SpeechTokenizer):
 
     @torch.no_grad()
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        frames = self._hear(wav)
+        frames, counts = self._hear(wav), -(-lengths // (HOP * STRIDE))
+        # Windows behind a row's end still reach into its speech; alone, the row would be followed by silence.
+        inside = torch.arange(frames.shape[1]) < (counts * STRIDE)[:, None]
+        frames = torch.where(inside.unsqueeze(-1), frames, silence()[0])
         frames = torch.cat([frames, silence().expand(len(frames), -1, -1)], 1)
-        return self.quantise(frames)[1][:, :-TAIL], -(-lengths // (HOP * STRIDE))
+        return self.quantise(frames)[1][:, :-TAIL], counts
 
     @torch.no_grad()
     def features(self, wav: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,112 @@
+"""The transcriber: CTC by hand, the lexicon's corrections, and the shipped ear on held-out speech."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+
+from lightning_paras2s.asr import CHARACTERS, CTCNetwork, TinyTranscriber, ctc_ids, ctc_text, pad_acoustics, plain_words
+from lightning_paras2s.audio import resample
+from lightning_paras2s.data.correct import correct
+from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.types import Audio, UserError
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/transcriber.safetensors"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TinyTranscriber:
+    return TinyTranscriber(str(SHIPPED))
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("asr") / "t.safetensors"
+    save_module(CTCNetwork(width=8, blocks=1), path)
+    return str(path)
+
+
+def test_ctc_merges_repeats_and_keeps_doubled_letters_apart():
+    h, e, l, o, space = (CHARACTERS.index(c) + 1 for c in "helo ")  # noqa: E741
+    assert ctc_text([h, h, 0, e, l, l, 0, l, o, 0, 0]) == "hello"
+    assert ctc_text([space, h, e, space, space, 0, space, o, space]) == "he o"
+    assert ctc_text([]) == "" and ctc_text([0, 0]) == ""
+
+
+def test_ctc_ids_are_what_ctc_text_reads():
+    text = "Isn't it NICE, though?"
+    ids = [i for c in ctc_ids(text) for i in (c, 0)]
+    assert ctc_text(ids) == plain_words(text) == "isn't it nice though"
+
+
+def test_network_gives_a_step_for_two_frames():
+    assert CTCNetwork(width=8, blocks=1)(torch.zeros(2, 40, 66)).shape == (2, 20, len(CHARACTERS) + 1)
+
+
+def test_network_does_not_hear_the_level():
+    network = CTCNetwork(width=8, blocks=1).eval()
+    frames = torch.randn(1, 40, 66)
+    louder = frames.clone()
+    louder[..., :64] += 0.3
+    assert torch.allclose(network(frames), network(louder), atol=1e-5)
+
+
+def test_transcriber_returns_nothing_when_there_is_nothing_to_hear(untrained):
+    quiet = [Audio(np.zeros(n, np.float32), 16_000) for n in (0, 100, 16_000)]
+    assert TinyTranscriber(untrained).transcribe(quiet) == ["", "", ""]
+    assert TinyTranscriber(untrained).transcribe([]) == []
+
+
+def test_transcripts_follow_their_recordings_when_lengths_differ(shipped):
+    audios = corpus_audio(agent_lines(6, 3, "val", 0.0))
+    alone = TinyTranscriber(str(SHIPPED), batch_size=1).transcribe(audios)
+    assert len(set(alone)) == 6
+    assert TinyTranscriber(str(SHIPPED), batch_size=1).transcribe(audios[::-1]) == alone[::-1]
+    together = shipped.transcribe(audios)
+    # Padding touches the last frames of the shorter ones.
+    assert jiwer.wer(alone, together) < 0.1
+
+
+def test_padding_repeats_the_mean_frame_so_that_row_means_stay():
+    waves = [0.1 * np.random.default_rng(i).standard_normal(n).astype(np.float32) for i, n in enumerate((6400, 12_800))]
+    frames, lengths = pad_acoustics([Audio(w, 16_000) for w in waves])
+    assert lengths == [40, 80] and frames.shape == (2, 80, 66)
+    assert torch.allclose(frames[0, :40].mean(0), frames[0].mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("role", ["query", "response"])
+def test_shipped_ear_understands_unseen_sentences_and_voices(shipped, role):
+    """A floor that a broken ear misses by far; the figures are in checkpoints/README.md."""
+    lines = query_lines(16, 5, "val", 0.0) if role == "query" else agent_lines(16, 5, "val", 0.0)
+    heard = shipped.transcribe(corpus_audio(lines))
+    assert jiwer.wer([plain_words(line.text) for line in lines], heard) < 0.35
+
+
+def test_shipped_ear_hears_the_same_words_when_the_rate_is_24_khz(shipped):
+    audios = corpus_audio(agent_lines(4, 6, "val", 0.0))
+    assert jiwer.wer(shipped.transcribe(audios), shipped.transcribe([resample(a, 24_000) for a in audios])) < 0.1
+
+
+def test_transcriber_is_one_line_when_its_weights_are_missing(tmp_path):
+    with pytest.raises(UserError, match="must be an existing .safetensors file; got"):
+        TinyTranscriber(str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "heard, said",
+    [
+        ("the gardin looks nice", "the garden looks nice"),  # 1 of 6 letters
+        ("the garden looks nice", "the garden looks nice"),
+        ("hose", "house"),  # 1 insertion: 1 - 1/5 against 1 - 2/6 for "garden"
+        ("zzzz", "zzzz"),  # nothing is half like it
+        ("", ""),
+    ],
+)
+def test_words_outside_the_lexicon_become_the_nearest_inside(heard, said):
+    assert correct(heard, ["garden", "house", "looks", "nice", "the"]) == said

@@ -1,0 +1,127 @@
+"""Waveforms: what comes in at the edge is mended or refused in one line, and what goes out is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lightning_paras2s.audio import is_silent, read_audio, resample, rms, silence_fraction, write_audio
+from lightning_paras2s.types import Audio, UserError
+
+
+def tone(rate: int, hertz: float = 220.0, seconds: float = 0.5, level: float = 0.5) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def peak_hertz(audio: Audio) -> float:
+    spectrum = np.abs(np.fft.rfft(audio.samples * np.hanning(len(audio.samples))))
+    return float(spectrum.argmax() * audio.sample_rate / len(audio.samples))
+
+
+def write(path: Path, samples: np.ndarray, rate: int, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+def test_read_gives_16_khz_at_the_same_pitch_and_level_when_the_rate_differs(tmp_path, rate):
+    audio = read_audio(write(tmp_path / "a.wav", tone(rate), rate), 16_000)
+    assert audio.sample_rate == 16_000 and audio.samples.dtype == np.float32
+    assert abs(len(audio.samples) - 8_000) <= 1
+    assert peak_hertz(audio) == pytest.approx(220, abs=2)  # bins of 2 Hz
+    middle = audio.samples[1_000:7_000]
+    assert rms(middle) == pytest.approx(0.5 / 2**0.5, rel=0.01)  # a sine's RMS; the filter's ripple is under 1 %
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000])
+def test_read_folds_nothing_back_when_the_tone_lies_above_the_new_band(tmp_path, rate):
+    audio = read_audio(write(tmp_path / "a.wav", tone(rate, 11_000), rate), 16_000)
+    assert rms(audio.samples[500:-500]) < 0.01 * 0.35  # 40 dB down; unfiltered it would fold to 5 kHz at full level
+
+
+def test_read_averages_when_stereo(tmp_path):
+    left = tone(16_000)
+    both = read_audio(write(tmp_path / "a.wav", np.stack([left, 0 * left], 1), 16_000), 16_000)
+    assert np.abs(both.samples - left / 2).max() < 2 / 32768  # one step of 16 bits
+    opposite = read_audio(write(tmp_path / "b.wav", np.stack([left, -left], 1), 16_000), 16_000)
+    assert rms(opposite.samples) < 2 / 32768
+
+
+def test_read_keeps_the_samples_when_clipped(tmp_path):
+    square = np.clip(8 * tone(16_000), -1, 1)
+    audio = read_audio(write(tmp_path / "a.wav", square, 16_000), 16_000)
+    assert np.abs(audio.samples - square).max() < 2 / 32768
+    clipped = 1 - 2 * np.arcsin(1 / 4) / np.pi  # of a sine with amplitude 4
+    assert np.isclose(np.abs(audio.samples), 1, atol=1e-4).mean() == pytest.approx(clipped, abs=0.01)
+
+
+def bad_file(folder: Path, kind: str) -> Path:
+    path = folder / "bad.wav"
+    good = write(folder / "good.wav", tone(8_000), 8_000).read_bytes()
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "no bytes":
+        path.touch()
+    elif kind == "no samples":
+        write(path, np.zeros(0, np.float32), 8_000)
+    elif kind == "text":
+        path.write_text("this is no audio\n" * 100)
+    elif kind == "a cut header":
+        path.write_bytes(good[:20])
+    elif kind == "not a number":
+        write(path, np.array([0.0, np.nan, 0.0], np.float32), 8_000, "FLOAT")
+    elif kind == "over-long":
+        write(path, np.zeros(8_000 * 61, np.float32), 8_000)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, must",
+    [
+        ("missing", "must be an existing file"),
+        ("a folder", "must be an existing file"),
+        ("no bytes", "must be readable"),
+        ("no samples", "at least one sample"),
+        ("text", "must be readable"),
+        ("a cut header", "must be readable"),
+        ("not a number", "must be finite"),
+        ("over-long", "at most 60 s; got 61.0 s"),
+    ],
+)
+def test_read_fails_with_one_line_when_the_file_is_bad(tmp_path, kind, must):
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(UserError) as caught:
+        read_audio(path, 16_000)
+    message = str(caught.value)
+    assert must in message and "got" in message and str(path) in message and "\n" not in message
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_write_gives_the_samples_back_and_leaves_no_part(tmp_path, suffix):
+    samples = tone(16_000) * 3  # beyond full scale: clipped, not wrapped
+    path = tmp_path / "new" / f"a{suffix}"
+    write_audio(path, Audio(samples, 16_000))
+    assert np.abs(read_audio(path, 16_000).samples - np.clip(samples, -1, 1)).max() < 2 / 32768
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_resample_returns_the_same_object_when_there_is_nothing_to_do():
+    audio = Audio(tone(16_000), 16_000)
+    assert resample(audio, 16_000) is audio
+
+
+def test_silence_is_told_by_level_and_by_length():
+    assert is_silent(Audio(np.zeros(16_000, np.float32), 16_000))
+    assert is_silent(Audio(np.zeros(0, np.float32), 16_000))
+    assert is_silent(Audio(tone(16_000, level=0.001), 16_000))  # -63 dBFS
+    assert not is_silent(Audio(tone(16_000, level=0.002), 16_000))  # -57 dBFS
+    assert is_silent(Audio(tone(16_000, seconds=0.09), 16_000))
+
+
+def test_silence_fraction_counts_quiet_windows():
+    audio = Audio(np.concatenate([tone(16_000), 0.001 * tone(16_000), tone(16_000), tone(16_000)]), 16_000)
+    assert silence_fraction(audio) == pytest.approx(0.25)
+    assert silence_fraction(Audio(np.zeros(100, np.float32), 16_000)) == 1.0

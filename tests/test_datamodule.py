@@ -1,0 +1,257 @@
+"""`DualStreamDataModule`: the two streams on a hand-written example, batches, and manifests that are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_paras2s.asr import CTCNetwork
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule, encode_all
+from lightning_paras2s.data.dialogues import (
+    Dialogue,
+    DialogueSource,
+    ManifestDialogues,
+    UnlabelledQueries,
+    demonstrated_queries,
+)
+from lightning_paras2s.data.dual_stream import AudioIds, Example, build_completion, build_prompt, collate
+from lightning_paras2s.data.embedded import Utterance, hear, text_queries
+from lightning_paras2s.data.vocabulary import BLANK, EOS, TextVocab
+from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT
+from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
+from lightning_paras2s.tts import EspeakSynthesizer
+from lightning_paras2s.types import Audio, Query, Style, UserError
+
+VOCAB, IDS = TextVocab(), AudioIds(10)
+THE, HOUSE, SAD = (VOCAB.index[w] for w in ("the", "house", "sad"))
+
+
+def test_audio_marks_follow_the_codes():
+    assert [IDS.blank, IDS.eos, IDS.user_start, IDS.user_end, IDS.assistant_start] == [10, 11, 12, 13, 14]
+
+
+def test_prompt_layout_on_a_hand_written_example():
+    """Codes 3 1 4 and the words "the house": start, speech with the words beside it, end, and the task at the assistant's mark."""
+    features = torch.arange(6.0).view(3, 2)
+    tokens, placed, mask = build_prompt(IDS, VOCAB, torch.tensor([3, 1, 4]), features, "The house.", "echo")
+    assert tokens[AUDIO].tolist() == [12, 3, 1, 4, 13, 14]
+    assert tokens[TEXT].tolist() == [BLANK, THE, HOUSE, BLANK, BLANK, VOCAB.task("echo")]
+    assert mask.tolist() == [False, True, True, True, False, False]
+    assert torch.equal(placed[1:4], features) and not placed[[0, 4, 5]].any()
+
+
+def test_prompt_layout_when_there_is_no_speech_or_more_words_than_codes():
+    tokens, placed, mask = build_prompt(IDS, VOCAB, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), "sad the house", "read")
+    assert tokens[AUDIO].tolist() == [12, 10, 10, 10, 13, 14] and not mask.any() and placed.shape == (6, 2)
+    assert tokens[TEXT].tolist() == [BLANK, SAD, THE, HOUSE, BLANK, VOCAB.task("read")]
+
+
+def test_completion_layout_on_a_hand_written_example():
+    """Words at codes 0 and 3, five codes, delay 2: eight steps.
+
+    text : the   .     .  house EOS  .    .    .      (blanks after EOS are forced)
+    audio: -     -     7  8     9    7    8    end    (the delay is forced)
+    """
+    tokens, actions = build_completion(IDS, VOCAB, torch.tensor([7, 8, 9, 7, 8]), "The house!", (0, 3), 2)
+    assert tokens[TEXT].tolist() == [THE, BLANK, BLANK, HOUSE, EOS, BLANK, BLANK, BLANK]
+    assert tokens[AUDIO].tolist() == [10, 10, 7, 8, 9, 7, 8, 11]
+    assert actions[TEXT].tolist() == [True] * 5 + [False] * 3
+    assert actions[AUDIO].tolist() == [False] * 2 + [True] * 6
+
+
+def test_completion_spells_words_that_the_vocabulary_lacks():
+    """Three letters from step 0 on push the second word, whose onset is 1, to step 3."""
+    tokens, _ = build_completion(IDS, VOCAB, torch.tensor([1] * 6), "xqz house", (0, 1), 1)
+    letters = [VOCAB.index[piece] for piece in ("^x", "+q", "+z")]
+    assert tokens[TEXT].tolist() == [*letters, HOUSE, EOS, BLANK, BLANK, BLANK]
+    assert VOCAB.decode(tokens[TEXT].tolist()) == "xqz house"
+
+
+def test_completion_ends_its_text_when_the_audio_is_too_short():
+    tokens, actions = build_completion(IDS, VOCAB, torch.tensor([5]), "the house the house", (0, 1, 2, 3), 1)
+    assert tokens[TEXT].tolist() == [THE, HOUSE, EOS] and actions.all(1).tolist() == [True, False]
+
+
+def test_collate_pads_prompts_left_and_completions_right():
+    def example(codes: list[int]) -> Example:
+        found = torch.tensor(codes)
+        prompt = build_prompt(IDS, VOCAB, found, torch.ones(len(codes), 2), "the")
+        return Example(*prompt, *build_completion(IDS, VOCAB, found, "the", (0,), 1))
+
+    batch = collate([example([1, 2, 3]), example([4])])
+    assert batch.prompt.tokens.shape == (2, 2, 6) and batch.prompt.mask.sum(1).tolist() == [6, 4]
+    assert batch.prompt.mask[1].tolist() == [False, False, True, True, True, True]
+    assert batch.prompt.tokens[1, AUDIO, 2:].tolist() == [12, 4, 13, 14] and not batch.prompt.features[1, :3].any()
+    assert batch.completion.tokens[1, AUDIO].tolist() == [10, 4, 11, 10, 10]
+    assert batch.completion.actions[1, AUDIO].tolist() == [False, True, True, False, False]
+    assert batch.completion.tokens[1, TEXT].tolist() == [THE, EOS, BLANK, BLANK, BLANK]
+
+
+class Lengths(list):
+    """Items that are their own index, with lengths."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        super().__init__(range(len(lengths)))
+        self.lengths = lengths
+
+
+def bucketed(seed: int = 1, batch_size: int = 4, count: int = 30, **ranks) -> BucketedLoader:
+    loader = BucketedLoader(Lengths([7 * i % 100 for i in range(count)]), batch_size, seed, **ranks)
+    loader.collate = list
+    return loader
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    first, again, other = bucketed(), bucketed(), bucketed(seed=2)
+    epochs = [[list(first) for _ in range(2)], [list(again) for _ in range(2)], [list(other) for _ in range(2)]]
+    assert epochs[0] == epochs[1] != epochs[2] and epochs[0][0] != epochs[0][1]
+
+
+def test_batches_are_whole_of_like_length_and_repeat_nothing():
+    loader = bucketed(count=402)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 100 and {len(b) for b in batches} == {4}
+    assert len({i for batch in batches for i in batch}) == 400
+    spreads = [np.ptp([loader.items.lengths[i] for i in batch]) for batch in batches]
+    # Noise of 12 and 4 neighbours among 402 over 0..99 (one apart): at most 12 + a few; unsorted, about 60.
+    assert np.mean(spreads) < 15
+
+
+def test_bucketed_order_when_resumed_in_the_middle_of_an_epoch():
+    whole = list(bucketed())
+    cut = bucketed()
+    head = [batch for batch, _ in zip(cut, range(3), strict=False)]
+    rest = bucketed()
+    rest.load_state_dict({"epoch": 0, "position": 3})
+    assert head + list(rest) == whole
+
+
+def test_ranks_share_every_bucketed_batch():
+    ranks = [list(bucketed(rank=r, world_size=2)) for r in range(2)]
+    assert len(ranks[0]) == len(ranks[1]) == 30 // 8
+    assert not {i for b in ranks[0] for i in b} & {i for b in ranks[1] for i in b}
+
+
+def test_queries_for_rl_have_no_demonstrations():
+    demonstrated = {q.id for q in demonstrated_queries(1.0)}
+    few = {q.id for q in demonstrated_queries(0.2)}
+    left = {q.id for i, q in enumerate(text_queries("train")) if i % 2}
+    assert few < demonstrated and not demonstrated & left
+    assert demonstrated | left == {q.id for q in text_queries("train")}
+    assert len(few) == round(0.2 * len(demonstrated))
+    assert UnlabelledQueries().renditions == 1
+
+
+class TwoDialogues(DialogueSource):
+    """One user's question and the agent's answer, with a transcript or without."""
+
+    def __init__(self, transcript: str | None) -> None:
+        self.transcript = transcript
+
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        voice = EspeakSynthesizer()
+        asked = voice.synthesize("We sold the house.", Style(emotion="sad"), "en-US+m3", 1)
+        answer = voice.speak_as_agent("I am sorry about the house.", "calm")
+        user = Utterance(hear(asked), "We sold the house.", Style(emotion="sad"), (), (asked.samples * 32767).astype(np.int16))
+        onsets = tuple(onset // 640 for onset in answer.onsets)
+        agent = Utterance(hear(answer.audio), "I am sorry about the house.", Style(tone="calm"), onsets)
+        query = Query("q", "p", "emotion", "train", user.text, {"emotion": "sad"}, "home", "")
+        return [Dialogue("chat", self.transcript, user, agent, query)] * 2
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    TinyTokenizer((4, 3), width=8).save(folder / "tokenizer.safetensors")
+    save_module(CTCNetwork(8, 1), folder / "transcriber.safetensors")
+    return {name: str(folder / f"{name}.safetensors") for name in ("tokenizer", "transcriber")}
+
+
+def first_batch(weights, transcript: str | None, **options):
+    module = DualStreamDataModule(TwoDialogues(transcript), batch_size=2, **{"tokenizer": weights["tokenizer"], **options})
+    module.setup()
+    return next(iter(module.train_dataloader()))
+
+
+def test_batch_holds_answers_when_labelled(weights):
+    batch = first_batch(weights, "we sold the house")
+    text = batch.prompt.tokens[0, TEXT]
+    assert VOCAB.decode([int(i) for i in text if i != EOS]) == "we sold the house"
+    codes = batch.completion.tokens[0, AUDIO][batch.completion.actions[0, AUDIO]]
+    assert codes[-1] == AudioIds(12).eos and (codes[:-1] < 12).all()
+    assert VOCAB.decode(batch.completion.tokens[0, TEXT].tolist()) == "i am sorry about the house"
+    assert batch.completion.finished.all() and not batch.completion.actions[0, AUDIO, :2].any()
+
+
+def test_answers_are_dropped_when_unlabelled(weights):
+    batch = first_batch(weights, "we sold the house", labelled=False)
+    assert batch.completion is None and len(batch.audios) == 2 and batch.queries[0].id == "q"
+
+
+def test_transcripts_come_from_the_transcriber_when_the_source_has_none(weights):
+    batch = first_batch(weights, None, transcriber=weights["transcriber"], labelled=False)
+    assert "we sold the house" not in VOCAB.decode(batch.prompt.tokens[0, TEXT].tolist())  # it is untrained
+    with pytest.raises(UserError, match="need data.transcriber; got none"):
+        first_batch(weights, None)
+
+
+def test_codes_are_those_of_the_tokenizer(weights):
+    """Up to the half precision of cached acoustics, which can tip a number over to the next level."""
+    tokenizer = TinyTokenizer.load(weights["tokenizer"])
+    user = TwoDialogues(None).dialogues("train", "")[0].user
+    codes = encode_all(tokenizer, [user, None, user])
+    wav = torch.from_numpy(user.audio.samples)[None]
+    direct, counts = tokenizer.encode(wav, torch.tensor([wav.shape[1]]))
+    assert len(codes[1]) == 0 and len(codes[0]) == int(counts)
+    assert (codes[0] == direct[0]).float().mean() > 0.95
+
+
+def record(number: int, **changes) -> dict:
+    row = {"id": f"q{number}", "pair_id": "p", "factor": "emotion", "split": "test", "text": "We sold the house."}
+    return {**row, "styles": {"emotion": "sad"}, "topic": "home", "audio": "a.wav", **changes}
+
+
+def manifest(folder: Path, lines: list[str]) -> str:
+    write_audio(folder / "a.wav", Audio(0.1 * np.ones(8000, np.float32), 16_000))
+    path = folder / "queries.jsonl"
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+def test_manifest_gives_queries_without_answers(tmp_path):
+    found = ManifestDialogues(manifest(tmp_path, [json.dumps(record(1)), json.dumps(record(2))])).dialogues("train", "")
+    assert [d.query.id for d in found] == ["q1", "q2"] and found[0].agent is None and found[0].transcript is None
+    assert len(found[0].user.samples) == 8000 and len(found[0].user.acoustics) % 4 == 0
+
+
+@pytest.mark.parametrize(
+    "second, must",
+    [
+        ("{not json", "queries.jsonl:2: each line must be one JSON object; got"),
+        ("[1, 2]", "queries.jsonl:2: each line must be one JSON object; got list"),
+        (json.dumps({k: v for k, v in record(2).items() if k != "audio"}), "queries.jsonl:2: a query must have audio"),
+        (json.dumps(record(2, mood="sad")), "queries.jsonl:2: unknown field mood"),
+        (json.dumps(record(1)), "queries.jsonl:2: id 'q1' was already used on line 1"),
+        (json.dumps(record(2, audio="none.wav")), "queries.jsonl:2: audio must be an existing file; got"),
+        (json.dumps(record(2, styles={"emotion": "bored"})), "queries.jsonl:2: a style's emotion must be one of"),
+    ],
+)
+def test_manifest_fails_with_its_line_number(tmp_path, second, must):
+    path = manifest(tmp_path, [json.dumps(record(1)), second])
+    with pytest.raises(UserError) as caught:
+        ManifestDialogues(path).dialogues("train", "")
+    assert must in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_manifest_fails_when_it_is_missing_or_empty(tmp_path):
+    with pytest.raises(UserError, match="must be an existing JSON-lines file"):
+        ManifestDialogues(str(tmp_path / "none.jsonl")).dialogues("train", "")
+    with pytest.raises(UserError, match="at least one query; got none"):
+        ManifestDialogues(manifest(tmp_path, [])).dialogues("train", "")
