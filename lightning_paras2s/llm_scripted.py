@@ -7,6 +7,7 @@ no text.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 import numpy as np
@@ -124,6 +125,7 @@ class ScriptedLLM(ChatLLM):
         return f"Response: {frame.format(subject=query.subject)}\nTone: {sorted(BEST_TONES[style])[0]}"
 
 
+@functools.cache
 def _known() -> dict[str, TextQuery]:
     return {q.text: q for split in SPLITS for q in text_queries(split)}
 

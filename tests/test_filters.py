@@ -1,0 +1,125 @@
+"""`filter`: drops what was misheard or shares something with training, counts why, and guesses nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.asr import Transcriber
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.filters import Hearing, best_emotion, filter, overlaps, reject
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import Audio, Query, Style, UserError, read_jsonl, to_json
+
+TEXT = "The train home leaves in five minutes."
+PITCH = {"happy": 800, "sad": 200}
+
+
+def query(name: str, style: str, pair: str = "p", **changes) -> Query:
+    made = Query(name, pair, "emotion", "test", TEXT, {"emotion": style}, "Travel", f"{name}.wav", voice="v-test")
+    return replace(made, **changes)
+
+
+class Listener(Transcriber, StyleRecognizer):
+    """Hears a tone's pitch as a style, and its level as words: soft is garbled."""
+
+    name = "listener"
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def transcribe(self, audios):
+        self.heard += len(audios)
+        return [TEXT.lower().strip(".") if np.abs(a.samples).max() > 0.3 else "the rain" for a in audios]
+
+    def recognize(self, audios, role):
+        crossings = [np.mean(np.diff(np.sign(a.samples)) != 0) * a.sample_rate / 2 for a in audios]
+        return [Style(emotion="happy" if c > 500 else "sad") for c in crossings]
+
+
+def record(folder: Path, q: Query, pitch: float, level: float = 0.5) -> None:
+    samples = level * np.sin(2 * np.pi * pitch * np.arange(16_000) / 16_000)
+    write_audio(folder / q.audio, Audio(samples.astype(np.float32), 16_000))
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Pair a: good; b: one half garbled; c: one half in the wrong style; d: one half's audio is missing."""
+    queries = []
+    for pair in "abcd":
+        for style in PITCH:
+            q = query(f"{pair}-{style}", style, pair)
+            queries.append(q)
+            if q.id != "d-sad":
+                pitch = PITCH["happy"] if q.id == "c-sad" else PITCH[style]
+                record(tmp_path, q, pitch, 0.1 if q.id == "b-happy" else 0.5)
+    path = tmp_path / "queries.jsonl"
+    path.write_text("".join(to_json(q) + "\n" for q in queries))
+    return path
+
+
+def test_filter_keeps_whole_pairs_and_counts_each_reason_when_halves_fail(manifest):
+    listener = Listener()
+    table = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener)
+    assert [q.id for q in read_jsonl(manifest.with_name("kept.jsonl"), Query)] == ["a-happy", "a-sad"]
+    assert table["rejected"] == {"other_half": 3, "wer": 1, "style": 1, "audio": 1}
+    rows = [json.loads(line) for line in manifest.with_name("kept.rejected.jsonl").read_text().splitlines()]
+    why = {row["id"]: row["why"] for row in rows}
+    assert why["b-happy"].startswith("wer: 0.857, heard 'the rain'")  # one word changed, five lost: 6 of 7
+    assert why["c-sad"] == "style: heard emotion happy, not sad" and "existing file" in why["d-sad"]
+
+
+def test_filter_keeps_single_halves_when_told_to(manifest):
+    listener = Listener()
+    table = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener, keep_halves=True)
+    assert table["kept"] == 5 and "other_half" not in table["rejected"]
+
+
+def test_filter_listens_once_when_run_again_or_cut(manifest):
+    listener = Listener()
+    first = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener)
+    assert listener.heard == 7
+    log = next(manifest.parent.glob("*.heard.jsonl*"))
+    log.write_bytes(log.read_bytes()[:-20])  # a kill in the middle of the last line
+    again = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener)
+    assert again == first and listener.heard == 7  # the last line was the missing file
+
+
+def test_filter_checks_nothing_when_nobody_listens(manifest):
+    table = filter(str(manifest), str(manifest.with_name("kept.jsonl")))
+    assert table["rejected"] == {"audio": 1, "other_half": 1}
+
+
+def test_filter_refuses_when_out_would_lose_the_audio(manifest, tmp_path):
+    with pytest.raises(UserError, match="out must lie beside the manifest"):
+        filter(str(manifest), str(tmp_path / "elsewhere" / "kept.jsonl"))
+
+
+def test_reject_is_silent_when_another_factors_style_differs():
+    q = query("q", "sad", styles={"emotion": "sad", "age": "adult"})
+    assert reject(q, Hearing("q", None, {"age": "child", "emotion": "sad"}), 0.3, ("emotion", "age")) == ""
+    assert reject(q, Hearing("q"), 0.3, ("emotion",)) == ""
+    assert reject(q, Hearing("q", None, {}), 0.3, ("emotion",)) == "style: heard emotion none, not sad"
+
+
+def test_overlaps_name_the_voice_topic_or_text_when_train_has_it():
+    train = [query("t", "sad", split="train", voice="v-train", topic="Food", text="We ate the soup on the old ship.")]
+    test = [
+        query("a", "sad"),
+        query("b", "sad", voice="v-train"),
+        query("c", "sad", topic="Food"),
+        query("d", "sad", text="We ate the soup on the old boat."),
+    ]
+    found = overlaps(test, train)
+    assert {name: why.split(":")[0] for name, why in found.items()} == {"b": "voice", "c": "topic", "d": "text"}
+
+
+def test_best_emotion_is_none_when_it_is_improbable_or_not_ours():
+    labels = ["生气/angry", "开心/happy", "其他/other", "<unk>"]
+    assert best_emotion(labels, [0.7, 0.2, 0.1, 0.0], 0.5) == "angry"
+    assert best_emotion(labels, [0.4, 0.3, 0.2, 0.1], 0.5) is None
+    assert best_emotion(labels, [0.1, 0.1, 0.8, 0.0], 0.5) is None
