@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test reproduce clean
+.PHONY: help demo test reproduce checksums clean
 
 # The first Python of at least 3.11 that runs.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -88,11 +88,19 @@ $(STAMPS)/sft_all:
 $(STAMPS)/sft_shuffled:
 	$(call fit,sft_shuffled,policy.safetensors)
 
-$(STAMPS)/reward: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
+$(STAMPS)/preferences: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
+	$(RUN) predict --config preferences.yaml
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/reward: $(STAMPS)/preferences
 	$(call fit,reward,scorer.safetensors,scorer.safetensors)
 
 $(STAMPS)/grpo: $(STAMPS)/reward
 	$(call fit,grpo,policy.safetensors,grpo.safetensors)
+
+# Renew what `sha256sum -c` checks, after weights have changed.
+checksums:
+	cd $(WEIGHTS) && sha256sum *.safetensors *.json > .SHA256SUMS.part && mv .SHA256SUMS.part SHA256SUMS
 
 clean:
 	rm -rf .venv build dist *.egg-info
