@@ -6,6 +6,7 @@ Nothing is imported that is not run. A user's mistake is one line on stderr and 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ COMMANDS = {
     "arena": "lightning_paras2s.bench.arena:arena",
     "annotate": "lightning_paras2s.bench.annotate:annotate",
     "serve": "lightning_paras2s.bench.serve:serve",
-    "plan": "lightning_paras2s.bench.plan:plan",
+    "plan": "lightning_paras2s.plan:plan",
 }
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
@@ -144,11 +145,15 @@ def run_command(name: str, argv: list[str]) -> None:
     function = load_command(name)
     about = (function.__doc__ or "").strip().split("\n\n")[0]
     parser = Parser(prog=f"python -m lightning_paras2s {name}", description=about)
-    parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
+    # `plan` reads a training config itself
+    own_config = "config" in inspect.signature(function).parameters
+    if not own_config:
+        parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     parser.add_function_arguments(function, as_group=False)
     options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
-    options.pop("config")
+    if not own_config:
+        options.pop("config")
     as_json = options.pop("json")
     result = function(**options)
     if as_json:
