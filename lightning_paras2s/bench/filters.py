@@ -196,6 +196,6 @@ class Emotion2Vec(StyleRecognizer):
 
 
 def best_emotion(labels: list[str], scores: list[float], min_score: float) -> str | None:
-    """The most probable of our emotions, or None if it is no emotion of ours or too improbable; labels: "开心/happy"."""
+    """The most probable emotion of ours, or None if it is none or too improbable; labels are like "开心/happy"."""
     score, label = max(zip(scores, labels, strict=True))
     return Emotion2Vec.LABELS.get(label.split("/")[-1].strip("<> ")) if score >= min_score else None
