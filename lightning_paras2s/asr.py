@@ -112,7 +112,8 @@ def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
     rows = []
     for audio in audios:
         samples = torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())
-        rows.append(acoustics(F.pad(samples, (0, -len(samples) % (4 * HOP)))[None])[0])
+        size = max(1, -(-len(samples) // (4 * HOP))) * 4 * HOP  # a policy may say nothing at all
+        rows.append(acoustics(F.pad(samples, (0, size - len(samples)))[None])[0])
     lengths = [len(row) for row in rows]
     longest = max(lengths)
     padded = [torch.cat([row, row.mean(0, keepdim=True).expand(longest - len(row), -1)]) for row in rows]

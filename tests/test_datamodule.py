@@ -37,7 +37,7 @@ def test_audio_marks_follow_the_codes():
 
 
 def test_prompt_layout_on_a_hand_written_example():
-    """Codes 3 1 4 and the words "the house": start, speech with the words beside it, end, and the task at the assistant's mark."""
+    """Codes 3 1 4 and the words "the house": start, speech beside words, end, the task at the assistant's mark."""
     features = torch.arange(6.0).view(3, 2)
     tokens, placed, mask = build_prompt(IDS, VOCAB, torch.tensor([3, 1, 4]), features, "The house.", "echo")
     assert tokens[AUDIO].tolist() == [12, 3, 1, 4, 13, 14]
@@ -47,7 +47,9 @@ def test_prompt_layout_on_a_hand_written_example():
 
 
 def test_prompt_layout_when_there_is_no_speech_or_more_words_than_codes():
-    tokens, placed, mask = build_prompt(IDS, VOCAB, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), "sad the house", "read")
+    tokens, placed, mask = build_prompt(
+        IDS, VOCAB, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), "sad the house", "read"
+    )
     assert tokens[AUDIO].tolist() == [12, 10, 10, 10, 13, 14] and not mask.any() and placed.shape == (6, 2)
     assert tokens[TEXT].tolist() == [BLANK, SAD, THE, HOUSE, BLANK, VOCAB.task("read")]
 
@@ -158,7 +160,9 @@ class TwoDialogues(DialogueSource):
         voice = EspeakSynthesizer()
         asked = voice.synthesize("We sold the house.", Style(emotion="sad"), "en-US+m3", 1)
         answer = voice.speak_as_agent("I am sorry about the house.", "calm")
-        user = Utterance(hear(asked), "We sold the house.", Style(emotion="sad"), (), (asked.samples * 32767).astype(np.int16))
+        user = Utterance(
+            hear(asked), "We sold the house.", Style(emotion="sad"), (), (asked.samples * 32767).astype(np.int16)
+        )
         onsets = tuple(onset // 640 for onset in answer.onsets)
         agent = Utterance(hear(answer.audio), "I am sorry about the house.", Style(tone="calm"), onsets)
         query = Query("q", "p", "emotion", "train", user.text, {"emotion": "sad"}, "home", "")
@@ -175,7 +179,9 @@ def weights(tmp_path_factory) -> dict[str, str]:
 
 
 def first_batch(weights, transcript: str | None, **options):
-    module = DualStreamDataModule(TwoDialogues(transcript), batch_size=2, **{"tokenizer": weights["tokenizer"], **options})
+    module = DualStreamDataModule(
+        TwoDialogues(transcript), batch_size=2, **{"tokenizer": weights["tokenizer"], **options}
+    )
     module.setup()
     return next(iter(module.train_dataloader()))
 

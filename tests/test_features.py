@@ -40,7 +40,9 @@ def test_log_mel_rises_by_a_quarter_of_log_2_when_the_amplitude_doubles():
 
 def test_log_mel_peaks_higher_when_the_tone_is_higher():
     time = torch.arange(8000) / SAMPLE_RATE
-    peaks = [int(log_mel(torch.sin(2 * math.pi * f * time)[None])[0, 20].argmax()) for f in (200, 500, 1000, 3000, 6000)]
+    peaks = [
+        int(log_mel(torch.sin(2 * math.pi * f * time)[None])[0, 20].argmax()) for f in (200, 500, 1000, 3000, 6000)
+    ]
     assert peaks == sorted(set(peaks))
 
 
@@ -50,7 +52,9 @@ def test_pitch_is_log2_of_the_frequency_over_100_hz(f0):
     inner = slice(5, -5)  # windows that hold nothing but the tone
     assert voiced[0, inner].all()
     # Lags are whole samples: at 400 Hz one sample is 2.5 %.
-    assert torch.allclose(found[0, inner], torch.tensor(math.log2(f0 / 100)), atol=0.5 * math.log2(1 + f0 / SAMPLE_RATE) + 0.01)
+    assert torch.allclose(
+        found[0, inner], torch.tensor(math.log2(f0 / 100)), atol=0.5 * math.log2(1 + f0 / SAMPLE_RATE) + 0.01
+    )
 
 
 def test_noise_and_silence_are_unvoiced():

@@ -16,14 +16,19 @@ def execute(folder: Path) -> str:
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(NOTEBOOK, 4)
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
     return json.dumps([cell.get("outputs", []) for cell in notebook.cells])
 
 
 def write_run(folder: Path, beta: float) -> None:
     path = folder / f"runs/grpo/beta={beta}"
     path.mkdir(parents=True)
-    lines = [{"step": i, "train/reward": 2 + beta + i / 100, "train/kl": 0.1 * i, "train/zero_std_groups": 0.0} for i in range(20)]
+    lines = [
+        {"step": i, "train/reward": 2 + beta + i / 100, "train/kl": 0.1 * i, "train/zero_std_groups": 0.0}
+        for i in range(20)
+    ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "train/re')
     config = {"model": {"init_args": {"beta": beta, "group_size": 8}}, "data": {"init_args": {"batch_size": 4}}}
     (path / "config.yaml").write_text(json.dumps(config))

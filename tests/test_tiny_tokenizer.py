@@ -1,4 +1,4 @@
-"""`TinyTokenizer`: codes are numbers and back, a recording's codes are its own, lengths add up, and the shipped codec keeps level and pitch."""
+"""`TinyTokenizer`: codes are values and back, whatever the batch; lengths add up; the shipped codec keeps its tone."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def test_rates_fit_together(tokenizer):
 def test_saved_tokenizer_gives_the_same_codes(tokenizer, tmp_path):
     """Weights are stored in half precision, so that is what must come back."""
     half = TinyTokenizer(**tokenizer.settings)
-    half.load_state_dict({n: t.half().float() if t.is_floating_point() else t for n, t in tokenizer.state_dict().items()})
+    half.load_state_dict(
+        {n: t.half().float() if t.is_floating_point() else t for n, t in tokenizer.state_dict().items()}
+    )
     tokenizer.save(tmp_path / "t.safetensors")
     wav, lengths = batch(noise(FRAME * 20))
     loaded = TinyTokenizer.load(tmp_path / "t.safetensors")
@@ -103,7 +105,7 @@ def test_saved_tokenizer_gives_the_same_codes(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("tone", ["neutral", "excited", "apologetic"])
 def test_shipped_codec_keeps_level_pitch_and_duration(shipped, tone):
-    """Within 3 dB and a semitone: four numbers of eight levels a frame. Without the codec, the vocoder alone is within 2.3 dB."""
+    """Within 3 dB and a semitone: four numbers of eight levels a frame; the vocoder alone takes up to 2.3 dB."""
     speech = EspeakSynthesizer().speak_as_agent("I am happy to hear about the garden.", tone).audio
     wav = torch.from_numpy(speech.samples)[None]
     codes, counts = shipped.encode(wav, torch.tensor([wav.shape[1]]))

@@ -1,0 +1,107 @@
+"""`TinyScorer`: scores lie in 1..5, no audio is unscored, ears stay frozen, both recordings count."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_paras2s.asr import CTCNetwork
+from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.models.scorer import expected_score
+from lightning_paras2s.models.tiny_scorer import TinyScorer
+from lightning_paras2s.style import StyleNetwork
+from lightning_paras2s.types import Audio, UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("ears")
+    save_module(CTCNetwork(8, 1), folder / "transcriber.safetensors")
+    save_module(StyleNetwork(8, 1), folder / "style.safetensors")
+    return folder
+
+
+@pytest.fixture
+def scorer(folder) -> TinyScorer:
+    torch.manual_seed(1)
+    return TinyScorer(str(folder / "transcriber.safetensors"), str(folder / "style.safetensors"), 16, 1, 2).eval()
+
+
+def sounds(*seconds: float) -> list[Audio]:
+    return [
+        Audio(0.1 * np.random.default_rng(i).standard_normal(int(s * 16_000)).astype(np.float32), 16_000)
+        for i, s in enumerate(seconds)
+    ]
+
+
+def test_expected_score_on_worked_examples():
+    """Uniform: (1 + 2 + 3 + 4 + 5) / 5. Weights 1, 3 on the scores 1, 5: (1 * 1 + 3 * 5) / 4."""
+    two = torch.tensor([0.0, -1e9, -1e9, -1e9, np.log(3.0)])
+    assert torch.allclose(
+        expected_score(torch.stack([torch.zeros(5), two.float()])), torch.tensor([3.0, 4.0]), atol=1e-5
+    )
+
+
+def test_scores_lie_between_1_and_5(scorer):
+    scores = scorer(sounds(1.0, 2.0), sounds(0.7, 1.5))
+    assert scores.shape == (2,) and ((scores > 1) & (scores < 5)).all()
+
+
+def test_no_audio_is_unscored_and_harms_no_other(scorer):
+    empty = Audio(np.zeros(0, np.float32), 16_000)
+    queries, responses = sounds(1.0, 1.0), sounds(1.0, 1.0)
+    both = scorer(queries, [empty, responses[1]])
+    assert both[0].isnan() and torch.isfinite(both[1])
+
+
+def test_score_depends_on_both_recordings(scorer):
+    a, b = sounds(1.0, 1.0)
+    logits = scorer.score_logits([a, a, b], [a, b, a])
+    assert not torch.allclose(logits[0], logits[1], atol=1e-4) and not torch.allclose(logits[0], logits[2], atol=1e-4)
+
+
+def test_scores_are_permuted_when_the_batch_is(scorer):
+    queries, responses = sounds(1.0, 1.0, 1.0), sounds(0.8, 0.8, 0.8)
+    with torch.no_grad():
+        scores = scorer(queries, responses)
+        turned = scorer(queries[::-1], responses[::-1])
+    assert torch.allclose(scores, turned.flip(0), atol=1e-5)
+
+
+def test_ears_stay_frozen_and_the_body_learns(scorer):
+    scorer.train()
+    assert not scorer.ears.training and scorer.body.training
+    torch.nn.functional.cross_entropy(scorer.score_logits(sounds(1.0), sounds(1.0)), torch.tensor([4])).backward()
+    assert all(p.grad is None for p in scorer.ears.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in scorer.body.parameters())
+
+
+def test_body_learns_to_tell_two_responses_apart(scorer):
+    """Loud noise is a 5, quiet noise a 1: what the ears hear must reach the head. Learnt in 25 steps."""
+    scorer.eval()  # no dropout
+    query = sounds(0.6)
+    loud, quiet = (Audio(level * query[0].samples, 16_000) for level in (3.0, 0.02))
+    optimizer = torch.optim.AdamW(scorer.body.parameters(), 1e-2)
+    for _ in range(25):
+        loss = torch.nn.functional.cross_entropy(scorer.score_logits(query * 2, [loud, quiet]), torch.tensor([4, 0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    scores = scorer(query * 2, [loud, quiet])
+    assert scores[0] > 4 and scores[1] < 2
+
+
+def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_path):
+    for name in ("transcriber", "style"):
+        shutil.copy(folder / f"{name}.safetensors", tmp_path)
+    scorer.save(tmp_path / "scorer.safetensors")
+    loaded = TinyScorer.load(tmp_path / "scorer.safetensors")
+    scores = [s(sounds(1.0), sounds(1.0)) for s in (scorer, loaded)]
+    assert torch.allclose(*scores, atol=5e-3)  # half precision
+    (tmp_path / "style.safetensors").unlink()
+    with pytest.raises(UserError, match="must be an existing .safetensors file; got .*style.safetensors"):
+        TinyScorer.load(tmp_path / "scorer.safetensors")
