@@ -1,0 +1,176 @@
+"""The paper's reward model: Qwen2.5-Omni's thinker with LoRA hears query and response and scores their fit (section
+4.2, A.11.5).
+
+The score is the expectation over the five digit tokens at the last position, renormalised among themselves; no other
+logit is made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_paras2s.audio import resample
+from lightning_paras2s.models.log_mel import HOP, SAMPLE_RATE, log_mel
+from lightning_paras2s.models.lora import add_lora
+from lightning_paras2s.models.scorer import ResponseScorer
+from lightning_paras2s.rubric import PROMPT
+from lightning_paras2s.types import Audio, UserError
+
+# A regex, since the audio tower has q_proj and v_proj of its own; both trees that transformers has had are named.
+LORA_TARGETS = r"model\.(language_model\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+GUIDELINE = PROMPT.partition("The information of the user:")[0].strip()
+MAX_SECONDS = 300
+SHORTEST_SECONDS = 0.1
+AUDIO_MARKS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+
+
+class QwenOmniScorer(ResponseScorer):
+    """See the module's docstring.
+
+    Args:
+        path: folder of Qwen2.5-Omni (or of its thinker alone).
+        lora_rank: of the adapters on the language model's linear layers; all else is frozen.
+        lora_alpha: the adapters' output is scaled by alpha / rank.
+        dtype: of the frozen weights, `bfloat16` or `float32`.
+        gradient_checkpointing: recompute blocks in the backward pass.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        lora_rank: int = 16,
+        lora_alpha: float = 32.0,
+        dtype: str = "bfloat16",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
+
+        super().__init__()
+        if not (Path(path) / "config.json").is_file():
+            raise UserError(
+                f"the reward model must be the folder of Qwen2.5-Omni; got {path}; fetch it or mend model.scorer.path"
+            )
+        self.settings = {"path": path, "lora_rank": lora_rank, "lora_alpha": lora_alpha, "dtype": dtype}
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        load = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
+        self.thinker = load(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        add_lora(self.thinker, self.thinker, LORA_TARGETS, lora_rank, lora_alpha)
+        if gradient_checkpointing:
+            self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
+        self.digits = token_ids(self.tokenizer, list("12345"))
+        self.marks = token_ids(self.tokenizer, list(AUDIO_MARKS))
+        asked = f"<|im_start|>system\n{GUIDELINE}<|im_end|>\n<|im_start|>user\nQuery speech:"
+        pieces = (asked, "Response speech:", "Score 1-5:<|im_end|>\n<|im_start|>assistant\n")
+        self.pieces = [self.tokenizer.encode(p, add_special_tokens=False) for p in pieces]
+
+    def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
+        weight = self.thinker.lm_head.weight
+        heard = [q.seconds >= SHORTEST_SECONDS and r.seconds >= SHORTEST_SECONDS for q, r in zip(queries, responses)]
+        scores = torch.full((len(heard), 5), torch.nan, device=weight.device)
+        if not any(heard):
+            return scores
+        # all audios in reading order: query and response of the first row, of the second, ...
+        audios = [a for q, r, h in zip(queries, responses, heard) if h for a in (q, r)]
+        mel, mask = mel_batch(audios)
+        ids, attended = self.prompts([audio_tokens(int(n)) for n in mask.sum(1)])
+        hidden = self.thinker.model(
+            input_ids=ids.to(weight.device),
+            attention_mask=attended.to(weight.device),
+            input_features=mel.to(weight),
+            feature_attention_mask=mask.to(weight.device),
+            use_cache=False,
+        )[0][:, -1]
+        logits = hidden.float() @ weight[self.digits].float().T
+        return scores.index_put((torch.tensor(heard, device=weight.device).nonzero()[:, 0],), logits)
+
+    def prompts(self, counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Tokens of the audios, two a row -> left-padded ids [B, L] and their mask."""
+        begin, audio, end = self.marks
+        before, between, after = self.pieces
+        rows = []
+        for query, response in zip(counts[::2], counts[1::2]):
+            speech = [[begin, *[audio] * n, end] for n in (query, response)]
+            rows.append(before + speech[0] + between + speech[1] + after)
+        width = max(map(len, rows))
+        fill = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([[fill] * (width - len(row)) + row for row in rows])
+        return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+    def save(self, path: str | Path) -> None:
+        """The adapters alone, with the settings; the base stays where it is."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self.thinker.named_parameters() if ".lora_" in n}
+        save_file(tensors, part, metadata={"class": type(self).__name__, "settings": json.dumps(self.settings)})
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path, base: str | None = None) -> QwenOmniScorer:
+        """A saved scorer; `base` is the folder of Qwen2.5-Omni if it is no longer where it was."""
+        if not Path(path).is_file():
+            raise UserError(
+                f"the scorer's adapters must be an existing .safetensors file; got {path}; train them or check the path"
+            )
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header.get("class") != cls.__name__:
+            raise UserError(
+                f"{path} must hold a {cls.__name__}; got {header.get('class', 'no class')}; choose another file"
+            )
+        settings = json.loads(header["settings"])
+        scorer = cls(**settings | ({"path": base} if base else {}))
+        adapters = {n: p for n, p in scorer.thinker.named_parameters() if ".lora_" in n}
+        if wrong := sorted(adapters.keys() ^ tensors.keys()):
+            raise UserError(
+                f"{path} must hold the adapters of this base; {wrong[0]} has no partner; is it another base?"
+            )
+        with torch.no_grad():
+            for name, parameter in adapters.items():
+                parameter.copy_(tensors[name])
+        return scorer.eval()
+
+
+def token_ids(tokenizer, tokens: list[str]) -> list[int]:
+    """The ids of single tokens.
+
+    Raises:
+        UserError: the tokenizer has no such token.
+    """
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    for token, i in zip(tokens, ids):
+        if i is None or i == tokenizer.unk_token_id:
+            raise UserError(f"the tokenizer must have the token {token!r}; it does not; is it Qwen2.5-Omni's?")
+    return ids
+
+
+def mel_batch(audios: list[Audio]) -> tuple[Tensor, Tensor]:
+    """Log-mel [N, 128, T] at 100 frames/s and its mask [N, T] (int64): a frame is real if it begins within the
+    speech.
+    """
+    wavs = [torch.from_numpy(np.array(resample(a, SAMPLE_RATE).samples)).float() for a in audios]
+    for wav in wavs:
+        if len(wav) > MAX_SECONDS * SAMPLE_RATE:
+            raise UserError(
+                f"speech to be scored must last at most {MAX_SECONDS} s; got {len(wav) / SAMPLE_RATE:.0f} s; cut it"
+            )
+    # zeros after the longest too, as the released extractor's fixed length gives: its last frames look beyond the end
+    width = (max(map(len, wavs)) // HOP + 4) * HOP
+    padded = torch.stack([F.pad(w, (0, width - len(w))) for w in wavs])
+    mask = torch.arange(width // HOP)[None] * HOP < torch.tensor([len(w) for w in wavs])[:, None]
+    frames = int(mask.sum(1).max())
+    return log_mel(padded)[..., :frames], mask[:, :frames].long()
+
+
+def audio_tokens(frames: int) -> int:
+    """Tokens of `frames` mel frames, 25 a second: two strides of 2."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1

@@ -1,0 +1,180 @@
+"""The Qwen2.5-Omni reward model on a tiny random thinker: batching, padding, what trains, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from lightning_paras2s.models import qwen_omni
+from lightning_paras2s.models.qwen_omni import GUIDELINE, QwenOmniScorer, audio_tokens, mel_batch
+from lightning_paras2s.types import Audio, UserError
+
+SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|AUDIO|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny thinker and a byte-level tokenizer, saved as the release is."""
+    path = tmp_path_factory.mktemp("omni")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=SPECIAL[0])
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    audio = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "output_dim": 32,
+        "initializer_range": 0.2,
+    }
+    text = {
+        "vocab_size": 272,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text |= {"num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.3}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
+    marks = {"audio_token_index": ids["<|AUDIO|>"], "audio_start_token_id": ids["<|audio_bos|>"]}
+    marks |= {
+        "initializer_range": 0.3,
+        "audio_end_token_id": ids["<|audio_eos|>"],
+        "image_token_index": ids["<|IMAGE|>"],
+    }
+    marks |= {"video_token_index": ids["<|VIDEO|>"]}
+    marks |= {"vision_start_token_id": ids["<|IMAGE|>"], "vision_end_token_id": ids["<|VIDEO|>"]}  # as released
+    torch.manual_seed(0)
+    config = Qwen2_5OmniThinkerConfig(audio_config=audio, text_config=text, vision_config=vision, **marks)
+    Qwen2_5OmniThinkerForConditionalGeneration(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def scorer(folder, monkeypatch):
+    """With a short guideline: a byte is a token here, and the real one is 6,000 bytes."""
+    monkeypatch.setattr(qwen_omni, "GUIDELINE", "Fit?")
+    torch.manual_seed(1)
+    return QwenOmniScorer(folder, lora_rank=4, dtype="float32").eval()
+
+
+def tone(hertz: float, seconds: float) -> Audio:
+    time = np.arange(int(16_000 * seconds)) / 16_000
+    return Audio((0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), 16_000)
+
+
+def hiss(seed: int) -> Audio:
+    return Audio((0.3 * np.random.default_rng(seed).standard_normal(6400)).astype(np.float32), 16_000)
+
+
+def test_mel_and_mask_equal_the_stock_extractors():
+    """Qwen2.5-Omni's processor uses transformers' WhisperFeatureExtractor with 128 bands and fixed padding."""
+    audios = [tone(300, 0.5004), tone(200, 1.3)]
+    stock = WhisperFeatureExtractor(feature_size=128, chunk_length=4)
+    wanted = stock([a.samples for a in audios], sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    mel, mask = mel_batch(audios)
+    frames = mask.shape[1]
+    assert torch.equal(mask.sum(1), wanted["attention_mask"].sum(1).long())
+    keep = mask.bool()[:, None].expand_as(mel)
+    assert (mel - wanted["input_features"][..., :frames])[keep].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("frames", "tokens"), [(100, 25), (101, 25), (103, 26), (50, 12)])
+def test_audio_tokens_follow_two_strides_of_two(frames, tokens):
+    assert audio_tokens(frames) == tokens
+
+
+def test_prompt_holds_the_guideline_and_both_audios_in_order(scorer):
+    ids, mask = scorer.prompts([3, 2, 1, 1])
+    text = scorer.tokenizer.decode(ids[0])
+    assert text.startswith(
+        f"<|im_start|>system\n{qwen_omni.GUIDELINE}<|im_end|>\n<|im_start|>user\nQuery speech:<|audio_bos|><|AUDIO|>"
+    )
+    assert text.endswith(
+        "<|audio_eos|>Response speech:<|audio_bos|><|AUDIO|><|AUDIO|><|audio_eos|>Score 1-5:<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert mask.sum(1).tolist() == [ids.shape[1], ids.shape[1] - 3]
+    assert "Continuation Fitness" in GUIDELINE and "{user}" not in GUIDELINE
+
+
+@torch.no_grad()
+def test_a_pair_scores_the_same_alone_or_in_a_batch_and_no_audio_is_nan(scorer):
+    queries = [tone(200, 0.5), tone(300, 1.1), tone(250, 0.7), tone(500, 0.3)]
+    responses = [tone(400, 1.3), tone(100, 0.4), Audio(np.zeros(0, np.float32), 24_000), tone(440, 0.9)]
+    together = scorer.score_logits(queries, responses)
+    for row in (0, 1, 3):
+        alone = scorer.score_logits([queries[row]], [responses[row]])[0]
+        assert (alone - together[row]).abs().max() < 1e-4  # another length of the padded batch
+    assert together[2].isnan().all()
+    scores = scorer(queries, responses)
+    assert scores[2].isnan() and ((scores > 1) & (scores < 5))[[0, 1, 3]].all()
+    assert not torch.allclose(scorer.score_logits([responses[0]], [queries[0]])[0], together[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_logits_are_the_thinkers_own_at_the_digits(scorer):
+    mel, mask = mel_batch([tone(200, 0.5), tone(400, 0.8)])
+    ids, attended = scorer.prompts([audio_tokens(int(n)) for n in mask.sum(1)])
+    whole = scorer.thinker(
+        input_ids=ids, attention_mask=attended, input_features=mel, feature_attention_mask=mask
+    ).logits
+    digits = [scorer.tokenizer.convert_tokens_to_ids(d) for d in "12345"]
+    got = scorer.score_logits([tone(200, 0.5)], [tone(400, 0.8)])
+    assert (got[0] - whole[0, -1, digits]).abs().max() < 1e-5
+
+
+def test_adapters_alone_train_and_the_loss_falls(scorer, tmp_path, folder):
+    """Tones score 5, noise 1: a few steps of cross-entropy (base of 5 classes: log 5 = 1.61) must tell
+    them apart.
+    """
+    queries, responses = [tone(220, 0.4)] * 4, [tone(150, 0.4), hiss(0), tone(180, 0.4), hiss(1)]
+    target = torch.tensor([4, 0, 4, 0])
+    names = [n for n, p in scorer.named_parameters() if p.requires_grad]
+    assert len(names) == 2 * 2 * 7 and all(".lora_" in n and "language_model" in n for n in names)
+    frozen = {n: p.clone() for n, p in scorer.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.Adam([p for p in scorer.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(scorer.score_logits(queries, responses), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 < 0.8 < losses[0]
+    assert all(torch.equal(p, frozen[n]) for n, p in scorer.named_parameters() if not p.requires_grad)
+    with torch.no_grad():
+        scores = scorer(queries, responses)
+        assert scores[0] > 4 > 2 > scores[1]
+        scorer.save(tmp_path / "scorer.safetensors")
+        again = QwenOmniScorer.load(tmp_path / "scorer.safetensors")
+        assert torch.equal(again(queries, responses), scores)
+
+
+def test_errors_are_one_clear_line(scorer, tmp_path):
+    with pytest.raises(UserError, match="folder of Qwen2.5-Omni; got /nowhere"):
+        QwenOmniScorer("/nowhere")
+    with pytest.raises(UserError, match="at most 300 s; got 301 s"):
+        mel_batch([Audio(np.zeros(301 * 16_000, np.float32), 16_000)])
+    with pytest.raises(UserError, match="must be an existing"):
+        QwenOmniScorer.load(tmp_path / "none.safetensors")
