@@ -78,7 +78,7 @@ def test_config_is_refused_when_it_has_an_unknown_option(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory) -> Path:
-    """A folder that looks like the checkout, so that nothing is written into it; speech is cached between the stages."""
+    """A folder that looks like the checkout, so that nothing is written there; the stages share cached speech."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     return folder
@@ -96,7 +96,7 @@ def test_embedded_stage_fits_two_steps(stage, workplace, monkeypatch):
         "--progress.refresh_rate=0",
         "--trainer.logger.version=two",
     ]
-    options += ["--trainer.val_check_interval=1"] + ([f"--model.export={export}"] if export else [])
+    options += ["--trainer.val_check_interval=1.0"] + ([f"--model.export={export}"] if export else [])
     dispatch(["fit", "--config", f"{stage}.yaml", *options])
     run = workplace / "runs" / stage / "two"
     assert (run / "config.yaml").is_file() and list((run / "checkpoints").glob("step-00000002.ckpt"))
