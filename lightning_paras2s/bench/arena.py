@@ -1,9 +1,9 @@
 """Pairwise comparison of systems (S2S-Arena, arXiv 2503.05085), with typed ties, both orders, and intervals.
 
-Strengths are Davidson's (1970, Bradley-Terry with ties): P(a beats b) = s_a / (s_a + s_b + v sqrt(s_a s_b)), P(tie) with
-the middle term; intervals come from a bootstrap over queries. Online Elo (K = 32, start 1000) is S2S-Arena's and depends
-on the order of the games: it is shown with its spread over random orders. A forced win or loss would invent a winner in
-most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good, both_bad.
+Strengths are Davidson's (1970, Bradley-Terry with ties): P(a beats b) = s_a / (s_a + s_b + v sqrt(s_a s_b)), P(tie)
+with the middle term; intervals come from a bootstrap over queries. Online Elo (K = 32, start 1000) is S2S-Arena's and
+depends on the order of the games: it is shown with its spread over random orders. A forced win or loss would invent a
+winner in most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good, both_bad.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def record(games: list[Battle], name: str) -> dict[str, int]:
 
 
 def first_heard_wins(games: list[Battle]) -> float | None:
-    """Share of decided games won by the response heard first: 0.5 without bias, where pairs are judged in both orders."""
+    """Share of decided games won by the response heard first: 0.5 without bias, if all are judged in both orders."""
     decided = [g for g in games if g.verdict in ("a", "b")]
     first = [(g.verdict == "a") == (g.order == "ab") for g in decided]
     return float(np.mean(first)) if first else None
