@@ -96,7 +96,7 @@ def test_embedded_stage_fits_two_steps(stage, workplace, monkeypatch):
         "--progress.refresh_rate=0",
         "--trainer.logger.version=two",
     ]
-    options += ["--trainer.val_check_interval=1.0"] + ([f"--model.export={export}"] if export else [])
+    options += [f"--model.export={export}"] if export else []
     dispatch(["fit", "--config", f"{stage}.yaml", *options])
     run = workplace / "runs" / stage / "two"
     assert (run / "config.yaml").is_file() and list((run / "checkpoints").glob("step-00000002.ckpt"))
