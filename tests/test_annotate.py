@@ -1,0 +1,66 @@
+"""Listening tests: items, resuming, records; the page itself where gradio is installed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from lightning_paras2s.bench.annotate import SCORES, Item, annotate, judgement, load_items, remaining
+from lightning_paras2s.types import Human, Query, Response, UserError, append_jsonl, read_jsonl, to_json
+
+
+@pytest.fixture
+def study(tmp_path):
+    queries = [Query(f"q{i}", "p", "age", "test", "Hi.", {"age": "child"}, "T", f"q{i}.flac") for i in range(6)]
+    (tmp_path / "queries.jsonl").write_text("".join(to_json(q) + "\n" for q in queries))
+    for name in ("x", "y"):
+        rows = [Response(q.id, name, audio=f"{q.id}.flac", status="empty" if q.id == "q5" else "ok") for q in queries]
+        append_jsonl(tmp_path / name / "responses.jsonl", rows)
+    return str(tmp_path / "queries.jsonl"), [str(tmp_path / "x"), str(tmp_path / "y")], str(tmp_path / "human.jsonl")
+
+
+def test_items_are_the_usable_responses_when_loaded(study):
+    manifest, runs, _ = study
+    items = load_items(manifest, runs, False, None, 0)
+    assert sorted(i.id for i in items) == sorted(f"{s}/q{i}/0" for s in "xy" for i in range(5))
+    assert [i.id for i in items] == [i.id for i in load_items(manifest, runs, False, None, 0)]
+
+
+def test_sides_are_drawn_when_systems_are_compared(study):
+    manifest, runs, _ = study
+    items = [i for seed in range(10) for i in load_items(manifest, runs, True, None, seed)]
+    first = {i.id[0] for i in items}
+    assert len(items) == 50 and first == {"x", "y"}
+    assert all(f"/{i.id[0]}/" in i.first for i in items)
+
+
+def test_an_annotator_goes_on_where_they_stopped_when_they_return(study):
+    manifest, runs, out = study
+    items = load_items(manifest, runs, False, None, 0)
+    todo = remaining(items, out, "ann")
+    append_jsonl(out, [judgement(todo[0], "ann", SCORES[3], 4.26)])
+    assert remaining(items, out, "ann") == todo[1:]
+    assert len(remaining(items, out, "bob")) == len(items)
+    assert read_jsonl(out, Human) == [Human(todo[0].id, "ann", score=4.0, seconds=4.3)]
+
+
+def test_a_choice_becomes_a_verdict_when_saved():
+    made = judgement(Item("a | b", "q", "1", "2"), " ann ", "Both are bad", 1.0)
+    assert (made.annotator, made.score, made.verdict) == ("ann", None, "both_bad")
+    with pytest.raises(UserError, match="must have a name"):
+        judgement(Item("a", "q", "1"), " ", SCORES[0], 1.0)
+
+
+def test_annotate_is_one_clear_line_when_gradio_is_missing(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match="annotate needs the package gradio"):
+        annotate(*study)
+
+
+def test_the_page_is_built_when_gradio_is_there(study):
+    gradio = pytest.importorskip("gradio")
+    from lightning_paras2s.bench.annotate import page
+
+    manifest, runs, out = study
+    assert page(gradio, load_items(manifest, runs, True, None, 0), out, True) is not None

@@ -1,0 +1,99 @@
+"""Synthesizers behind servers, against loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from loopback import Loopback, Sent
+
+from lightning_paras2s.bench.synthesize import synthesize
+from lightning_paras2s.llm import ChatLLM, Reply
+from lightning_paras2s.remote import Patience
+from lightning_paras2s.tts_remote import OPENAI_VOICES, CosyVoice, OpenAITTS, read_pcm
+from lightning_paras2s.types import Query, Style, UserError, read_jsonl
+
+QUICK = Patience(retries=3, timeout_seconds=2.0, first_wait_seconds=0.01, longest_wait_seconds=1.0)
+TONE = (0.3 * np.sin(np.arange(12_000) * 0.2)).astype(np.float32)  # half a second at 24 kHz
+
+
+def wav() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, TONE, 24_000, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+class Director(ChatLLM):
+    name = "director"
+
+    def complete(self, conversations):
+        return [Reply("Low and slow.") if "sad" in c[0]["content"] else Reply(None, "timeout") for c in conversations]
+
+
+def test_openai_tts_sends_the_description_and_survives_failures_when_it_speaks():
+    def answer(path, body, times):
+        return Sent(500, b"") if times == 1 else Sent(200, wav(), cut=60 if times == 2 else None)
+
+    with Loopback(answer) as server:
+        tts = OpenAITTS(base_url=server.url, describer=Director(), patience=QUICK)
+        audio = tts.synthesize("It rains.", Style(emotion="sad"), "sage")
+        assert audio.sample_rate == 24_000 and np.abs(audio.samples - TONE).max() < 1e-4  # 16 bits: 3e-5
+        path, body, _ = server.requests[-1]
+        sent = json.loads(body)
+        assert path == "/v1/audio/speech" and len(server.requests) == 3
+        assert (sent["voice"], sent["input"], sent["instructions"]) == ("sage", "It rains.", "Low and slow.")
+        assert tts.try_synthesize("It rains.", Style(emotion="happy"), "sage") == (None, "description_timeout")
+
+
+def test_openai_voices_are_disjoint_when_splits_are_compared():
+    names = [name for voices in OPENAI_VOICES.values() for name in voices]
+    assert len(set(names)) == len(names)
+    assert all(set(voices.values()) == {"male", "female"} for voices in OPENAI_VOICES.values())
+
+
+@pytest.fixture
+def speakers(tmp_path):
+    soundfile.write(tmp_path / "kid.wav", TONE, 24_000)
+    rows = [
+        {
+            "name": f"{split}-{gender}-{age}",
+            "split": split,
+            "gender": gender,
+            "age": age,
+            "audio": "kid.wav",
+            "text": "Hi.",
+        }
+        for split in ("train", "test")
+        for gender, age in (("male", "adult"), ("female", "adult"), ("female", "child"))
+    ]
+    path = tmp_path / "voices.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_cosyvoice_sends_the_speakers_recording_when_synthesize_uses_it(speakers, tmp_path):
+    pcm = (TONE * 32767).astype("<i2").tobytes()
+    with Loopback(lambda path, body, times: Sent(200, pcm)) as server:
+        tts = CosyVoice(str(speakers), server.url.removesuffix("/v1"), 24_000, patience=QUICK)
+        table = synthesize(str(tmp_path / "out"), factors=["age", "gender"], limit=2, synthesizer=tts)
+    assert table["statuses"] == {"ok": 8}
+    assert {path for path, _, _ in server.requests} == {"/inference_zero_shot"}
+    assert all(b"RIFF" in body and b"Hi." in body for _, body, _ in server.requests)
+    queries = read_jsonl(tmp_path / "out/queries.jsonl", Query)
+    assert all(q.voice.startswith("test-") for q in queries)
+    assert all(q.styles["age"] == ("child" if "child" in q.voice else "adult") for q in queries)
+
+
+def test_samples_are_refused_when_they_are_an_error_or_cut():
+    for body in (b'{"detail": "out of memory"}' + b" " * 5000, b"\x00" * 9999, b"\x00\x01"):
+        with pytest.raises(ValueError):
+            read_pcm(body, 24_000)
+
+
+def test_prompt_voices_are_one_clear_line_when_a_recording_is_missing(speakers):
+    (speakers.parent / "kid.wav").unlink()
+    with pytest.raises(UserError, match="must have a split of train, val, test and a recording"):
+        CosyVoice(str(speakers))
