@@ -20,7 +20,8 @@ from lightning_paras2s.tts import QUERY_VOICES, Synthesizer, Voice
 from lightning_paras2s.types import SPLITS, Audio, Style, UserError, read_jsonl
 
 DESCRIPTION_PROMPT = """
-Describe in one or two sentences how a voice actor should speak so that the listener clearly hears this speaker: {style}.
+Describe in one or two sentences how a voice actor should speak so that the listener clearly hears this speaker:
+{style}.
 Speak of tone, pace, pitch, volume and breath only, never of the words. Give the description and nothing else.
 """
 OPENAI_VOICES = {  # the voices of gpt-4o-mini-tts, dealt out so that splits share none
@@ -52,7 +53,7 @@ class RemoteSynthesizer(Synthesizer):
 
 @dataclass(frozen=True)
 class PromptVoice:
-    """A recorded speaker for zero-shot synthesis: a few seconds of speech (`audio`, relative to the list) and its words."""
+    """A recorded speaker for zero-shot synthesis: some seconds of speech (`audio`, relative to the list), its words."""
 
     name: str
     split: str
@@ -89,7 +90,7 @@ class PromptVoices:
 
 
 class OpenAITTS(RemoteSynthesizer):
-    """gpt-4o-mini-tts, or a server with the same /audio/speech: the style is an instruction, which a chat model may write.
+    """gpt-4o-mini-tts, or a server with the same /audio/speech; the style is an instruction, maybe by a chat model.
 
     Args:
         describer: writes the instruction from the style's labels (paper); without one the labels are the instruction.
@@ -250,7 +251,7 @@ def post(request: Callable[[], dict], read: Callable[[bytes], Audio], patience: 
 
 
 def read_wav(body: bytes) -> Audio:
-    """A sound file's bytes; streamed WAV may state a length of 0 or 2^31, so the header's count is not trusted.
+    """A sound file's bytes.
 
     Raises:
         ValueError: if it is cut, empty or no sound file.

@@ -32,10 +32,8 @@ def iemocap(tmp_path):
         ("Ses01F_impro05_M024", "fru", "This is the third time I have called."),
         ("Ses01F_impro05_F025", "fea", "Did you hear that noise down there?"),
     ]
-    blocks = [
-        f"[{i}.2250 - {i}.6000]\t{name}\t{label}\t[1.5000, 4.0000, 4.5000]\nC-E1:\tAnger;\t()\nA-E3:\tval 2; act 4; dom  4;\t()\n"
-        for i, (name, label, _) in enumerate(turns)
-    ]
+    notes = "[1.5000, 4.0000, 4.5000]\nC-E1:\tAnger;\t()\nA-E3:\tval 2; act 4; dom  4;\t()\n"
+    blocks = [f"[{i}.2250 - {i}.6000]\t{name}\t{label}\t{notes}" for i, (name, label, _) in enumerate(turns)]
     header = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
     (folder / "EmoEvaluation/Ses01F_impro05.txt").write_text(header + "\n".join(blocks))
     (folder / "EmoEvaluation/._Ses01F_impro05.txt").write_bytes(b"\x00\x05\x16\x07")
@@ -87,8 +85,9 @@ def test_styletalk_groups_the_same_words_when_styles_differ(tmp_path):
         "res_emotion,res_speed,res_volume"
     )
     text = '"B: Sometimes it\'s hard to stick to those habits, though.  "'
+    ids, rest = "health_306/c_{i}.wav,health_306/r_0.wav", "fast,loud,sad,normal,normal"
     rows = [
-        f'health_306,"A : Hm.",health_306/c_{i}.wav,health_306/r_0.wav,{text},"  Yeah.",{emotion},fast,loud,sad,normal,normal'
+        f'health_306,"A : Hm.",{ids.format(i=i)},{text},"  Yeah.",{emotion},{rest}'
         for i, emotion in enumerate(("unfriendly", "sad", "neutral"))
     ]
     (tmp_path / "eval.csv").write_text("\n".join([header, *rows]) + "\n")

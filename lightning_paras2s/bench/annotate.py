@@ -1,7 +1,7 @@
 """Listeners rate responses, or choose between two, in a browser (gradio): `annotate` writes `Human` records.
 
-Items come in an order of each annotator's own; systems are not named; what is rated is on disk before the next item shows,
-and a rater who comes back goes on where they stopped.
+Items come in an order of each annotator's own; systems are not named; what is rated is on disk before the next item
+shows, and a rater who comes back goes on where they stopped.
 """
 
 from __future__ import annotations

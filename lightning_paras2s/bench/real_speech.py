@@ -118,17 +118,12 @@ def meld(root: Path, split: str) -> Iterator[Found]:
         name = f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}"
         ours = "val" if split == "dev" else split
         text = plain(row["Utterance"])
-        audio = folder / f"{name}.wav"
-        yield (
-            real_query(
-                "meld", f"{split}-{name}", ours, text, {"emotion": emotion}, "", audio, row["Speaker"], "GPL-3.0"
-            ),
-            "",
-        )
+        audio, styles, speaker = folder / f"{name}.wav", {"emotion": emotion}, row["Speaker"]
+        yield real_query("meld", f"{split}-{name}", ours, text, styles, "", audio, speaker, "GPL-3.0"), ""
 
 
 def styletalk(root: Path, split: str) -> Iterator[Found]:
-    """StyleTalk: the same words in several styles; contrast groups are of any size (342 pairs, 18 triples in eval.csv)."""
+    """StyleTalk: the same words in several styles; contrast groups of any size (eval.csv: 342 pairs, 18 triples)."""
     name = {"train": "train.csv", "test": "eval.csv"}.get(split)
     if name is None:
         raise UserError(f"StyleTalk's split must be train or test; got {split!r}")
