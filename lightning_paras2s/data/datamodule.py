@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,11 +27,19 @@ from lightning_paras2s.types import UserError
 class DialogueDataset(Dataset):
     """Dialogues with their codes and transcripts; an example is put together when it is asked for."""
 
-    def __init__(self, dialogues: list[Dialogue], tokenizer: TinyTokenizer, transcriber: CTCNetwork | None, delay: int, labelled: bool):
+    def __init__(
+        self,
+        dialogues: list[Dialogue],
+        tokenizer: TinyTokenizer,
+        transcriber: CTCNetwork | None,
+        delay: int,
+        labelled: bool,
+        cache_dir: str = "cache",
+    ) -> None:
         self.dialogues, self.delay, self.labelled = dialogues, delay, labelled
         self.vocab, self.ids, self.feature_size = TextVocab(), AudioIds(tokenizer.vocab_size), tokenizer.feature_size
-        self.user_codes = encode_all(tokenizer, [d.user for d in dialogues])
-        self.agent_codes = encode_all(tokenizer, [d.agent for d in dialogues]) if labelled else []
+        self.user_codes = cached_codes(tokenizer, [d.user for d in dialogues], cache_dir)
+        self.agent_codes = cached_codes(tokenizer, [d.agent for d in dialogues], cache_dir) if labelled else []
         silent = [i for i, d in enumerate(dialogues) if d.transcript is None]
         heard = transcribe_all(transcriber, [dialogues[i].user for i in silent]) if silent else []
         found = dict(zip(silent, heard, strict=True))
@@ -37,7 +48,7 @@ class DialogueDataset(Dataset):
 
     def _length(self, index: int) -> int:
         answer = len(self.agent_codes[index]) if self.labelled else 0
-        return max(len(self.user_codes[index]), len(self.transcripts[index].split())) + answer
+        return len(self.user_codes[index]) + len(self.transcripts[index].split()) + answer
 
     def __len__(self) -> int:
         return len(self.dialogues)
@@ -111,7 +122,7 @@ class DualStreamDataModule(LightningDataModule):
         tokenizer = TinyTokenizer.load(self.tokenizer)
         transcriber = load_module(CTCNetwork, self.transcriber).eval() if self.transcriber else None
         make = lambda split: DialogueDataset(  # noqa: E731
-            self.source.dialogues(split, self.cache_dir), tokenizer, transcriber, self.delay, self.labelled
+            self.source.dialogues(split, self.cache_dir), tokenizer, transcriber, self.delay, self.labelled, self.cache_dir
         )
         self.train, self.val = make("train"), make("val")
 
@@ -122,11 +133,32 @@ class DualStreamDataModule(LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.val, collate, self.val_batch_size, shuffle=False, drop_last=False)
 
-    def predict_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(self.train, collate, self.val_batch_size, shuffle=False, drop_last=False)
+    def predict_dataloader(self) -> list[ResumableLoader]:
+        """The training and the validation dialogues, once each."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        shared = {"shuffle": False, "drop_last": False, "rank": rank, "world_size": world_size}
+        return [ResumableLoader(items, collate, self.batch_size, **shared) for items in (self.train, self.val)]
 
     def transfer_batch_to_device(self, batch: DualStreamBatch, device: torch.device, dataloader_idx: int) -> DualStreamBatch:
         return batch.to(device)
+
+
+def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], cache_dir: str) -> list[torch.Tensor]:
+    """`encode_all`, kept on disk under a hash of the codec's weights and the speech."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in tokenizer.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    for utterance in utterances:
+        digest.update(b"-" if utterance is None else utterance.acoustics.tobytes())
+    path = Path(cache_dir) / f"codes-{digest.hexdigest()}.npz"
+    if not path.is_file():
+        codes = encode_all(tokenizer, utterances)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{os.getpid()}.{path.name}")
+        np.savez(part, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
+        part.replace(path)
+    with np.load(path) as kept:
+        return list(torch.from_numpy(kept["codes"]).long().split(kept["counts"].tolist()))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """From speech and text to the two token streams: prompts, completions, batches (paper, section 4: a_i, t_i and a_o, t_o).
 
-Prompt, on the audio stream: user_start, codes, user_end, assistant_start; on the text stream: the query's transcript from the second
-position on, and the task's mark at the last. Completion: each word at its onset on the text stream, its audio `delay` steps later.
+Prompt: user_start, the query's codes, user_end on the audio stream; then the query's transcript on the text stream; then assistant_start
+with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript summed onto the codes was not copied from.)
+Completion: each word at its onset on the text stream, its audio `delay` steps later.
 """
 
 from __future__ import annotations
@@ -85,18 +86,17 @@ def build_prompt(
 
     Without audio (codes of length 0) the prompt is the transcript alone.
     """
-    words = vocab.encode(transcript)
-    count = max(len(codes), len(words))
-    tokens = torch.empty(2, count + 3, dtype=torch.long)
+    words = torch.tensor(vocab.encode(transcript), dtype=torch.long)
+    heard = slice(1, 1 + len(codes))
+    said = slice(2 + len(codes), 2 + len(codes) + len(words))
+    tokens = torch.empty(2, said.stop + 1, dtype=torch.long)
     tokens[TEXT], tokens[AUDIO] = BLANK, ids.blank
-    tokens[AUDIO, 0], tokens[AUDIO, -2], tokens[AUDIO, -1] = ids.user_start, ids.user_end, ids.assistant_start
-    tokens[AUDIO, 1 : 1 + len(codes)] = codes
-    tokens[TEXT, 1 : 1 + len(words)] = torch.tensor(words, dtype=torch.long)
-    tokens[TEXT, -1] = vocab.task(task)
-    placed = torch.zeros(count + 3, features.shape[-1])
-    placed[1 : 1 + len(codes)] = features
-    mask = torch.zeros(count + 3, dtype=torch.bool)
-    mask[1 : 1 + len(codes)] = True
+    tokens[AUDIO, 0], tokens[AUDIO, heard.stop], tokens[AUDIO, -1] = ids.user_start, ids.user_end, ids.assistant_start
+    tokens[AUDIO, heard], tokens[TEXT, said], tokens[TEXT, -1] = codes, words, vocab.task(task)
+    placed = torch.zeros(tokens.shape[1], features.shape[-1])
+    placed[heard] = features
+    mask = torch.zeros(tokens.shape[1], dtype=torch.bool)
+    mask[heard] = True
     return tokens, placed, mask
 
 

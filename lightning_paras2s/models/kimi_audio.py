@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.models.kimi_attention import KeyValueCache, attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi_config import KimiConfig, read_config
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
+from lightning_paras2s.models.sharding import shard_blocks, unsharded
 from lightning_paras2s.models.speech_lm import (
     AUDIO,
     TEXT,
@@ -124,6 +128,7 @@ class KimiAudio(SpeechLM):
             blocks. lora_alpha: scale of the adapters' output, alpha / r. attention: `sdpa` or `eager`.
             gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
             dtype: of the weights, `float32` or `bfloat16` (the release).
+        gather: type in which sharded weights are gathered and computed with; alone or unsharded it plays no part.
     """
 
     def __init__(
@@ -135,6 +140,7 @@ class KimiAudio(SpeechLM):
         attention: str = "sdpa",
         gradient_checkpointing: bool = False,
         dtype: str = "float32",
+        gather: str = "bfloat16",
     ) -> None:
         super().__init__()
         if attention not in ("sdpa", "eager"):
@@ -143,7 +149,7 @@ class KimiAudio(SpeechLM):
             raise UserError(f"dtype must be float32 or bfloat16; got {dtype!r}; change it")
         if config is None:
             config = KimiConfig() if path is None else read_config(path)
-        self.config, self.path, self.lora_rank = config, path, lora_rank
+        self.config, self.path, self.lora_rank, self.gather = config, path, lora_rank, gather
         blank = config.blank
         self.streams = Streams(blank, config.text_eos, blank, config.msg_end, config.kimia_mimo_audiodelaytokens)
         with torch.device("meta") if path is not None else contextlib.nullcontext():
@@ -154,7 +160,7 @@ class KimiAudio(SpeechLM):
         self.model.gradient_checkpointing = gradient_checkpointing
         if lora_rank:
             add_lora(self, self.model, LORA_TARGETS, lora_rank, lora_alpha)
-        if path is not None and torch.get_default_device().type != "meta":
+        if path is not None and not dist.is_initialized():  # else `shard` does it, each rank its own part
             self.materialize("cpu")
 
     def materialize(self, device: torch.device | str) -> None:
@@ -166,6 +172,19 @@ class KimiAudio(SpeechLM):
         check_kimi(self, self.path)
         self.to_empty(device=device)
         load_kimi(self, self.path)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split weights, gradients and optimizer state over the ranks of `mesh` (FSDP2), a block at a time."""
+        blocks = (*self.model.layers, *self.model.mimo_layers)
+        shard_blocks(self, blocks, mesh, getattr(torch, self.gather))
+        if self.lm_head.weight.is_meta:
+            self.materialize(mesh.device_type)
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint as the release is laid out, adapters merged, to the folder `path` without its suffix."""
+        from lightning_paras2s.models.kimi_checkpoint import save_kimi
+
+        save_kimi(self, Path(path).with_suffix(""), str(self.lm_head.weight.dtype).removeprefix("torch."))
 
     def head(self, stream: int) -> tuple[Tensor, Ranges]:
         """The stream's output matrix [V, h] and the ids that it may draw."""
@@ -238,8 +257,13 @@ class KimiAudio(SpeechLM):
             raise UserError(
                 "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
             )
+        self.check_context(prompt.tokens.shape[2] + sampling.max_steps)
+        with unsharded(self):
+            return self.sample(prompt, sampling, noise, group_size)
+
+    def sample(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int) -> Completion:
+        """`generate` once the weights are whole."""
         steps, mask = sampling.max_steps, prompt.mask.repeat_interleave(group_size, 0)
-        self.check_context(prompt.tokens.shape[2] + steps)
         rows, device = len(mask), mask.device
         cache = KeyValueCache(len(self.model.layers) + len(self.model.mimo_layers), prompt.tokens.shape[2] + steps)
         x = self.model.embed(prompt.tokens, prompt.features, prompt.features_mask)

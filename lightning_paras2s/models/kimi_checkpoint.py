@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -121,12 +122,17 @@ def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> 
     part = folder.with_name(f".{folder.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     merged, layers = merged_adapters(model), shard_names(model.config)
+    writes = not dist.is_initialized() or dist.get_rank() == 0
     weight_map, total = {}, 0
     for file, names in layers.items():
+        # every rank gathers, one writes
         tensors = {name: merged(name).to("cpu", getattr(torch, dtype)).contiguous() for name in names}
-        save_file(tensors, part / file, metadata={"format": "pt"})
+        if writes:
+            save_file(tensors, part / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
         total += sum(t.numel() * t.element_size() for t in tensors.values())
+    if not writes:
+        return
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
     config = {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": "kimi_audio", "torch_dtype": dtype}

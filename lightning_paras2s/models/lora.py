@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.models.speech_lm import Completion, Logps, Prompt, Sampling, SpeechLM
 
@@ -39,6 +40,9 @@ class AdapterOff(SpeechLM):
 
     def reference(self) -> SpeechLM:
         return self
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Nothing: the policy's own shards serve."""
 
 
 def add_lora(model: nn.Module, blocks: nn.Module, targets: str, rank: int, alpha: float) -> None:

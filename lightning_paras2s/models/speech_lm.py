@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lightning_paras2s.types import UserError
 
 TEXT, AUDIO = 0, 1
 
@@ -145,6 +148,10 @@ class SpeechLM(nn.Module, ABC):
     @abstractmethod
     def reference(self) -> SpeechLM:
         """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a submodule."""
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split the weights over the ranks of `mesh` (FSDP2), in place."""
+        raise UserError(f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process")
 
 
 def sampling_noise(seed: int, step: int, rows: int, max_steps: int) -> Tensor:

@@ -60,15 +60,6 @@ class TinyScorer(ResponseScorer):
         self.ears = Ears(load_module(CTCNetwork, transcriber), load_module(StyleNetwork, style))
         self.body = ScorerBody(self.ears.frame_size, self.ears.whole_size, width, layers, heads)
 
-    @classmethod
-    def load(cls, path: str | Path) -> TinyScorer:
-        body = load_module(ScorerBody, path)
-        files = {name: str(Path(path).parent / body.settings[name]) for name in ("transcriber", "style")}
-        sizes = {name: body.settings[name] for name in ("width", "layers", "heads")}
-        scorer = cls(**files, **sizes)
-        scorer.body = body
-        return scorer.eval()
-
     def save(self, path: str | Path) -> None:
         self.body.settings |= {name: self.settings[name] for name in ("transcriber", "style")}
         save_module(self.body, path)
@@ -78,6 +69,16 @@ class TinyScorer(ResponseScorer):
         logits = self.body(*heard)
         silent = torch.tensor([not len(r.samples) for r in responses])
         return logits.masked_fill(silent[:, None], float("nan"))
+
+
+class TrainedScorer(TinyScorer):
+    """A `TinyScorer` with the weights of a file, for configs; its ears are looked for beside it."""
+
+    def __init__(self, path: str) -> None:
+        body = load_module(ScorerBody, path)
+        sizes = {name: body.settings[name] for name in ("width", "layers", "heads")}
+        super().__init__(*(str(Path(path).parent / body.settings[name]) for name in ("transcriber", "style")), **sizes)
+        self.body = body
 
 
 class ScorerBody(nn.Module):

@@ -142,6 +142,15 @@ class TinyTokenizer(SpeechTokenizer):
         return wav * (torch.arange(wav.shape[-1]) < lengths[:, None]), lengths
 
 
+class TrainedTokenizer(TinyTokenizer):
+    """A `TinyTokenizer` with the weights of a file, for configs."""
+
+    def __init__(self, path: str) -> None:
+        trained = load_module(TinyTokenizer, path)
+        super().__init__(**trained.settings)
+        self.load_state_dict(trained.state_dict())
+
+
 def silence() -> Tensor:
     """Acoustics of digital silence, [4 TAIL, 66]."""
     return acoustics(torch.zeros(1, TAIL * STRIDE * HOP))[0]

@@ -120,6 +120,9 @@ class GRPOModule(L.LightningModule):
         self.policy = initial_policy(policy, self.init_from, self.seed)
         # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
         self.__dict__["reference"] = self.policy.reference()
+        if self.device_mesh is not None:
+            for model in (self.policy, self.reference):
+                model.shard(self.device_mesh["data_parallel"])
         self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
         self.reward, self.vocabulary = reward(), vocabulary()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jiwer
 import torch
 import torch.nn.functional as F
@@ -193,7 +191,7 @@ class TokenizerModule(SpeechPartModule):
 
 
 class TranscriberModule(SpeechPartModule):
-    """Trains `CTCNetwork` with time and frequency masking; validation gives the WER on users' and on the agent's speech."""
+    """Trains `CTCNetwork` with masking and vocal tract perturbation; validation gives the WER on users' and on the agent's speech."""
 
     def __init__(
         self, width: int = 176, blocks: int = 7, lr: float = 2e-3, warmup_steps: int = 100, init_from: str = "", export: str = ""
@@ -202,7 +200,7 @@ class TranscriberModule(SpeechPartModule):
         self.network = load_module(CTCNetwork, init_from) if init_from else CTCNetwork(width, blocks)
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
-        logps = F.log_softmax(self.network(mask_frames(batch["frames"])), -1).transpose(0, 1)
+        logps = F.log_softmax(self.network(mask_frames(warp_vocal_tract(batch["frames"]))), -1).transpose(0, 1)
         texts = [ctc_ids(text) for text in batch["texts"]]
         said, sizes = torch.tensor([i for t in texts for i in t]), torch.tensor([len(t) for t in texts])
         loss = F.ctc_loss(logps, said, batch["lengths"] // 2, sizes, zero_infinity=True)
@@ -256,6 +254,13 @@ def mask_frames(frames: Tensor, time: float = 0.08, bands: int = 8) -> Tensor:
     return frames
 
 
-def weights_path(name: str) -> str:
-    """The checkout's shipped weights."""
-    return str(Path(__file__).parents[2] / "checkpoints" / "embedded" / f"{name}.safetensors")
+def warp_vocal_tract(frames: Tensor, low: float = 0.84, high: float = 1.2) -> Tensor:
+    """Vocal tract length perturbation (Jaitly and Hinton 2013): a row's mel axis is stretched or squeezed by a random factor."""
+    factors = torch.empty(len(frames), 1).uniform_(low, high)
+    place = (torch.arange(MELS) * factors).clamp(max=MELS - 1)  # [B, MELS]
+    left = place.floor().long()
+    weight = (place - left).unsqueeze(1)
+    mel = frames[..., :MELS]
+    pick = lambda index: mel.gather(-1, index.unsqueeze(1).expand(-1, mel.shape[1], -1))  # noqa: E731
+    warped = pick(left) * (1 - weight) + pick((left + 1).clamp(max=MELS - 1)) * weight
+    return torch.cat([warped, frames[..., MELS:]], -1)

@@ -1,0 +1,42 @@
+"""FSDP2 for policies: blocks sharded one by one, gathered once for a whole rollout.
+
+Gathering each block at each decode step would cost ten times the step itself, and would need all ranks to decode in
+lock-step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+
+def shard_blocks(policy: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype) -> None:
+    """Shard each block, then the rest of `policy`, in place. Weights are gathered in `dtype`, gradients summed in
+    float32.
+    """
+    precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=precision)
+    fully_shard(policy, mesh=mesh, mp_policy=precision)
+    for name in ("logps", "generate"):
+        register_fsdp_forward_method(policy, name)
+
+
+@contextlib.contextmanager
+def unsharded(policy: nn.Module) -> Iterator[None]:
+    """Hold all weights whole; ranks may then run any number of passes without meeting. Nothing to do on one process."""
+    parts = [m for m in policy.modules() if isinstance(m, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
