@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from lightning_paras2s.types import UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -132,7 +134,10 @@ def gather(
     items: Sequence[Item], work: Callable[[Any, Item], Awaitable[Result]], concurrency: int, patience: Patience
 ) -> list[Result]:
     """`work(session, item)` for all items, at most `concurrency` at a time; also inside a running loop (a notebook)."""
-    import aiohttp
+    try:
+        import aiohttp
+    except ImportError:
+        raise UserError("servers need the package aiohttp; got none; pip install 'lightning_paras2s[openai]'") from None
 
     async def run() -> list[Result]:
         slots = asyncio.Semaphore(concurrency)
