@@ -47,7 +47,8 @@ class CTCNetwork(nn.Module):
 
 
 class TinyTranscriber(Transcriber):
-    """Convolutional character CTC, trained on eSpeak speech and the codec's decoded speech (`fit --config transcriber.yaml`).
+    """Convolutional character CTC, trained on eSpeak speech and the codec's decoded speech (`fit --config
+    transcriber.yaml`).
 
     Args:
         path: weights (.safetensors of `CTCNetwork`).
@@ -89,7 +90,9 @@ class Whisper(Transcriber):
         try:
             import whisper
         except ImportError:
-            raise UserError("Whisper needs the package openai-whisper; got none; pip install 'lightning_paras2s[whisper]'") from None
+            raise UserError(
+                "Whisper needs the package openai-whisper; got none; pip install 'lightning_paras2s[whisper]'"
+            ) from None
         self.name = f"whisper-{Path(model).name}"
         self.model, self.language = whisper.load_model(model, device=device), language
 
@@ -97,7 +100,9 @@ class Whisper(Transcriber):
         texts = []
         for audio in audios:
             samples = resample(audio, 16_000).samples
-            text = self.model.transcribe(samples, language=self.language, temperature=0.0)["text"] if len(samples) else ""
+            text = (
+                self.model.transcribe(samples, language=self.language, temperature=0.0)["text"] if len(samples) else ""
+            )
             texts.append(plain_words(text))
         return texts
 
@@ -108,7 +113,8 @@ def plain_words(text: str) -> str:
 
 
 def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
-    """Recordings of any rate -> acoustics [B, T, 66], frame counts. A row's padding repeats its mean frame, so row means stay."""
+    """Recordings of any rate -> acoustics [B, T, 66], frame counts. A row's padding repeats its mean frame, so row
+    means stay."""
     rows = []
     for audio in audios:
         samples = torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())

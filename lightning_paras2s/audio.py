@@ -16,7 +16,8 @@ SILENCE_RMS = 1e-3
 
 
 def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECONDS) -> Audio:
-    """Read a file as mono at `sample_rate`; stereo is averaged, other rates are resampled, clipped samples stay as they are.
+    """Read a file as mono at `sample_rate`; stereo is averaged, other rates are resampled, clipped samples stay as
+    they are.
 
     Raises:
         UserError: for a missing, empty, unreadable, non-finite or over-long file.
@@ -27,7 +28,9 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise UserError(f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it") from None
+        raise UserError(
+            f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it"
+        ) from None
     if not len(samples):
         raise UserError(f"audio must hold at least one sample; got none in {path}; replace it")
     if len(samples) / rate > max_seconds:
@@ -42,7 +45,9 @@ def write_audio(path: str | Path, audio: Audio) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    soundfile.write(part, np.clip(audio.samples, -1, 1), audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
+    soundfile.write(
+        part, np.clip(audio.samples, -1, 1), audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16"
+    )
     part.replace(path)
 
 

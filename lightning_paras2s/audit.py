@@ -1,25 +1,30 @@
-"""The audit: a recogniser and an ear that nothing was trained on or against; they tell whether a policy games its judge.
+"""The audit: a recogniser and an ear that nothing was trained on or against; they tell whether a policy games its
+judge.
 
-The judge hears with networks that were trained here; the reward was trained on the judge. The audit hears with other means:
-`EGemapsRecognizer` is openSMILE's eGeMAPS functionals (Eyben et al. 2016) with logistic regression, fitted on original speech only, and
-`TemplateEar` has no training at all: it compares the cepstra of a response with renditions of texts, by dynamic time warping.
+The judge hears with networks that were trained here; the reward was trained on the judge. The audit hears with other
+means:
+`EGemapsRecognizer` is openSMILE's eGeMAPS functionals (Eyben et al. 2016) with logistic regression, fitted on original
+speech only, and
+`TemplateEar` has no training at all: it compares the cepstra of a response with renditions of texts, by dynamic time
+warping.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchaudio.functional import create_dct
 
-from lightning_paras2s.audio import is_silent, resample
-from lightning_paras2s.data.embedded import corpus_audio, query_lines, agent_lines
+from lightning_paras2s.audio import is_silent, read_audio, resample
+from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
 from lightning_paras2s.models.features import MELS, log_mel
 from lightning_paras2s.style import HEADS, StyleRecognizer
 from lightning_paras2s.tts import EspeakSynthesizer
-from lightning_paras2s.types import Audio, Style, UserError
+from lightning_paras2s.types import Audio, Response, Style, UserError, read_jsonl
 
 
 class EGemapsRecognizer(StyleRecognizer):
@@ -33,9 +38,12 @@ class EGemapsRecognizer(StyleRecognizer):
 
     def __init__(self, path: str) -> None:
         if not Path(path).is_file():
-            raise UserError(f"the audit's coefficients must be an existing file; got {path}; write it with lightning_paras2s.audit")
+            raise UserError(
+                f"the audit's coefficients must be an existing file; got {path}; write it with lightning_paras2s.audit"
+            )
         self.heads = {
-            name: {key: np.asarray(value) for key, value in head.items()} for name, head in json.loads(Path(path).read_text()).items()
+            name: {key: np.asarray(value) for key, value in head.items()}
+            for name, head in json.loads(Path(path).read_text()).items()
         }
 
     def recognize(self, audios: list[Audio], role: str) -> list[Style]:
@@ -54,7 +62,9 @@ def egemaps(audios: list[Audio]) -> np.ndarray:
     try:
         import opensmile
     except ImportError:
-        raise UserError("the audit needs the package opensmile; got none; pip install 'lightning_paras2s[audit]'") from None
+        raise UserError(
+            "the audit needs the package opensmile; got none; pip install 'lightning_paras2s[audit]'"
+        ) from None
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     rows = []
     for audio in audios:
@@ -73,7 +83,10 @@ def fit_egemaps(path: str, size: int = 1500, seed: int = 900) -> dict[str, float
         data = {s: make(n, seed + i, s, 0.0) for i, (s, n) in enumerate((("train", size), ("val", size // 5)))}
         x = {s: egemaps(corpus_audio(lines)) for s, lines in data.items()}
         for head in [h for h in HEADS if (h == "tone") == (role == "response")]:
-            y = {s: np.array([HEADS[head].index(v) if (v := getattr(t.style, head)) else -1 for t in lines]) for s, lines in data.items()}
+            y = {
+                s: np.array([HEADS[head].index(v) if (v := getattr(t.style, head)) else -1 for t in lines])
+                for s, lines in data.items()
+            }
             scaler = StandardScaler().fit(x["train"][y["train"] >= 0])
             fit = LogisticRegression(C=0.3, max_iter=2000)
             fit.fit(scaler.transform(x["train"][y["train"] >= 0]), y["train"][y["train"] >= 0])
@@ -91,7 +104,8 @@ def fit_egemaps(path: str, size: int = 1500, seed: int = 900) -> dict[str, float
 class TemplateEar:
     """Intelligibility without a recogniser: is a response nearer to its own words than to others?
 
-    A rendition of each text (neutral, another prosody than the response's tone) is compared with the response by dynamic time warping
+    A rendition of each text (neutral, another prosody than the response's tone) is compared with the response by
+    dynamic time warping
     over mean-normalised cepstra. A response is understood if its own text is the nearest of all candidates.
     """
 
@@ -103,14 +117,19 @@ class TemplateEar:
         self._templates: dict[str, np.ndarray] = {}
 
     def understood(self, audios: list[Audio], texts: list[str]) -> list[bool]:
-        """Whether each response's own text is nearest among `count` distractors of its length and itself (chance: 1 / (count + 1))."""
-        return [self._understood(audio, text, index) for index, (audio, text) in enumerate(zip(audios, texts, strict=True))]
+        """Whether each response's own text is nearest among `count` distractors of its length and itself (chance: 1 /
+        (count + 1))."""
+        return [
+            self._understood(audio, text, index) for index, (audio, text) in enumerate(zip(audios, texts, strict=True))
+        ]
 
     def _understood(self, audio: Audio, text: str, index: int) -> bool:
         if is_silent(audio) or not text.split():
             return False
         random = np.random.default_rng([self.seed, index])
-        others = sorted({t for t in self.distractors if t != text}, key=lambda t: (abs(len(t) - len(text)), t))[: 5 * self.count]
+        others = sorted({t for t in self.distractors if t != text}, key=lambda t: (abs(len(t) - len(text)), t))[
+            : 5 * self.count
+        ]
         chosen = [others[i] for i in random.permutation(len(others))[: self.count]]
         heard = cepstra(audio)
         own, *rest = (warp_distance(heard, self._template(t)) for t in [text, *chosen])
@@ -139,16 +158,33 @@ def warp_distance(a: np.ndarray, b: np.ndarray) -> float:
     for diagonal in range(2, len(a) + len(b) + 1):
         i = np.arange(max(1, diagonal - len(b)), min(len(a), diagonal - 1) + 1)
         j = diagonal - i
-        best = np.minimum(np.minimum(total[i - 1, j], total[i, j - 1]) + cost[i - 1, j - 1], total[i - 1, j - 1] + 2 * cost[i - 1, j - 1])
+        best = np.minimum(
+            np.minimum(total[i - 1, j], total[i, j - 1]) + cost[i - 1, j - 1],
+            total[i - 1, j - 1] + 2 * cost[i - 1, j - 1],
+        )
         total[i, j] = best
     return float(total[len(a), len(b)] / (len(a) + len(b)))
 
 
-def main() -> None:
-    """Fit the audit's recogniser and print its held-out accuracy."""
-    import sys
+def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
+    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, with a Wilson 95 % CI."""
+    from statsmodels.stats.proportion import proportion_confint
 
-    print(json.dumps(fit_egemaps(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/embedded/audit.json")))
+    responses = [r for r in read_jsonl(Path(run) / "responses.jsonl", Response) if r.status == "ok" and r.text]
+    ear = TemplateEar(sorted({r.text for r in responses if r.text}))
+    result = {}
+    for system in sorted({r.system for r in responses}):
+        some = [r for r in responses if r.system == system][:limit]
+        heard = ear.understood([read_audio(Path(run) / r.audio, 16_000) for r in some], [r.text or "" for r in some])
+        low, high = proportion_confint(sum(heard), len(heard), method="wilson")
+        result[system] = {"understood": sum(heard) / len(heard), "ci95": [low, high], "n": len(heard)}
+    return result
+
+
+def main() -> None:
+    """`FOLDER of evaluate`: print how intelligible its responses are; `FILE.json`: fit the audit's recogniser there."""
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/embedded/audit.json")
+    print(json.dumps(intelligibility(str(target)) if target.is_dir() else fit_egemaps(str(target))))
 
 
 if __name__ == "__main__":

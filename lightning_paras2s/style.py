@@ -27,7 +27,8 @@ class StyleRecognizer(ABC):
 
 
 class StyleNetwork(nn.Module):
-    """Acoustics [B, T, 66] -> logits of every factor and of the tone: convolutions, then mean and deviation over time."""
+    """Acoustics [B, T, 66] -> logits of every factor and of the tone: convolutions, then mean and deviation over
+    time."""
 
     def __init__(self, width: int = 96, blocks: int = 4) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Records that cross files: speech in memory, styles, and the JSON-lines records of the benchmark (docs: README, "Records").
+"""Records that cross files: speech in memory, styles, and the JSON-lines records of the benchmark (docs: README,
+"Records").
 
 Importing this module must stay cheap: no torch, no Lightning.
 """
@@ -26,7 +27,8 @@ SPLITS = ("train", "val", "test")
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with code 2."""
+    """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
+    code 2."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class Query:
 
 @dataclass(frozen=True)
 class Response:
-    """What a system answered. `status` is "ok", or says why there is no usable answer; a failed response is never scored 0."""
+    """What a system answered. `status` is "ok", or says why there is no usable answer; a failed response is never
+    scored 0."""
 
     query_id: str
     system: str
@@ -169,7 +172,8 @@ def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
     """Read records, one JSON object a line.
 
     Raises:
-        UserError: naming file and line for a line that is not JSON, lacks a field, has an unknown field, or repeats an id.
+        UserError: naming file and line for a line that is not JSON, lacks a field, has an unknown field, or repeats an
+            id.
     """
     return list(iter_jsonl(path, record))
 
@@ -177,9 +181,13 @@ def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
 def iter_jsonl(path: str | Path, record: type[Record]) -> Iterator[Record]:
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} must be an existing JSON-lines file of {record.__name__.lower()} records; check the path")
+        raise UserError(
+            f"{path} must be an existing JSON-lines file of {record.__name__.lower()} records; check the path"
+        )
     names = {f.name: f for f in dataclasses.fields(record)}
-    required = {n for n, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    required = {
+        n for n, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     seen: dict[str, int] = {}
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -189,18 +197,26 @@ def iter_jsonl(path: str | Path, record: type[Record]) -> Iterator[Record]:
             try:
                 values = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{where}: each line must be one JSON object; got {line.strip()[:60]!r} ({error.msg})") from None
+                raise UserError(
+                    f"{where}: each line must be one JSON object; got {line.strip()[:60]!r} ({error.msg})"
+                ) from None
             if not isinstance(values, dict):
                 raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
             missing, unknown = sorted(required - values.keys()), sorted(values.keys() - names.keys())
             if missing:
-                raise UserError(f"{where}: a {record.__name__.lower()} must have {', '.join(missing)}; add the missing field")
+                raise UserError(
+                    f"{where}: a {record.__name__.lower()} must have {', '.join(missing)}; add the missing field"
+                )
             if unknown:
-                raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {record.__name__.lower()} has {', '.join(names)}")
+                raise UserError(
+                    f"{where}: unknown field {', '.join(unknown)}; a {record.__name__.lower()} has {', '.join(names)}"
+                )
             item = record(**values)
             if isinstance(item, Query | Response):
                 if item.id in seen:
-                    raise UserError(f"{where}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique")
+                    raise UserError(
+                        f"{where}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique"
+                    )
                 seen[item.id] = number
             yield item
 
@@ -211,7 +227,8 @@ def to_json(item: Any) -> str:
 
 
 def append_jsonl(path: str | Path, items: list[Any]) -> None:
-    """Append records in one write; a file cut in the middle of its last line is mended first by dropping that half line."""
+    """Append records in one write; a file cut in the middle of its last line is mended first by dropping that half
+    line."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:

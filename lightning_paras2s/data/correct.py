@@ -10,7 +10,8 @@ from rapidfuzz.distance import Levenshtein
 
 
 def correct(text: str, lexicon: Sequence[str], cutoff: float = 0.5) -> str:
-    """Each word of `text` that is not in `lexicon` becomes the nearest one there, if their similarity (1 - edits / length) is `cutoff` or more."""
+    """Each word of `text` that is not in `lexicon` becomes the nearest one there, if their similarity (1 - edits /
+    length) is `cutoff` or more."""
     known = _as_set(tuple(lexicon))
     return " ".join(word if word in known else _nearest(word, tuple(lexicon), cutoff) for word in text.split())
 

@@ -13,9 +13,16 @@ from lightning import LightningDataModule
 from torch.utils.data import Dataset
 
 from lightning_paras2s.asr import CTCNetwork, ctc_text
-from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
-from lightning_paras2s.data.dual_stream import AudioIds, DualStreamBatch, Example, build_completion, build_prompt, collate
 from lightning_paras2s.data.correct import correct
+from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
+from lightning_paras2s.data.dual_stream import (
+    AudioIds,
+    DualStreamBatch,
+    Example,
+    build_completion,
+    build_prompt,
+    collate,
+)
 from lightning_paras2s.data.embedded import Utterance, lexicon
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.checkpoint import load_module
@@ -58,7 +65,9 @@ class DialogueDataset(Dataset):
         features = torch.zeros(0, self.feature_size)
         if dialogue.user is not None:
             features = stack_frames(torch.from_numpy(dialogue.user.acoustics).float())
-        prompt = build_prompt(self.ids, self.vocab, self.user_codes[index], features, self.transcripts[index], dialogue.task)
+        prompt = build_prompt(
+            self.ids, self.vocab, self.user_codes[index], features, self.transcripts[index], dialogue.task
+        )
         audio = dialogue.user.audio if dialogue.query is not None and dialogue.user is not None else None
         if not self.labelled or dialogue.agent is None:
             return Example(*prompt, query=dialogue.query, audio=audio)
@@ -69,7 +78,8 @@ class DialogueDataset(Dataset):
 
 
 class BucketedLoader(ResumableLoader):
-    """Batches of like length: `lengths` are sorted with some noise and cut in batches, whose order is a function of (seed, epoch)."""
+    """Batches of like length: `lengths` are sorted with some noise and cut in batches, whose order is a function of
+    (seed, epoch)."""
 
     def __init__(self, items: DialogueDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(items, collate, batch_size, seed, True, True, rank, world_size)
@@ -90,7 +100,8 @@ class DualStreamDataModule(LightningDataModule):
     Args:
         source: a `DialogueSource`.
         tokenizer: weights of the `TinyTokenizer`.
-        transcriber: weights of a `CTCNetwork` that gives the transcripts where the source has none (as Whisper does in the paper).
+        transcriber: weights of a `CTCNetwork` that gives the transcripts where the source has none (as Whisper does in
+            the paper).
         labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
         batch_size: queries a batch (B).
         delay: audio delay in steps; the policy's.
@@ -122,7 +133,12 @@ class DualStreamDataModule(LightningDataModule):
         tokenizer = TinyTokenizer.load(self.tokenizer)
         transcriber = load_module(CTCNetwork, self.transcriber).eval() if self.transcriber else None
         make = lambda split: DialogueDataset(  # noqa: E731
-            self.source.dialogues(split, self.cache_dir), tokenizer, transcriber, self.delay, self.labelled, self.cache_dir
+            self.source.dialogues(split, self.cache_dir),
+            tokenizer,
+            transcriber,
+            self.delay,
+            self.labelled,
+            self.cache_dir,
         )
         self.train, self.val = make("train"), make("val")
 
@@ -139,7 +155,9 @@ class DualStreamDataModule(LightningDataModule):
         shared = {"shuffle": False, "drop_last": False, "rank": rank, "world_size": world_size}
         return [ResumableLoader(items, collate, self.batch_size, **shared) for items in (self.train, self.val)]
 
-    def transfer_batch_to_device(self, batch: DualStreamBatch, device: torch.device, dataloader_idx: int) -> DualStreamBatch:
+    def transfer_batch_to_device(
+        self, batch: DualStreamBatch, device: torch.device, dataloader_idx: int
+    ) -> DualStreamBatch:
         return batch.to(device)
 
 
@@ -162,7 +180,9 @@ def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], c
 
 
 @torch.no_grad()
-def encode_all(tokenizer: TinyTokenizer, utterances: list[Utterance | None], batch_size: int = 64) -> list[torch.Tensor]:
+def encode_all(
+    tokenizer: TinyTokenizer, utterances: list[Utterance | None], batch_size: int = 64
+) -> list[torch.Tensor]:
     """Codes of each utterance, [T]; empty where there is none."""
     codes = [torch.zeros(0, dtype=torch.long)] * len(utterances)
     order = sorted((i for i, u in enumerate(utterances) if u is not None), key=lambda i: len(utterances[i].acoustics))
@@ -178,7 +198,9 @@ def encode_all(tokenizer: TinyTokenizer, utterances: list[Utterance | None], bat
 def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None], batch_size: int = 64) -> list[str]:
     """What the transcriber hears in each utterance."""
     if network is None:
-        raise UserError("queries without transcripts need data.transcriber; got none; give the weights of a transcriber")
+        raise UserError(
+            "queries without transcripts need data.transcriber; got none; give the weights of a transcriber"
+        )
     texts = [""] * len(utterances)
     order = sorted((i for i, u in enumerate(utterances) if u is not None), key=lambda i: len(utterances[i].acoustics))
     for start in range(0, len(order), batch_size):
@@ -190,7 +212,8 @@ def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None
 
 
 def _stack(utterances: list[Utterance], padding: torch.Tensor | None = None) -> torch.Tensor:
-    """acoustics [B, T, 66], padded with `padding` [L, 66] at least once, or with each row's mean frame (as in `asr.pad_acoustics`)."""
+    """acoustics [B, T, 66], padded with `padding` [L, 66] at least once, or with each row's mean frame (as in
+    `asr.pad_acoustics`)."""
     longest = max(len(u.acoustics) for u in utterances) + (0 if padding is None else len(padding))
     rows = [torch.from_numpy(u.acoustics).float() for u in utterances]
     fill = [row.mean(0, keepdim=True) if padding is None else padding[:1] for row in rows]

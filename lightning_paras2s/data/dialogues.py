@@ -1,7 +1,9 @@
 """Where dialogues come from: the embedded text set (spoken by eSpeak NG), or a manifest of recordings.
 
-The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone, echo, name the
-speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or answers.
+The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone,
+echo, name the
+speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or
+answers.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ class PretrainingDialogues(DialogueSource):
         chat: user speech in, a reply to a *random* style in a random tone out.
     """
 
-    def __init__(self, read: int = 10000, echo: int = 3000, name: int = 8000, chat: int = 5000, seed: int = 100) -> None:
+    def __init__(
+        self, read: int = 10000, echo: int = 3000, name: int = 8000, chat: int = 5000, seed: int = 100
+    ) -> None:
         self.sizes, self.seed = {"read": read, "echo": echo, "name": name, "chat": chat}, seed
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
@@ -115,7 +119,8 @@ class Demonstrations(DialogueSource):
 
 
 class UnlabelledQueries(DialogueSource):
-    """Queries for RL: the training queries without demonstrations, in both styles; `query` holds labels for judges only.
+    """Queries for RL: the training queries without demonstrations, in both styles; `query` holds labels for judges
+    only.
 
     Args:
         renditions: recordings of each query and style.
@@ -152,7 +157,9 @@ class ManifestDialogues(DialogueSource):
             samples = (audio.samples * 32767).astype(np.int16)
             found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, style, (), samples), None, query))
         if not found:
-            raise UserError(f"a manifest must list at least one query; got none in {self.manifest}; write it with `synthesize`")
+            raise UserError(
+                f"a manifest must list at least one query; got none in {self.manifest}; write it with `synthesize`"
+            )
         return found
 
 
@@ -163,7 +170,9 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
     return [every[int(i * len(every) / count)] for i in range(count)]
 
 
-def user_line(query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False) -> Line:
+def user_line(
+    query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
+) -> Line:
     """How a user of the split says a query in a style."""
     name = choose_voice(query.factor, style, split, random)
     voice = QUERY_VOICES[split][name]
@@ -171,14 +180,24 @@ def user_line(query: TextQuery, style: str, split: str, random: np.random.Genera
     return Line(query.text, labels, name, int(random.integers(2**31)), keep_samples)
 
 
-def spoken_queries(pairs: list[tuple[TextQuery, str]], split: str, cache_dir: str, random: np.random.Generator) -> list[Dialogue]:
+def spoken_queries(
+    pairs: list[tuple[TextQuery, str]], split: str, cache_dir: str, random: np.random.Generator
+) -> list[Dialogue]:
     """Queries with their records and waveforms, without answers."""
     lines = [user_line(query, style, split, random, True) for query, style in pairs]
     dialogues = []
     for index, ((query, style), line, utterance) in enumerate(zip(pairs, lines, corpus(lines, cache_dir), strict=True)):
         styles = {k: v for k, v in asdict(line.style).items() if v and k != "tone"}
         record = Query(
-            f"{query.id}-{style}-{index}", query.id, query.factor, query.split, query.text, styles, query.topic, "", line.voice
+            f"{query.id}-{style}-{index}",
+            query.id,
+            query.factor,
+            query.split,
+            query.text,
+            styles,
+            query.topic,
+            "",
+            line.voice,
         )
         dialogues.append(Dialogue("chat", None, utterance, None, record))
     return dialogues
@@ -186,7 +205,11 @@ def spoken_queries(pairs: list[tuple[TextQuery, str]], split: str, cache_dir: st
 
 def _names(style: Style) -> str:
     """What can be told of a speaker, as words."""
-    known = [style.emotion or style.sarcasm or "", style.age or "", (style.gender or "") if style.age == "adult" else ""]
+    known = [
+        style.emotion or style.sarcasm or "",
+        style.age or "",
+        (style.gender or "") if style.age == "adult" else "",
+    ]
     return " ".join(name for name in known if name)
 
 
@@ -214,4 +237,12 @@ def _spoken(made: list[tuple[str, str, Line | None, Line]], cache_dir: str) -> l
     ]
 
 
-__all__ = ["Demonstrations", "Dialogue", "DialogueSource", "ManifestDialogues", "PretrainingDialogues", "UnlabelledQueries", "speak"]
+__all__ = [
+    "Demonstrations",
+    "Dialogue",
+    "DialogueSource",
+    "ManifestDialogues",
+    "PretrainingDialogues",
+    "UnlabelledQueries",
+    "speak",
+]

@@ -1,7 +1,10 @@
-"""From speech and text to the two token streams: prompts, completions, batches (paper, section 4: a_i, t_i and a_o, t_o).
+"""From speech and text to the two token streams: prompts, completions, batches (paper, section 4: a_i, t_i and a_o,
+t_o).
 
-Prompt: user_start, the query's codes, user_end on the audio stream; then the query's transcript on the text stream; then assistant_start
-with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript summed onto the codes was not copied from.)
+Prompt: user_start, the query's codes, user_end on the audio stream; then the query's transcript on the text stream;
+then assistant_start
+with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript summed onto the codes
+was not copied from.)
 Completion: each word at its onset on the text stream, its audio `delay` steps later.
 """
 
@@ -105,7 +108,8 @@ def build_completion(
 ) -> tuple[Tensor, Tensor]:
     """codes [T] and the words with their onsets (in codes) -> tokens [2, delay + T + 1], actions.
 
-    A spelt word takes as many steps as it has letters. Text EOS follows the last word; the blanks after it and the audio blanks of the
+    A spelt word takes as many steps as it has letters. Text EOS follows the last word; the blanks after it and the
+    audio blanks of the
     delay are forced, not actions.
     """
     total = len(codes) + delay + 1

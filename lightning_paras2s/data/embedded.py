@@ -1,7 +1,10 @@
-"""The embedded text set and the speech made from it, offline: queries, demonstrations and word strings, spoken by eSpeak NG.
+"""The embedded text set and the speech made from it, offline: queries, demonstrations and word strings, spoken by
+eSpeak NG.
 
-Training speech uses training topics, texts and voices only. The *words* of all splits form one lexicon, from which random strings are
-read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of another split appears there.
+Training speech uses training topics, texts and voices only. The *words* of all splits form one lexicon, from which
+random strings are
+read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of another split appears
+there.
 """
 
 from __future__ import annotations
@@ -114,7 +117,8 @@ def demonstration_tone(style: str, random: np.random.Generator, best: float = 0.
 
 
 def query_style(factor: str, value: str, gender: str, age: str) -> Style:
-    """All labels of a query's speaker; the factors that the query is not about are plain (neutral, sincere is left unknown)."""
+    """All labels of a query's speaker; the factors that the query is not about are plain (neutral, sincere is left
+    unknown)."""
     emotion = value if factor == "emotion" else ("neutral" if factor != "sarcasm" else None)
     return Style(emotion=emotion, sarcasm=value if factor == "sarcasm" else None, age=age, gender=gender)
 
@@ -145,7 +149,9 @@ def word_string(random: np.random.Generator, splits: tuple[str, ...] = SPLITS, l
     """Random words of the splits' lexicon, half of them subjects: speech with no sentence of any split in it."""
     count = random.integers(low, high + 1)
     pools = (lexicon(splits), subjects(splits))
-    return " ".join(str(pool[random.integers(len(pool))]) for pool in (pools[int(random.random() < 0.5)] for _ in range(count)))
+    return " ".join(
+        str(pool[random.integers(len(pool))]) for pool in (pools[int(random.random() < 0.5)] for _ in range(count))
+    )
 
 
 def query_lines(
@@ -231,7 +237,10 @@ def _save(path: Path, utterances: list[Utterance]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = json.dumps([[len(u.acoustics), len(u.samples), u.text, asdict(u.style), u.onsets] for u in utterances])
     part = path.with_suffix(f".{os.getpid()}.part.npz")
-    arrays = {"acoustics": np.concatenate([u.acoustics for u in utterances]), "samples": np.concatenate([u.samples for u in utterances])}
+    arrays = {
+        "acoustics": np.concatenate([u.acoustics for u in utterances]),
+        "samples": np.concatenate([u.samples for u in utterances]),
+    }
     np.savez(part, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
     part.replace(path)
 
@@ -242,7 +251,9 @@ def _load(path: Path) -> list[Utterance]:
     utterances, start, begin = [], 0, 0
     for length, size, text, style, onsets in meta:
         utterances.append(
-            Utterance(frames[start : start + length], text, Style(**style), tuple(onsets), samples[begin : begin + size])
+            Utterance(
+                frames[start : start + length], text, Style(**style), tuple(onsets), samples[begin : begin + size]
+            )
         )
         start, begin = start + length, begin + size
     return utterances

@@ -1,4 +1,4 @@
-"""Recordings -> Kimi-Audio's two streams. The two encoders run on the rank's own device, once a query, whatever G is."""
+"""Recordings -> Kimi-Audio's two streams. The encoders run on the rank's own device, once a query whatever G is."""
 
 from __future__ import annotations
 

@@ -9,22 +9,31 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_paras2s.types import UserError
 
 FORMAT = 1
+SCALE = ".row_scale"  # of a matrix kept as int8
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write `module` (which has a dict `settings`, its constructor arguments), whole or not at all."""
+    """Write `module` (which has a dict `settings`, its constructor arguments), whole or not at all.
+
+    With dtype int8, matrices are kept as int8 with one float32 scale a row, and everything else as float16.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: tensor.detach().cpu().to(dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-        for name, tensor in module.state_dict().items()
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        tensor = tensor.detach().cpu()
+        if dtype == torch.int8 and tensor.is_floating_point() and tensor.ndim == 2:
+            scale = tensor.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            tensors[name], tensors[name + SCALE] = (tensor.float() / scale).round().to(torch.int8), scale
+        else:
+            kept = torch.float16 if dtype == torch.int8 else dtype
+            tensors[name] = tensor.to(kept if tensor.is_floating_point() else tensor.dtype).contiguous()
     part = path.with_name(f".{path.name}.part")
     header = {"class": type(module).__name__, "format": str(FORMAT), "settings": json.dumps(module.settings)}
     save_file(tensors, part, metadata=header)
@@ -45,15 +54,22 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UserError(f"weights must be a whole safetensors file; got {path} ({error}); fetch or train it again") from None
+        raise UserError(
+            f"weights must be a whole safetensors file; got {path} ({error}); fetch or train it again"
+        ) from None
     if (header.get("class"), header.get("format")) != (cls.__name__, str(FORMAT)):
         got = f"{header.get('class', 'no class')} format {header.get('format', 'none')}"
         raise UserError(f"{path} must hold a {cls.__name__} of format {FORMAT}; got {got}; choose another file")
+    for name in [n for n in tensors if n.endswith(SCALE)]:
+        whole = name.removesuffix(SCALE)
+        tensors[whole] = tensors[whole].float() * tensors.pop(name)
     module = cls(**json.loads(header["settings"]))
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != got:
         name = min(n for n in expected.keys() | got.keys() if expected.get(n) != got.get(n))
-        raise UserError(f"{path} must hold {name} {expected.get(name)}; got {got.get(name)}; it was made by another version")
+        raise UserError(
+            f"{path} must hold {name} {expected.get(name)}; got {got.get(name)}; it was made by another version"
+        )
     module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return module

@@ -1,6 +1,8 @@
-"""What the embedded networks hear: log-mel energies, pitch and voicing, at 100 frames a second; and the way back to a waveform.
+"""What the embedded networks hear: log-mel energies, pitch and voicing, at 100 frames a second; and the way back to a
+waveform.
 
-The vocoder is deterministic and has no weights: a band-limited pulse train (voiced) or noise (unvoiced) whose short-time spectrum is
+The vocoder is deterministic and has no weights: a band-limited pulse train (voiced) or noise (unvoiced) whose
+short-time spectrum is
 shaped by the mel envelope.
 """
 
@@ -89,7 +91,9 @@ def vocode(features: Tensor, seed: int = 0) -> Tensor:
     phase = (2 * math.pi / SAMPLE_RATE * hertz.double()).cumsum(-1).float() % (2 * math.pi)
     harmonics = (7600 / hertz).floor()
     half = torch.sin(phase / 2)
-    pulses = (torch.sin((harmonics + 0.5) * phase) / torch.where(half.abs() < 1e-4, torch.full_like(half, 1e-4), half) - 1) / 2
+    pulses = (
+        torch.sin((harmonics + 0.5) * phase) / torch.where(half.abs() < 1e-4, torch.full_like(half, 1e-4), half) - 1
+    ) / 2
     pulses = pulses.clamp(-160, 160) * (2 / harmonics).sqrt()
     noise = torch.randn(1, length, generator=torch.Generator().manual_seed(seed)).expand(batch, -1)
     source = mix * pulses + (1 - mix) * noise

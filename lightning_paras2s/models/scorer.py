@@ -1,4 +1,5 @@
-"""The distilled reward model: query speech and response speech in, a distribution over the five scores out (paper, section 4.2)."""
+"""The distilled reward model: query speech and response speech in, a distribution over the five scores out (paper,
+section 4.2)."""
 
 from __future__ import annotations
 

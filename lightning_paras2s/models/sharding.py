@@ -13,6 +13,12 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.utils._pytree import register_dataclass
+
+from lightning_paras2s.models.speech_lm import Logps
+
+# FSDP2 finds the tensors that a backward pass begins with by walking what a forward method returns
+register_dataclass(Logps)
 
 
 def shard_blocks(policy: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype) -> None:
@@ -38,5 +44,6 @@ def unsharded(policy: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            part.set_reshard_after_forward(True, recurse=False)
+            # the rest of the policy stays whole from its forward to its backward pass, as FSDP2 has it
+            part.set_reshard_after_forward(part is not policy, recurse=False)
             part.reshard()

@@ -1,4 +1,5 @@
-"""The policy's seam: a dual-stream speech language model (paper Eq. 2; the interface that `TinySpeechLM` and `KimiAudio` share).
+"""The policy's seam: a dual-stream speech language model (paper Eq. 2; the interface that `TinySpeechLM` and
+`KimiAudio` share).
 
 Two token streams run in step on axis S: TEXT = 0 and AUDIO = 1. At each response step n the action is the pair
 (audio, text). Forced tokens (audio blanks during the delay, text blanks after text EOS) are not actions.
@@ -39,7 +40,9 @@ class Prompt:
 
     def map(self, function) -> Prompt:
         """The same prompt with `function` applied to each tensor."""
-        return Prompt(*(None if t is None else function(t) for t in (self.tokens, self.mask, self.features, self.features_mask)))
+        return Prompt(
+            *(None if t is None else function(t) for t in (self.tokens, self.mask, self.features, self.features_mask))
+        )
 
     def to(self, device: torch.device | str) -> Prompt:
         return self.map(lambda t: t.to(device))
@@ -93,7 +96,8 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rollouts are drawn. Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never differ; 0 is greedy."""
+    """How rollouts are drawn. Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never
+    differ; 0 is greedy."""
 
     max_steps: int = 128
     text_temperature: float = 1.0
@@ -128,13 +132,17 @@ class SpeechLM(nn.Module, ABC):
     def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         """Teacher-forced logits of each response step: text [B, T, V_text], audio [B, T, V_audio].
 
-        Entry t predicts `completion.tokens[:, :, t]` from the prompt and the steps before t. If `completion` has G times as many rows
+        Entry t predicts `completion.tokens[:, :, t]` from the prompt and the steps before t. If `completion` has G
+        times as many rows
         as `prompt`, each prompt serves G adjacent rows.
         """
 
     @abstractmethod
-    def generate(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1) -> Completion:
-        """Sample `group_size` responses a prompt, [B*G] rows, copies of a prompt adjacent; the prompt is prefilled once.
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
+    ) -> Completion:
+        """Sample `group_size` responses a prompt, [B*G] rows, copies of a prompt adjacent; the prompt is prefilled
+        once.
 
         Args:
             noise: uniforms in [0, 1), [B*G, 2, max_steps]; each token is drawn from its own uniform by inverse CDF,
@@ -147,17 +155,21 @@ class SpeechLM(nn.Module, ABC):
 
     @abstractmethod
     def reference(self) -> SpeechLM:
-        """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a submodule."""
+        """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a
+        submodule."""
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Split the weights over the ranks of `mesh` (FSDP2), in place."""
-        raise UserError(f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process")
+        raise UserError(
+            f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process"
+        )
 
 
 def sampling_noise(seed: int, step: int, rows: int, max_steps: int) -> Tensor:
     """Uniforms of the *global* batch, [rows, 2, max_steps]; slice the rows by rank.
 
-    A function of (seed, step) alone, so samples depend on no rank count, micro-batch or order, and a resume needs no saved state.
+    A function of (seed, step) alone, so samples depend on no rank count, micro-batch or order, and a resume needs no
+    saved state.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.rand(rows, 2, max_steps, generator=generator)

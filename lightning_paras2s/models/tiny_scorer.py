@@ -1,6 +1,8 @@
-"""`TinyScorer`: the embedded distilled reward model (paper, section 4.2): query and response speech in, five score classes out.
+"""`TinyScorer`: the embedded distilled reward model (paper, section 4.2): query and response speech in, five score
+classes out.
 
-As Qwen2.5-Omni brings pre-trained ears to the paper's reward model, this one hears through the frozen trunks of the embedded transcriber
+As Qwen2.5-Omni brings pre-trained ears to the paper's reward model, this one hears through the frozen trunks of the
+embedded transcriber
 and style recogniser; a small transformer over both recordings learns the judge's scores. No text and no label goes in.
 """
 
@@ -65,7 +67,10 @@ class TinyScorer(ResponseScorer):
         save_module(self.body, path)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
-        heard = [self.ears(frames, torch.tensor(lengths)) + (torch.tensor(lengths),) for frames, lengths in map(_frames, (queries, responses))]
+        heard = [
+            self.ears(frames, torch.tensor(lengths)) + (torch.tensor(lengths),)
+            for frames, lengths in map(_frames, (queries, responses))
+        ]
         logits = self.body(*heard)
         silent = torch.tensor([not len(r.samples) for r in responses])
         return logits.masked_fill(silent[:, None], float("nan"))
@@ -95,7 +100,13 @@ class ScorerBody(nn.Module):
         style: str = "style.safetensors",
     ) -> None:
         super().__init__()
-        self.settings = {"frame_size": frame_size, "whole_size": whole_size, "width": width, "layers": layers, "heads": heads}
+        self.settings = {
+            "frame_size": frame_size,
+            "whole_size": whole_size,
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+        }
         self.settings |= {"transcriber": transcriber, "style": style}
         self.frames = nn.Linear(frame_size, width)
         self.whole = nn.Linear(2 * whole_size, width)

@@ -1,7 +1,9 @@
 """`TinyTokenizer`: a neural codec with one stream of codes at 25 Hz (finite scalar quantisation, arXiv 2309.15505).
 
-Speech is heard as log-mel, pitch and voicing (`features.py`), compressed by strided convolutions to four numbers of eight levels a frame,
-expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code need not carry the speaker; and as in
+Speech is heard as log-mel, pitch and voicing (`features.py`), compressed by strided convolutions to four numbers of
+eight levels a frame,
+expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code need not carry the
+speaker; and as in
 its GLM-4 tokenizer, a transcription loss on the quantised frames keeps the words.
 """
 
@@ -19,7 +21,9 @@ from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_R
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 
 STRIDE = 4  # acoustic frames a code
-TAIL = 10  # codes of silence put after speech before encoding, so that its last codes do not depend on a batch's padding
+TAIL = (
+    10  # codes of silence put after speech before encoding, so that its last codes do not depend on a batch's padding
+)
 
 
 class ResidualBlock(nn.Module):
@@ -27,7 +31,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int = 7, dilation: int = 1) -> None:
         super().__init__()
-        self.mix = nn.Conv1d(channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels)
+        self.mix = nn.Conv1d(
+            channels, channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, groups=channels
+        )
         self.norm = nn.LayerNorm(channels)
         self.up = nn.Linear(channels, 3 * channels)
         self.down = nn.Linear(3 * channels, channels)
@@ -38,7 +44,8 @@ class ResidualBlock(nn.Module):
 
 
 class FSQ(nn.Module):
-    """Finite scalar quantisation: each dimension is bounded and rounded to its levels; code = mixed radix, first dimension fastest."""
+    """Finite scalar quantisation: each dimension is bounded and rounded to its levels; code = mixed radix, first
+    dimension fastest."""
 
     def __init__(self, levels: tuple[int, ...]) -> None:
         super().__init__()

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 
 class SpeechTokenizer(nn.Module, ABC):
-    """One stream of discrete codes, plus continuous features of the query beside them (as Kimi-Audio's Whisper features)."""
+    """One stream of discrete codes, plus continuous features of the query beside them (as Kimi-Audio's Whisper
+    features)."""
 
     sample_rate: int  # Hz, of the waveforms in and out
     frame_rate: float  # Hz, codes a second
@@ -25,4 +26,5 @@ class SpeechTokenizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """codes [B, T], counts [B] -> wav [B, N] float in [-1, 1], lengths [B] in samples (a count of 0 gives length 0)."""
+        """codes [B, T], counts [B] -> wav [B, N] float in [-1, 1], lengths [B] in samples (a count of 0 gives length
+        0)."""

@@ -91,7 +91,8 @@ def build_preferences(
     seed: int = 0,
     first_step: int = 0,
 ) -> Path:
-    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. With `seed`, the number
+    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. With
+    `seed`, the number
     of a batch (from `first_step`) decides its samples.
 
     Returns:

@@ -28,7 +28,9 @@ def collate(utterances: list[Utterance]) -> SpeechBatch:
     frames = torch.stack([torch.cat([r, r.mean(0, keepdim=True).expand(longest - len(r), -1)]) for r in rows])
     labels = [[HEADS[h].index(v) if (v := getattr(u.style, h)) else -100 for h in HEADS] for u in utterances]
     agent = torch.tensor([u.style.tone is not None for u in utterances])
-    return SpeechBatch(frames=frames, lengths=lengths, texts=[u.text for u in utterances], labels=torch.tensor(labels), agent=agent)
+    return SpeechBatch(
+        frames=frames, lengths=lengths, texts=[u.text for u in utterances], labels=torch.tensor(labels), agent=agent
+    )
 
 
 class SpeechDataModule(LightningDataModule):
@@ -36,7 +38,8 @@ class SpeechDataModule(LightningDataModule):
 
     Args:
         queries, responses: utterances of either kind for training.
-        decoded: share of agent speech that is replaced by what `tokenizer` makes of it (for the ears that hear the policy).
+        decoded: share of agent speech that is replaced by what `tokenizer` makes of it (for the ears that hear the
+            policy).
         tokenizer: weights of a `TinyTokenizer`, needed where decoded > 0.
         lexica: splits whose words (not sentences) are read in random strings.
     """
@@ -155,7 +158,9 @@ class TokenizerModule(SpeechPartModule):
         super().__init__(lr, warmup_steps, export)
         self.network = TinyTokenizer(levels, width)
         self.user_weight, self.words_weight = user_weight, words_weight
-        self.words = nn.Sequential(nn.Conv1d(len(levels), width, 7, padding=3), nn.GELU(), nn.Conv1d(width, 29, 3, padding=1))
+        self.words = nn.Sequential(
+            nn.Conv1d(len(levels), width, 7, padding=3), nn.GELU(), nn.Conv1d(width, 29, 3, padding=1)
+        )
 
     def loss(self, batch: SpeechBatch, stage: str) -> Tensor:
         frames, lengths = batch["frames"], batch["lengths"]
@@ -176,7 +181,13 @@ class TokenizerModule(SpeechPartModule):
         counts = torch.bincount(codes[batch["agent"]].flatten(), minlength=self.network.vocab_size).float()
         usage = (counts > 0).float().mean()
         self.log_dict(
-            {f"{stage}/mel": mel, f"{stage}/pitch": pitch, f"{stage}/voicing": voicing, f"{stage}/ctc": ctc, f"{stage}/codes": usage},
+            {
+                f"{stage}/mel": mel,
+                f"{stage}/pitch": pitch,
+                f"{stage}/voicing": voicing,
+                f"{stage}/ctc": ctc,
+                f"{stage}/codes": usage,
+            },
             prog_bar=stage == "train",
             batch_size=len(lengths),
         )
@@ -191,10 +202,17 @@ class TokenizerModule(SpeechPartModule):
 
 
 class TranscriberModule(SpeechPartModule):
-    """Trains `CTCNetwork` with masking and vocal tract perturbation; validation gives the WER on users' and on the agent's speech."""
+    """Trains `CTCNetwork` with masking and vocal tract perturbation; validation gives the WER on users' and on the
+    agent's speech."""
 
     def __init__(
-        self, width: int = 176, blocks: int = 7, lr: float = 2e-3, warmup_steps: int = 100, init_from: str = "", export: str = ""
+        self,
+        width: int = 176,
+        blocks: int = 7,
+        lr: float = 2e-3,
+        warmup_steps: int = 100,
+        init_from: str = "",
+        export: str = "",
     ) -> None:
         super().__init__(lr, warmup_steps, export)
         self.network = load_module(CTCNetwork, init_from) if init_from else CTCNetwork(width, blocks)
@@ -218,7 +236,9 @@ class TranscriberModule(SpeechPartModule):
 class StyleModule(SpeechPartModule):
     """Trains `StyleNetwork` on the labels that are known of each utterance; validation gives the accuracy a factor."""
 
-    def __init__(self, width: int = 96, blocks: int = 4, lr: float = 2e-3, warmup_steps: int = 100, export: str = "") -> None:
+    def __init__(
+        self, width: int = 96, blocks: int = 4, lr: float = 2e-3, warmup_steps: int = 100, export: str = ""
+    ) -> None:
         super().__init__(lr, warmup_steps, export)
         self.network = StyleNetwork(width, blocks)
 
@@ -255,7 +275,8 @@ def mask_frames(frames: Tensor, time: float = 0.08, bands: int = 8) -> Tensor:
 
 
 def warp_vocal_tract(frames: Tensor, low: float = 0.84, high: float = 1.2) -> Tensor:
-    """Vocal tract length perturbation (Jaitly and Hinton 2013): a row's mel axis is stretched or squeezed by a random factor."""
+    """Vocal tract length perturbation (Jaitly and Hinton 2013): a row's mel axis is stretched or squeezed by a random
+    factor."""
     factors = torch.empty(len(frames), 1).uniform_(low, high)
     place = (torch.arange(MELS) * factors).clamp(max=MELS - 1)  # [B, MELS]
     left = place.floor().long()
