@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
 from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching, seeded_noise
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
@@ -108,7 +109,7 @@ class KimiTokenizer(SpeechTokenizer):
         return nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples
 
 
-class KimiText:
+class KimiText(TextVocab):
     """The text stream's words. Built from the release's own tokenizer files, which bring code of their own.
 
     Args:
