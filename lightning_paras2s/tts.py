@@ -1,11 +1,14 @@
 """Text and style to speech: synthesizers.
 
-`EspeakSynthesizer` runs eSpeak NG in process from its wheel. A style is a region of prosody: a centre (`PROSODY`) with natural
-variation around it, drawn from the seed. The agent speaks with one voice, without variation, words aligned to the codec's frames.
+`EspeakSynthesizer` runs eSpeak NG in process from its wheel. A style is a region of prosody: a centre (`PROSODY`) with
+natural
+variation around it, drawn from the seed. The agent speaks with one voice, without variation, words aligned to the
+codec's frames.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -33,7 +36,8 @@ class Synthesizer(ABC):
 class Prosody:
     """eSpeak's controls (rate in words/min, pitch and range 0..99), then effects on the waveform.
 
-    `gain_db` is the level, `tilt_db` raises (+) or lowers (-) everything above 1 kHz (bright, dark), `tremor` is the depth of a 6 Hz
+    `gain_db` is the level, `tilt_db` raises (+) or lowers (-) everything above 1 kHz (bright, dark), `tremor` is the
+    depth of a 6 Hz
     amplitude modulation, `roughness` that of a 40 Hz one.
     """
 
@@ -81,12 +85,16 @@ class Voice(NamedTuple):
 def _voices() -> dict[str, dict[str, Voice]]:
     adults = {
         "train": {
-            "male": "en-US+m1 en-US+m3 en-GB-x-rp+m4 en-US+m6 en-GB-x-rp+m7 en-US+m8 en-US+Andy en-US+Mike en-GB-x-rp+Michael en-US+robert "
-            "en-US+Denis en-US+miguel en-US+ed en-GB-x-rp+travis en-US+rob",
-            "female": "en-US+f1 en-US+f2 en-GB-x-rp+f3 en-US+f5 en-US+Alicia en-US+Andrea en-GB-x-rp+linda en-US+steph en-GB-x-rp+f1 en-US+grandma",
+            "male": "en-US+m1 en-US+m3 en-GB-x-rp+m4 en-US+m6 en-GB-x-rp+m7 en-US+m8 en-US+Andy "
+            "en-US+Mike en-GB-x-rp+Michael en-US+robert en-US+Denis en-US+miguel en-US+ed en-GB-x-rp+travis en-US+rob",
+            "female": "en-US+f1 en-US+f2 en-GB-x-rp+f3 en-US+f5 en-US+Alicia en-US+Andrea en-GB-x-rp+linda "
+            "en-US+steph en-GB-x-rp+f1 en-US+grandma",
         },
         "val": {"male": "en-US+paul en-GB-x-rp+Reed", "female": "en-US+Annie en-GB-x-rp+aunty"},
-        "test": {"male": "en-US+m2 en-GB-x-rp+m5 en-US+Diogo en-US+victor", "female": "en-US+f4 en-GB-x-rp+belinda en-US+anika en-GB-x-rp+steph2"},
+        "test": {
+            "male": "en-US+m2 en-GB-x-rp+m5 en-US+Diogo en-US+victor",
+            "female": "en-US+f4 en-GB-x-rp+belinda en-US+anika en-GB-x-rp+steph2",
+        },
     }
     shorten = {"train": (1.22, 1.26, 1.3, 1.34, 1.38), "val": (1.25, 1.32), "test": (1.24, 1.28, 1.33, 1.36)}
     voices: dict[str, dict[str, Voice]] = {}
@@ -132,20 +140,33 @@ class _Espeak:
     """The C library: one per process, because it keeps its state in globals."""
 
     instance: _Espeak | None = None
+    SAMPLE_RATE = 22_050
 
     def __init__(self) -> None:
         import espeakng_loader
 
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
         path = espeakng_loader.get_data_path().removesuffix("/espeak-ng-data").encode()
-        self.sample_rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
-        if self.sample_rate <= 0:
-            raise UserError("eSpeak NG must start; got an error from its library; reinstall the package espeakng-loader")
+        rate = self.library.espeak_Initialize(_SYNCHRONOUS, 0, path, 0)
+        if rate != self.SAMPLE_RATE:
+            raise UserError(f"eSpeak NG must start at {self.SAMPLE_RATE} Hz; got {rate}; reinstall espeakng-loader")
+        self.library.espeak_ng_SetRandSeed(1)  # it would seed itself with the time
         self.chunks: list[np.ndarray] = []
         self.words: list[tuple[int, int]] = []  # (position in the text, sample)
         self._callback = _CALLBACK(self._receive)
         self.library.espeak_SetSynthCallback(self._callback)
         self.voice = ""
+
+    @classmethod
+    def fresh(cls) -> _Espeak:
+        """The library loaded anew (4 ms): its statics (phases, flutter, random numbers) would run on from one
+        utterance to the next, and
+        what was spoken before would change the samples."""
+        if cls.instance is not None:
+            cls.instance.library.espeak_Terminate()
+            _ctypes.dlclose(cls.instance.library._handle)
+        cls.instance = cls()
+        return cls.instance
 
     def _receive(self, samples, count, events) -> int:
         if samples and count > 0:
@@ -177,9 +198,11 @@ class EspeakSynthesizer(Synthesizer):
     """eSpeak NG, in process, 16 kHz. Voices: `QUERY_VOICES` of any split, or "agent".
 
     Args:
-        variation: 1 = a style is a region (rate 8 %, pitch 6, range 8, level 2 dB; standard deviations), 0 = always its centre.
+        variation: 1 = a style is a region (rate 8 %, pitch 6, range 8, level 2 dB; standard deviations), 0 = always
+            its centre.
         noise: whether queries get background noise (15 to 40 dB below speech) and level variation.
-        frame_samples: the agent's words start on multiples of this (the codec's hop), which makes its codes nearly deterministic.
+        frame_samples: the agent's words start on multiples of this (the codec's hop), which makes its codes nearly
+            deterministic.
     """
 
     name = "espeak-ng"
@@ -202,9 +225,11 @@ class EspeakSynthesizer(Synthesizer):
         random = np.random.default_rng(seed)
         prosody = vary(QUERY_PROSODY[manner], random, self.variation)
         if voice.age == "child":
-            prosody = replace(prosody, pitch=min(prosody.pitch + CHILD_PITCH, 99), rate=prosody.rate / voice.shorten * 1.05)
-        samples, _ = self._espeak().speak(text, voice.espeak, prosody, 0)
-        rate = int(round(self._espeak().sample_rate * voice.shorten / 50) * 50)
+            prosody = replace(
+                prosody, pitch=min(prosody.pitch + CHILD_PITCH, 99), rate=prosody.rate / voice.shorten * 1.05
+            )
+        samples, _ = _Espeak.fresh().speak(text, voice.espeak, prosody, 0)
+        rate = int(round(_Espeak.SAMPLE_RATE * voice.shorten / 50) * 50)
         audio = shape(resample(Audio(samples, rate), self.sample_rate), prosody)
         return add_noise(audio, random) if self.noise else audio
 
@@ -213,17 +238,12 @@ class EspeakSynthesizer(Synthesizer):
         if tone not in AGENT_PROSODY:
             raise UserError(f"a tone must be one of {', '.join(AGENT_PROSODY)}; got {tone!r}")
         prosody = AGENT_PROSODY[tone]
-        samples, starts = self._espeak().speak(text, "en-US", prosody, 1)
-        scale = self.sample_rate / self._espeak().sample_rate
-        audio = resample(Audio(samples, self._espeak().sample_rate), self.sample_rate)
+        samples, starts = _Espeak.fresh().speak(text, "en-US", prosody, 1)
+        scale = self.sample_rate / _Espeak.SAMPLE_RATE
+        audio = resample(Audio(samples, _Espeak.SAMPLE_RATE), self.sample_rate)
         starts = [None if start is None else int(start * scale) for start in starts]
         aligned, onsets = align_words(audio.samples, starts, self.frame_samples)
         return Speech(shape(Audio(aligned, self.sample_rate), prosody), onsets)
-
-    def _espeak(self) -> _Espeak:
-        if _Espeak.instance is None:
-            _Espeak.instance = _Espeak()
-        return _Espeak.instance
 
 
 def vary(centre: Prosody, random: np.random.Generator, amount: float) -> Prosody:
@@ -276,7 +296,9 @@ def word_starts(text: str, events: list[tuple[int, int]]) -> list[int | None]:
     return starts
 
 
-def align_words(samples: np.ndarray, starts: list[int | None], frame: int, fade: int = 48) -> tuple[np.ndarray, list[int]]:
+def align_words(
+    samples: np.ndarray, starts: list[int | None], frame: int, fade: int = 48
+) -> tuple[np.ndarray, list[int]]:
     """Insert silence before words so that each starts on a multiple of `frame`; -> samples, onsets of all words.
 
     A word without a start of its own is placed one frame after the word before. Trailing silence is cut to one frame.

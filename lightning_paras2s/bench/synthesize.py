@@ -8,7 +8,6 @@ child's vocal tract), so that they differ in the factor alone.
 
 from __future__ import annotations
 
-import _ctypes
 import hashlib
 import json
 from collections import Counter
@@ -17,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_paras2s import tts
 from lightning_paras2s.asr import Transcriber, plain_words
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.scripts import Job, load_scripts, plan
@@ -144,25 +142,10 @@ def speak(job: Job, synthesizer: Synthesizer, seed: int) -> tuple[Audio | None, 
         if audio is None:
             return None, status
     else:
-        restart_espeak()
         audio = synthesizer.synthesize(job.query.text, job.style, job.query.voice, seed)
     if is_silent(audio):
         return None, "silent"
     return (None, "too_long") if audio.seconds > MAX_SECONDS else (audio, "ok")
-
-
-def restart_espeak() -> None:
-    """Load eSpeak's library afresh (4 ms).
-
-    Its statics (phases, flutter, random numbers) run on from one utterance to the next: what was spoken before, and
-    when, would change the samples.
-    """
-    before, tts._Espeak.instance = tts._Espeak.instance, None
-    if before is not None:
-        before.library.espeak_Terminate()
-        _ctypes.dlclose(before.library._handle)
-    tts._Espeak.instance = tts._Espeak()
-    tts._Espeak.instance.library.espeak_ng_SetRandSeed(1)  # it seeds itself with the time
 
 
 def wer(reference: str, hypothesis: str) -> float:

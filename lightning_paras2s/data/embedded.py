@@ -23,11 +23,11 @@ import torch
 
 from lightning_paras2s.models.features import HOP, acoustics
 from lightning_paras2s.rubric import BEST_TONES
-from lightning_paras2s.tts import AGENT_VOICE, QUERY_VOICES, EspeakSynthesizer
+from lightning_paras2s.tts import AGENT_PROSODY, AGENT_VOICE, QUERY_PROSODY, QUERY_VOICES, EspeakSynthesizer
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
 
 FRAME = 640  # samples a code: 25 Hz
-CORPUS_VERSION = 1
+CORPUS_VERSION = 2  # of the synthesis; raised whenever the same line would sound different
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _speak_all(lines: list[Line]) -> list[Utterance]:
 
 def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance]:
     """Speak all lines, in two processes; cached on disk under a hash of the lines."""
-    key = json.dumps([CORPUS_VERSION, [asdict(line) for line in lines], _tts_digest()])
+    key = json.dumps([CORPUS_VERSION, [asdict(line) for line in lines], _prosody()])
     path = Path(cache_dir) / f"speech-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if path.is_file():
         return _load(path)
@@ -229,8 +229,10 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     return utterances
 
 
-def _tts_digest() -> str:
-    return hashlib.sha256((files("lightning_paras2s") / "tts.py").read_bytes()).hexdigest()
+def _prosody() -> list:
+    """What else decides how a line sounds; a change of the synthesis itself needs a new CORPUS_VERSION."""
+    maps = [{name: asdict(p) for name, p in table.items()} for table in (QUERY_PROSODY, AGENT_PROSODY)]
+    return [*maps, QUERY_VOICES]
 
 
 def _save(path: Path, utterances: list[Utterance]) -> None:
