@@ -167,7 +167,8 @@ def warp_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
-    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, with a Wilson 95 % CI."""
+    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, with a Wilson 95 %
+    CI."""
     from statsmodels.stats.proportion import proportion_confint
 
     responses = [r for r in read_jsonl(Path(run) / "responses.jsonl", Response) if r.status == "ok" and r.text]

@@ -130,7 +130,9 @@ def score_cell(cell: dict[str, Any], value: str, interval: str) -> str:
 def rich_table(result: dict[str, Any]) -> Table:
     made = Table(title="ParaS2SBench", caption=caption(result), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings(result)):
-        made.add_column(heading.removeprefix("label-").replace(" ", "\n"), justify="right" if index else "left", overflow="fold")
+        made.add_column(
+            heading.removeprefix("label-").replace(" ", "\n"), justify="right" if index else "left", overflow="fold"
+        )
     for row in result["rows"]:
         name, *cells = row_cells(row, result["columns"])
         made.add_row(Text(name), *(Text(half_width(cell)) for cell in cells))
