@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -39,6 +40,27 @@ def test_load_is_exact_when_saved_in_float32(tmp_path):
     module = Small()
     save_module(module, tmp_path / "w.safetensors", torch.float32)
     assert torch.equal(load_module(Small, tmp_path / "w.safetensors").linear.weight, module.linear.weight)
+
+
+def test_int8_matrices_lie_within_a_127th_of_each_rows_maximum(tmp_path):
+    """Steps of maximum / 127, so rounding moves no weight by more than half a step; vectors stay half precision."""
+    module = Small(64)
+    with torch.no_grad():
+        module.linear.weight[0] *= 1000  # a loud row must not cost a quiet one its precision
+    save_module(module, tmp_path / "w.safetensors", torch.int8)
+    loaded = load_module(Small, tmp_path / "w.safetensors")
+    error = (loaded.linear.weight - module.linear.weight).abs()
+    assert (error <= module.linear.weight.abs().amax(1, keepdim=True) / 127 * 0.501).all() and error.max() > 0
+    assert torch.equal(loaded.linear.bias, module.linear.bias.half().float()) and loaded.steps.tolist() == [7]
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.get_tensor("linear.weight").dtype == torch.int8
+
+
+def test_int8_row_of_zeros_stays_zero(tmp_path):
+    module = Small()
+    torch.nn.init.zeros_(module.linear.weight)
+    save_module(module, tmp_path / "w.safetensors", torch.int8)
+    assert torch.equal(load_module(Small, tmp_path / "w.safetensors").linear.weight, torch.zeros(2, 3))
 
 
 def test_old_file_stays_when_saving_fails(tmp_path):

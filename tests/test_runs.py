@@ -70,9 +70,8 @@ def toy_config(stage: str, steps: int = 10) -> str:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("batch", [2, 7])
+@pytest.mark.parametrize("batch", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path: Path) -> None:
     """Killed before the first checkpoint (batch 2 of every 3) or in the middle of the second epoch (of 4 batches)."""
     (tmp_path / "toy.yaml").write_text(toy_config(stage))

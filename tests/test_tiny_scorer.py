@@ -11,7 +11,7 @@ import torch
 from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.scorer import expected_score
-from lightning_paras2s.models.tiny_scorer import TinyScorer
+from lightning_paras2s.models.tiny_scorer import TinyScorer, TrainedScorer
 from lightning_paras2s.style import StyleNetwork
 from lightning_paras2s.types import Audio, UserError
 
@@ -99,9 +99,9 @@ def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_
     for name in ("transcriber", "style"):
         shutil.copy(folder / f"{name}.safetensors", tmp_path)
     scorer.save(tmp_path / "scorer.safetensors")
-    loaded = TinyScorer.load(tmp_path / "scorer.safetensors")
+    loaded = TrainedScorer(str(tmp_path / "scorer.safetensors")).eval()
     scores = [s(sounds(1.0), sounds(1.0)) for s in (scorer, loaded)]
     assert torch.allclose(*scores, atol=5e-3)  # half precision
     (tmp_path / "style.safetensors").unlink()
     with pytest.raises(UserError, match="must be an existing .safetensors file; got .*style.safetensors"):
-        TinyScorer.load(tmp_path / "scorer.safetensors")
+        TrainedScorer(str(tmp_path / "scorer.safetensors")).eval()

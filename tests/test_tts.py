@@ -13,12 +13,12 @@ from scipy.signal import butter, freqz
 from lightning_paras2s.audio import rms
 from lightning_paras2s.models.features import pitch
 from lightning_paras2s.tts import (
-    _Espeak,
     AGENT_PROSODY,
     QUERY_PROSODY,
     QUERY_VOICES,
     EspeakSynthesizer,
     Prosody,
+    _Espeak,
     add_noise,
     align_words,
     shape,
