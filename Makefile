@@ -44,7 +44,7 @@ test: .venv/test.stamp
 # Every shipped weight from nothing. A step that is done leaves a stamp in $(STAMPS); a step that was cut goes on from its last checkpoint,
 # because its run has a fixed version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that
 # build on it again, remove its stamp and its run: rm -r runs/reproduce/sft runs/sft/reproduce.
-reproduce: $(addprefix $(STAMPS)/,acts audit sft_all sft_shuffled grpo)
+reproduce: $(addprefix $(STAMPS)/,acts audit sft_all sft_shuffled grpo grpo_scorer)
 
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
 define fit
@@ -95,8 +95,11 @@ $(STAMPS)/preferences: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
 $(STAMPS)/reward: $(STAMPS)/preferences
 	$(call fit,reward,scorer.safetensors,scorer.safetensors)
 
-$(STAMPS)/grpo: $(STAMPS)/reward
+$(STAMPS)/grpo: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
 	$(call fit,grpo,policy.safetensors,grpo.safetensors)
+
+$(STAMPS)/grpo_scorer: $(STAMPS)/reward
+	$(call fit,grpo_scorer,policy.safetensors)
 
 # Renew what `sha256sum -c` checks, after weights have changed.
 checksums:
