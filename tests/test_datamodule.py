@@ -37,21 +37,31 @@ def test_audio_marks_follow_the_codes():
 
 
 def test_prompt_layout_on_a_hand_written_example():
-    """Codes 3 1 4 and the words "the house": start, speech beside words, end, the task at the assistant's mark."""
+    """Codes 3 1 4 and the words "the house": start, speech, end, words, the task at the assistant's mark.
+
+    text : .   .  .  .  .   the  house  echo
+    audio: 12  3  1  4  13  -    -      14
+    """
     features = torch.arange(6.0).view(3, 2)
     tokens, placed, mask = build_prompt(IDS, VOCAB, torch.tensor([3, 1, 4]), features, "The house.", "echo")
-    assert tokens[AUDIO].tolist() == [12, 3, 1, 4, 13, 14]
-    assert tokens[TEXT].tolist() == [BLANK, THE, HOUSE, BLANK, BLANK, VOCAB.task("echo")]
-    assert mask.tolist() == [False, True, True, True, False, False]
-    assert torch.equal(placed[1:4], features) and not placed[[0, 4, 5]].any()
+    assert tokens[AUDIO].tolist() == [12, 3, 1, 4, 13, 10, 10, 14]
+    assert tokens[TEXT].tolist() == [BLANK] * 5 + [THE, HOUSE, VOCAB.task("echo")]
+    assert mask.tolist() == [False, True, True, True, False, False, False, False]
+    assert torch.equal(placed[1:4], features) and not placed[[0, 4, 5, 6, 7]].any()
 
 
-def test_prompt_layout_when_there_is_no_speech_or_more_words_than_codes():
+def test_prompt_layout_when_there_is_no_speech():
     tokens, placed, mask = build_prompt(
         IDS, VOCAB, torch.zeros(0, dtype=torch.long), torch.zeros(0, 2), "sad the house", "read"
     )
-    assert tokens[AUDIO].tolist() == [12, 10, 10, 10, 13, 14] and not mask.any() and placed.shape == (6, 2)
-    assert tokens[TEXT].tolist() == [BLANK, SAD, THE, HOUSE, BLANK, VOCAB.task("read")]
+    assert tokens[AUDIO].tolist() == [12, 13, 10, 10, 10, 14] and not mask.any() and placed.shape == (6, 2)
+    assert tokens[TEXT].tolist() == [BLANK, BLANK, SAD, THE, HOUSE, VOCAB.task("read")]
+
+
+def test_prompt_layout_when_nothing_was_understood():
+    tokens, _, mask = build_prompt(IDS, VOCAB, torch.tensor([3, 1]), torch.zeros(2, 2), "")
+    assert tokens[AUDIO].tolist() == [12, 3, 1, 13, 14] and mask.tolist() == [False, True, True, False, False]
+    assert tokens[TEXT].tolist() == [BLANK] * 4 + [VOCAB.task("chat")]
 
 
 def test_completion_layout_on_a_hand_written_example():
@@ -87,9 +97,9 @@ def test_collate_pads_prompts_left_and_completions_right():
         return Example(*prompt, *build_completion(IDS, VOCAB, found, "the", (0,), 1))
 
     batch = collate([example([1, 2, 3]), example([4])])
-    assert batch.prompt.tokens.shape == (2, 2, 6) and batch.prompt.mask.sum(1).tolist() == [6, 4]
-    assert batch.prompt.mask[1].tolist() == [False, False, True, True, True, True]
-    assert batch.prompt.tokens[1, AUDIO, 2:].tolist() == [12, 4, 13, 14] and not batch.prompt.features[1, :3].any()
+    assert batch.prompt.tokens.shape == (2, 2, 7) and batch.prompt.mask.sum(1).tolist() == [7, 5]
+    assert batch.prompt.mask[1].tolist() == [False, False, True, True, True, True, True]
+    assert batch.prompt.tokens[1, AUDIO, 2:].tolist() == [12, 4, 13, 10, 14] and not batch.prompt.features[1, :3].any()
     assert batch.completion.tokens[1, AUDIO].tolist() == [10, 4, 11, 10, 10]
     assert batch.completion.actions[1, AUDIO].tolist() == [False, True, True, False, False]
     assert batch.completion.tokens[1, TEXT].tolist() == [THE, EOS, BLANK, BLANK, BLANK]
