@@ -1,4 +1,4 @@
-"""One thread: the networks here are so small that a second only waits, and results must not depend on the machine."""
+"""One thread: the tests' networks are so small that a second one only waits; and results do not depend on the machine."""
 
 import os
 
