@@ -1,4 +1,4 @@
-"""One thread: the tests' networks are so small that a second one only waits; and results do not depend on the machine."""
+"""The tests' networks are so small that a second thread only waits; and results must not depend on the machine."""
 
 import os
 
