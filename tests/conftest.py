@@ -1,4 +1,4 @@
-"""The tests' networks are so small that a second thread only waits; and results must not depend on the machine."""
+"""One thread: the networks here are so small that a second only waits, and results must not depend on the machine."""
 
 import os
 
