@@ -44,7 +44,7 @@ test: .venv/test.stamp
 # Every shipped weight from nothing. A step that is done leaves a stamp in $(STAMPS); a step that was cut goes on from its last checkpoint,
 # because its run has a fixed version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that
 # build on it again, remove its stamp and its run: rm -r runs/reproduce/sft runs/sft/reproduce.
-reproduce: $(addprefix $(STAMPS)/,acts audit sft_all sft_shuffled grpo grpo_scorer)
+reproduce: $(addprefix $(STAMPS)/,acts audit sft_fifth sft_shuffled grpo grpo_scorer)
 
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
 define fit
@@ -78,12 +78,12 @@ $(STAMPS)/audit: | .venv/demo.stamp
 $(STAMPS)/base: $(STAMPS)/tokenizer
 	$(call fit,base,policy.safetensors,base.safetensors)
 
-$(STAMPS)/sft $(STAMPS)/sft_all $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber_decoded
+$(STAMPS)/sft $(STAMPS)/sft_fifth $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber_decoded
 $(STAMPS)/sft:
 	$(call fit,sft,policy.safetensors,sft.safetensors)
 
-$(STAMPS)/sft_all:
-	$(call fit,sft_all,policy.safetensors)
+$(STAMPS)/sft_fifth:
+	$(call fit,sft_fifth,policy.safetensors)
 
 $(STAMPS)/sft_shuffled:
 	$(call fit,sft_shuffled,policy.safetensors)

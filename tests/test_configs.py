@@ -38,7 +38,7 @@ TINY = {
         *POLICY,
     ],
     "sft": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
-    "sft_all": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
+    "sft_fifth": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
     "sft_shuffled": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
 }
 
