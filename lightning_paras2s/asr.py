@@ -109,7 +109,7 @@ class Whisper(Transcriber):
 
 def plain_words(text: str) -> str:
     """Lower-case words without punctuation."""
-    return " ".join("".join(c if c.isalpha() or c in "' " else " " for c in text.lower()).split())
+    return " ".join(embedded.words(text))
 
 
 def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:

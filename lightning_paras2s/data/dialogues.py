@@ -27,7 +27,6 @@ from lightning_paras2s.data.embedded import (
     query_lines,
     query_style,
     reply,
-    speak,
     text_queries,
 )
 from lightning_paras2s.tts import AGENT_VOICE, QUERY_VOICES
@@ -235,14 +234,3 @@ def _spoken(made: list[tuple[str, str, Line | None, Line]], cache_dir: str) -> l
         Dialogue(task, transcript, next(users) if user else None, agent)
         for (task, transcript, user, _), agent in zip(made, agents, strict=True)
     ]
-
-
-__all__ = [
-    "Demonstrations",
-    "Dialogue",
-    "DialogueSource",
-    "ManifestDialogues",
-    "PretrainingDialogues",
-    "UnlabelledQueries",
-    "speak",
-]

@@ -7,17 +7,15 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, SpeechLM
 from lightning_paras2s.modules.policy import adamw, initial_policy, set_learning_rate, warmup_cosine
 from lightning_paras2s.runs import run_dir
 from lightning_paras2s.types import UserError
-
-STREAM_NAMES = ("text", "audio")
 
 
 class SFTModule(L.LightningModule):
@@ -72,14 +70,12 @@ class SFTModule(L.LightningModule):
                 "supervised training needs demonstrations; got queries without responses; use a labelled manifest"
             )
         logits = self.policy(batch.prompt, batch.completion)
-        loss, metrics = 0.0, {}
-        for stream, weight in ((TEXT, self.text_weight), (AUDIO, self.audio_weight)):
-            tokens, actions = batch.completion.tokens[:, stream], batch.completion.actions[:, stream]
-            nll, accuracy = next_token_loss(logits[stream], tokens, actions)
-            loss = loss + weight * nll
-            metrics[f"{split}/loss/{STREAM_NAMES[stream]}"] = nll.detach()
-            metrics[f"{split}/accuracy/{STREAM_NAMES[stream]}"] = accuracy
-        metrics[f"{split}/loss"] = loss.detach()
+        loss, *by_stream = sft_loss(*logits, batch.completion, PerStream(self.text_weight, self.audio_weight))
+        metrics = {f"{split}/loss": loss.detach()}
+        for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
+            hits = (logits[stream].detach().argmax(-1) == batch.completion.tokens[:, stream]).float()
+            metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()
+            metrics[f"{split}/accuracy/{name}"] = masked_mean(hits, batch.completion.actions[:, stream])
         # Lightning weighs validation batches by their rows.
         self.log_dict(metrics, batch_size=len(batch), sync_dist=split != "train")
         return loss
@@ -100,14 +96,3 @@ class SFTModule(L.LightningModule):
         folder = run_dir(self.trainer)
         if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
             self.policy.save(folder / "policy.safetensors")
-
-
-def next_token_loss(logits: Tensor, tokens: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and accuracy over one stream's actions: [B, T, V], [B, T], [B, T] -> two scalars.
-
-    Padding and forced tokens take no part, or the text stream would mostly learn its blanks.
-    """
-    logits, tokens = logits[actions].float(), tokens[actions]
-    nll = F.cross_entropy(logits, tokens, reduction="sum") / max(len(tokens), 1)
-    hits = (logits.detach().argmax(-1) == tokens).sum() / max(len(tokens), 1)
-    return nll, hits
