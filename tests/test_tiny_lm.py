@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_paras2s.data.dual_stream import AudioIds
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.decoding import token_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
@@ -198,8 +199,9 @@ def test_greedy_rollout_needs_no_noise_and_takes_the_most_likely(model):
 def test_audio_head_has_no_logit_for_prompt_marks(model):
     _, audio = model(make_prompt(), rollout(model, make_prompt()))
     assert audio.shape[-1] == CODES + 2
-    assert (model.streams.audio_blank, model.streams.audio_eos) == (CODES, CODES + 1)
-    assert (model.user_start, model.user_end, model.assistant_start) == (CODES + 2, CODES + 3, CODES + 4)
+    ids = AudioIds(CODES)  # as prompts are written
+    assert (model.streams.audio_blank, model.streams.audio_eos) == (ids.blank, ids.eos) == (CODES, CODES + 1)
+    assert len(model.audio_table) == ids.assistant_start + 1
 
 
 def test_level_rows_factorise_codes_first_dimension_fastest():

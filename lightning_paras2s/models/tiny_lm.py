@@ -48,8 +48,8 @@ class Tables(NamedTuple):
 class TinySpeechLM(SpeechLM):
     """A dual-stream decoder-only transformer of about 4 million parameters.
 
-    Audio ids: the codes, then blank, EOS, user_start, user_end, assistant_start; the last three occur in prompts only
-    and have no logit. Text ids: 0 = blank, 1 = EOS, the rest is the vocabulary's.
+    Audio ids (`data.dual_stream.AudioIds`): the codes, then blank, EOS, user_start, user_end, assistant_start; the last
+    three occur in prompts only and have no logit. Text ids: 0 = blank, 1 = EOS, the rest is the vocabulary's.
 
     Args:
         text_vocab_size: number of text ids.
@@ -112,18 +112,6 @@ class TinySpeechLM(SpeechLM):
         for layer in self.layers:
             for linear in (layer.attention_out, layer.mlp_out):
                 nn.init.normal_(linear.weight, std=(linear.in_features * 2 * depth) ** -0.5)
-
-    @property
-    def user_start(self) -> int:
-        return self.codes + 2
-
-    @property
-    def user_end(self) -> int:
-        return self.codes + 3
-
-    @property
-    def assistant_start(self) -> int:
-        return self.codes + 4
 
     def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         """See `SpeechLM.forward`: [R, T, V_text] and [R, T, codes + 2], float32."""
