@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 from lightning_paras2s import rubric
@@ -23,6 +24,7 @@ class Judge(ABC):
 
     name: str
     rubric_sha: str
+    samples: int = 1  # verdicts on each response
 
     @abstractmethod
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
@@ -32,8 +34,7 @@ class Judge(ABC):
         """
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
-        """The verdicts on each response (one, or as many as the judge draws); a judge that asks a server overrides this
-        to ask at once."""
+        """The `samples` verdicts on each response; a judge that asks a server overrides this to ask at once."""
         return [[self.judge(*item)] for item in zip(queries, styles, evidence, strict=True)]
 
 
@@ -93,14 +94,15 @@ class LLMJudge(Judge):
         prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in asked]
         conversations = [[{"role": "user", "content": prompt}] for prompt in prompts for _ in range(self.samples)]
         replies = self.llm.complete(conversations) if conversations else []
-        verdicts = [[] if score is None else [self._early(e, score)] for e, score in zip(evidence, early, strict=True)]
+        verdicts = [[] if score is None else self._early(e, score) for e, score in zip(evidence, early, strict=True)]
         for position, reply in enumerate(replies):
             index, sample = asked[position // self.samples], position % self.samples
             verdicts[index].append(self._verdict(evidence[index], sample, reply))
         return verdicts
 
-    def _early(self, evidence: Evidence, score: rubric.Score) -> Verdict:
-        return Verdict(evidence.response_id, self.name, score.score, score.reason, self.rubric_sha, status=score.status)
+    def _early(self, evidence: Evidence, score: rubric.Score) -> list[Verdict]:
+        only = Verdict(evidence.response_id, self.name, score.score, score.reason, self.rubric_sha, status=score.status)
+        return [replace(only, sample=sample) for sample in range(self.samples)]
 
     def _verdict(self, evidence: Evidence, sample: int, reply: Reply) -> Verdict:
         if reply.status != "ok" or reply.text is None:

@@ -178,7 +178,9 @@ def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
     return list(iter_jsonl(path, record))
 
 
-def iter_jsonl(path: str | Path, record: type[Record]) -> Iterator[Record]:
+def iter_jsonl(path: str | Path, record: type[Record], skip_half_line: bool = False) -> Iterator[Record]:
+    """As `read_jsonl`, one by one; `skip_half_line` leaves out a last line that is not ended (its writer was killed, or
+    is writing)."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
@@ -189,17 +191,16 @@ def iter_jsonl(path: str | Path, record: type[Record]) -> Iterator[Record]:
         n for n, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     }
     seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            if not raw.strip() or (skip_half_line and not raw.endswith(b"\n")):
                 continue
             where = f"{path}:{number}"
             try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{where}: each line must be one JSON object; got {line.strip()[:60]!r} ({error.msg})"
-                ) from None
+                values = json.loads(raw)
+            except ValueError as error:  # also bytes that are no text
+                line = raw.decode("utf-8", errors="replace").strip()
+                raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
             if not isinstance(values, dict):
                 raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
             missing, unknown = sorted(required - values.keys()), sorted(values.keys() - names.keys())

@@ -13,7 +13,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +26,9 @@ from lightning_paras2s import audit  # noqa: F401  so that its recogniser has a 
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.hearing import Ears, hear
-from lightning_paras2s.bench.logs import Log, safe_name, write_summary
+from lightning_paras2s.bench.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
 from lightning_paras2s.bench.manifest import other_styles, read_queries, shard_of
-from lightning_paras2s.bench.summary import compare, judged, scores_of, summarise_system
+from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.judge import LABEL_SOURCES, Judge
 from lightning_paras2s.style import StyleRecognizer
@@ -58,6 +59,7 @@ def evaluate(
     label_swap: bool = True,
     audit_transcriber: Transcriber | None = None,
     audit_recognizer: StyleRecognizer | None = None,
+    rescore: bool = False,
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -76,13 +78,17 @@ def evaluate(
         shard: "i/k": only every k-th contrast pair, from the i-th; run it again as 0/1 to merge the shards.
         label_swap: judge each response against the other style of its pair, too.
         audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
+        rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
     """
+    if rescore:
+        systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(len(systems), samples, batch_size, label_source)
     queries = shard_of(read_queries(manifest, limit), shard)
     index, count = shard.split("/")
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     run = _Run(manifest, queries, systems, judge, log, samples, batch_size, label_source, label_swap)
-    run.respond()
+    if not rescore:
+        run.respond()
     result = run.score(Ears(transcriber, recognizer), log, "")
     if audit_transcriber is not None or audit_recognizer is not None:
         other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
@@ -123,10 +129,14 @@ class _Run:
         self.seconds: dict[str, float] = {}
 
     def respond(self) -> None:
-        """Ask each system for the answers that responses.jsonl lacks."""
-        done = {row.id: row for row in self.log.read("responses", Response)}
+        """Ask each system for the answers that responses.jsonl lacks, or that never came."""
+
+        def again(row: Response) -> bool:
+            return self._asked(row) and unanswered(row.status)
+
+        done = {row.id: row for row in self.log.settled("responses", Response, again)}
         for name, system in self.systems.items():
-            check_config(name, system, done.values(), self.log.folder)
+            check_config(name, system.config_sha, done.values(), self.log.folder)
             for sample in range(self.samples):
                 missing = [q for q in self.queries if f"{name}/{q.id}/{sample}" not in done]
                 for part in self._batches(missing, f"{name}: responses", "respond"):
@@ -176,7 +186,12 @@ class _Run:
         return response.system in self.systems and response.query_id in self.by_id and response.sample < self.samples
 
     def _hear(self, ears: Ears, log: Log, responses: dict[str, Response], label: str) -> None:
-        done = log.read("evidence", Evidence)
+
+        def again(row: Evidence) -> bool:  # its response has come since
+            asked = responses.get(row.response_id)
+            return asked is not None and unanswered(row.status) and row.status != asked.status
+
+        done = log.settled("evidence", Evidence, again)
         heard_by = next((e.providers for e in done if e.providers), ears.providers)
         if heard_by != ears.providers:
             raise UserError(f"{log.folder} was heard by {heard_by}; got {ears.providers}; choose another output folder")
@@ -210,24 +225,33 @@ class _Run:
         labels: dict[str, Style],
         label: str,
     ) -> None:
-        known = {v.response_id for v in log.read(name, Verdict) if self._mine(v)}
+        def again(row: Verdict) -> bool:  # nobody judged; what can't be judged keeps its response's status
+            heard = evidence.get(row.response_id)
+            return heard is not None and self._mine(row) and unanswered(row.status) and row.status != heard.status
+
+        known = {record_key(v) for v in log.settled(name, Verdict, again) if self._mine(v)}
+        drawn = Counter(key[0] for key in known)
         missing = [
-            e for e in evidence.values() if e.response_id not in known and responses[e.response_id].query_id in labels
+            e
+            for e in evidence.values()
+            if drawn[e.response_id] < self.judge.samples and responses[e.response_id].query_id in labels
         ]
         for part in self._batches(missing, f"{label}{name}", "judge"):
             queries = [self.by_id[responses[e.response_id].query_id] for e in part]
             verdicts = self.judge.judge_all(queries, [labels[q.id] for q in queries], part)
-            log.append(name, [replace(v, label_source=self.label_source) for rows in verdicts for v in rows])
+            rows = [replace(v, label_source=self.label_source) for row in verdicts for v in row]
+            log.append(name, [v for v in rows if record_key(v) not in known])
 
     def _mine(self, verdict: Verdict) -> bool:
         """By this judge with this guideline and these labels; others' verdicts stay in the file, unused."""
         mine = (self.judge.name, self.judge.rubric_sha, self.label_source)
-        return (verdict.judge, verdict.rubric_sha, verdict.label_source) == mine
+        return (verdict.judge, verdict.rubric_sha, verdict.label_source) == mine and verdict.sample < self.judge.samples
 
     def _summarise(
         self, ears: Ears, log: Log, responses: dict[str, Response], evidence: dict[str, Evidence]
     ) -> dict[str, Any]:
-        scores = scores_of(v for v in log.read("verdicts", Verdict) if self._mine(v))
+        verdicts = [v for v in log.read("verdicts", Verdict) if self._mine(v)]
+        scores = scores_of(verdicts)
         swaps = scores_of(v for v in log.read("swaps", Verdict) if self._mine(v)) if self.label_swap else {}
         systems = {
             name: [
@@ -256,6 +280,7 @@ class _Run:
             "manifest": str(self.manifest),
             "samples": self.samples,
             "response_statuses": statuses,
+            **judging(v for v in verdicts if v.response_id in responses),
         }
 
     def _batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
@@ -276,13 +301,3 @@ class _Run:
                 yield items[start : start + self.batch_size]
                 progress.advance(task, len(items[start : start + self.batch_size]))
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
-
-
-def check_config(name: str, system: S2SSystem, done: Iterable[Response], folder: Path) -> None:
-    """Answers of a system that was configured otherwise must not be mixed in."""
-    stale = {row.config_sha for row in done if row.system == name} - {system.config_sha}
-    if stale:
-        raise UserError(
-            f"{folder} holds answers of {name!r} with config {stale.pop()}; got {system.config_sha}; "
-            "choose another output folder"
-        )

@@ -158,6 +158,17 @@ def judged(query: Query, ids: list[str], evidence: dict[str, Evidence], scores: 
     )
 
 
+def judging(verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """What became of the judge's verdicts, a system at a time, and what they cost."""
+    statuses: dict[str, dict[str, int]] = {}
+    usd = 0.0
+    for verdict in verdicts:
+        found = statuses.setdefault(verdict.response_id.split("/", 1)[0], {})
+        found[verdict.status] = found.get(verdict.status, 0) + 1
+        usd += verdict.usage.get("cost_usd", 0.0)
+    return {"verdict_statuses": statuses, "judge_usd": round(usd, 6)}
+
+
 def scores_of(verdicts: Iterable[Verdict]) -> dict[str, list[float | None]]:
     found: dict[str, list[float | None]] = {}
     for verdict in verdicts:

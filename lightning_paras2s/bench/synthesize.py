@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lightning_paras2s.asr import Transcriber, plain_words
 from lightning_paras2s.audio import is_silent, write_audio
+from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.bench.scripts import Job, load_scripts, plan
 from lightning_paras2s.tts import EspeakSynthesizer, Synthesizer
 from lightning_paras2s.tts_remote import RemoteSynthesizer, user_voices
@@ -188,14 +189,6 @@ def claim(folder: Path, settings: dict) -> None:
             f"out must be new or a folder that `synthesize` began; got {folder} with other files; choose another"
         )
     replace_file(path, text)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def read_attempts(folder: Path) -> list[Attempt]:
