@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 from lightning_paras2s.types import UserError
 
 NORMALIZERS = ("response", "token", "constant")
@@ -216,20 +215,19 @@ def kl_estimate(
     return (weight * value).detach() + slope * (score - score.detach())
 
 
-def sft_loss(
-    text_logits: Tensor, audio_logits: Tensor, completion: Completion, weights: PerStream = PerStream()
-) -> SFTLoss:
+def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), counts: Tensor | None = None) -> SFTLoss:
     """Next-token cross-entropy of demonstrations (paper, section 4.1), a mean over each stream's actions.
 
     Padding and forced tokens take no part: with them the text stream would mostly learn its blanks.
-    text_logits [R, T, V_text], audio_logits [R, T, V_audio].
+
+    Args:
+        logps: [R, 2, T], of the demonstrated tokens; actions: which of them are learned.
+        counts: [2], actions a stream to divide by; None = those here. Ranks pass the mean over ranks, since their
+            gradients are averaged: the loss then depends on no rank count.
     """
-    means = []
-    for stream, logits in ((TEXT, text_logits), (AUDIO, audio_logits)):
-        where = completion.actions[:, stream]  # [R, T]
-        losses = F.cross_entropy(logits[where].float(), completion.tokens[:, stream][where], reduction="none")
-        means.append(masked_mean(losses, torch.ones_like(losses, dtype=torch.bool)))
-    return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means)
+    counts = actions.sum((0, 2)) if counts is None else counts
+    means = -torch.where(actions, logps, 0.0).sum((0, 2)) / counts.clamp(min=1)
+    return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means.unbind())
 
 
 def check_choice(name: str, value: str, choices) -> None:

@@ -15,7 +15,7 @@ from lightning_paras2s.losses import (
     masked_mean,
     sft_loss,
 )
-from lightning_paras2s.models.speech_lm import Completion
+from lightning_paras2s.models.speech_lm import TEXT
 from lightning_paras2s.types import UserError
 
 NAN = math.nan
@@ -290,17 +290,27 @@ def test_beta_per_stream_weighs_each_streams_kl():
 
 
 def test_sft_loss_averages_each_stream_over_its_actions():
-    """Uniform logits cost ln V wherever they count; row 2's padding has logits that would cost much more."""
-    text, audio = torch.zeros(2, 3, 4), torch.zeros(2, 3, 8)
-    text[1, 2, 0] = audio[1, 2, 0] = 50.0
-    text[0, 0, 1] = math.log(3.0)  # one token of probability 3/6 among text's
-    tokens, actions = torch.ones(2, 2, 3, dtype=torch.long), torch.ones(2, 2, 3, dtype=torch.bool)
+    """Uniform over 4 words and 8 codes costs ln 4 and ln 8; row 2's padding would cost much more."""
+    logps = torch.stack([torch.full((2, 3), -math.log(4)), torch.full((2, 3), -math.log(8))], 1)
+    logps[1, :, 2] = -50.0
+    logps[0, TEXT, 0] = -math.log(2)
+    actions = torch.ones(2, 2, 3, dtype=torch.bool)
     actions[1, :, 2] = False
-    completion = Completion(tokens, actions, torch.ones(2, dtype=torch.bool))
-    out = sft_loss(text, audio, completion, PerStream(2.0, 0.5))
+    out = sft_loss(logps, actions, PerStream(2.0, 0.5))
     assert out.text.item() == pytest.approx((math.log(2) + 4 * math.log(4)) / 5, abs=1e-6)
     assert out.audio.item() == pytest.approx(math.log(8), abs=1e-6)
     assert out.loss.item() == pytest.approx(2 * out.text.item() + 0.5 * out.audio.item())
+
+
+def test_sft_loss_is_the_mean_over_ranks_whatever_each_holds():
+    """Two ranks with one row each of 3 and 2 actions: each divides by the mean count, 2.5, and the mean is the whole's.
+
+    Without `counts` the short row's actions would weigh 3/2 of the long one's.
+    """
+    logps, actions = -torch.rand(2, 2, 3), torch.ones(2, 2, 3, dtype=torch.bool)
+    actions[1, :, 2] = False
+    ranks = [sft_loss(logps[i : i + 1], actions[i : i + 1], counts=torch.tensor([2.5, 2.5])) for i in (0, 1)]
+    assert (ranks[0].loss + ranks[1].loss).item() / 2 == pytest.approx(sft_loss(logps, actions).loss.item())
 
 
 def test_masked_mean_ignores_what_is_masked_and_is_zero_when_all_is():

@@ -31,11 +31,11 @@ def train(folder: Path, steps: int, data: ToyData, precision: str = "32-true", *
     return trainer
 
 
-def test_accuracy_when_demonstrations_are_learned(tmp_path: Path) -> None:
+def test_probability_when_demonstrations_are_learned(tmp_path: Path) -> None:
     """Text and codes follow from the prompt's two tokens, so every action can be known."""
     trainer = train(tmp_path, 250, ToyData(), lr=0.02)
-    assert trainer.callback_metrics["val/accuracy/text"] == 1
-    assert trainer.callback_metrics["val/accuracy/audio"] == 1
+    assert trainer.callback_metrics["val/probability/text"] > 0.99
+    assert trainer.callback_metrics["val/probability/audio"] > 0.99
     exported = load_file(tmp_path / "sft" / "a" / "policy.safetensors")
     again = initial_policy(ToyLM, str(tmp_path / "sft" / "a" / "policy.safetensors"), seed=1)
     assert all(torch.equal(exported[name], tensor) for name, tensor in again.state_dict().items())

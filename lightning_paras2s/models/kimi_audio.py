@@ -176,7 +176,7 @@ class KimiAudio(SpeechLM):
     def shard(self, mesh: DeviceMesh) -> None:
         """Split weights, gradients and optimizer state over the ranks of `mesh` (FSDP2), a block at a time."""
         blocks = (*self.model.layers, *self.model.mimo_layers)
-        shard_blocks(self, blocks, mesh, getattr(torch, self.gather))
+        shard_blocks(self, blocks, mesh, getattr(torch, self.gather), ("logps", "generate"))
         if self.lm_head.weight.is_meta:
             self.materialize(mesh.device_type)
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.models.kimi_audio import KimiAudio
 from lightning_paras2s.models.kimi_config import KimiConfig, read_json
+from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.types import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -174,11 +175,6 @@ def merged_adapters(model: KimiAudio):
         return (weight.float() + layer.scaling["default"] * up.float() @ down.float()).to(weight.dtype)
 
     return tensor
-
-
-def whole(parameter: nn.Parameter) -> Tensor:
-    """The full tensor, gathered from all ranks if it is sharded."""
-    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 def open_shard(file: Path):

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.models.log_mel import HOP, SAMPLE_RATE, log_mel
 from lightning_paras2s.models.lora import add_lora
 from lightning_paras2s.models.scorer import ResponseScorer
+from lightning_paras2s.models.sharding import shard_blocks, whole
 from lightning_paras2s.rubric import PROMPT
 from lightning_paras2s.types import Audio, UserError
 
@@ -104,12 +107,21 @@ class QwenOmniScorer(ResponseScorer):
         ids = torch.tensor([[fill] * (width - len(row)) + row for row in rows])
         return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
 
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split the language model's blocks, then the rest, over the ranks of `mesh` (FSDP2), in place."""
+        dtype = getattr(torch, self.settings["dtype"])
+        shard_blocks(self, self.thinker.model.language_model.layers, mesh, dtype, ("score_logits",))
+        self.to(mesh.device_type)
+
     def save(self, path: str | Path) -> None:
-        """The adapters alone, with the settings; the base stays where it is."""
+        """The adapters alone, with the settings; the base stays where it is. Sharded: all ranks call, one writes."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        tensors = {n: p.detach().cpu().contiguous() for n, p in self.thinker.named_parameters() if ".lora_" in n}
+        adapters = {n: p for n, p in self.thinker.named_parameters() if ".lora_" in n}
+        tensors = {n: whole(p).cpu().contiguous() for n, p in adapters.items()}
+        if dist.is_initialized() and dist.get_rank() > 0:
+            return
         save_file(tensors, part, metadata={"class": type(self).__name__, "settings": json.dumps(self.settings)})
         part.replace(path)
 

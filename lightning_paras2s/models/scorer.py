@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.types import Audio
+from lightning_paras2s.types import Audio, UserError
 
 
 class ResponseScorer(nn.Module, ABC):
@@ -21,6 +22,12 @@ class ResponseScorer(nn.Module, ABC):
     def forward(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
         """Expected scores, [B], in 1..5; NaN = unscored, never 0."""
         return expected_score(self.score_logits(queries, responses))
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Split the weights over the ranks of `mesh` (FSDP2), in place."""
+        raise UserError(
+            f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process"
+        )
 
 
 def expected_score(logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""FSDP2 for policies: blocks sharded one by one, gathered once for a whole rollout.
+"""FSDP2 for policies and scorers: blocks sharded one by one, gathered once for a whole rollout.
 
 Gathering each block at each decode step would cost ten times the step itself, and would need all ranks to decode in
 lock-step.
@@ -10,9 +10,10 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import register_dataclass
 
 from lightning_paras2s.models.speech_lm import Logps
@@ -21,16 +22,27 @@ from lightning_paras2s.models.speech_lm import Logps
 register_dataclass(Logps)
 
 
-def shard_blocks(policy: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def shard_blocks(
+    policy: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, dtype: torch.dtype, methods: tuple[str, ...]
+) -> None:
     """Shard each block, then the rest of `policy`, in place. Weights are gathered in `dtype`, gradients summed in
-    float32.
+    float32. `methods` are those that run the network beside `forward`.
+
+    A model that is frozen whole (a reference) is kept in `dtype` too: gathered, it is the same bits.
     """
+    if not any(p.requires_grad for p in policy.parameters()):
+        policy.to(dtype)
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=precision)
     fully_shard(policy, mesh=mesh, mp_policy=precision)
-    for name in ("logps", "generate"):
+    for name in methods:
         register_fsdp_forward_method(policy, name)
+
+
+def whole(parameter: nn.Parameter) -> Tensor:
+    """The full tensor, gathered from all ranks if it is sharded."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
 
 
 @contextlib.contextmanager

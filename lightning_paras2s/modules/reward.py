@@ -12,9 +12,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.models.scorer import ResponseScorer, expected_score
-from lightning_paras2s.modules.policy import adamw, set_learning_rate, warmup_cosine
+from lightning_paras2s.modules.policy import (
+    adamw,
+    clip_gradients,
+    export,
+    set_learning_rate,
+    shard,
+    warmup_cosine,
+)
 from lightning_paras2s.modules.preferences import PreferenceBatch
-from lightning_paras2s.runs import run_dir
 
 
 class RewardModule(L.LightningModule):
@@ -23,6 +29,7 @@ class RewardModule(L.LightningModule):
     Args:
         scorer: builds the scorer; random parts are drawn from `seed`.
         lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
     """
 
     def __init__(
@@ -33,11 +40,13 @@ class RewardModule(L.LightningModule):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         max_grad_norm: float = 1.0,
+        state_bits: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.build, self.seed, self.lr, self.warmup_steps = scorer, seed, lr, warmup_steps
         self.weight_decay, self.betas, self.max_grad_norm = weight_decay, betas, max_grad_norm
+        self.state_bits = state_bits
         self.scorer: ResponseScorer | None = None
         self.judged: list[tuple[Tensor, Tensor]] = []
 
@@ -46,12 +55,13 @@ class RewardModule(L.LightningModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
                 self.scorer = self.build()
+            shard(self, self.scorer)
 
     def configure_optimizers(self) -> Optimizer:
-        return adamw(self.scorer.parameters(), self.lr, self.weight_decay, self.betas)
+        return adamw(self.scorer.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args, **kwargs) -> None:
-        self.log("train/grad_norm", torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.max_grad_norm))
+        self.log("train/grad_norm", clip_gradients(self.scorer, self.max_grad_norm))
 
     def on_train_batch_start(self, batch: PreferenceBatch, batch_idx: int) -> None:
         share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
@@ -73,9 +83,7 @@ class RewardModule(L.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in agreement(expected, judged).items()})
 
     def on_train_end(self) -> None:
-        folder = run_dir(self.trainer)
-        if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
-            self.scorer.save(folder / "scorer.safetensors")
+        export(self, self.scorer, "scorer.safetensors")
 
 
 def score_loss(logits: Tensor, scores: Tensor) -> Tensor:

@@ -6,22 +6,29 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, SpeechLM
-from lightning_paras2s.modules.policy import adamw, initial_policy, set_learning_rate, warmup_cosine
-from lightning_paras2s.runs import run_dir
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
+from lightning_paras2s.modules.policy import (
+    adamw,
+    clip_gradients,
+    export,
+    initial_policy,
+    set_learning_rate,
+    shard,
+    warmup_cosine,
+)
 from lightning_paras2s.types import UserError
 
 
 class SFTModule(L.LightningModule):
     """Trains a policy on demonstrations; so is the embedded base pre-trained, whose tasks are demonstrations too.
 
-    Writes the trained policy to `policy.safetensors` in the run's folder.
+    The loss needs the log-probabilities of the demonstrated tokens alone, so no [B, T, V] logits are made. Writes the
+    trained policy to `policy.safetensors` in the run's folder (Kimi-Audio: to a folder `policy`, as released).
 
     Args:
         policy: builds the policy.
@@ -30,6 +37,7 @@ class SFTModule(L.LightningModule):
         text_weight: weight of the text stream's mean loss.
         audio_weight: weight of the audio stream's mean loss.
         max_grad_norm: gradients are scaled down to this norm.
+        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
     """
 
     def __init__(
@@ -43,17 +51,23 @@ class SFTModule(L.LightningModule):
         text_weight: float = 1.0,
         audio_weight: float = 1.0,
         max_grad_norm: float = 1.0,
+        state_bits: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.build, self.init_from, self.seed = policy, init_from, seed
         self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
-        self.text_weight, self.audio_weight, self.max_grad_norm = text_weight, audio_weight, max_grad_norm
+        self.weights, self.max_grad_norm, self.state_bits = (
+            PerStream(text_weight, audio_weight),
+            max_grad_norm,
+            state_bits,
+        )
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy = initial_policy(self.build, self.init_from, self.seed)
+            shard(self, self.policy)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")
@@ -69,23 +83,28 @@ class SFTModule(L.LightningModule):
             raise UserError(
                 "supervised training needs demonstrations; got queries without responses; use a labelled manifest"
             )
-        logits = self.policy(batch.prompt, batch.completion)
-        loss, *by_stream = sft_loss(*logits, batch.completion, PerStream(self.text_weight, self.audio_weight))
+        actions = batch.completion.actions
+        logps = self.policy.logps(batch.prompt, batch.completion, Sampling()).values
+        loss, *by_stream = sft_loss(logps, actions, self.weights, self.mean_over_ranks(actions.sum((0, 2))))
         metrics = {f"{split}/loss": loss.detach()}
         for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
-            hits = (logits[stream].detach().argmax(-1) == batch.completion.tokens[:, stream]).float()
             metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()
-            metrics[f"{split}/accuracy/{name}"] = masked_mean(hits, batch.completion.actions[:, stream])
+            # of the demonstrated token: how often a sample at temperature 1 would be it
+            metrics[f"{split}/probability/{name}"] = masked_mean(logps[:, stream].detach().exp(), actions[:, stream])
         # Lightning weighs validation batches by their rows.
         self.log_dict(metrics, batch_size=len(batch), sync_dist=split != "train")
         return loss
 
+    def mean_over_ranks(self, counts: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return counts
+        return self.trainer.strategy.reduce(counts.float().to(self.device), reduce_op="mean")
+
     def configure_optimizers(self) -> Optimizer:
-        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas)
+        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.log("train/grad_norm", norm)
+        self.log("train/grad_norm", clip_gradients(self.policy, self.max_grad_norm))
 
     def on_train_batch_start(self, batch: DualStreamBatch, batch_idx: int) -> None:
         share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
@@ -93,6 +112,4 @@ class SFTModule(L.LightningModule):
         self.log("train/lr", self.lr * share)
 
     def on_train_end(self) -> None:
-        folder = run_dir(self.trainer)
-        if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
-            self.policy.save(folder / "policy.safetensors")
+        export(self, self.policy, "policy.safetensors")
