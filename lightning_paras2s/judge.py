@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightning_paras2s import rubric
 from lightning_paras2s.acts import ActClassifier
@@ -32,6 +33,30 @@ class Judge(ABC):
 
         Never guesses: what can't be judged gets `score=None` and a status.
         """
+
+    def verdict(
+        self,
+        evidence: Evidence,
+        score: rubric.Score,
+        sample: int = 0,
+        raw: str = "",
+        usage: dict[str, float] | None = None,
+    ) -> Verdict:
+        """A record in this judge's name."""
+        return Verdict(
+            evidence.response_id,
+            self.name,
+            score.score,
+            score.reason,
+            self.rubric_sha,
+            sample=sample,
+            raw=raw,
+            usage=usage or {},
+            status=score.status,
+        )
+
+    def locate(self, queries: Path, run: Path) -> None:  # noqa: B027  most judges read evidence alone
+        """Where the recordings are (the manifest's folder and the run's), for a judge that hears them."""
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
         """The `samples` verdicts on each response; a judge that asks a server overrides this to ask at once."""
@@ -66,9 +91,7 @@ class EmbeddedJudge(Judge):
         else:
             act = self.classifier.classify(evidence.transcript, query.factor, query.text).name
             score = rubric.score_act(value, act, evidence.tone, rubric.names_topic(query.text, evidence.transcript))
-        return Verdict(
-            evidence.response_id, self.name, score.score, score.reason, self.rubric_sha, raw=act, status=score.status
-        )
+        return self.verdict(evidence, score, raw=act)
 
 
 class LLMJudge(Judge):
@@ -89,50 +112,40 @@ class LLMJudge(Judge):
         return self.judge_all([query], [style], [evidence])[0][0]
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
-        early = [heard_failure(e, self.max_wer) for e in evidence]
-        asked = [i for i, score in enumerate(early) if score is None]
-        prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in asked]
-        conversations = [[{"role": "user", "content": prompt}] for prompt in prompts for _ in range(self.samples)]
-        replies = self.llm.complete(conversations) if conversations else []
-        verdicts = [[] if score is None else self._early(e, score) for e, score in zip(evidence, early, strict=True)]
-        for position, reply in enumerate(replies):
-            index, sample = asked[position // self.samples], position % self.samples
-            verdicts[index].append(self._verdict(evidence[index], sample, reply))
-        return verdicts
+        def ask(rest: list[int]) -> list[list[Verdict]]:
+            prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in rest]
+            return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)
 
-    def _early(self, evidence: Evidence, score: rubric.Score) -> list[Verdict]:
-        only = Verdict(evidence.response_id, self.name, score.score, score.reason, self.rubric_sha, status=score.status)
-        return [replace(only, sample=sample) for sample in range(self.samples)]
-
-    def _verdict(self, evidence: Evidence, sample: int, reply: Reply) -> Verdict:
-        if reply.status != "ok" or reply.text is None:
-            status = reply.status if reply.status != "ok" else "no_reply"
-            return Verdict(
-                evidence.response_id,
-                self.name,
-                None,
-                "",
-                self.rubric_sha,
-                sample=sample,
-                usage=_usage(reply),
-                status=status,
-            )
-        score = rubric.parse_score(reply.text)
-        return Verdict(
-            evidence.response_id,
-            self.name,
-            score.score,
-            score.reason,
-            self.rubric_sha,
-            sample=sample,
-            raw=reply.text,
-            usage=_usage(reply),
-            status=score.status,
-        )
+        return judge_audible(self, evidence, self.max_wer, ask)
 
 
-def _usage(reply: Reply) -> dict[str, float]:
-    return {**reply.usage, "cost_usd": reply.cost_usd}
+def judge_audible(
+    judge: Judge, evidence: list[Evidence], max_wer: float, ask: Callable[[list[int]], list[list[Verdict]]]
+) -> list[list[Verdict]]:
+    """The verdicts on each response; `ask` judges those (their indices) that no failure has settled."""
+    early = [heard_failure(e, max_wer) for e in evidence]
+    rest = [i for i, score in enumerate(early) if score is None]
+    judged = dict(zip(rest, ask(rest) if rest else [], strict=True))
+    return [
+        judged[i] if score is None else [judge.verdict(e, score, sample) for sample in range(judge.samples)]
+        for i, (e, score) in enumerate(zip(evidence, early, strict=True))
+    ]
+
+
+def ask_samples(judge: Judge, llm: ChatLLM, evidence: list[Evidence], contents: list[Any]) -> list[list[Verdict]]:
+    """`judge.samples` verdicts on each content (a prompt, or its parts), all asked at once and strictly parsed."""
+    conversations = [[{"role": "user", "content": content}] for content in contents for _ in range(judge.samples)]
+    replies = iter(llm.complete(conversations))
+    return [[reply_verdict(judge, e, sample, next(replies)) for sample in range(judge.samples)] for e in evidence]
+
+
+def reply_verdict(judge: Judge, evidence: Evidence, sample: int, reply: Reply) -> Verdict:
+    """A verdict from what a model wrote, or from why it wrote nothing."""
+    usage = {**reply.usage, "cost_usd": reply.cost_usd}
+    if reply.status != "ok" or reply.text is None:
+        status = reply.status if reply.status != "ok" else "no_reply"
+        return judge.verdict(evidence, rubric.Score(None, "", status), sample, usage=usage)
+    return judge.verdict(evidence, rubric.parse_score(reply.text), sample, reply.text, usage)
 
 
 def heard_failure(evidence: Evidence, max_wer: float) -> rubric.Score | None:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_paras2s.llm_batch import batch_rows, write_batch
+from lightning_paras2s.llm_parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.remote import Answer, Gate, Patience, ask, gather
 from lightning_paras2s.types import UserError
 
@@ -20,9 +22,20 @@ PRICES = {  # USD a million tokens (prompt, completion), platform.openai.com, 20
     "gpt-4.1-nano": (0.1, 0.4),
     "gpt-4o": (2.5, 10.0),
     "gpt-4o-mini": (0.15, 0.6),
+    "gpt-audio": (2.5, 10.0),
+    "gpt-audio-mini": (0.6, 2.4),
+    "gpt-4o-audio-preview": (2.5, 10.0),
+    "gpt-4o-mini-audio-preview": (0.15, 0.6),
+}
+AUDIO_PRICES = {  # of a million prompt tokens of audio
+    "gpt-audio": 32.0,
+    "gpt-audio-mini": 10.0,
+    "gpt-4o-audio-preview": 40.0,
+    "gpt-4o-mini-audio-preview": 10.0,
 }
 BATCH_DISCOUNT = 0.5
 CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates lie above
+AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
 KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
 
 
@@ -42,8 +55,8 @@ class ChatLLM(ABC):
     name: str
 
     @abstractmethod
-    def complete(self, conversations: list[list[dict[str, str]]]) -> list[Reply]:
-        """Answer each conversation (lists of {"role", "content"}); replies keep the order."""
+    def complete(self, conversations: list[Conversation]) -> list[Reply]:
+        """Answer each conversation; replies keep the order. A model that hears takes `llm_parts.audio_part`, too."""
 
 
 class OpenAIChat(ChatLLM):
@@ -65,6 +78,7 @@ class OpenAIChat(ChatLLM):
         cache_dir: replies are kept here; "" keeps none.
         max_usd: no request is sent that could take this object's spending above it.
         usd_per_million: (prompt, completion) tokens, where `PRICES` lacks the model.
+        audio_usd_per_million: prompt tokens of audio, where `AUDIO_PRICES` lacks the model.
         batch_requests: JSON lines to write for the Batch API, which costs half.
         batch_results: JSON lines that it gave back.
     """
@@ -82,6 +96,7 @@ class OpenAIChat(ChatLLM):
         cache_dir: str = "cache/llm",
         max_usd: float | None = None,
         usd_per_million: tuple[float, float] | None = None,
+        audio_usd_per_million: float | None = None,
         batch_requests: str | None = None,
         batch_results: list[str] | None = None,
     ) -> None:
@@ -93,6 +108,8 @@ class OpenAIChat(ChatLLM):
         self.options = {"temperature": temperature, "max_tokens": max_tokens} | ({} if seed is None else {"seed": seed})
         self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience
         self.prices = usd_per_million or PRICES.get(model, (0.0, 0.0))
+        known = AUDIO_PRICES.get(model, self.prices[0])
+        self.audio_price = known if audio_usd_per_million is None else audio_usd_per_million
         self.cache = ReplyCache(cache_dir)
         self.max_usd, self.spent_usd, self.reserved_usd = max_usd, 0.0, 0.0
         self.asked: Counter[str] = Counter()  # statuses of the answers that were not in the cache
@@ -100,7 +117,7 @@ class OpenAIChat(ChatLLM):
         for path in batch_results or []:
             self.read_batch(path)
 
-    def complete(self, conversations: list[list[dict[str, str]]]) -> list[Reply]:
+    def complete(self, conversations: list[Conversation]) -> list[Reply]:
         keys = self.keys(conversations)
         replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
         missing = {key: c for key, c in zip(keys, conversations, strict=True) if key not in replies}
@@ -110,7 +127,7 @@ class OpenAIChat(ChatLLM):
         elif missing:
             gate = Gate()
 
-            async def work(session: Any, item: tuple[str, list[dict[str, str]]]) -> Reply:
+            async def work(session: Any, item: tuple[str, Conversation]) -> Reply:
                 return await self._ask(session, gate, *item)
 
             found = gather(list(missing.items()), work, self.concurrency, self.patience)
@@ -118,7 +135,7 @@ class OpenAIChat(ChatLLM):
             replies |= dict(zip(missing, found, strict=True))
         return [replies[key] for key in keys]
 
-    def keys(self, conversations: list[list[dict[str, str]]]) -> list[str]:
+    def keys(self, conversations: list[Conversation]) -> list[str]:
         """A name for each reply: the request, and how often it came before in this call."""
         seen: Counter[str] = Counter()
         keys = []
@@ -128,18 +145,22 @@ class OpenAIChat(ChatLLM):
             seen[request] += 1
         return keys
 
-    def body(self, conversation: list[dict[str, str]]) -> dict[str, Any]:
+    def body(self, conversation: Conversation) -> dict[str, Any]:
         return {"model": self.model, "messages": conversation, **self.options}
 
-    def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        return (prompt_tokens * self.prices[0] + completion_tokens * self.prices[1]) / 1e6
+    def cost(self, prompt_tokens: float, completion_tokens: float, audio_tokens: float = 0.0) -> float:
+        """USD; `audio_tokens` are those of the prompt tokens that are audio."""
+        text = (prompt_tokens - audio_tokens) * self.prices[0]
+        return (text + audio_tokens * self.audio_price + completion_tokens * self.prices[1]) / 1e6
 
-    def at_most(self, conversation: list[dict[str, str]]) -> float:
+    def at_most(self, conversation: Conversation) -> float:
         """What a request can cost, in USD."""
-        characters = sum(len(message["content"]) for message in conversation)
-        return self.cost(characters / CHARACTERS_A_TOKEN + 50, self.options["max_tokens"])
+        parts = [part for message in conversation for part in parts_of(message)]
+        text = sum(len(part.get("text", "")) for part in parts) / CHARACTERS_A_TOKEN + 50
+        audio = sum(map(audio_seconds, parts)) * AUDIO_TOKENS_A_SECOND
+        return self.cost(text + audio, self.options["max_tokens"], audio)
 
-    async def _ask(self, session: Any, gate: Gate, key: str, conversation: list[dict[str, str]]) -> Reply:
+    async def _ask(self, session: Any, gate: Gate, key: str, conversation: Conversation) -> Reply:
         reserved = self.at_most(conversation)
         if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
             return Reply(None, "max_usd")
@@ -173,7 +194,9 @@ class OpenAIChat(ChatLLM):
         if not stated:
             return Reply(text if status == "ok" else None, status, {"usage_unknown": 1}, at_most * discount)
         usage = {name: float(stated.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
-        cost = self.cost(usage["prompt_tokens"], usage["completion_tokens"]) * discount
+        if audio := (stated.get("prompt_tokens_details") or {}).get("audio_tokens"):
+            usage["audio_tokens"] = float(audio)
+        cost = self.cost(**usage) * discount
         return Reply(text if status == "ok" else None, status, usage, cost)
 
     def read_batch(self, path: str) -> dict[str, int]:
@@ -255,34 +278,3 @@ class ReplyCache:
         part.write_text(json.dumps(asdict(reply), ensure_ascii=False), encoding="utf-8")
         part.replace(path)
         return True
-
-
-def write_batch(path: Path, bodies: dict[str, dict[str, Any]]) -> None:
-    """Add requests to a file in the Batch API's format; those that it holds already are not repeated."""
-    held = {row["custom_id"] for row in batch_rows(str(path))} if path.is_file() else set()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for key, body in bodies.items():
-            if key not in held:
-                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def batch_rows(path: str) -> list[dict[str, Any]]:
-    """A Batch API file's lines.
-
-    Raises:
-        UserError: no such file, or a line that is no object with a custom_id.
-    """
-    if not Path(path).is_file():
-        raise UserError(f"a batch file must exist; got {path}; download it from the Batch API")
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-            rows[-1]["custom_id"]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{path}:{number}: a line must be a JSON object with a custom_id; got {line[:60]!r}"
-            ) from None
-    return rows

@@ -13,7 +13,8 @@ import pytest
 from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.judge import LLMJudge
-from lightning_paras2s.llm import OpenAIChat, batch_rows
+from lightning_paras2s.llm import OpenAIChat
+from lightning_paras2s.llm_batch import batch_rows
 from lightning_paras2s.remote import Patience, retry_after
 from lightning_paras2s.types import Evidence, Query, UserError
 

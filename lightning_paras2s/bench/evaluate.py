@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_paras2s import audit  # noqa: F401  so that its recogniser has a short name in configs
+from lightning_paras2s import audio_judge, audit  # noqa: F401  so that their classes have short names in configs
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.hearing import Ears, hear
@@ -87,6 +87,7 @@ def evaluate(
     index, count = shard.split("/")
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     run = _Run(manifest, queries, systems, judge, log, samples, batch_size, label_source, label_swap)
+    judge.locate(Path(manifest).parent, Path(output))
     if not rescore:
         run.respond()
     result = run.score(Ears(transcriber, recognizer), log, "")
