@@ -26,26 +26,36 @@ class StyleRecognizer(ABC):
         """`role` is "query" (emotion, sarcasm, age, gender are filled in) or "response" (tone is filled in)."""
 
 
-class StyleNetwork(nn.Module):
-    """Acoustics [B, T, 66] -> logits of every factor and of the tone: convolutions, then mean and deviation over
-    time."""
+class StyleTrunk(nn.Module):
+    """Acoustics [B, T, 66] -> one vector a recording [B, 2 * width]: convolutions, then mean and deviation over time."""
 
-    def __init__(self, width: int = 96, blocks: int = 4) -> None:
+    def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
-        self.settings = {"width": width, "blocks": blocks}
         self.stem = nn.Conv1d(ACOUSTIC_SIZE, width, 8, stride=4, padding=2)
         self.body = nn.Sequential(*[ResidualBlock(width, 9) for _ in range(blocks)])
         self.dropout = nn.Dropout(0.1)
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * width, len(values)) for name, values in HEADS.items()})
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """lengths [B], in acoustic frames -> logits [B, values] a head."""
+    def pool(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """lengths [B], in acoustic frames."""
         hidden = self.body(self.stem(frames.transpose(1, 2)))
         mask = (torch.arange(hidden.shape[-1]) < (lengths // 4)[:, None]).unsqueeze(1).to(hidden.dtype)
         count = mask.sum(-1).clamp(min=1)
         mean = (hidden * mask).sum(-1) / count
         deviation = (((hidden - mean.unsqueeze(-1)).square() * mask).sum(-1) / count + 1e-5).sqrt()
-        pooled = self.dropout(torch.cat([mean, deviation], -1))
+        return self.dropout(torch.cat([mean, deviation], -1))
+
+
+class StyleNetwork(StyleTrunk):
+    """Acoustics [B, T, 66] -> logits of every factor and of the tone."""
+
+    def __init__(self, width: int = 96, blocks: int = 4) -> None:
+        super().__init__(width, blocks)
+        self.settings = {"width": width, "blocks": blocks}
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * width, len(values)) for name, values in HEADS.items()})
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """lengths [B], in acoustic frames -> logits [B, values] a head."""
+        pooled = self.pool(frames, lengths)
         return {name: head(pooled).float() for name, head in self.heads.items()}
 
 
