@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -11,13 +12,11 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
-from lightning_paras2s.data.correct import correct
+from lightning_paras2s.data.phones import SYMBOLS, Lexicon
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics
 from lightning_paras2s.models.tiny_tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio, UserError
-
-CHARACTERS = " abcdefghijklmnopqrstuvwxyz'"  # id = position + 1; 0 is the CTC blank
 
 
 class Transcriber(ABC):
@@ -31,14 +30,15 @@ class Transcriber(ABC):
 
 
 class CTCNetwork(nn.Module):
-    """Acoustics [B, T, 66] at 100 Hz -> character logits [B, T / 2, 29] at 50 Hz; pitch is not used."""
+    """Acoustics [B, T, 66] at 100 Hz -> logits [B, T / 2, 58] of phones (`data/phones.py`) at 50 Hz; pitch is
+    not used."""
 
     def __init__(self, width: int = 176, blocks: int = 7) -> None:
         super().__init__()
         self.settings = {"width": width, "blocks": blocks}
         self.stem = nn.Conv1d(MELS, width, 6, stride=2, padding=2)
         self.body = nn.Sequential(*[ResidualBlock(width, 11) for _ in range(blocks)])
-        self.head = nn.Conv1d(width, len(CHARACTERS) + 1, 1)
+        self.head = nn.Conv1d(width, SYMBOLS, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         # The level of a recording says nothing about its words.
@@ -47,20 +47,19 @@ class CTCNetwork(nn.Module):
 
 
 class TinyTranscriber(Transcriber):
-    """Convolutional character CTC, trained on eSpeak speech and the codec's decoded speech (`fit --config
-    transcriber.yaml`).
+    """Convolutional phone CTC, trained on eSpeak speech and the codec's decoded speech (`fit --config
+    transcriber.yaml`), read with the embedded text set's words as a closed lexicon.
 
     Args:
         path: weights (.safetensors of `CTCNetwork`).
         batch_size: recordings a forward pass.
-        lexicon: replace words outside the embedded lexicon by the nearest inside.
     """
 
-    name = "tiny-transcriber-1"
+    name = "tiny-transcriber-2"
 
-    def __init__(self, path: str, batch_size: int = 32, lexicon: bool = True) -> None:
+    def __init__(self, path: str, batch_size: int = 32) -> None:
         self.network = load_module(CTCNetwork, path).eval()
-        self.batch_size, self.words = batch_size, embedded.lexicon() if lexicon else ()
+        self.batch_size = batch_size
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
         order = sorted(range(len(audios)), key=lambda i: len(audios[i].samples))
@@ -69,14 +68,13 @@ class TinyTranscriber(Transcriber):
         for start in range(0, len(heard), self.batch_size):
             index = heard[start : start + self.batch_size]
             for i, text in zip(index, self._batch([audios[i] for i in index]), strict=True):
-                texts[i] = correct(text, self.words) if self.words else text
+                texts[i] = text
         return texts
 
     @torch.no_grad()
     def _batch(self, audios: list[Audio]) -> list[str]:
         frames, lengths = pad_acoustics(audios)
-        ids = self.network(frames).argmax(-1)
-        return [ctc_text(row[: -(-length // 2)].tolist()) for row, length in zip(ids, lengths, strict=True)]
+        return read_ctc(self.network(frames), lengths)
 
 
 class Whisper(Transcriber):
@@ -126,14 +124,18 @@ def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
     return torch.stack(padded), lengths
 
 
-def ctc_ids(text: str) -> list[int]:
-    return [CHARACTERS.index(c) + 1 for c in plain_words(text) if c in CHARACTERS]
+@functools.lru_cache
+def embedded_lexicon() -> Lexicon:
+    """The words of the embedded text set, weighed by its training texts."""
+    texts = [q.text for q in embedded.text_queries("train")] + [f["frame"] for f in embedded.frames("train")]
+    return Lexicon(embedded.lexicon(), [embedded.words(text) for text in texts])
 
 
-def ctc_text(ids: list[int]) -> str:
-    """Greedy CTC: merge repeats, drop blanks."""
-    kept = [i for i, before in zip(ids, [0, *ids], strict=False) if i and i != before]
-    return " ".join("".join(CHARACTERS[i - 1] for i in kept).split())
+def read_ctc(logits: Tensor, lengths: list[int]) -> list[str]:
+    """Logits [B, T / 2, symbols] of `CTCNetwork` and acoustic frame counts -> texts."""
+    logps = F.log_softmax(logits.float(), -1).numpy()
+    rows = [row[: -(-length // 2)] for row, length in zip(logps, lengths, strict=True)]
+    return [" ".join(embedded_lexicon().decode(row)) for row in rows]
 
 
 assert ACOUSTIC_SIZE == MELS + 2

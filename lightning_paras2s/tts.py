@@ -52,12 +52,12 @@ class Prosody:
 
 QUERY_PROSODY = {
     "neutral": Prosody(),
-    "happy": Prosody(195, 74, 85, 2, 2),
-    "surprised": Prosody(150, 96, 98, 3, 1),
-    "sad": Prosody(115, 20, 8, -7, -6),
-    "angry": Prosody(222, 32, 70, 6, 6),
-    "fear": Prosody(245, 84, 8, -6, -2, tremor=0.7),
-    "disgust": Prosody(118, 8, 85, 3, 2, roughness=0.75),
+    "happy": Prosody(192, 68, 85, 2, 2),
+    "surprised": Prosody(148, 92, 98, 3, 1),
+    "sad": Prosody(118, 20, 8, -6, -5),
+    "angry": Prosody(208, 32, 70, 6, 6),
+    "fear": Prosody(218, 82, 8, -5, -1, tremor=0.6),
+    "disgust": Prosody(118, 8, 85, 3, 2, roughness=0.6),
     "sincere": Prosody(175, 60, 60, 0, 0),
     "sarcastic": Prosody(108, 38, 95, 0, -3),
 }
@@ -86,9 +86,13 @@ def _voices() -> dict[str, dict[str, Voice]]:
     adults = {
         "train": {
             "male": "en-US+m1 en-US+m3 en-GB-x-rp+m4 en-US+m6 en-GB-x-rp+m7 en-US+m8 en-US+Andy "
-            "en-US+Mike en-GB-x-rp+Michael en-US+robert en-US+Denis en-US+miguel en-US+ed en-GB-x-rp+travis en-US+rob",
+            "en-US+Mike en-GB-x-rp+Michael en-US+robert en-US+Denis en-US+miguel en-US+ed en-GB-x-rp+travis en-US+rob "
+            "en-GB-x-rp+Gene en-US+Lee en-GB-x-rp+Hugo en-US+adam en-US+benjamin "
+            "en-US+david en-US+edward en-GB-x-rp+grandpa en-US+ian en-US+john en-GB-x-rp+max en-US+norbert "
+            "en-US+quincy",
             "female": "en-US+f1 en-US+f2 en-GB-x-rp+f3 en-US+f5 en-US+Alicia en-US+Andrea en-GB-x-rp+linda "
-            "en-US+steph en-GB-x-rp+f1 en-US+grandma",
+            "en-US+steph en-GB-x-rp+f1 en-US+grandma en-GB-x-rp+f2 en-GB-x-rp+Alicia en-US+linda en-GB-x-rp+Andrea "
+            "en-GB-x-rp+f5 en-US+f3",
         },
         "val": {"male": "en-US+paul en-GB-x-rp+Reed", "female": "en-US+Annie en-GB-x-rp+aunty"},
         "test": {
@@ -193,6 +197,15 @@ class _Espeak:
         samples = np.concatenate(self.chunks) if self.chunks else np.zeros(0, np.int16)
         return samples.astype(np.float32) / 32768, word_starts(text, self.words)
 
+    def phonemes(self, word: str, voice: str = "en-US") -> str:
+        """eSpeak's names of a word's phonemes, "_" between them, with stress marks."""
+        if self.voice != voice:
+            self.library.espeak_SetVoiceByName(voice.encode())
+            self.voice = voice
+        text = ctypes.c_char_p(word.encode())
+        self.library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        return self.library.espeak_TextToPhonemes(ctypes.byref(text), _UTF8, ord("_") << 8).decode()
+
 
 class EspeakSynthesizer(Synthesizer):
     """eSpeak NG, in process, 16 kHz. Voices: `QUERY_VOICES` of any split, or "agent".
@@ -200,7 +213,7 @@ class EspeakSynthesizer(Synthesizer):
     Args:
         variation: 1 = a style is a region (rate 8 %, pitch 6, range 8, level 2 dB; standard deviations), 0 = always
             its centre.
-        noise: whether queries get background noise (15 to 40 dB below speech) and level variation.
+        noise: whether queries get background noise (18 to 40 dB below speech) and level variation.
         frame_samples: the agent's words start on multiples of this (the codec's hop), which makes its codes nearly
             deterministic.
     """
@@ -272,10 +285,10 @@ def shape(audio: Audio, prosody: Prosody, loudness: float = 0.06) -> Audio:
 
 
 def add_noise(audio: Audio, random: np.random.Generator) -> Audio:
-    """Brownish background noise 15 to 40 dB below the speech, and up to 3 dB of level either way."""
+    """Brownish background noise 18 to 40 dB below the speech, and up to 3 dB of level either way."""
     noise = random.standard_normal(len(audio.samples))
     noise = lfilter([1.0], [1.0, -float(random.uniform(0, 0.95))], noise)
-    noise *= rms(audio.samples) * 10 ** (-random.uniform(15, 40) / 20) / max(rms(noise), 1e-9)
+    noise *= rms(audio.samples) * 10 ** (-random.uniform(18, 40) / 20) / max(rms(noise), 1e-9)
     gain = 10 ** (random.uniform(-3, 3) / 20)
     return Audio(np.clip(gain * (audio.samples + noise), -1, 1).astype(np.float32), audio.sample_rate)
 

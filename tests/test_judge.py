@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.acts import ActClassifier, accuracy, add_noise, examples, fit, mask_topic
+from lightning_paras2s.acts import ActClassifier, accuracy, add_noise, examples, fit, mask_topic, sounding_like
 from lightning_paras2s.judge import EmbeddedJudge, LLMJudge
 from lightning_paras2s.llm import ChatLLM, Reply
 from lightning_paras2s.types import Evidence, Query, Style, UserError
@@ -118,10 +118,11 @@ def test_topic_is_masked_before_the_act_is_told():
     assert mask_topic("i am sad about the house".split(), "We sold the house.") == "i am sad about the _".split()
 
 
-def test_noise_keeps_most_letters():
-    clean = ["wonderful"] * 300
+def test_noise_confuses_words_that_sound_alike():
+    clean = ["wonderful"] * 400
     noisy = add_noise(clean, np.random.default_rng(0))
-    assert 0.6 < sum(w == "wonderful" for w in noisy) / 300 < 0.85  # .97 (kept) * .97^9 (no letter changed) = .74
+    assert 0.81 < sum(w == "wonderful" for w in noisy) / 400 < 0.9  # .97 (not lost) * .88 (not confused) = .854
+    assert set(noisy) - {"wonderful"} <= set(sounding_like("wonderful")) and "wonder" in sounding_like("wonderful")
 
 
 class Canned(ChatLLM):

@@ -12,8 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import Dataset
 
-from lightning_paras2s.asr import CTCNetwork, ctc_text
-from lightning_paras2s.data.correct import correct
+from lightning_paras2s.asr import CTCNetwork, read_ctc
 from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
 from lightning_paras2s.data.dual_stream import (
     AudioIds,
@@ -23,7 +22,7 @@ from lightning_paras2s.data.dual_stream import (
     build_prompt,
     collate,
 )
-from lightning_paras2s.data.embedded import Utterance, lexicon
+from lightning_paras2s.data.embedded import Utterance
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer, silence, stack_frames
@@ -205,9 +204,9 @@ def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None
     order = sorted((i for i, u in enumerate(utterances) if u is not None), key=lambda i: len(utterances[i].acoustics))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        ids = network(_stack([utterances[i] for i in index])).argmax(-1)
-        for row, i in zip(ids, index, strict=True):
-            texts[i] = correct(ctc_text(row[: len(utterances[i].acoustics) // 2].tolist()), lexicon())
+        logits = network(_stack([utterances[i] for i in index]))
+        for text, i in zip(read_ctc(logits, [len(utterances[i].acoustics) for i in index]), index, strict=True):
+            texts[i] = text
     return texts
 
 

@@ -8,6 +8,7 @@ answers.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,7 +66,8 @@ class PretrainingDialogues(DialogueSource):
         read: text and a tone in, the words read aloud in that tone out.
         echo: user speech in, the same words out, neutral.
         name: user speech in, the names of the speaker's attributes out, neutral.
-        chat: user speech in, a reply to a *random* style in a random tone out.
+        chat: user speech in, a reply to a *random* style in a random tone out; every second query about another
+            query's subject (`about_another`).
     """
 
     def __init__(
@@ -94,11 +96,23 @@ class Demonstrations(DialogueSource):
     Args:
         share: of the queries that have demonstrations (every second training query; the others are left to RL).
         renditions: recordings (voice, variation, answer) of each query and style.
+        exchanged: share of renditions that are about another query's subject (`about_another`), so that the answer's
+            subject has to be copied and can't be remembered.
+        rehearsal: number of pre-training dialogues (read, echo) mixed in, so that neither copying nor speaking fades.
         shuffled: answers are dealt out at random among the queries (the control: style can't be learnt).
     """
 
-    def __init__(self, share: float = 1.0, renditions: int = 3, shuffled: bool = False, seed: int = 200) -> None:
-        self.share, self.renditions, self.shuffled, self.seed = share, renditions, shuffled, seed
+    def __init__(
+        self,
+        share: float = 1.0,
+        renditions: int = 4,
+        exchanged: float = 0.5,
+        rehearsal: int = 0,
+        shuffled: bool = False,
+        seed: int = 200,
+    ) -> None:
+        self.share, self.renditions, self.exchanged, self.shuffled = share, renditions, exchanged, shuffled
+        self.rehearsal, self.seed = rehearsal, seed
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
@@ -106,15 +120,22 @@ class Demonstrations(DialogueSource):
         renditions = self.renditions if split == "train" else 1
         lines = []
         for query, style in [(q, s) for q in queries for s in q.styles for _ in range(renditions)]:
-            voice_split = "train" if split == "train" else "val"
-            user = user_line(query, style, voice_split, random)
-            answer_split = "train" if split == "train" else "val"
+            if split == "train" and random.random() < self.exchanged:
+                query = about_another(query, queries, random)
+            user = user_line(query, style, split, random)
             tone = demonstration_tone(style, random)
-            lines.append((user, Line(reply(query, style, answer_split, random), Style(tone=tone), AGENT_VOICE, 0)))
+            lines.append((user, Line(reply(query, style, split, random), Style(tone=tone), AGENT_VOICE, 0)))
         if self.shuffled:
             order = random.permutation(len(lines))
             lines = [(user, lines[i][1]) for (user, _), i in zip(lines, order, strict=True)]
-        return [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
+        shown = [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
+        return shown + self._rehearsed(cache_dir) if split == "train" else shown
+
+    def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
+        if not self.rehearsal:
+            return []
+        kept = [d for d in PretrainingDialogues().dialogues("train", cache_dir) if d.task in ("read", "echo")]
+        return kept[:: max(1, len(kept) // self.rehearsal)][: self.rehearsal]
 
 
 class UnlabelledQueries(DialogueSource):
@@ -169,6 +190,16 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
     return [every[int(i * len(every) / count)] for i in range(count)]
 
 
+def about_another(query: TextQuery, queries: list[TextQuery], random: np.random.Generator) -> TextQuery:
+    """The query with the subject of another one of its factor in its place: "We sold the *piano* I grew up in."
+
+    An answer has to copy what is new; its style doesn't change.
+    """
+    others = [q.subject for q in queries if q.factor == query.factor]
+    subject = others[random.integers(len(others))]
+    return replace(query, subject=subject, text=re.sub(rf"\b{re.escape(query.subject)}\b", subject, query.text))
+
+
 def user_line(
     query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
 ) -> Line:
@@ -220,9 +251,11 @@ def _style_blind(size: int, seed: int, voices: str) -> list[tuple[Line, Line]]:
     lines = []
     for _ in range(size):
         query = queries[random.integers(len(queries))]
+        if voices == "train" and random.random() < 0.5:
+            query = about_another(query, queries, random)
         user = user_line(query, query.styles[random.integers(2)], voices, random)
-        style = "generic" if random.random() < 0.3 else query.styles[random.integers(2)]
-        tone = TONES[random.integers(len(TONES))]
+        style = "generic" if random.random() < 0.6 else query.styles[random.integers(2)]
+        tone = "neutral" if random.random() < 0.4 else TONES[random.integers(len(TONES))]
         lines.append((user, Line(reply(query, style, answers, random), Style(tone=tone), AGENT_VOICE, 0)))
     return lines
 

@@ -27,7 +27,7 @@ from lightning_paras2s.tts import AGENT_PROSODY, AGENT_VOICE, QUERY_PROSODY, QUE
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
 
 FRAME = 640  # samples a code: 25 Hz
-CORPUS_VERSION = 2  # of the synthesis; raised whenever the same line would sound different
+CORPUS_VERSION = 3  # of the synthesis; raised whenever the same line would sound different
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ def text_queries(split: str) -> tuple[TextQuery, ...]:
 def reply_frames(split: str, factor: str, style: str) -> tuple[str, ...]:
     """Authored replies with the slot {subject}; factor and style may be "generic"."""
     return tuple(r["frame"] for r in _frames() if (r["split"], r["factor"], r["style"]) == (split, factor, style))
+
+
+def frames(split: str) -> list[dict[str, str]]:
+    """The split's authored replies: {factor, style, split, frame}."""
+    return [f for f in _frames() if f["split"] == split]
 
 
 @functools.lru_cache

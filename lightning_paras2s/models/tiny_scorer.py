@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_paras2s.asr import CTCNetwork, pad_acoustics
+from lightning_paras2s.data.phones import SYMBOLS
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.style import HEADS, StyleNetwork
@@ -29,7 +30,7 @@ class Ears(nn.Module):
     def __init__(self, transcriber: CTCNetwork, style: StyleNetwork) -> None:
         super().__init__()
         self.transcriber, self.style = transcriber.eval(), style.eval()
-        self.frame_size = 2 * POOL * 29 + style.settings["width"]
+        self.frame_size = 2 * POOL * SYMBOLS + style.settings["width"]
         self.whole_size = sum(len(values) for values in HEADS.values())
         self.requires_grad_(False)
 
@@ -39,13 +40,13 @@ class Ears(nn.Module):
     @torch.no_grad()
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         frames = frames[:, : frames.shape[1] // 8 * 8]
-        letters = self.transcriber(frames).softmax(-1)  # [B, T / 2, 29]
+        phones = self.transcriber(frames).softmax(-1)  # [B, T / 2, symbols]
         manner = self.style.body(self.style.stem(frames.transpose(1, 2))).transpose(1, 2)  # [B, T / 4, W]
         count = frames.shape[1] // 8
-        letters = letters.reshape(len(frames), count, -1)
+        phones = phones.reshape(len(frames), count, -1)
         manner = manner.reshape(len(frames), count, POOL, -1).mean(2)
         whole = self.style(frames, lengths.clamp(max=frames.shape[1]))
-        return torch.cat([letters, manner], -1), torch.cat([whole[name].softmax(-1) for name in HEADS], -1)
+        return torch.cat([phones, manner], -1), torch.cat([whole[name].softmax(-1) for name in HEADS], -1)
 
 
 class TinyScorer(ResponseScorer):

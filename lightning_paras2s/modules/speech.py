@@ -9,8 +9,10 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_paras2s.asr import CTCNetwork, ctc_ids, ctc_text, plain_words
+from lightning_paras2s.asr import CTCNetwork, plain_words, read_ctc
 from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
+from lightning_paras2s.data.embedded import words as words_of
+from lightning_paras2s.data.phones import SYMBOLS, phone_ids
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.features import MELS
 from lightning_paras2s.models.tiny_tokenizer import STRIDE, TinyTokenizer
@@ -159,7 +161,7 @@ class TokenizerModule(SpeechPartModule):
         self.network = TinyTokenizer(levels, width)
         self.user_weight, self.words_weight = user_weight, words_weight
         self.words = nn.Sequential(
-            nn.Conv1d(len(levels), width, 7, padding=3), nn.GELU(), nn.Conv1d(width, 29, 3, padding=1)
+            nn.Conv1d(len(levels), width, 7, padding=3), nn.GELU(), nn.Conv1d(width, SYMBOLS, 3, padding=1)
         )
 
     def loss(self, batch: SpeechBatch, stage: str) -> Tensor:
@@ -173,7 +175,7 @@ class TokenizerModule(SpeechPartModule):
         mel = mean((output[..., :MELS] - frames[..., :MELS]).abs().mean(-1), weights)
         pitch = mean((output[..., MELS] - frames[..., MELS]).abs(), weights * voiced)
         voicing = mean(F.binary_cross_entropy_with_logits(output[..., MELS + 1], voiced, reduction="none"), weights)
-        texts = [ctc_ids(text) for text in batch["texts"]]
+        texts = [phone_ids(words_of(text)) for text in batch["texts"]]
         logps = F.log_softmax(self.words(quantised).float(), 1).permute(2, 0, 1)
         said = torch.tensor([i for t in texts for i in t])
         sizes = torch.tensor([len(t) for t in texts])
@@ -219,15 +221,14 @@ class TranscriberModule(SpeechPartModule):
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         logps = F.log_softmax(self.network(mask_frames(warp_vocal_tract(batch["frames"]))), -1).transpose(0, 1)
-        texts = [ctc_ids(text) for text in batch["texts"]]
+        texts = [phone_ids(words_of(text)) for text in batch["texts"]]
         said, sizes = torch.tensor([i for t in texts for i in t]), torch.tensor([len(t) for t in texts])
         loss = F.ctc_loss(logps, said, batch["lengths"] // 2, sizes, zero_infinity=True)
         self.log("train/ctc", loss, prog_bar=True, batch_size=len(texts))
         return loss
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        ids = self.network(batch["frames"]).argmax(-1)
-        heard = [ctc_text(row[: int(n) // 2].tolist()) for row, n in zip(ids, batch["lengths"], strict=True)]
+        heard = read_ctc(self.network(batch["frames"]), batch["lengths"].tolist())
         wer = jiwer.wer([plain_words(t) for t in batch["texts"]], heard)
         name = ("queries", "responses")[dataloader_idx]
         self.log(f"val/wer_{name}", wer, prog_bar=True, batch_size=len(heard), add_dataloader_idx=False)
