@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_paras2s import audio_judge, audit  # noqa: F401  so that their classes have short names in configs
+from lightning_paras2s import audio_judge, audio_reasoner, audit  # noqa: F401  for their short names in configs
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.hearing import Ears, hear

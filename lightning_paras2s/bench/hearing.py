@@ -42,7 +42,10 @@ def hear(responses: list[Response], root: Path, ears: Ears) -> list[Evidence]:
         status = response.status
         if status == "ok" and response.id not in audible:
             status = "silent"
-        transcript, tone = words.get(response.id, ""), styles[response.id].tone or "" if response.id in styles else ""
+        transcript, style = words.get(response.id, ""), styles.get(response.id)
+        if status == "ok" and style is not None and style.tone is None:  # asked, and not told
+            status = "no_tone"
+        tone = style.tone or "" if style is not None else ""
         wer = word_error_rate(response.text, transcript) if response.text and response.id in audible else None
         found.append(Evidence(response.id, transcript, wer, tone, tone, ears.providers, status))
     return found
