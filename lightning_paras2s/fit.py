@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_paras2s.callbacks import StageProgress
 from lightning_paras2s.cli import OneLineErrors
-from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, last_checkpoint
+from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
 from lightning_paras2s.types import UserError
 
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
@@ -74,6 +75,30 @@ class StageCLI(LightningCLI):
     def before_predict(self) -> None:
         self._resolve_checkpoint("predict", default=None)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A mistake noticed before the first batch leaves nothing of the run behind.
+
+        Raises:
+            UserError: also where the checkpoint is another model's.
+        """
+        folder = None if self.trainer.logger is None else Path(self.trainer.logger.log_dir)
+        before = set() if folder is None else set(folder.glob("*"))
+        try:
+            super()._run_subcommand(subcommand)
+        except (UserError, RuntimeError) as error:
+            if folder is not None and batches_done(self.trainer) == 0:
+                for path in set(folder.glob("*")) - before:
+                    remove(path)
+                if not before and folder.is_dir():
+                    folder.rmdir()
+            if "loading state_dict" not in str(error):
+                raise
+            path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
+            raise UserError(
+                f"{path} must be a checkpoint of this model; got another's ({misfit}); "
+                "set the model's options as they were, or name another version"
+            ) from None
+
     def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
         config = self.config_init[subcommand]
         asked = config.ckpt_path or default
@@ -87,6 +112,8 @@ class StageCLI(LightningCLI):
                 )
         elif asked is not None and not Path(asked).exists():
             raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
+        if asked is not None and Path(asked).is_file() and not zipfile.is_zipfile(asked):
+            raise UserError(f"a checkpoint must be one that `fit` wrote, whole; got {asked}; remove it or name another")
         config.ckpt_path = asked
 
 
