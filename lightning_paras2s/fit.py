@@ -13,6 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_paras2s.callbacks import StageProgress
 from lightning_paras2s.cli import OneLineErrors
+from lightning_paras2s.preflight import check_trainer, torchrun_processes, visible_gpus
+from lightning_paras2s.ranks import EndTogether, one_voice
 from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
 from lightning_paras2s.types import UserError
 
@@ -34,22 +36,24 @@ class StageCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         import_seams()
-        super().__init__(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            seed_everything_default=0,
-            parser_class=StageParser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        with one_voice():
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunConfig,
+                seed_everything_default=0,
+                parser_class=StageParser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.add_lightning_class_args(EndTogether, "end_together")
         parser.add_lightning_class_args(StageProgress, "progress")
         parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
 
@@ -60,6 +64,7 @@ class StageCLI(LightningCLI):
         """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
 
     def before_instantiate_classes(self) -> None:
+        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), torchrun_processes())
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 

@@ -35,8 +35,8 @@ from lightning_paras2s.modules.policy import (
     clip_gradients,
     export,
     initial_policy,
+    place,
     set_learning_rate,
-    shard,
     warmup_cosine,
 )
 from lightning_paras2s.modules.rewards import Reward, speak
@@ -123,7 +123,7 @@ class GRPOModule(L.LightningModule):
         # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
         self.__dict__["reference"] = self.policy.reference()
         for model in (self.policy, self.reference):
-            shard(self, model)
+            place(self, model)
         self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
         self.reward, self.vocabulary = reward(), vocabulary()
 
