@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from lightning_paras2s import audio_judge, audio_reasoner, audit  # noqa: F401  for their short names in configs
 from lightning_paras2s.asr import Transcriber
-from lightning_paras2s.audio import read_audio, write_audio
-from lightning_paras2s.bench import policy_system  # noqa: F401  likewise
+from lightning_paras2s.audio import read_audio, seconds_of, write_audio
+from lightning_paras2s.bench import kimi_system, policy_system  # noqa: F401  likewise
 from lightning_paras2s.bench.hearing import Ears, hear
 from lightning_paras2s.bench.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
 from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
@@ -139,6 +139,9 @@ class _Run:
             for sample in range(self.samples)
             if (missing := [q for q in batch if f"{name}/{q.id}/{sample}" not in done])
         ]
+        for _, name, _, missing in todo:
+            seconds = [seconds_of(self.manifest.parent / q.audio) for q in missing]
+            self.systems[name].check(missing, seconds)
         sizes, heard, audios = [len(row[-1]) for row in todo], None, {}
         for batch, name, sample, missing in self.stages.over(todo, sizes, "responses", "respond"):
             if batch is not heard:

@@ -50,7 +50,7 @@ class S2SSystem(ABC):
 
     config_sha: str  # of everything that its answers depend on
 
-    def check(self, queries: list[Query], seconds: list[float]) -> None:
+    def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
         """Refuse queries of these lengths before any is answered: a `UserError` that names the first.
 
         Most systems take any.
