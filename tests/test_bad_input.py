@@ -213,7 +213,7 @@ def test_weights_are_refused_when_of_another_model_or_version(place, weights, na
 @pytest.mark.parametrize(
     "options, must",
     [
-        (["--model.group_size", "1"], "group_size must be at least 2, because a response is judged against its group; got"),
+        (["--model.group_size", "1"], "group_size must be at least 2, because a response is judged against its group"),
         (["--model.groupsize", "4"], "groupsize"),
         (["--model.sampling.max_steps", "many"], "many"),
         (["--model.kl", "k4"], "must be one of k1, k2, k3; got 'k4'"),
