@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
-import random
 import signal
 import socket
 import sys
@@ -206,6 +206,7 @@ def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, po
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"{name}-{rank}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream)
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(300)  # says where it hangs
     if world_size > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
         os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
@@ -225,10 +226,9 @@ def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, po
 
 
 def start(target, arguments: tuple, folder: Path, world_size: int, limit_seconds: float = 60.0) -> list[int]:
-    """Run `target(*arguments, rank, world_size)` in each process; -> exit codes. Their words go to `folder`/{out,err}-RANK."""
+    """Run `target(*arguments, rank, world_size)` in each process; -> exit codes. They speak to `folder`/err-RANK."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(HEAVY))
-    port = random.SystemRandom().randint(20_000, 60_000)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
