@@ -38,6 +38,8 @@ COMMANDS = {
     "import_speech": "lightning_paras2s.bench.real_speech:import_speech",
     "agreement": "lightning_paras2s.bench.agree:agreement",
     "plan": "lightning_paras2s.plan:plan",
+    "leakage": "lightning_paras2s.bench.leakage:leakage",
+    "judge_table": "lightning_paras2s.bench.judge_table:judge_table",
 }
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 

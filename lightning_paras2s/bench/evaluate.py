@@ -29,6 +29,7 @@ from lightning_paras2s.bench.progress import Stages
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.judge import LABEL_SOURCES, Judge
+from lightning_paras2s.models import audio_encoder  # noqa: F401  as above
 from lightning_paras2s.style import StyleRecognizer
 from lightning_paras2s.types import Evidence, Query, Response, Style, UserError, Verdict
 
