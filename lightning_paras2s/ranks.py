@@ -1,4 +1,4 @@
-"""The processes of one job: they end together, and speak once.
+"""The processes of one job: they count together, end together, and speak once.
 
 A rank that fails says so in the job's store, a rank that is killed is missed by its heartbeat; without that the others
 would wait for it in a collective until the process group's timeout, half an hour.
@@ -16,9 +16,12 @@ import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 
+import numpy as np
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from lightning_paras2s.cli import user_error
 
@@ -69,9 +72,9 @@ class EndTogether(Callback):
                 if self.store.add("failures", 0):
                     self.follow()
                 elif (rank := self.silent_rank(heard)) is not None:
-                    self.leave(1, f"rank {rank} must beat every {self.every_seconds} s; got nothing for a minute")
+                    self.give_up(f"rank {rank} has not been heard of for {self.patience_seconds:.0f} s")
         except RuntimeError:  # the network: whoever keeps the store is gone
-            self.leave(1, "rank 0 must keep the job's store; got no answer: it has ended" if self.rank == 1 else "")
+            self.give_up("rank 0 has ended")
 
     def silent_rank(self, heard: dict[int, tuple[int, int]]) -> int | None:
         """A rank whose count has stood still for too many of our own beats. Rank 0 looks at all, all look at rank 0."""
@@ -84,22 +87,24 @@ class EndTogether(Callback):
         return None
 
     def follow(self) -> None:
-        """Another rank has failed: end too, unless this one fails by itself just now, and after the other has told."""
+        """Another rank has failed: end too, unless this one fails by itself just now, and when the other has told: a
+        launcher ends all at the first exit.
+        """
         if self.over.wait(3 * self.every_seconds):
             return
         self.store.set(f"failed/{self.rank}", "")
-        time.sleep(3 * self.every_seconds)
-        self.leave(self.store.add("code", 0), "")
+        code = self.store.add("code", 0)
+        with contextlib.suppress(RuntimeError):  # the network: the store has ended with rank 0
+            self.store.wait(["told"], timedelta(seconds=15 * self.every_seconds))
+        leave(code)
 
-    def leave(self, code: int, why: str) -> None:
-        """End this process from outside its main thread, which may sit in a collective; not if it is ending itself."""
+    def give_up(self, why: str) -> None:
+        """End for a rank that says no more; not if this one is ending by itself."""
         if self.over.wait(3 * self.every_seconds):
             return
-        if why:
-            print(f"error: {why}; the job ends", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        if self.rank < 2:  # one voice
+            print(f"error: the job ends, because {why}", file=sys.stderr)
+        leave(1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.world_size == 1 or not dist.is_initialized() or isinstance(exception, KeyboardInterrupt):
@@ -117,8 +122,8 @@ class EndTogether(Callback):
             others = range(1, self.world_size) if self.rank == 0 else [0]
             self.store.wait([f"failed/{rank}" for rank in others], timedelta(seconds=10 * self.every_seconds))
             same = self.rank > 0 and self.store.get("failed/0").decode() == json.dumps(words)
-        # Nothing after this may hang: a communicator's destructor, a logger.
         if self.rank == 0:
+            # It goes on and tells; but nothing on the way may hang: a communicator's destructor, a logger.
             timer = threading.Timer(20, os._exit, [code])
             timer.daemon = True
             timer.start()
@@ -128,9 +133,18 @@ class EndTogether(Callback):
         elif not same:
             print(f"error: rank {self.rank} of {self.world_size} failed", file=sys.stderr)
             traceback.print_exception(exception)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        if self.store is not None:
+            with contextlib.suppress(RuntimeError):
+                self.store.set("told", "")
+        time.sleep(3 * self.every_seconds)  # the job's exit code is rank 0's
+        leave(code)
+
+
+def leave(code: int) -> None:
+    """End this process at once, whatever its main thread waits for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager
@@ -145,3 +159,35 @@ def one_voice(grace_seconds: float = 5.0) -> Iterator[None]:
             raise
         time.sleep(grace_seconds)
         sys.exit(2)
+
+
+def several() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """`value`, on each rank's own device, averaged. Collective."""
+    if not several():
+        return value
+    total = value.detach().float().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def most_over_ranks(count: int, device: torch.device) -> int:
+    """The largest of the ranks' counts. Collective."""
+    if not several():
+        return count
+    most = torch.tensor(count, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def metrics_over_ranks(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each metric's mean over the ranks that have it; of a `..._max...` the largest. Collective."""
+    if not several():
+        return metrics
+    ranks: list[dict[str, float]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(ranks, {name: float(value) for name, value in metrics.items()})
+    found = {name: [rank[name] for rank in ranks if name in rank] for rank in ranks for name in rank}
+    return {name: torch.tensor((max if "_max" in name else np.mean)(values)) for name, values in found.items()}

@@ -225,7 +225,7 @@ def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, po
     os._exit(code)
 
 
-def start(target, arguments: tuple, folder: Path, world_size: int, limit_seconds: float = 60.0) -> list[int]:
+def start(target, arguments: tuple, folder: Path, world_size: int, limit_seconds: float = 300.0) -> list[int]:
     """Run `target(*arguments, rank, world_size)` in each process; -> exit codes. They speak to `folder`/err-RANK."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(HEAVY))

@@ -268,7 +268,7 @@ def rollout_of(queries: int, prompt: int, group_size: int, steps: int) -> Rollou
 
 
 def test_forward_passes_when_tokens_are_limited() -> None:
-    """A query is 10 + 3 * 5 = 25 tokens: 50 hold two, so five queries need three passes; 24 hold none, so each is one."""
+    """A query is 10 + 3 * 5 = 25 tokens: 50 hold two, so five queries need three passes; 24 hold none."""
     rollout = rollout_of(5, 10, 3, 5)
     assert rollout.tokens_per_query == 25
     assert [rollout.parts_needed(5, most) for most in (0, 24, 25, 50, 125, 1000)] == [1, 5, 5, 3, 1, 1]
@@ -277,9 +277,10 @@ def test_forward_passes_when_tokens_are_limited() -> None:
 
 def test_micro_batches_when_another_rank_needs_more() -> None:
     """Five queries in two are 3 + 2; one in three leaves two stand-ins, none in two leaves stand-ins alone."""
-    parts = [
-        [(part.queries.tolist(), part.counts) for part in cut(torch.arange(n) + 4, k)] for n, k in ((5, 2), (1, 3))
-    ]
-    assert parts[0] == [([4, 5, 6], True), ([7, 8], True)]
-    assert parts[1] == [([4], True), ([0], False), ([0], False)]
-    assert [part.counts for part in cut(torch.arange(0), 2)] == [False, False]
+
+    def parts(queries: int, count: int) -> list[tuple[list[int], bool]]:
+        return [(part.queries.tolist(), part.counts) for part in cut(torch.arange(queries) + 4, count)]
+
+    assert parts(5, 2) == [([4, 5, 6], True), ([7, 8], True)]
+    assert parts(1, 3) == [([4], True), ([0], False), ([0], False)]
+    assert parts(0, 2) == [([0], False)] * 2

@@ -41,6 +41,7 @@ from lightning_paras2s.modules.policy import (
 )
 from lightning_paras2s.modules.rewards import Reward, speak
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, cut
+from lightning_paras2s.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.types import UserError
 
 
@@ -148,11 +149,6 @@ class GRPOModule(L.LightningModule):
         self.seconds["step"] = time.perf_counter() - started
         self.log_step(rollout, rewards, means.read() | gap)
 
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """This rank and how many there are."""
-        return self.trainer.global_rank, self.trainer.world_size
-
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -163,7 +159,7 @@ class GRPOModule(L.LightningModule):
     def rollout(self, batch: DualStreamBatch) -> Rollout:
         """Sample G responses a query; each rank takes its rows of the global batch's noise."""
         self.seconds = {}
-        (rank, world_size), rows = self.ranks, len(batch) * self.group_size
+        rank, world_size, rows = self.global_rank, self.trainer.world_size, len(batch) * self.group_size
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         noise = sampling_noise(self.rollout_seed, step, rows * world_size, self.sampling.max_steps)
         with self.timed("rollout"):
@@ -182,7 +178,7 @@ class GRPOModule(L.LightningModule):
         """
         with self.timed("reward"):
             rewards = self.reward.score(batch, rollout.responses).to(self.device)
-        unscored = float(self.mean_over_ranks((~rewards.isfinite()).float().mean()))
+        unscored = float(mean_over_ranks((~rewards.isfinite()).float().mean()))
         if unscored > self.max_unscored:
             raise UserError(
                 f"at most {self.max_unscored:.0%} of a rollout's responses may be unscored; got {unscored:.0%} at step "
@@ -223,14 +219,15 @@ class GRPOModule(L.LightningModule):
         if self.drop_zero_variance:
             useful &= (advantages != 0).view(-1, self.group_size).any(1)
         left = useful.nonzero().flatten()
-        most = self.most_over_ranks(len(left))
+        most = most_over_ranks(len(left), self.device)
         for _ in range(self.mu if most else 0):
             shuffled = left[torch.randperm(len(left)).to(left.device)] if self.minibatches > 1 else left
             yield from shuffled.tensor_split(self.minibatches)[: min(most, self.minibatches)]
 
     def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
         """Cut queries within the token budget, on all ranks into as many parts: each is a collective pass."""
-        return cut(index, self.most_over_ranks(rollout.parts_needed(len(index), self.micro_batch_tokens)))
+        needed = rollout.parts_needed(len(index), self.micro_batch_tokens)
+        return cut(index, most_over_ranks(needed, self.device))
 
     def update(
         self,
@@ -249,7 +246,8 @@ class GRPOModule(L.LightningModule):
         scored = rewards.isfinite()[:, None, None]
         rows = rollout.queries(index)[2]
         normalizer, max_steps = self.objective["normalizer"], self.sampling.max_steps
-        denominator = self.mean_over_ranks(loss_denominator(rollout.completion.actions[rows], normalizer, max_steps))
+        # Ranks average their gradients, so their share of the global denominator is its mean.
+        denominator = mean_over_ranks(loss_denominator(rollout.completion.actions[rows], normalizer, max_steps))
         with self.timed("update"):
             parts, loss = self.micro_batches(rollout, index), torch.zeros((), device=self.device)
             for i, (part, counts) in enumerate(parts, 1):
@@ -271,21 +269,12 @@ class GRPOModule(L.LightningModule):
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
 
-    def most_over_ranks(self, count: int) -> int:
-        if self.ranks[1] == 1:
-            return count
-        return int(self.trainer.strategy.reduce(torch.tensor(count, device=self.device), reduce_op="max"))
-
-    def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """Ranks average their gradients, so their share of the global denominator is its mean."""
-        return value if self.ranks[1] == 1 else self.trainer.strategy.reduce(value.to(self.device), reduce_op="mean")
-
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
-        metrics = (
-            reward_metrics(rewards, self.group_size) | rollout_metrics(rollout.completion, rollout.responses) | update
-        )
-        tokens = rollout.completion.actions.sum() / self.seconds["step"]
-        metrics |= {"tokens_per_second": tokens, "lr": self.optimizers().param_groups[0]["lr"]}
+        """Metrics of the global batch; seconds are this rank's."""
+        update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
+        update["lr"] = torch.tensor(self.optimizers().param_groups[0]["lr"])
+        metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
+        metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(rewards))
         self.log_dict({f"seconds/{name}": value for name, value in self.seconds.items()}, batch_size=len(rewards))
         self.__dict__["last_rollout"] = (rollout, rewards)  # for callbacks that show samples
@@ -301,7 +290,7 @@ class GRPOModule(L.LightningModule):
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
-        if scored.any() or self.ranks[1] > 1:  # all ranks or none must meet
+        if scored.any() or self.trainer.world_size > 1:  # all ranks or none must meet
             self.log("val/reward", masked_mean(rewards, scored), batch_size=int(scored.sum()), sync_dist=True)
 
     def on_train_end(self) -> None:
