@@ -7,14 +7,13 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
 from lightning_paras2s.data.phones import SYMBOLS, Lexicon
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics
+from lightning_paras2s.models.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
 from lightning_paras2s.models.tiny_tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio, UserError
 
@@ -113,11 +112,7 @@ def plain_words(text: str) -> str:
 def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
     """Recordings of any rate -> acoustics [B, T, 66], frame counts. A row's padding repeats its mean frame, so row
     means stay."""
-    rows = []
-    for audio in audios:
-        samples = torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())
-        size = max(1, -(-len(samples) // (4 * HOP))) * 4 * HOP  # a policy may say nothing at all
-        rows.append(acoustics(F.pad(samples, (0, size - len(samples)))[None])[0])
+    rows = [acoustics_of(torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())) for audio in audios]
     lengths = [len(row) for row in rows]
     longest = max(lengths)
     padded = [torch.cat([row, row.mean(0, keepdim=True).expand(longest - len(row), -1)]) for row in rows]

@@ -40,6 +40,22 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     return resample(Audio(samples.mean(1), rate), sample_rate)
 
 
+def seconds_of(path: str | Path) -> float:
+    """Length of a file by its header alone.
+
+    Raises:
+        UserError: for a missing or unreadable file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"audio must be an existing file; got {path}; check the manifest's paths")
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError as error:
+        raise UserError(
+            f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it"
+        ) from None
+
+
 def write_audio(path: str | Path, audio: Audio) -> None:
     """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all."""
     path = Path(path)

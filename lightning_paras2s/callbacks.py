@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.judge import Judge
 from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.rewards import Reward, speak, word_error_rate
+from lightning_paras2s.modules.grpo_metrics import rollout_metrics
+from lightning_paras2s.modules.rewards import JudgeReward, judge_scores, speak
 from lightning_paras2s.runs import batches_done, replace_file, run_dir
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import Evidence, Query
 
 SHOWN = (
     "train/loss",
@@ -81,60 +87,69 @@ class SampleWriter(Callback):
 
 
 class Probe(Callback):
-    """Judges greedy answers to a fixed set of queries by rewards that training may not use (a judge, an audit).
+    """Judges greedy answers to a fixed set of held-out queries: with gold labels, and by an audit's ears beside.
+
+    Before the first batch and then every few, it logs `probe/judge`, `probe/audit`, the share of each that is unscored,
+    `probe/wer` (the voice against the text), `probe/silence_fraction`, lengths, EOS rates and its own time.
 
     Args:
-        data: gives the probe's queries by its `val_dataloader`.
-        rewards: what to measure by name, logged as `probe/<name>`.
-        transcriber: if given, `probe/wer` compares the voice with the text.
+        judge: of what is heard; transcriber, style: its ears.
+        audit: hears the tone for the judge once more; nothing is trained on it or against it.
+        max_queries: spread evenly over the data's validation set.
     """
 
     def __init__(
         self,
-        data: LightningDataModule,
-        judge: Reward | None = None,
-        audit: Reward | None = None,
-        transcriber: Transcriber | None = None,
+        judge: Judge,
+        transcriber: Transcriber,
+        style: StyleRecognizer,
+        audit: StyleRecognizer | None = None,
         every_n_batches: int = 50,
-        max_queries: int = 64,
+        max_queries: int = 32,
     ) -> None:
-        self.data, self.transcriber = data, transcriber
-        self.rewards = {name: r for name, r in (("judge", judge), ("audit", audit)) if r is not None}
+        self.ears, self.audit = JudgeReward(judge, transcriber, style), audit
         self.every_n_batches, self.max_queries = every_n_batches, max_queries
-        self.batches: list[DualStreamBatch] | None = None
+        self.batch: DualStreamBatch | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        loader = trainer.datamodule.val_dataloader()
+        size = len(loader.items)
+        count = min(self.max_queries, size)
+        self.batch = loader.collate([loader.items[i * size // count] for i in range(count)])
+        if batches_done(trainer) == 0:
+            self._log(trainer, pl_module, 0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:
         step = batches_done(trainer)
-        if step % self.every_n_batches == 0 and trainer.logger is not None:
-            metrics = {f"probe/{name}": value for name, value in self.measure(pl_module).items()}
-            trainer.logger.log_metrics(metrics, step - 1)
+        if step % self.every_n_batches == 0:
+            self._log(trainer, pl_module, step - 1)
+
+    def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
+        started = time.perf_counter()
+        metrics = self.measure(module, self.batch) | {"seconds": time.perf_counter() - started}
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
 
     @torch.no_grad()
-    def measure(self, module: GRPOModule) -> dict[str, float]:
-        """Means over the probe set: each reward, its unscored share, WER of the voice against the text."""
-        found: dict[str, list[float]] = {}
+    def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
+        """What greedy answers to the batch are worth; means of scores leave out what could not be scored."""
+        module.policy.eval()
         greedy = replace(module.sampling, text_temperature=0.0, audio_temperature=0.0)
-        for batch in self._load():
-            noise = sampling_noise(0, 0, len(batch), greedy.max_steps)
-            completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise.to(module.device))
-            responses = speak(completion, module.tokenizer, module.vocabulary)
-            for name, reward in self.rewards.items():
-                found.setdefault(name, []).extend(reward.score(batch, responses).tolist())
-            if self.transcriber is not None:
-                heard = self.transcriber.transcribe([r.audio for r in responses])
-                pairs = zip(responses, heard, strict=True)
-                found.setdefault("wer", []).extend(word_error_rate(r.text, words) for r, words in pairs)
-        means = {name: float(np.nanmean(values)) for name, values in found.items() if not np.isnan(values).all()}
-        unscored = {f"{name}_unscored": float(np.isnan(values).mean()) for name, values in found.items()}
-        return means | unscored
+        noise = sampling_noise(0, 0, len(batch), greedy.max_steps).to(module.device)
+        completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise)
+        responses = speak(completion, module.tokenizer, module.vocabulary)
+        heard = self.ears.hear(responses)
+        metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
+        metrics["wer"] = float(np.mean([evidence.wer for evidence in heard]))
+        metrics |= self._judged("judge", batch.queries, heard)
+        if self.audit is not None:
+            tones = self.audit.recognize([r.audio for r in responses], "response")
+            again = [replace(evidence, tone=style.tone or "") for evidence, style in zip(heard, tones, strict=True)]
+            metrics |= self._judged("audit", batch.queries, again)
+        return metrics
 
-    def _load(self) -> list[DualStreamBatch]:
-        if self.batches is None:
-            self.data.setup("validate")
-            self.batches, count = [], 0
-            for batch in self.data.val_dataloader():
-                self.batches.append(batch)
-                count += len(batch)
-                if count >= self.max_queries:
-                    break
-        return self.batches
+    def _judged(self, name: str, queries: list[Query], heard: list[Evidence]) -> dict[str, float]:
+        scores = judge_scores(self.ears.judge, queries, [query.style for query in queries], heard)
+        scored = scores.isfinite()
+        unscored = {f"{name}_unscored": float((~scored).float().mean())}
+        return unscored | ({name: float(scores[scored].mean())} if scored.any() else {})

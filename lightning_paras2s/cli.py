@@ -25,6 +25,7 @@ STAGES = {
     "predict": "run a stage's model over its data",
 }
 COMMANDS = {
+    "bench": "lightning_paras2s.bench.chain:bench",
     "mine": "lightning_paras2s.bench.mine:mine",
     "synthesize": "lightning_paras2s.bench.synthesize:synthesize",
     "filter": "lightning_paras2s.bench.filters:filter",
@@ -34,7 +35,11 @@ COMMANDS = {
     "arena": "lightning_paras2s.bench.arena:arena",
     "annotate": "lightning_paras2s.bench.annotate:annotate",
     "serve": "lightning_paras2s.bench.serve:serve",
+    "import_speech": "lightning_paras2s.bench.real_speech:import_speech",
+    "agreement": "lightning_paras2s.bench.agree:agreement",
     "plan": "lightning_paras2s.plan:plan",
+    "leakage": "lightning_paras2s.bench.leakage:leakage",
+    "judge_table": "lightning_paras2s.bench.judge_table:judge_table",
 }
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 

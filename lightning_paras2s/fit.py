@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
+import zipfile
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lightning_paras2s.callbacks import StageProgress
 from lightning_paras2s.cli import OneLineErrors
-from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, last_checkpoint
+from lightning_paras2s.preflight import check_trainer, torchrun_processes, visible_gpus
+from lightning_paras2s.ranks import EndTogether, one_voice
+from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
 from lightning_paras2s.types import UserError
 
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
@@ -33,22 +36,24 @@ class StageCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         import_seams()
-        super().__init__(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            seed_everything_default=0,
-            parser_class=StageParser,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        with one_voice():
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunConfig,
+                seed_everything_default=0,
+                parser_class=StageParser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.add_lightning_class_args(EndTogether, "end_together")
         parser.add_lightning_class_args(StageProgress, "progress")
         parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
 
@@ -59,6 +64,7 @@ class StageCLI(LightningCLI):
         """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
 
     def before_instantiate_classes(self) -> None:
+        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), torchrun_processes())
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
@@ -74,6 +80,30 @@ class StageCLI(LightningCLI):
     def before_predict(self) -> None:
         self._resolve_checkpoint("predict", default=None)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A mistake noticed before the first batch leaves nothing of the run behind.
+
+        Raises:
+            UserError: also where the checkpoint is another model's.
+        """
+        folder = None if self.trainer.logger is None else Path(self.trainer.logger.log_dir)
+        before = set() if folder is None else set(folder.glob("*"))
+        try:
+            super()._run_subcommand(subcommand)
+        except (UserError, RuntimeError) as error:
+            if folder is not None and batches_done(self.trainer) == 0:
+                for path in set(folder.glob("*")) - before:
+                    remove(path)
+                if not before and folder.is_dir():
+                    folder.rmdir()
+            if "loading state_dict" not in str(error):
+                raise
+            path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
+            raise UserError(
+                f"{path} must be a checkpoint of this model; got another's ({misfit}); "
+                "set the model's options as they were, or name another version"
+            ) from None
+
     def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
         config = self.config_init[subcommand]
         asked = config.ckpt_path or default
@@ -87,6 +117,8 @@ class StageCLI(LightningCLI):
                 )
         elif asked is not None and not Path(asked).exists():
             raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
+        if asked is not None and Path(asked).is_file() and not zipfile.is_zipfile(asked):
+            raise UserError(f"a checkpoint must be one that `fit` wrote, whole; got {asked}; remove it or name another")
         config.ckpt_path = asked
 
 

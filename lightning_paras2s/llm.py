@@ -168,23 +168,26 @@ class OpenAIChat(ChatLLM):
         key_value = os.environ.get(self.api_key_env, "")
         headers = {"Authorization": f"Bearer {key_value}"} if key_value else {}
         request = {"url": self.url, "json": self.body(conversation), "headers": headers}
-        answer = await ask(session, lambda: request, self.read, self.patience, gate)
+        wasted: list[float] = []  # a malformed completion that states its usage is paid for all the same
+
+        def read(body: bytes) -> dict[str, Any]:
+            try:
+                return read_completion(body)
+            except ValueError:
+                wasted.append(self.cost(*stated_usage(body)))
+                raise
+
+        answer = await ask(session, lambda: request, read, self.patience, gate)
         self.reserved_usd -= reserved
+        self.spent_usd += sum(wasted)
         refuse_to_go_on(answer, self.api_key_env, self.url)
         if answer.status != "ok":
-            return Reply(None, answer.status)
+            return Reply(None, answer.status, cost_usd=sum(wasted))
         reply = self.reply(answer.value, reserved)
         self.spent_usd += reply.cost_usd
+        reply = replace(reply, cost_usd=reply.cost_usd + sum(wasted))
         self.cache.put(key, reply)
         return reply
-
-    def read(self, body: bytes) -> dict[str, Any]:
-        """A completion; a malformed one that states its usage is paid for all the same."""
-        try:
-            return read_completion(body)
-        except ValueError:
-            self.spent_usd += self.cost(*stated_usage(body))
-            raise
 
     def reply(self, completion: dict[str, Any], at_most: float, discount: float = 1.0) -> Reply:
         """A reply from a completion's JSON; one that states no usage is booked at the most it can have cost."""

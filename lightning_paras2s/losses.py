@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 from lightning_paras2s.types import UserError
 
+SCALES = ("std", "none")
 NORMALIZERS = ("response", "token", "constant")
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and would overflow
 
@@ -85,7 +86,7 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: 
     """
     if rewards.numel() % group_size:
         raise ValueError(f"group_size must divide the number of rewards; got {group_size} and {rewards.numel()}")
-    check_choice("scale", scale, ("std", "none"))
+    check_choice("scale", scale, SCALES)
     groups = rewards.detach().float().view(-1, group_size)  # [B, G]
     scored = groups.isfinite()
     centred = torch.where(scored, groups - masked_mean(groups, scored, 1).unsqueeze(1), 0)
@@ -147,12 +148,7 @@ def grpo_loss(
             the ratio (for k3 equal to DeepSeek-V3.2's correction, arXiv 2512.02556).
         weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
     """
-    for name, value, choices in (
-        ("ratio", ratio, RATIOS),
-        ("kl", kl, KL_ESTIMATORS),
-        ("normalizer", normalizer, NORMALIZERS),
-    ):
-        check_choice(name, value, choices)
+    check_objective(ratio, normalizer, kl)
     steps = actions.any(1)  # [R, T]
     log_ratio = torch.where(actions, logps - old_logps, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratios, mask, scale = RATIOS[ratio](log_ratio, actions, weights)  # [R, K, T], [R, K, T], [K, 1]
@@ -228,6 +224,13 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), c
     counts = actions.sum((0, 2)) if counts is None else counts
     means = -torch.where(actions, logps, 0.0).sum((0, 2)) / counts.clamp(min=1)
     return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means.unbind())
+
+
+def check_objective(ratio: str, normalizer: str, kl: str, scale: str = "std") -> None:
+    """Raises UserError for an option that the loss or the advantages do not know, before a rollout is spent on it."""
+    options = {"ratio": (ratio, RATIOS), "normalizer": (normalizer, NORMALIZERS), "kl": (kl, KL_ESTIMATORS)}
+    for name, (value, choices) in {**options, "scale": (scale, SCALES)}.items():
+        check_choice(name, value, choices)
 
 
 def check_choice(name: str, value: str, choices) -> None:

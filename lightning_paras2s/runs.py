@@ -1,7 +1,9 @@
 """A run on disk: `runs/<stage>/<version>/` with its config, metrics, samples and checkpoints, resumable bit for bit.
 
 Killed at any point and resumed, a run ends with the same weights as one never killed: checkpoints appear whole or not
-at all, the order of the data is a function of (seed, epoch), and what else is random in a step of (seed, step, rank).
+at all, the order of the data is a function of (seed, epoch), what is random in a step of (seed, step, rank), and what
+is random between steps goes on from each rank's own generators, which are saved. No rollout outlives its batch, so
+there is no buffer to save. One process writes a file; sharded (FSDP2), all ranks write a folder together (DCP).
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from lightning_paras2s.types import UserError
 
 
 class RunLogger(TensorBoardLogger):
@@ -96,20 +101,27 @@ class RunCheckpoint(Checkpoint):
         self.saved = step
         place = folder / "checkpoints" / f"step-{step:08d}.ckpt"
         part = place.with_name(f".{place.name}.part")
-        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            remove(place)
-            part.replace(place)
+            remove(part)  # of a run that was killed while it saved
+        trainer.strategy.barrier()
+        trainer.save_checkpoint(part)  # returns when all ranks have written
+        if trainer.is_global_zero:
+            publish(part, place)
             for old in checkpoints(folder)[: -self.keep]:
                 remove(old)
         trainer.strategy.barrier()
 
 
 class StepSeed(Callback):
-    """Seeds every training batch by (seed, batch, rank): a resume needs no saved generators, and ranks differ."""
+    """Seeds every training batch by (seed, batch, rank), so that ranks differ: Lightning seeds them alike.
+
+    Between batches (in a loader) each rank's generators run on, and checkpoints hold them; validation leaves them be.
+    """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.resumed: dict[str, Any] | None = None
+        self.before_validation: dict[str, Any] = {}
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         # The counter of *this* batch is already raised.
@@ -119,12 +131,37 @@ class StepSeed(Callback):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Collective: Lightning keeps what rank 0 puts there."""
+        checkpoint["generators"] = [generators()] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(checkpoint["generators"], generators())
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint.get("generators")
+        if states is None or not trainer.training:
+            return
+        if len(states) != trainer.world_size:
+            raise UserError(
+                f"a run must be resumed by as many processes as saved it, {len(states)}; got {trainer.world_size}; set "
+                "trainer.devices and num_nodes as they were, or start a new run from its weights (model.init_from)"
+            )
+        self.resumed = states[trainer.global_rank]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         done = batches_done(trainer)
         if done:
             rank_zero_info(f"resuming {trainer.log_dir} after {done} batches")
         if isinstance(trainer.logger, RunLogger):
             trainer.logger.rewind(done)
+        if self.resumed is not None:
+            set_generators(self.resumed)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before_validation = generators()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        set_generators(self.before_validation)
 
 
 class ResumableLoader:
@@ -135,7 +172,7 @@ class ResumableLoader:
         batch_size: of each rank.
         shuffle: else the order of `items`.
         drop_last: leave out an incomplete last batch.
-        rank, world_size: each rank takes its own share of every global batch.
+        rank, world_size: each rank takes its own share of every global batch; of an incomplete one it may be none.
     """
 
     def __init__(
@@ -170,9 +207,12 @@ class ResumableLoader:
         self.resumed = False
         order = self.order(self.epoch)
         while self.position < len(self):
-            start = (self.position * self.world_size + self.rank) * self.batch_size
+            total = self.batch_size * self.world_size
+            batch = order[self.position * total : (self.position + 1) * total]
             self.position += 1
-            yield self.collate([self.items[i] for i in order[start : start + self.batch_size]])
+            share = np.array_split(batch, self.world_size)[self.rank]
+            if len(share):
+                yield self.collate([self.items[i] for i in share])
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "position": self.position}
@@ -202,6 +242,34 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def generators() -> dict[str, Any]:
+    """The states of this process's generators, in types that `torch.load(weights_only=True)` takes."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    numpy = (kind, keys.tolist(), *rest)
+    return {"torch": torch.get_rng_state(), "cuda": cuda, "numpy": numpy, "python": random.getstate()}
+
+
+def set_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    random.setstate(states["python"])
+
+
+def publish(part: Path, place: Path) -> None:
+    """Rename what is whole to its place. A folder cannot take another's in one move, so the old one stays until then
+    under a name that is found and sorts below it.
+    """
+    aside = place.with_name(f"{place.stem}.aside{place.suffix}")
+    if place.exists():
+        remove(aside)
+        place.replace(aside)
+    part.replace(place)
+    remove(aside)
+
+
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
@@ -210,8 +278,10 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder (sharded checkpoints are folders), if there."""
+    """Delete a file or a folder (sharded checkpoints are folders), if there; not even half of it stays in its place."""
     if path.is_dir():
-        shutil.rmtree(path)
+        gone = path.with_name(f".{path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(path.replace(gone))
     else:
         path.unlink(missing_ok=True)

@@ -88,6 +88,8 @@ class Query:
 
     @property
     def style(self) -> Style:
+        if not isinstance(self.styles, dict) or set(self.styles) - set(FACTORS):
+            raise UserError(f"a query's styles must map some of {', '.join(FACTORS)} to values; got {self.styles!r}")
         return Style(**self.styles)
 
 
@@ -219,6 +221,11 @@ def iter_jsonl(path: str | Path, record: type[Record], skip_half_line: bool = Fa
                         f"{where}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique"
                     )
                 seen[item.id] = number
+            if isinstance(item, Query):
+                try:
+                    item.style  # noqa: B018  refuses what is no style
+                except UserError as error:
+                    raise UserError(f"{where}: {error}") from None
             yield item
 
 

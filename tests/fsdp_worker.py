@@ -1,39 +1,69 @@
-"""One process of a GRPO run on tiny Kimi-Audio: `fsdp_worker.py FOLDER PROCESSES [RANK_THAT_RAISES]`; torchrun sets
-the rank.
+"""GRPO on tiny Kimi-Audio in one process or several, each forked from a server that has imported the heavy packages."""
 
-Writes what rank 0 ends with: whole weights, the last loss, and each rank's first sampled tokens.
-"""
+from __future__ import annotations
 
+import faulthandler
+import multiprocessing
 import os
+import signal
+import socket
 import sys
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
-from test_kimi_audio import mixed_prompt, tiny_kimi
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.models.speech_lm import Prompt, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.rewards import Reward
-from lightning_paras2s.runs import ResumableLoader
+from lightning_paras2s.ranks import EndTogether
+from lightning_paras2s.runs import ResumableLoader, RunCheckpoint, RunLogger, StepSeed, last_checkpoint
+
+HEAVY = ("lightning_paras2s.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")
+HEAVY += ("torch.distributed.checkpoint.state_dict", "torch.utils.tensorboard", "lightning.pytorch.strategies")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a run does; -1 = no rank, no batch.
+
+    Attributes:
+        killed_rank: gets SIGKILL in batch `killed_at`, or, where that is -1, at its second checkpoint when its part
+            of it is written.
+        failing_rank: its reward raises in the second batch.
+        noisy: the loader adds noise from the process's own generator.
+    """
+
+    name: str
+    epochs: int = 1
+    options: tuple[tuple[str, object], ...] = ()
+    lora_rank: int = 0
+    default_mesh: bool = False
+    killed_rank: int = -1
+    killed_at: int = -1
+    failing_rank: int = -1
+    noisy: bool = False
 
 
 class Letters(Reward):
-    """Rewards low text ids; the rank that must raise does so at the second step."""
+    """The share of low text ids; NaN where the prompt has 9 or 10 tokens: rank 1's half of the first batch."""
 
     needs_audio = False
 
-    def __init__(self, fault: bool) -> None:
-        self.fault, self.calls = fault, 0
+    def __init__(self, fails: bool) -> None:
+        self.fails, self.calls = fails, 0
 
     def score(self, batch, responses):
         self.calls += 1
-        if self.fault and self.calls == 2:
+        if self.fails and self.calls == 2:
             raise RuntimeError("the reward broke down on purpose")
-        return torch.tensor([sum(i < 128 for i in r.text_ids) / len(r.text_ids) for r in responses])
+        found = torch.tensor([sum(i < 128 for i in r.text_ids) / len(r.text_ids) for r in responses])
+        length = batch.prompt.mask.sum(1).repeat_interleave(len(responses) // len(batch))
+        return torch.where((length == 9) | (length == 10), torch.nan, found)
 
 
 class Words:
@@ -46,44 +76,182 @@ class Silent(torch.nn.Module):
 
 
 class Prompts(L.LightningDataModule):
-    """Four queries a global batch, two batches."""
+    """Four queries a global batch, two batches an epoch; each rank pads to its own longest."""
+
+    def __init__(self, noisy: bool) -> None:
+        super().__init__()
+        self.noisy = noisy
 
     def train_dataloader(self):
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        prompt = mixed_prompt(8)
-        collate = lambda rows: DualStreamBatch(prompt.rows(torch.tensor(rows)))  # noqa: E731
-        return ResumableLoader(range(8), collate, 4 // world, 0, False, rank=rank, world_size=world)
+        return ResumableLoader(range(8), self.collate, 4 // world, 0, False, rank=rank, world_size=world)
+
+    def collate(self, rows):
+        from test_kimi_audio import mixed_prompt
+
+        prompt = mixed_prompt(8).rows(torch.tensor(rows))
+        n = int(prompt.mask.sum(1).max())
+        noise = torch.randn(len(rows), n, 1) * 0.1 if self.noisy else 0.0
+        features = (prompt.features[:, -n:] + noise) * prompt.features_mask[:, -n:, None]
+        return DualStreamBatch(
+            Prompt(prompt.tokens[..., -n:], prompt.mask[:, -n:], features, prompt.features_mask[:, -n:])
+        )
 
     def transfer_batch_to_device(self, batch, device, index):
         return batch.to(device)
 
 
-def main(folder: Path, processes: int, fault: int) -> None:
+class Kill(L.Callback):
+    """`kill -9` in the middle of a batch, between backward pass and optimizer step."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_before_optimizer_step(self, trainer, *args):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_while_saving() -> None:
+    from lightning.pytorch.strategies import model_parallel
+
+    save, saved = model_parallel._distributed_checkpoint_save, []
+
+    def save_and_die(*args):
+        save(*args)
+        saved.append(True)
+        if len(saved) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    model_parallel._distributed_checkpoint_save = save_and_die
+
+
+def count_collectives(module: GRPOModule) -> dict[str, list[int]]:
+    """All-gathers of each rollout and reduce-scatters of each update."""
+    counts, found = {"gather": 0, "scatter": 0}, {"rollout": [], "update": []}
+
+    def counted(function, name):
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    dist = torch.distributed
+    dist.all_gather_into_tensor = counted(dist.all_gather_into_tensor, "gather")
+    dist.reduce_scatter_tensor = counted(dist.reduce_scatter_tensor, "scatter")
+
+    def watched(method, name, kind):
+        def call(*args):
+            before = counts[name]
+            result = method(*args)
+            found[kind].append(counts[name] - before)
+            return result
+
+        return call
+
+    module.rollout = watched(module.rollout, "gather", "rollout")
+    module.update = watched(module.update, "scatter", "update")
+    return found
+
+
+def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
+    """Trains and writes what the rank ends with: whole weights, sampled tokens, metrics, counts of collectives."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from test_kimi_audio import tiny_kimi
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+    from lightning_paras2s.models.sharding import whole
+
     L.seed_everything(0)
-    rank = int(os.environ.get("RANK", 0))
     module = GRPOModule(
-        lambda: tiny_kimi(gather="float32"),
+        lambda: tiny_kimi(gather="float32", lora_rank=scene.lora_rank),
         Silent,
-        lambda: Letters(fault == rank),
+        lambda: Letters(scene.failing_rank == rank),
         Words,
-        group_size=4,
-        beta=0.2,
-        lr=3e-4,
-        sampling=Sampling(max_steps=8),
+        **{"group_size": 4, "lr": 3e-4, "sampling": Sampling(max_steps=8), **dict(scene.options)},
     )
-    strategy = ModelParallelStrategy(processes, 1) if processes > 1 else "auto"
-    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    counts = count_collectives(module)
+    callbacks = [StepSeed(0), EndTogether(every_seconds=0.2), RunCheckpoint(every_n_batches=3)]
+    if scene.killed_rank == rank:
+        callbacks.append(Kill(scene.killed_at))
+        if scene.killed_at == -1:
+            kill_while_saving()
+    mesh = ("auto", "auto") if scene.default_mesh else (world_size, 1)
+    logger = RunLogger(str(folder), "run", scene.name)
     trainer = L.Trainer(
-        accelerator="cpu", devices=processes, strategy=strategy, max_epochs=1, default_root_dir=folder, **quiet
+        accelerator="cpu",
+        devices=world_size,
+        strategy=ModelParallelStrategy(*mesh) if world_size > 1 else "auto",
+        max_epochs=scene.epochs,
+        logger=logger,
+        callbacks=callbacks,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
-    trainer.fit(module, Prompts())
-    whole = {n: p.full_tensor() if isinstance(p, DTensor) else p for n, p in module.policy.named_parameters()}
-    sharded = sum(isinstance(p, DTensor) for p in module.policy.parameters())
-    found = {"weights": {n: p.detach() for n, p in whole.items()}, "sharded": sharded}
-    found["tokens"] = module.last_rollout[0].completion.tokens
+    trainer.fit(module, Prompts(scene.noisy), ckpt_path=last_checkpoint(folder / "run" / scene.name))
+    found = {"weights": {n: whole(p).detach() for n, p in module.policy.named_parameters()}}
+    found["sharded"] = sum(isinstance(p, DTensor) for p in module.policy.parameters())
+    found["parts"] = sum(isinstance(m, FSDPModule) for m in module.policy.modules())
+    found["tokens"], found["counts"] = module.last_rollout[0].completion.tokens, counts
     found["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
-    torch.save(found, folder / f"{processes}-{rank}.pt")
+    torch.save(found, folder / f"{scene.name}-{world_size}-{rank}.pt")
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else -1)
+def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, port: int) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / f"{name}-{rank}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream)
+    torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(300)  # says where it hangs
+    if world_size > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+        os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        rank_zero_only.rank = rank
+    try:
+        target(*arguments, rank, world_size)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def start(target, arguments: tuple, folder: Path, world_size: int, limit_seconds: float = 300.0) -> list[int]:
+    """Run `target(*arguments, rank, world_size)` in each process; -> exit codes. They speak to `folder`/err-RANK."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(HEAVY))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        context.Process(target=child, args=(target, arguments, folder, rank, world_size, port))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(limit_seconds)
+    late = [process for process in processes if process.is_alive()]
+    for process in late:
+        process.kill()
+    assert not late, [said(folder, rank) for rank in range(world_size)]
+    return [process.exitcode for process in processes]
+
+
+def said(folder: Path, rank: int) -> str:
+    return (folder / f"err-{rank}").read_text()
+
+
+def weights_differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The largest difference."""
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)

@@ -2,45 +2,49 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import math
+import multiprocessing.dummy
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
+from lightning_paras2s.audio import write_audio
 from lightning_paras2s.cli import COMMANDS, STAGES, dispatch
-from lightning_paras2s.types import UserError
+from lightning_paras2s.data import dialogues, embedded
+from lightning_paras2s.models.tiny_scorer import TinyScorer
+from lightning_paras2s.modules import speech
+from lightning_paras2s.modules.preferences import Preference
+from lightning_paras2s.types import FACTORS, SPLITS, Audio, UserError, append_jsonl
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
 COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
-POLICY = [
-    "--model.policy.init_args.width=32",
-    "--model.policy.init_args.heads=2",
-    "--model.policy.init_args.shared_layers=1",
-]
-PAIRS = ["--data.source.init_args.share=0.005", "--data.source.init_args.renditions=1"]
-# The smallest variant of each; the validation sets are the configs' own.
+# What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
+POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
+SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
 TINY = {
-    "tokenizer": ["--data.queries=8", "--data.responses=8", "--data.batch_size=4", "--model.width=16"],
-    "transcriber": [
-        "--data.queries=8",
-        "--data.responses=8",
-        "--data.batch_size=4",
-        "--model.width=16",
-        "--model.blocks=1",
-    ],
-    "transcriber_decoded": ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"],
-    "style": ["--data.queries=8", "--data.responses=8", "--data.batch_size=4", "--model.width=16", "--model.blocks=1"],
-    "base": [
-        *[f"--data.source.init_args.{task}=50" for task in ("read", "echo", "name", "chat")],
-        "--data.batch_size=4",
-        *POLICY,
-    ],
-    "sft": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
-    "sft_fifth": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
-    "sft_shuffled": [*PAIRS, "--model.init_from=null", "--data.batch_size=4", *POLICY],
+    "TokenizerModule": ["--model.width=16", "--model.export=made.safetensors"],
+    "TranscriberModule": ["--model.width=16", "--model.blocks=1", "--model.export=made.safetensors"],
+    "StyleModule": ["--model.width=16", "--model.blocks=1", "--model.export=made.safetensors"],
+    "SFTModule": [*POLICY, "--model.init_from=null"],
+    "RewardModule": [],
+    "SampleModule": ["--model.samples=2", "--model.sampling.max_steps=8"],
+    "GRPOModule": [*POLICY, "--model.init_from=null", "--model.group_size=2", "--model.sampling.max_steps=8"],
+    "PolyToneModule": ["--model.export=made"],
+    "SpeechDataModule": SPEECH,
+    "PolyToneDataModule": ["--data.emotions=1", "--data.others=2", "--data.renditions=2", "--data.batch_size=4"],
+    "PreferenceDataModule": ["--data.train=judged/a.jsonl", "--data.val=judged/b.jsonl", "--data.batch_size=2"],
+    "DualStreamDataModule": ["--data.batch_size=2", "--data.val_batch_size=8"],
+    "PretrainingDialogues": [f"--data.source.init_args.{task}=50" for task in ("read", "echo", "name", "chat")],
+    "Demonstrations": ["--data.source.init_args.renditions=1"],
 }
+EMBEDDED = [n for n in NAMES if "/" not in n and "model" in yaml.safe_load((CONFIGS / n).read_text())]
 
 
 def command_of(name: str) -> str:
@@ -80,26 +84,73 @@ def test_config_is_refused_when_it_has_an_unknown_option(tmp_path, monkeypatch):
 def workplace(tmp_path_factory) -> Path:
     """A folder that looks like the checkout, so that nothing is written there; the stages share cached speech."""
     folder = tmp_path_factory.mktemp("work")
-    (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
+    parts = folder / "checkpoints/embedded"
+    parts.mkdir(parents=True)
+    for path in (ROOT / "checkpoints/embedded").iterdir():
+        (parts / path.name).symlink_to(path)
+    if not (parts / "scorer.safetensors").exists():  # two steps do not need a trained one
+        TinyScorer(str(parts / "transcriber.safetensors"), str(parts / "style.safetensors")).save(
+            parts / "scorer.safetensors"
+        )
+    for name, ids in (("a", "pqrs"), ("b", "tu")):
+        write_judged(folder / "judged", name, ids)
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", TINY)
-def test_embedded_stage_fits_two_steps(stage, workplace, monkeypatch):
+def write_judged(folder: Path, name: str, ids: str) -> None:
+    """Judged samples of hums, for the reward model."""
+    hum = Audio((0.1 * np.sin(np.arange(8000) / 20)).astype(np.float32), 16_000)
+    write_audio(folder / "hum.wav", hum)
+    rows = [Preference(i, 0, "hum.wav", "hum.wav", 1.0 + n % 5, "oh") for n, i in enumerate(ids)]
+    append_jsonl(folder / f"{name}.jsonl", rows)
+
+
+@pytest.fixture
+def few_lines(monkeypatch) -> None:
+    """Few lines, spoken in this process: two query texts a factor and split, eight lines of other speech."""
+    few = {}
+    for split in SPLITS:
+        queries = dialogues.text_queries(split)
+        few[split] = tuple(q for f in FACTORS for q in [q for q in queries if q.factor == f][:2])
+    monkeypatch.setattr(dialogues, "text_queries", few.__getitem__)
+    for module in (speech, dialogues):
+        for name in ("query_lines", "agent_lines"):
+            monkeypatch.setattr(module, name, functools.partial(first_lines, getattr(embedded, name)))
+    threads = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
+    monkeypatch.setattr(embedded, "multiprocessing", threads)
+
+
+def first_lines(make, size: int, *rest, **options):
+    return make(min(size, 8), *rest, **options)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_stage_takes_two_steps(name, workplace, few_lines, monkeypatch):
     monkeypatch.chdir(workplace)
-    export = "exported.safetensors" if stage in ("tokenizer", "transcriber", "transcriber_decoded", "style") else None
-    options = [
-        *TINY[stage],
-        "--trainer.max_steps=2",
-        "--trainer.limit_val_batches=1",
-        "--progress.refresh_rate=0",
-        "--trainer.logger.version=two",
-    ]
-    options += [f"--model.export={export}"] if export else []
-    dispatch(["fit", "--config", f"{stage}.yaml", *options])
+    config = yaml.safe_load((CONFIGS / name).read_text())
+    source = config["data"]["init_args"].get("source", "")
+    used = (
+        config["model"]["class_path"],
+        config["data"]["class_path"],
+        source if isinstance(source, str) else source["class_path"],
+    )
+    stage = config["trainer"]["logger"]["init_args"]["name"]
+    options = [option for part in used for option in TINY.get(part, [])]
+    options += ["--progress.refresh_rate=0", "--trainer.logger.version=two"]
+    if command_of(name) == "predict":
+        dispatch(["predict", "--config", name, *options])
+        for split, count in (("train", 8), ("val", 16)):  # one text of two a factor; both; each in two styles
+            assert len((workplace / f"runs/{stage}/data/{split}-0/done.txt").read_text().splitlines()) == count
+        return
+    options += ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
+    dispatch(["fit", "--config", name, *options, "--trainer.val_check_interval=2"])
     run = workplace / "runs" / stage / "two"
-    assert (run / "config.yaml").is_file() and list((run / "checkpoints").glob("step-00000002.ckpt"))
-    made = workplace / export if export else run / "policy.safetensors"
-    assert made.stat().st_size > 1000
-    made.rename(run / "weights.safetensors")  # the next stage's must be its own
+    assert (run / "config.yaml").is_file() and (run / "checkpoints/step-00000002.ckpt").is_file()
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in logged if any(key.startswith("train/") for key in line)]
+    assert [line["step"] for line in trained] == [0, 1] and any("val/" in key for line in logged for key in line)
+    assert all(math.isfinite(v) for line in trained for v in line.values())
+    made = [*workplace.glob("made*.safetensors"), *run.glob("*.safetensors")]
+    assert made and all(path.stat().st_size > 1000 for path in made)
+    for path in made:
+        path.unlink()  # the next stage's must be its own

@@ -11,7 +11,7 @@ from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_m
 
 from lightning_paras2s.acts import frames, texts
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.manifest import other_styles, read_queries, shard_of
+from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import Judged, summarise
 from lightning_paras2s.bench.systems import Answer, CascadeSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.judge import EmbeddedJudge
@@ -206,11 +206,20 @@ def test_manifest_line_is_named_in_the_message(tmp_path, bench):
         read_queries(str(tmp_path / "m/queries.jsonl"), None)
 
 
-def test_shards_keep_pairs_whole_and_lose_nothing(bench):
+def test_shards_keep_pairs_and_batches_whole_and_lose_nothing(bench):
     queries = read_queries(bench["manifest"], None)
-    parts = [shard_of(queries, f"{i}/3") for i in range(3)]
-    assert sorted(q.id for part in parts for q in part) == sorted(q.id for q in queries)
-    assert all(not {q.pair_id for q in a} & {q.pair_id for q in b} for a in parts for b in parts if a is not b)
+    batches = batches_of(queries, 5)  # pairs have two halves: four queries a batch
+    assert [len(batch) for batch in batches] == [4, 4, 4, 4]
+    assert all(len({q.pair_id for q in batch}) == 2 for batch in batches)
+    parts = [shard_of(batches, f"{i}/3") for i in range(3)]
+    assert [len(part) for part in parts] == [2, 1, 1]
+    assert sorted(q.id for part in parts for batch in part for q in batch) == sorted(q.id for q in queries)
+
+
+def test_pair_larger_than_a_batch_stays_whole():
+    row = Query("a", "p", "age", "test", "x", {"age": "adult"}, "t", "")
+    rows = [replace(row, id=name, pair_id=pair) for name, pair in (("a", "p"), ("b", "q"), ("c", "p"))]
+    assert [[q.id for q in batch] for batch in batches_of(rows, 1)] == [["a", "c"], ["b"]]
 
 
 def test_other_style_is_that_of_the_pairs_other_half():

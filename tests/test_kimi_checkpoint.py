@@ -95,8 +95,38 @@ def test_round_trip_with_merged_adapters_gives_the_same_model(tmp_path):
     completion = model.generate(prompt, sampling, sampling_noise(1, 0, 7, 8))
     difference = again.logps(prompt, completion, sampling).values - model.logps(prompt, completion, sampling).values
     assert difference.abs().max() < 5e-5  # W + BA is rounded once more than Wx + B(Ax)
-    with pytest.raises(UserError, match="new folder"):
-        save_kimi(model, tmp_path / "out", "float32")
+
+
+def test_saving_again_replaces_a_checkpoint_and_nothing_else(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="new folder; .*notes holds other things"):
+        save_kimi(tiny_kimi(), tmp_path / "notes")
+    model = tiny_kimi()
+    save_kimi(model, tmp_path / "out")
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    save_kimi(model, tmp_path / "out")
+    assert not KimiAudio(str(tmp_path / "out")).lm_head.weight.any()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes", "out"]
+
+
+def test_saved_checkpoint_brings_what_upstream_code_needs(released, tmp_path):
+    """Upstream calls `from_pretrained(folder, trust_remote_code=True)`: `auto_map`, its code, the text tokenizer."""
+    config = json.loads((released / "config.json").read_text())
+    config |= {"auto_map": {"AutoModelForCausalLM": "modeling_moonshot_kimia.MoonshotKimiaForCausalLM"}}
+    config |= {"use_cache": True, "torch_dtype": "float32"}
+    (released / "config.json").write_text(json.dumps(config))
+    for name in ("modeling_moonshot_kimia.py", "tokenizer_config.json", "tiktoken.model"):
+        (released / name).write_text(name)
+    model = KimiAudio(str(released))
+    model.save(tmp_path / "policy.safetensors")
+    saved = json.loads((tmp_path / "policy" / "config.json").read_text())
+    assert {k: saved[k] for k in config if k != "torch_dtype"} == {k: config[k] for k in config if k != "torch_dtype"}
+    for name in ("modeling_moonshot_kimia.py", "tokenizer_config.json", "tiktoken.model"):
+        assert (tmp_path / "policy" / name).read_text() == name
+    names = {p.name for p in (tmp_path / "policy").glob("*.safetensors")}
+    assert names == {f"model-{i}-of-7.safetensors" for i in range(1, 8)} | {"model-8-of-8.safetensors"}
 
 
 def edit_shard(folder, file, change):

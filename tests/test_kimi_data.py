@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 def data(folder, tokenizer, **more):  # noqa: F811
     path = str(folder / "q.jsonl")
-    module = KimiDataModule(path, path, lambda: tokenizer, batch_size=2, config=tiny_config(), **more)
+    module = KimiDataModule(path, path, lambda: tokenizer, batch_size=2, **more)
     module.setup()
     return module
 
@@ -66,7 +66,7 @@ def test_batch_is_left_padded_prompts_and_right_padded_answers(folder, tokenizer
 def test_reinforcement_learning_sees_queries_alone(folder, tokenizer):  # noqa: F811
     module = data(folder, tokenizer)
     batch = module.transfer_batch_to_device(next(iter(module.train_dataloader())), torch.device("cpu"), 0)
-    assert batch.completion is None and len(batch) == 2 and batch.audios[0].sample_rate == 24_000
+    assert batch.completion is None and len(batch) == 2 and batch.audios[0].sample_rate == 16_000
 
 
 def test_wrong_data_is_one_clear_line(folder, tokenizer):  # noqa: F811

@@ -13,16 +13,16 @@ from test_kimi_audio import tiny_config
 from test_kimi_detokenizer import FLOW, tiny_flow, tiny_gan
 from test_kimi_encoders import GLM4, WHISPER
 
+from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
 from lightning_paras2s.models.kimi_config import KimiConfig
 from lightning_paras2s.models.kimi_detokenizer import Detokenizer
+from lightning_paras2s.models.kimi_prompt import demonstration, speech_prompt
 from lightning_paras2s.models.kimi_tokenizer import (
     KimiTokenizer,
-    demonstration,
     flow_config,
     known_fields,
     load_strictly,
-    speech_prompt,
 )
 from lightning_paras2s.models.whisper_features import WhisperFeatures
 from lightning_paras2s.types import UserError
@@ -34,7 +34,8 @@ def tokenizer() -> KimiTokenizer:
     glm4.load_state_dict(GLM4["state_dict"])
     whisper = WhisperFeatures(24, 3, 2, 64)
     whisper.encoder.load_state_dict(WHISPER["state_dict"])
-    return KimiTokenizer(glm4, whisper, Detokenizer(tiny_flow(ode_points=3), tiny_gan()), tiny_config()).eval()
+    config = dataclasses.replace(tiny_config(), kimia_adaptor_input_dim=4 * 24)
+    return KimiTokenizer(glm4, whisper, Detokenizer(tiny_flow(ode_points=3), tiny_gan()), config).eval()
 
 
 @torch.no_grad()
@@ -65,10 +66,23 @@ def test_ids_that_are_no_codes_are_not_spoken(tokenizer):
     assert tokenizer.decode(ids, torch.tensor([0]))[1].tolist() == [0]
 
 
-def test_another_models_tokenizer_is_refused(tokenizer):
-    config = dataclasses.replace(tiny_config(), vocab_size=330)
-    with pytest.raises(UserError, match="must have the policy's 74 codes; got 64"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"vocab_size": 330}, "must have the policy's 74 codes; got 64"),
+        ({"kimia_adaptor_input_dim": 40}, "must give the policy's 40 numbers a code; got 96"),
+    ],
+)
+def test_another_models_tokenizer_is_refused(tokenizer, wrong, message):
+    config = dataclasses.replace(tokenizer.config, **wrong)
+    with pytest.raises(UserError, match=message):
         KimiTokenizer(tokenizer.glm4, tokenizer.whisper, tokenizer.detokenizer, config)
+
+
+def test_another_models_detokenizer_is_refused(tokenizer):
+    few = Detokenizer(FlowMatching(FlowConfig(semantic_vocab_size=60, hidden_size=8, depth=0)), tiny_gan())
+    with pytest.raises(UserError, match="must speak 64 codes; got 60"):
+        KimiTokenizer(tokenizer.glm4, tokenizer.whisper, few, tokenizer.config)
 
 
 def test_prompt_is_the_released_template():
@@ -123,6 +137,20 @@ def test_released_files_that_do_not_fit_name_the_culprit(tmp_path):
     save_file(state | {"other": torch.ones(3)}, path)
     with pytest.raises(UserError, match="other must have shape none"):
         load_strictly(model, path)
+    save_file(state | {"conv1.bias": torch.ones(32, dtype=torch.int8)}, path)
+    with pytest.raises(UserError, match="conv1.bias must hold real numbers; got torch.int8"):
+        load_strictly(model, path)
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt"])
+@pytest.mark.parametrize("keep", [0, 1000])
+def test_a_cut_file_is_one_clear_line(tmp_path, name, keep):
+    path = tmp_path / name
+    save_file(GLM4["state_dict"], path) if name == "m.safetensors" else torch.save(GLM4["state_dict"], path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=f"{name} must be a whole file; got .*; fetch it again") as error:
+        load_strictly(Glm4Tokenizer(known_fields(Glm4Config, GLM4["config"])), path)
+    assert "\n" not in str(error.value)
 
 
 def test_flow_config_is_read_from_nested_keys(tmp_path):

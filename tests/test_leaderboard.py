@@ -33,6 +33,19 @@ def test_markdown_shows_intervals_n_and_failures_best_first(tmp_path):
     assert "Judge j, guideline 01234567, gold labels" in text
 
 
+def test_audit_is_a_column_of_its_own_where_there_is_one(tmp_path):
+    run = write_run(tmp_path, a=3.0, b=2.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["audit"] = {"systems": {"a": {"age": cell(1.0), "overall": cell(2.5)}}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    result = table(read_summaries([run]))
+    assert result["columns"] == ["overall", "age", "audit"]
+    lines = render(result, "markdown").splitlines()
+    assert lines[2].startswith("| a | 3.00 [2.50, 3.50] | 3.00 [2.50, 3.50] | 2.50 [2.00, 3.00] | 10 |")
+    assert lines[3].startswith("| b | 2.00 [1.50, 2.50] | 2.00 [1.50, 2.50] | - |")
+    assert "a,audit,2.5," in render(result, "csv") and "other ears" in lines[-1]
+
+
 def test_csv_holds_each_number_by_itself(tmp_path):
     rows = list(csv.DictReader(io.StringIO(render(table(read_summaries([write_run(tmp_path, a=3.0)])), "csv"))))
     assert [(r["system"], r["column"], r["mean"], r["ci95_low"]) for r in rows] == [

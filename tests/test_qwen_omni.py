@@ -3,70 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2_5OmniThinkerConfig,
-    Qwen2_5OmniThinkerForConditionalGeneration,
-    WhisperFeatureExtractor,
-)
+from tiny_models import write_omni
+from transformers import WhisperFeatureExtractor
 
 from lightning_paras2s.models import qwen_omni
 from lightning_paras2s.models.qwen_omni import GUIDELINE, QwenOmniScorer, audio_tokens, mel_batch
 from lightning_paras2s.types import Audio, UserError
 
-SPECIAL = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|AUDIO|>",
-    "<|audio_bos|>",
-    "<|audio_eos|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
-]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny thinker and a byte-level tokenizer, saved as the release is."""
     path = tmp_path_factory.mktemp("omni")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=SPECIAL[0])
-    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
-    audio = {
-        "d_model": 16,
-        "encoder_layers": 1,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "output_dim": 32,
-        "initializer_range": 0.2,
-    }
-    text = {
-        "vocab_size": 272,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    text |= {"num_key_value_heads": 1, "max_position_embeddings": 8192, "initializer_range": 0.3}
-    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}}
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32}
-    marks = {"audio_token_index": ids["<|AUDIO|>"], "audio_start_token_id": ids["<|audio_bos|>"]}
-    marks |= {
-        "initializer_range": 0.3,
-        "audio_end_token_id": ids["<|audio_eos|>"],
-        "image_token_index": ids["<|IMAGE|>"],
-    }
-    marks |= {"video_token_index": ids["<|VIDEO|>"]}
-    marks |= {"vision_start_token_id": ids["<|IMAGE|>"], "vision_end_token_id": ids["<|VIDEO|>"]}  # as released
-    torch.manual_seed(0)
-    config = Qwen2_5OmniThinkerConfig(audio_config=audio, text_config=text, vision_config=vision, **marks)
-    Qwen2_5OmniThinkerForConditionalGeneration(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    write_omni(path)
     return str(path)
 
 

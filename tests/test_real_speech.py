@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.real_speech import import_speech
+from lightning_paras2s.bench.real_speech import import_speech, styletalk_groups
+from lightning_paras2s.cli import main
 from lightning_paras2s.types import Audio, Query, UserError, read_jsonl
 
 
@@ -79,6 +81,27 @@ def test_meld_reads_curly_quotes_and_crlf_when_imported(tmp_path):
     assert query.styles == {"emotion": "surprised"} and query.voice == "Mark"
 
 
+def test_meld_keeps_882_test_utterances_when_the_table_is_the_releases(tmp_path):
+    """A look-alike with the release's counts: 2,610 rows, 1,256 of them neutral; 882 others have five words or more."""
+    emotions = ("joy", "surprise", "sadness", "anger", "fear", "disgust")
+    kinds = [("neutral", "a b c d e f")] * 1256 + [("anger", "a b c d")] * 472
+    kinds += [(emotions[i % 6], "a b c d e") for i in range(882)]
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+    rows = [f"{i},{text},Joey,{emotion},x,{i},0,1,1,0,1" for i, (emotion, text) in enumerate(kinds)]
+    (tmp_path / "data/MELD").mkdir(parents=True)
+    (tmp_path / "data/MELD/test_sent_emo.csv").write_text("\n".join([header, *rows]))
+    counts = import_speech("meld", str(tmp_path), str(tmp_path / "q.jsonl"))["counts"]
+    assert counts == {"other_emotion": 1256, "few_words": 472, "no_audio": 882}
+
+
+def test_styletalk_has_342_pairs_18_triples_120_singles_when_the_table_is_the_releases(tmp_path):
+    """A look-alike of eval.csv: 858 rows; a group is what is said in one dialogue, whatever its stray spaces."""
+    sizes = [2] * 342 + [3] * 18 + [1] * 120
+    rows = [f'd{i},"B: Sure{" " * k}"' for i, size in enumerate(sizes) for k in range(size)]
+    (tmp_path / "eval.csv").write_text("\n".join(["diag_id,curr_text", *rows]))
+    assert len(rows) == 858 and styletalk_groups(tmp_path / "eval.csv") == {2: 342, 3: 18, 1: 120}
+
+
 def test_styletalk_groups_the_same_words_when_styles_differ(tmp_path):
     header = (
         "diag_id,context,curr_audio_id,res_audio_id,curr_text,res_text,curr_emotion,curr_speed,curr_volume,"
@@ -104,3 +127,41 @@ def test_a_table_is_one_clear_line_when_a_column_is_missing(tmp_path):
     (tmp_path / "eval.csv").write_text("diag_id,curr_text\n1,Hello\n")
     with pytest.raises(UserError, match="must have the column curr_audio_id, curr_emotion"):
         import_speech("styletalk", str(tmp_path), str(tmp_path / "q.jsonl"))
+
+
+def test_own_recordings_become_queries_and_pairs_when_a_table_names_their_styles(tmp_path):
+    rows = [
+        "file,text,emotion,gender,pair,speaker",
+        "a/1.wav,We sold the house last week.,happy,female,house,Ann",
+        "a/2.wav,We sold the house last week.,sad,female,house,Ann",
+        "b.wav,Which of these would suit me best?,,male,,Bob",
+        "none.wav,This recording is not there at all.,angry,,,Bob",
+        "c.wav,Nobody said how this was said.,,,,Bob",
+        "d.wav,Too short.,sad,,,Bob",
+    ]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    for name in ("a/1", "a/2", "b", "c", "d"):
+        sound(tmp_path / f"{name}.wav")
+    table = import_speech("folder", str(tmp_path), str(tmp_path / "q.jsonl"))
+    assert table["counts"] == {"kept": 3, "no_audio": 1, "no_style": 1, "few_words": 1}
+    assert table["group_sizes"] == {2: 1, 1: 1} and table["by_style"] == {"happy": 1, "sad": 1, "male": 1}
+    queries = read_jsonl(tmp_path / "q.jsonl", Query)
+    assert [q.id for q in queries] == ["folder-a-1", "folder-a-2", "folder-b"]
+    assert [(q.factor, q.pair_id) for q in queries][1:] == [("emotion", "house"), ("gender", "folder-b")]
+    assert queries[0].styles == {"emotion": "happy", "gender": "female"} and queries[0].voice == "Ann"
+
+
+def test_own_recordings_are_refused_by_line_when_a_style_is_unknown(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file,text,emotion\na.wav,I do not know what this is.,merry\n")
+    with pytest.raises(UserError, match="metadata.csv:2: a style's emotion must be one of .*; got 'merry'"):
+        import_speech("folder", str(tmp_path), str(tmp_path / "q.jsonl"))
+
+
+def test_import_speech_is_a_command(tmp_path, capsys):
+    (tmp_path / "metadata.csv").write_text("file,text,age\na.wav,May I have some more of that?,child\n")
+    sound(tmp_path / "a.wav")
+    main(["import_speech", "--corpus", "folder", "--root", str(tmp_path), "--out", str(tmp_path / "q.jsonl"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {"kept": 1}
+    with pytest.raises(SystemExit) as end:
+        main(["import_speech", "--corpus", "crema", "--root", str(tmp_path), "--out", str(tmp_path / "q.jsonl")])
+    assert end.value.code == 2 and capsys.readouterr().err.count("\n") == 1

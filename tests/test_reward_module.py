@@ -1,8 +1,7 @@
-"""Judged samples, the reward model learned from them, and the callbacks that show and probe a GRPO run."""
+"""Judged samples and the reward model learned from them."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pytest
 import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab
 
-from lightning_paras2s.callbacks import Probe, SampleWriter
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.preferences import Preference, build_preferences
 from lightning_paras2s.modules.reward import RewardModule, agreement, score_loss
-from lightning_paras2s.modules.rewards import ScorerReward, TokenCountReward, word_error_rate
+from lightning_paras2s.modules.rewards import ScorerReward, word_error_rate
 from lightning_paras2s.runs import RunLogger
 from lightning_paras2s.types import read_jsonl
 
@@ -69,25 +66,6 @@ def test_preferences_when_built_twice(tmp_path: Path) -> None:
     assert 0 < len(some) < len(read_jsonl(first, Preference))
     assert first.read_text() == whole.read_text()
     assert all((tmp_path / p.response_audio).is_file() for p in some)
-
-
-def test_files_when_a_run_is_watched(tmp_path: Path) -> None:
-    def count() -> TokenCountReward:
-        return TokenCountReward(2)
-
-    probe = Probe(ToyData(labelled=False), judge=ScorerReward(ToyScorer), audit=count(), every_n_batches=2)
-    callbacks = [SampleWriter(every_n_batches=2, count=2), probe]
-    module = GRPOModule(
-        ToyLM, ToyTokenizer, lambda: ScorerReward(ToyScorer), ToyVocab, group_size=4, sampling=Sampling(max_steps=20)
-    )
-    trainer(tmp_path, max_steps=2, callbacks=callbacks).fit(module, ToyData(labelled=False))
-    folder = tmp_path / "toy" / "a"
-    lines = (folder / "samples" / "step-00000002" / "samples.jsonl").read_text().splitlines()
-    assert [json.loads(line)["query_id"][0] for line in lines] == ["q", "q"]
-    assert (folder / "samples" / "step-00000002" / "0-query.wav").is_file()
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert any({"probe/judge", "probe/audit", "probe/audit_unscored"} <= m.keys() for m in metrics)
-    assert any("train/silence_fraction" in m for m in metrics)
 
 
 def test_word_error_rate_when_one_side_is_empty() -> None:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_paras2s.runs import ResumableLoader, RunLogger, checkpoints, last_checkpoint
+from lightning_paras2s.models.speech_lm import Completion, Prompt
+from lightning_paras2s.modules.rollouts import Rollout, cut
+from lightning_paras2s.runs import (
+    ResumableLoader,
+    RunLogger,
+    StepSeed,
+    checkpoints,
+    generators,
+    last_checkpoint,
+    publish,
+    remove,
+    set_generators,
+)
+from lightning_paras2s.types import UserError
 
 TESTS = Path(__file__).parent
 STAGES = {
@@ -141,3 +157,130 @@ def test_last_checkpoint_when_one_is_half_written(tmp_path: Path) -> None:
     for name in ("step-00000009.ckpt", "step-00000010.ckpt", ".step-00000011.ckpt.part"):
         (folder / name).touch()
     assert [path.name for path in checkpoints(tmp_path)] == ["step-00000009.ckpt", "step-00000010.ckpt"]
+
+
+def test_ranks_when_the_last_batch_is_short() -> None:
+    """Seven items in batches of 2 x 2: of the last three, rank 0 gets two; with five, rank 1 gets none of the last."""
+
+    def share(rank: int, size: int) -> list[list[int]]:
+        return list(ResumableLoader(range(size), list, 2, 0, False, False, rank=rank, world_size=2))
+
+    assert [share(rank, 7) for rank in range(2)] == [[[0, 1], [4, 5]], [[2, 3], [6]]]
+    assert [share(rank, 5) for rank in range(2)] == [[[0, 1], [4]], [[2, 3]]]
+
+
+def trainer_of(rank: int = 0, world_size: int = 1, batch: int = 0) -> SimpleNamespace:
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=batch))
+    return SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop, training=True)
+
+
+def draws() -> list[float]:
+    return [float(torch.rand(())), random.random(), np.random.random()]  # noqa: NPY002
+
+
+def test_draws_when_ranks_start_a_batch() -> None:
+    """Fails if ranks keep Lightning's equal seeds."""
+    found = []
+    for rank, batch in ((0, 3), (1, 3), (0, 4), (0, 3)):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        StepSeed(0).on_train_batch_start(trainer_of(rank, 2, batch))
+        found.append(draws())
+    assert found[0] == found[3]
+    assert all(a != b for other in found[1:3] for a, b in zip(found[0], other))
+
+
+def test_draws_when_generators_are_saved_and_set_again(tmp_path: Path) -> None:
+    torch.save(generators(), tmp_path / "states.pt")
+    expected = draws()
+    set_generators(torch.load(tmp_path / "states.pt", weights_only=True))
+    assert draws() == expected
+
+
+def test_draws_when_validation_comes_between() -> None:
+    callback, trainer = StepSeed(0), trainer_of()
+    states = generators()
+    expected = draws()
+    set_generators(states)
+    callback.on_validation_start(trainer, None)
+    draws()
+    callback.on_validation_end(trainer, None)
+    assert draws() == expected
+
+
+def test_error_when_resumed_by_another_number_of_processes() -> None:
+    with pytest.raises(UserError, match="as many processes as saved it, 2; got 1; "):
+        StepSeed(0).on_load_checkpoint(trainer_of(), None, {"generators": [generators()] * 2})
+
+
+def folder_of(path: Path, content: str) -> Path:
+    path.mkdir(parents=True)
+    (path / "shard").write_text(content)
+    return path
+
+
+def test_checkpoint_when_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    place = folder_of(tmp_path / "checkpoints" / "step-00000001.ckpt", "old")
+    publish(folder_of(tmp_path / "checkpoints" / ".part", "new"), place)
+    assert checkpoints(tmp_path) == [place] and (place / "shard").read_text() == "new"
+    assert len(list(place.parent.iterdir())) == 1
+
+
+def test_checkpoint_when_killed_between_the_renames_of_folders(tmp_path: Path, monkeypatch) -> None:
+    """The old one is still found, and the next one of that step takes its place."""
+    place = folder_of(tmp_path / "checkpoints" / "step-00000001.ckpt", "old")
+    part, replace = folder_of(tmp_path / "checkpoints" / ".part", "new"), Path.replace
+
+    def die(path: Path, target: Path) -> Path:
+        if path == part:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        publish(part, place)
+    assert (last_checkpoint(tmp_path) / "shard").read_text() == "old"
+    monkeypatch.undo()
+    publish(part, place)
+    assert checkpoints(tmp_path) == [place] and (place / "shard").read_text() == "new"
+
+
+def test_checkpoint_when_killed_while_an_old_one_is_deleted(tmp_path: Path, monkeypatch) -> None:
+    """Half a folder never stands where a whole one is looked for."""
+    place = folder_of(tmp_path / "checkpoints" / "step-00000001.ckpt", "old")
+
+    def die(*args: object, **kwargs: object) -> None:
+        if not kwargs:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        remove(place)
+    assert checkpoints(tmp_path) == []
+
+
+def rollout_of(queries: int, prompt: int, group_size: int, steps: int) -> Rollout:
+    tokens = torch.zeros(queries, 2, prompt, dtype=torch.long)
+    answers = torch.zeros(queries * group_size, 2, steps, dtype=torch.long)
+    completion = Completion(answers, answers.bool(), answers[:, 0, 0].bool())
+    return Rollout(Prompt(tokens, tokens[:, 0].bool()), completion, [])
+
+
+def test_forward_passes_when_tokens_are_limited() -> None:
+    """A query is 10 + 3 * 5 = 25 tokens: 50 hold two, so five queries need three passes; 24 hold none."""
+    rollout = rollout_of(5, 10, 3, 5)
+    assert rollout.tokens_per_query == 25
+    assert [rollout.parts_needed(5, most) for most in (0, 24, 25, 50, 125, 1000)] == [1, 5, 5, 3, 1, 1]
+    assert rollout.parts_needed(0, 50) == 1
+
+
+def test_micro_batches_when_another_rank_needs_more() -> None:
+    """Five queries in two are 3 + 2; one in three leaves two stand-ins, none in two leaves stand-ins alone."""
+
+    def parts(queries: int, count: int) -> list[tuple[list[int], bool]]:
+        return [(part.queries.tolist(), part.counts) for part in cut(torch.arange(queries) + 4, count)]
+
+    assert parts(5, 2) == [([4, 5, 6], True), ([7, 8], True)]
+    assert parts(1, 3) == [([4], True), ([0], False), ([0], False)]
+    assert parts(0, 2) == [([0], False)] * 2

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from lightning_paras2s.bench import agreement, statistics
+from lightning_paras2s.types import UserError
 
 # Paper, Table 3: age, emotion, gender, sarcasm, IEMOCAP, MELD, printed average.
 TABLE3 = {
@@ -209,6 +210,15 @@ def test_correlation_intervals_cover_the_truth_at_the_nominal_rate():
         result = agreement.correlation(judge, human, clusters, repeats=200, seed=repeat)
         covered += result.low <= 0.7 <= result.high
     assert 176 <= covered <= 199
+
+
+def test_voicebench_overall_of_kimi_audio_is_the_leaderboards():
+    """Kimi-Audio's row of VoiceBench's leaderboard: 76.91."""
+    row = {"alpacaeval": 4.46, "commoneval": 3.97, "wildvoice": 4.20, "sd-qa": 63.12, "mmsu": 62.17}
+    row |= {"openbookqa": 83.52, "bbh": 69.70, "ifeval": 61.10, "advbench": 100.0}
+    assert statistics.voicebench_overall(row) == pytest.approx(76.91, abs=0.005)
+    with pytest.raises(UserError, match="VoiceBench's overall needs"):
+        statistics.voicebench_overall({"mmsu": 62.17})
 
 
 def test_macro_bootstrap_weighs_columns_and_not_items():

@@ -10,10 +10,10 @@ from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
 
 from lightning_paras2s.acts import frames, texts
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.policy_system import PolicySystem
 from lightning_paras2s.bench.systems import (
     CascadeSystem,
     CommandSystem,
-    PolicySystem,
     RecordedSystem,
     ToplineSystem,
     subject_of,

@@ -1,15 +1,18 @@
 """TinySpeechLM: decoding equals training, whatever the padding, the order, the grouping."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_paras2s.data.dual_stream import AudioIds
 from lightning_paras2s.models.checkpoint import save_module
-from lightning_paras2s.models.decoding import token_logps
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
-from lightning_paras2s.models.tiny_lm import TinySpeechLM, level_rows
+from lightning_paras2s.models.decoding import draw
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, inverse_cdf, sampling_noise
+from lightning_paras2s.models.tiny_lm import HEAD_CHUNK, TinySpeechLM, level_rows
 from lightning_paras2s.types import UserError
 
 LEVELS, WORDS, FEATURES = (3, 2, 4), 11, 5
@@ -300,9 +303,83 @@ def test_default_size_is_about_four_million():
     assert 3.5e6 < sum(p.numel() for p in TinySpeechLM(3000, 64).parameters()) < 4.1e6
 
 
-def test_token_logps_match_a_hand_computed_distribution():
+def test_draw_gives_the_log_probability_of_a_hand_computed_distribution():
     """Logits 0 and log 3 at temperature 1 are probabilities 1/4 and 3/4; temperature 1/2 squares the odds to 1 : 9."""
-    logits = torch.tensor([[0.0, 3.0]]).log().nan_to_num(neginf=0.0)
-    for temperature, expected in ((1.0, 0.75), (0.5, 0.9), (0, 0.75)):
-        value, _ = token_logps(logits, torch.tensor([1]), temperature)
-        assert value.exp().item() == pytest.approx(expected, abs=1e-6)
+    logits = torch.tensor([[0.0, math.log(3)]])
+    for temperature, uniform, expected in ((1.0, 0.26, 0.75), (0.5, 0.11, 0.9), (0, 0.0, 0.75)):
+        token, logp = draw(logits, torch.tensor([uniform]), temperature)
+        assert token.item() == 1 and logp.exp().item() == pytest.approx(expected, abs=1e-6)
+    assert draw(logits, torch.tensor([0.24]), 1.0)[0].item() == 0
+
+
+@pytest.mark.parametrize("size", [5, 64, 150, 192])
+@pytest.mark.parametrize("temperature", [0, 0.6, 1.0])
+def test_draw_equals_inverse_cdf_and_log_softmax_for_any_vocabulary(size, temperature):
+    """Blocks of 64 ids: fewer than one, whole ones, and with a rest; the uniforms include both ends."""
+    generator = torch.Generator().manual_seed(size)
+    logits = 3 * torch.randn(400, size, generator=generator)
+    uniform = torch.rand(400, generator=generator)
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-24])
+    tokens, logps = draw(logits, uniform, temperature)
+    assert torch.equal(tokens, inverse_cdf(logits, uniform, temperature))
+    expected = (logits / (temperature or 1)).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+    torch.testing.assert_close(logps, expected, atol=1e-5, rtol=0)
+
+
+class Largest(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation returns, in numbers."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return out
+
+
+def test_logps_make_no_tensor_of_rows_by_steps_by_vocabulary():
+    """16 rows x 40 steps x 2,050 ids would be 1.3 M numbers; the largest is a chunk of 256 tokens x 2,050 = 0.5 M."""
+    model = TinySpeechLM(2048, FEATURES, (8, 16, 16), width=24, heads=2, shared_layers=1, audio_layers=1)
+    prompt = make_prompt(2)
+    tokens = torch.randint(2, 2048, (16, 2, 40))
+    completion = Completion(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros(16, dtype=torch.bool))
+    with Largest() as seen:
+        model.logps(prompt, completion, SAMPLING).values.sum().backward()
+    assert seen.size == HEAD_CHUNK * 2050 < 16 * 40 * 2048
+
+
+def test_audio_does_not_change_when_the_text_branch_stops_after_the_last_word(model):
+    """The text branch is not run on steps behind the last text action; all other log-probabilities stay."""
+    prompt = make_prompt()
+    completion = rollout(model, prompt)
+    expected = model.logps(prompt, completion, SAMPLING).values
+    for last in (0, 1, 4):
+        actions = completion.actions.clone()
+        actions[:, TEXT, last:] = False
+        short = Completion(completion.tokens, actions, completion.finished)
+        torch.testing.assert_close(model.logps(prompt, short, SAMPLING).values, expected * actions, atol=1e-5, rtol=0)
+
+
+class Casts(TorchDispatchMode):
+    """Counts how often a matrix of `size` numbers is converted."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.count = size, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default and args[0].numel() == self.size and args[0].ndim == 2
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_are_cast_once_a_rollout_and_the_update_keeps_its_gradient(model):
+    """Lightning's autocast has no cache; the rollout's own must be gone when the update reads the same weights."""
+    prompt, weight = make_prompt(), model.layers[0].mlp_in.weight
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        with Casts(weight.numel()) as casts:
+            completion = rollout(model, prompt)
+        assert casts.count == len(model.layers)
+        model.logps(prompt, completion, SAMPLING).values.sum().backward()
+    assert all(layer.mlp_in.weight.grad.any() for layer in model.layers)

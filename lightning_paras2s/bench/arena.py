@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize
 
-from lightning_paras2s.bench.synthesize import replace_file
-from lightning_paras2s.types import Battle, UserError, Verdict, read_jsonl, to_json
+from lightning_paras2s.bench.logs import replace_file, verdicts_of
+from lightning_paras2s.bench.pair_judge import PairJudge
+from lightning_paras2s.bench.play import ORDERS, draw, play
+from lightning_paras2s.models import qwen_omni, tiny_scorer  # noqa: F401  so that scorers have short names in configs
+from lightning_paras2s.types import Battle, UserError, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
-ORDERS = ("ab", "ba")  # who was heard first
+TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
 ELO_START, ELO_K, ELO_SCALE = 1000.0, 32.0, 400.0
 
@@ -30,37 +33,50 @@ def arena(
     out: str,
     battles: str | None = None,
     runs: Sequence[str] = (),
+    judge: PairJudge | None = None,
+    manifest: str | None = None,
+    games: int | None = None,
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,
 ) -> dict:
-    """Rank systems by pairwise battles: OUT/arena.json, and OUT/battles.jsonl if they were made from scores.
+    """Rank systems by pairwise battles: OUT/arena.json, and OUT/battles.jsonl if they were made here.
 
     Args:
         out: folder to write.
-        battles: JSON lines of battles (of a pairwise judge, or of listeners).
-        runs: folders of `evaluate` instead: two systems' scores for a query become a battle (a higher score wins; equal
-            scores are both_good from 4, else both_bad).
+        battles: JSON lines of battles (of a pairwise judge, or of listeners), or TRACE's s2sarena.json.
+        runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
+            score wins; equal scores are both_good from 4, else both_bad).
+        judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
+        manifest: the queries, for the judge.
+        games: pairs of responses that the judge hears, drawn evenly; all if not given.
         bootstrap: resamples of the queries.
         orders: random orders of the games for Elo.
-        seed: of both.
+        seed: of all three.
 
     Returns:
         A row a system (strength on Elo's scale with its interval, Elo with its spread, wins, losses, ties by type), how
-        ties were dealt, position bias and order consistency.
+        ties were dealt, position bias and order consistency; with a judge, what became of its judgements.
     """
     if bool(battles) == bool(runs):
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
-    games = read_battles(battles) if battles else from_runs(runs)
-    result = rank(games, bootstrap, orders, seed)
-    folder = Path(out)
-    if runs:
-        replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in games))
+    if (judge is None) != (manifest is None) or (judge is not None and not runs):
+        raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
+    folder, judging = Path(out), {}
+    if judge is not None:
+        played, judging = play(folder, judge, draw(runs, games, seed), manifest)
+    else:
+        played = read_battles(battles) if battles else from_runs(runs)
+        if runs:
+            replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
+    result = rank(played, bootstrap, orders, seed) | judging
     replace_file(folder / "arena.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
 def read_battles(path: str) -> list[Battle]:
+    if path.endswith(".json"):
+        return read_trace(path)
     games = read_jsonl(path, Battle)
     for number, game in enumerate(games, 1):
         if game.verdict not in VERDICTS or game.order not in ORDERS or game.a == game.b:
@@ -73,14 +89,32 @@ def read_battles(path: str) -> list[Battle]:
     return games
 
 
+def read_trace(path: str, dimension: str = "overall") -> list[Battle]:
+    """TRACE's human labels of S2S-Arena pairs (content, voice_quality, paralinguistics, overall), as battles."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [
+            Battle(row["instruction_id"], row["model_a"], row["model_b"], "ab", TRACE[row["label"][dimension]], "trace")
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        labels = ", ".join(TRACE)
+        raise UserError(f"{path} must be TRACE's s2sarena.json, its labels {labels}; got {error!r}") from None
+
+
 def from_runs(runs: Sequence[str]) -> list[Battle]:
-    """Battles from the scores of `evaluate`; a response without a score has no battle."""
+    """Battles from the scores of `evaluate`, all by one judge; a response without a score has no battle."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    judges = set()
     for run in runs:
-        for v in read_jsonl(Path(run) / "verdicts.jsonl", Verdict):
+        judging, verdicts = verdicts_of(Path(run))
+        judges.add(judging)
+        for v in verdicts:
             system, query = v.response_id.split("/", 1)
             if v.status == "ok" and v.score is not None:
                 scores[query.rsplit("/", 1)[0]][system].append(v.score)
+    if len(judges) > 1:
+        raise UserError(f"all runs must have one judge; got {', '.join(sorted(j.judge for j in judges))}")
     games = []
     for query, by_system in sorted(scores.items()):
         means = {system: float(np.mean(values)) for system, values in sorted(by_system.items())}

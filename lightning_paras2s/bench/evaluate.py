@@ -4,7 +4,7 @@ section 3.2).
 The output folder holds append-only JSON lines: responses, evidence (what was heard), verdicts, and swaps (the same
 responses judged against the other style of their pair). Each step does only what its file lacks, so that a run killed
 anywhere is resumed by the same command, and a new judge scores old responses without new inference. At most one batch
-of speech is in memory.
+of speech is in memory; all systems answer it before the next, so that what they hear alike is heard once.
 """
 
 from __future__ import annotations
@@ -12,34 +12,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from lightning_paras2s import audio_judge, audit  # noqa: F401  so that their classes have short names in configs
+from lightning_paras2s import audio_judge, audio_reasoner, audit  # noqa: F401  for their short names in configs
 from lightning_paras2s.asr import Transcriber
-from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.audio import read_audio, seconds_of, write_audio
+from lightning_paras2s.bench import kimi_system, policy_system  # noqa: F401  likewise
 from lightning_paras2s.bench.hearing import Ears, hear
 from lightning_paras2s.bench.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
-from lightning_paras2s.bench.manifest import other_styles, read_queries, shard_of
+from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
+from lightning_paras2s.bench.progress import Stages
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.judge import LABEL_SOURCES, Judge
+from lightning_paras2s.models import audio_encoder  # noqa: F401  as above
 from lightning_paras2s.style import StyleRecognizer
-from lightning_paras2s.types import (
-    Evidence,
-    Query,
-    Response,
-    Style,
-    UserError,
-    Verdict,
-)
+from lightning_paras2s.types import Evidence, Query, Response, Style, UserError, Verdict
 
 Item = TypeVar("Item")
 
@@ -75,7 +67,8 @@ def evaluate(
         samples: answers a query.
         batch_size: queries heard and answered at once.
         limit: only the first so many contrast pairs of each factor.
-        shard: "i/k": only every k-th contrast pair, from the i-th; run it again as 0/1 to merge the shards.
+        shard: "i/k": only every k-th batch, from the i-th, and no statistics; then run 0/1, which merges the shards and
+            does what they lack.
         label_swap: judge each response against the other style of its pair, too.
         audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
@@ -83,20 +76,21 @@ def evaluate(
     if rescore:
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(len(systems), samples, batch_size, label_source)
-    queries = shard_of(read_queries(manifest, limit), shard)
+    batches = shard_of(batches_of(read_queries(manifest, limit), batch_size), shard)
     index, count = shard.split("/")
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
-    run = _Run(manifest, queries, systems, judge, log, samples, batch_size, label_source, label_swap)
+    run = _Run(manifest, batches, systems, judge, log, samples, batch_size, label_source, label_swap)
     judge.locate(Path(manifest).parent, Path(output))
     if not rescore:
         run.respond()
-    result = run.score(Ears(transcriber, recognizer), log, "")
+    result = run.score(Ears(transcriber, recognizer), log, "", {})
     if audit_transcriber is not None or audit_recognizer is not None:
         other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
-        audit = Log(Path(output) / "audit", log.suffix)
-        result["audit"] = run.score(other, audit, "audit: ")
-    result["seconds"] = {name: round(value, 2) for name, value in run.seconds.items()}
-    write_summary(Path(output) / "summary.json", result)
+        words = {} if audit_transcriber else {e.response_id: e.transcript for e in log.read("evidence", Evidence)}
+        result["audit"] = run.score(other, Log(Path(output) / "audit", log.suffix), "audit: ", words)
+    result["seconds"] = {name: round(value, 2) for name, value in run.stages.seconds.items()}
+    if count == "1":
+        write_summary(Path(output) / "summary.json", result)
     return result
 
 
@@ -113,7 +107,7 @@ class _Run:
     def __init__(
         self,
         manifest: str,
-        queries: list[Query],
+        batches: list[list[Query]],
         systems: dict[str, S2SSystem],
         judge: Judge,
         log: Log,
@@ -122,12 +116,13 @@ class _Run:
         label_source: str,
         label_swap: bool,
     ) -> None:
-        self.manifest, self.queries, self.systems, self.judge = Path(manifest), queries, systems, judge
+        self.manifest, self.batches, self.systems, self.judge = Path(manifest), batches, systems, judge
+        self.queries = [query for batch in batches for query in batch]
         self.log, self.samples, self.batch_size = log, samples, batch_size
         self.label_source, self.label_swap = label_source, label_swap
-        self.by_id = {query.id: query for query in queries}
-        self.other = other_styles(queries)
-        self.seconds: dict[str, float] = {}
+        self.by_id = {query.id: query for query in self.queries}
+        self.other = other_styles(self.queries)
+        self.stages = Stages()
 
     def respond(self) -> None:
         """Ask each system for the answers that responses.jsonl lacks, or that never came."""
@@ -138,28 +133,28 @@ class _Run:
         done = {row.id: row for row in self.log.settled("responses", Response, again)}
         for name, system in self.systems.items():
             check_config(name, system.config_sha, done.values(), self.log.folder)
-            for sample in range(self.samples):
-                missing = [q for q in self.queries if f"{name}/{q.id}/{sample}" not in done]
-                for part in self._batches(missing, f"{name}: responses", "respond"):
-                    audios = [read_audio(self.manifest.parent / q.audio, SAMPLE_RATE) for q in part]
-                    answers = system.respond(part, audios, sample)
-                    rows = [self._save(name, system, q, sample, a) for q, a in zip(part, answers, strict=True)]
-                    self.log.append("responses", rows)
+        todo = [
+            (batch, name, sample, missing)
+            for batch in self.batches
+            for name in self.systems
+            for sample in range(self.samples)
+            if (missing := [q for q in batch if f"{name}/{q.id}/{sample}" not in done])
+        ]
+        for _, name, _, missing in todo:
+            seconds = [seconds_of(self.manifest.parent / q.audio) for q in missing]
+            self.systems[name].check(missing, seconds)
+        sizes, heard, audios = [len(row[-1]) for row in todo], None, {}
+        for batch, name, sample, missing in self.stages.over(todo, sizes, "responses", "respond"):
+            if batch is not heard:
+                heard = batch
+                audios = {q.id: read_audio(self.manifest.parent / q.audio, SAMPLE_RATE) for q in batch}
+            answers = self.systems[name].respond(missing, [audios[q.id] for q in missing], sample)
+            rows = [self._save(name, q, sample, a) for q, a in zip(missing, answers, strict=True)]
+            self.log.append("responses", rows)
 
-    def _save(self, name: str, system: S2SSystem, query: Query, sample: int, answer: Answer) -> Response:
-        row = Response(
-            query.id,
-            name,
-            sample,
-            "",
-            "",
-            answer.text,
-            0.0,
-            answer.latency,
-            answer.cost_usd,
-            answer.status,
-            system.config_sha,
-        )
+    def _save(self, name: str, query: Query, sample: int, answer: Answer) -> Response:
+        row = Response(query.id, name, sample, text=answer.text, latency=answer.latency, cost_usd=answer.cost_usd)
+        row = replace(row, status=answer.status, config_sha=self.systems[name].config_sha)
         if answer.audio is None or not len(answer.audio.samples):
             return replace(row, status=answer.status if answer.status != "ok" else "silent")
         path = Path("audio") / name / f"{safe_name(query.id)}-{sample}.flac"
@@ -167,10 +162,10 @@ class _Run:
         sha = hashlib.sha256((self.log.folder / path).read_bytes()).hexdigest()
         return replace(row, audio=path.as_posix(), sha256=sha, seconds=round(answer.audio.seconds, 4))
 
-    def score(self, ears: Ears, log: Log, label: str) -> dict[str, Any]:
-        """Hear and judge the responses with one pair of ears; -> the summary."""
+    def score(self, ears: Ears, log: Log, label: str, transcripts: dict[str, str]) -> dict[str, Any]:
+        """Hear and judge the responses with one pair of ears; -> the summary (of a shard: a count)."""
         responses = {r.id: r for r in self.log.read("responses", Response) if self._asked(r)}
-        self._hear(ears, log, responses, label)
+        self._hear(ears, log, responses, label, transcripts)
         evidence = {row.response_id: row for row in log.read("evidence", Evidence) if row.response_id in responses}
         labels = self._labels(ears, log)
         self._judge(log, "verdicts", responses, evidence, labels, label)
@@ -181,13 +176,14 @@ class _Run:
                 if q in self.other
             }
             self._judge(log, "swaps", responses, evidence, swapped, label)
-        return self._summarise(ears, log, responses, evidence)
+        return {"responses": len(responses)} if log.suffix else self._summarise(ears, log, responses, evidence)
 
     def _asked(self, response: Response) -> bool:
         return response.system in self.systems and response.query_id in self.by_id and response.sample < self.samples
 
-    def _hear(self, ears: Ears, log: Log, responses: dict[str, Response], label: str) -> None:
-
+    def _hear(
+        self, ears: Ears, log: Log, responses: dict[str, Response], label: str, transcripts: dict[str, str]
+    ) -> None:
         def again(row: Evidence) -> bool:  # its response has come since
             asked = responses.get(row.response_id)
             return asked is not None and unanswered(row.status) and row.status != asked.status
@@ -199,7 +195,7 @@ class _Run:
         known = {row.response_id for row in done}
         missing = [r for r in responses.values() if r.id not in known]
         for part in self._batches(missing, f"{label}hearing", "hear"):
-            log.append("evidence", hear(part, self.log.folder, ears))
+            log.append("evidence", hear(part, self.log.folder, ears, transcripts))
 
     def _labels(self, ears: Ears, log: Log) -> dict[str, Style]:
         """Query id -> the labels that the judge is given."""
@@ -285,20 +281,5 @@ class _Run:
         }
 
     def _batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
-        """Batches with a progress bar on stderr and the stage's time kept."""
-        if not items:
-            return
-        columns = (
-            TextColumn("{task.description:28}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        started = time.perf_counter()
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task(about, total=len(items))
-            for start in range(0, len(items), self.batch_size):
-                yield items[start : start + self.batch_size]
-                progress.advance(task, len(items[start : start + self.batch_size]))
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        parts = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        return self.stages.over(parts, [len(part) for part in parts], about, stage)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import jiwer
 
@@ -27,22 +29,31 @@ class Ears:
         return {"transcriber": self.transcriber.name, "recognizer": self.recognizer.name}
 
 
-def hear(responses: list[Response], root: Path, ears: Ears) -> list[Evidence]:
-    """What is heard in each response: words, tone, and how far the words are from the response's own text."""
+def hear(
+    responses: list[Response], root: Path, ears: Ears, transcripts: Mapping[str, str] = MappingProxyType({})
+) -> list[Evidence]:
+    """What is heard in each response: words, tone, and how far the words are from the response's own text.
+
+    Args:
+        transcripts: response id -> words that the same transcriber heard before.
+    """
     audios = {r.id: read_audio(root / r.audio, SAMPLE_RATE) for r in responses if r.audio}
     audible = {i: audio for i, audio in audios.items() if not is_silent(audio)}
-    words = dict(zip(audible, ears.transcriber.transcribe(list(audible.values())), strict=True)) if audible else {}
-    styles = (
-        dict(zip(audible, ears.recognizer.recognize(list(audible.values()), "response"), strict=True))
-        if audible
-        else {}
-    )
+    new = {i: audio for i, audio in audible.items() if i not in transcripts}
+    heard = ears.transcriber.transcribe(list(new.values())) if new else []
+    words = {**transcripts, **dict(zip(new, heard, strict=True))}
+    tones = ears.recognizer.recognize(list(audible.values()), "response") if audible else []
+    styles = dict(zip(audible, tones, strict=True))
     found = []
     for response in responses:
         status = response.status
         if status == "ok" and response.id not in audible:
             status = "silent"
-        transcript, tone = words.get(response.id, ""), styles[response.id].tone or "" if response.id in styles else ""
+        transcript = words.get(response.id, "") if response.id in audible else ""
+        style = styles.get(response.id)
+        if status == "ok" and style is not None and style.tone is None:  # asked, and not told
+            status = "no_tone"
+        tone = style.tone or "" if style is not None else ""
         wer = word_error_rate(response.text, transcript) if response.text and response.id in audible else None
         found.append(Evidence(response.id, transcript, wer, tone, tone, ears.providers, status))
     return found

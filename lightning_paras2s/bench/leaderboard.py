@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.types import FACTORS, UserError
 
 FORMATS = ("rich", "markdown", "csv", "json")
+AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
 SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
 
 
@@ -32,9 +34,7 @@ def leaderboard(runs: list[str], format: str = "rich", output: str | None = None
         raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
     result = table(read_summaries(runs))
     if output is not None:
-        place = Path(output)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(render(result, format), encoding="utf-8")
+        replace_file(Path(output), render(result, format))
     elif format == "rich":
         Console().print(rich_table(result))
     else:
@@ -85,11 +85,12 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for run, summary in summaries.items():
         for name, cells in summary["systems"].items():
             shown = f"{name} ({run})" if names.count(name) > 1 else name
-            rows.append({"system": shown, **cells})
+            audited = summary.get("audit", {}).get("systems", {}).get(name)
+            rows.append({"system": shown, **cells, **({AUDIT: audited[OVERALL]} if audited else {})})
     rows.sort(key=lambda row: -(row[OVERALL]["mean"] or 0))
     present = {factor for row in rows for factor in row}
     known = [factor for factor in FACTORS if factor in present]
-    more = sorted(present - {"system", OVERALL} - set(known))
+    more = sorted(present - {"system", OVERALL, AUDIT} - set(known)) + [AUDIT] * (AUDIT in present)
     first = next(iter(summaries.values()))
     return {"columns": [OVERALL, *known, *more], "rows": rows, **{key: first[key] for key in SAME}}
 
@@ -172,5 +173,6 @@ def csv_table(result: dict[str, Any]) -> str:
 def caption(result: dict[str, Any]) -> str:
     return (
         f"Scores 1..5 with 95 % intervals, clustered by contrast pair; overall = mean of the factors. "
+        f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
     )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.types import Evidence, Response, UserError, Verdict, append_jsonl, iter_jsonl, to_json
 
@@ -93,6 +93,27 @@ def recorded(folder: Path, names: list[str]) -> list[str]:
             f"got {', '.join(found) or 'none'}; run `evaluate` without rescore first"
         )
     return names or found
+
+
+class Judging(NamedTuple):
+    """Who judged, and how: what verdicts must share to be compared."""
+
+    judge: str
+    rubric_sha: str
+    label_source: str
+
+
+def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
+    """The verdicts of one judge in a run's folder: the only one there, or the one that its summary.json is about."""
+    rows = Log(run).read("verdicts", Verdict)
+    found = {Judging(v.judge, v.rubric_sha, v.label_source) for v in rows}
+    if (run / "summary.json").is_file():
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        found &= {Judging(*(summary[name] for name in Judging._fields))}
+    if len(found) != 1:
+        raise UserError(f"{run} must hold verdicts of one judge; got {len(found)}; run `evaluate` there to its end")
+    judging = found.pop()
+    return judging, [v for v in rows if Judging(v.judge, v.rubric_sha, v.label_source) == judging]
 
 
 def check_config(name: str, config_sha: str, done: Iterable[Response], folder: Path) -> None:

@@ -30,13 +30,26 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
     return [q for q in queries if q.pair_id in chosen]
 
 
-def shard_of(queries: list[Query], shard: str) -> list[Query]:
-    """Every k-th contrast pair from the i-th; a pair's halves stay together."""
+def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:
+    """Whole contrast pairs in the manifest's order, at most `batch_size` queries a batch unless one pair has more."""
+    pairs: dict[str, list[Query]] = {}
+    for query in queries:
+        pairs.setdefault(query.pair_id, []).append(query)
+    batches: list[list[Query]] = []
+    for pair in pairs.values():
+        if not batches or len(batches[-1]) + len(pair) > batch_size:
+            batches.append([])
+        batches[-1] += pair
+    return batches
+
+
+def shard_of(batches: list[list[Query]], shard: str) -> list[list[Query]]:
+    """Every k-th batch from the i-th: a shard's batches are those of a single run, so even what a batch could touch
+    (the rounding of a matrix product) is the same."""
     index, _, count = shard.partition("/")
     if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UserError(f'a shard must be "i/k" with 0 <= i < k; got {shard!r}')
-    order = {pair: position for position, pair in enumerate(dict.fromkeys(q.pair_id for q in queries))}
-    return [q for q in queries if order[q.pair_id] % int(count) == int(index)]
+    return batches[int(index) :: int(count)]
 
 
 def other_styles(queries: list[Query]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -13,9 +14,9 @@ def colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width: int = 720) -> str:
+def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width: int = 440) -> str:
     """Mean and 95 % interval of each system, a panel a column, on the scale 1..5."""
-    left, row, head = 96, 20, 26
+    left, row, head = margin(systems), 20, 26
     height = len(columns) * (head + row * len(systems)) + 30
     scale = lambda v: left + (v - 1) / 4 * (width - left - 16)  # noqa: E731
     parts = [_svg(width, height, "Mean score and 95 % interval of each system")]
@@ -44,13 +45,13 @@ def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width:
     return "".join(parts) + "</svg>"
 
 
-def score_bars(counts: dict[str, dict[str, int]], width: int = 720) -> str:
+def score_bars(counts: dict[str, dict[str, int]], width: int = 440) -> str:
     """How often each score was given: one stacked bar a system; grey is unscored.
 
     Args:
         counts: system -> score ("1".."5", "-") -> number.
     """
-    left, row = 96, 30
+    left, row = margin(counts), 30
     height = row * len(counts) + 8
     parts = [_svg(width, height, "Share of each score by system")]
     for index, (name, found) in enumerate(counts.items()):
@@ -70,6 +71,11 @@ def score_bars(counts: dict[str, dict[str, int]], width: int = 720) -> str:
                 parts.append((label if size > 16 else "") + "</g>")
             x += size
     return "".join(parts) + "</svg>"
+
+
+def margin(names: Iterable[str]) -> int:
+    """Room for the longest name left of a plot, at 7 units a letter."""
+    return max([96, *(7 * len(name) + 12 for name in names)])
 
 
 def _svg(width: int, height: float, title: str) -> str:

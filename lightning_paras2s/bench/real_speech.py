@@ -11,10 +11,11 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from lightning_paras2s.bench.synthesize import replace_file
-from lightning_paras2s.types import Query, UserError, to_json
+from lightning_paras2s.bench.logs import replace_file
+from lightning_paras2s.types import FACTORS, SPLITS, Query, UserError, to_json
 
 MIN_WORDS = 5
 IEMOCAP_EMOTIONS = {"hap": "happy", "sur": "surprised", "sad": "sad", "ang": "angry", "fea": "fear", "dis": "disgust"}
@@ -36,15 +37,19 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 def import_speech(
     corpus: str, root: str, out: str, split: str = "test", min_words: int = MIN_WORDS, excited: bool = False
 ) -> dict:
-    """Write a manifest of queries of iemocap, meld or styletalk; -> counts of what was kept and what was not, and why.
+    """Write a manifest of recordings of real speech; -> counts of what was kept and what was not, and why.
 
     Audio paths stay where the corpus is (absolute); a query whose audio is missing is counted and left out.
 
     Args:
-        corpus: iemocap, meld or styletalk.
+        corpus: iemocap, meld, styletalk, or folder (your own recordings).
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
+            Your own: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender
+            (the first that is filled in is the factor, unless the column factor names it), speaker, topic, pair
+            (recordings of one text in two styles share it).
         out: manifest to write.
         split: IEMOCAP: sessions 1 and 2 are test, 3 to 5 train (paper). MELD: train, dev, test. StyleTalk: train, test.
+            Your own: any of train, val, test.
         min_words: shorter utterances are left out.
         excited: IEMOCAP's "exc" counts as happy.
     """
@@ -52,6 +57,7 @@ def import_speech(
         "iemocap": lambda: iemocap(Path(root), split, excited),
         "meld": lambda: meld(Path(root), split),
         "styletalk": lambda: styletalk(Path(root), split),
+        "folder": lambda: folder(Path(root), split),
     }
     if corpus not in readers:
         raise UserError(f"corpus must be one of {', '.join(readers)}; got {corpus!r}")
@@ -66,7 +72,9 @@ def import_speech(
         if query is not None and not why:
             kept.append(query)
     replace_file(Path(out), "".join(to_json(query) + "\n" for query in kept))
-    return {"manifest": out, "counts": dict(counts), "by_style": dict(Counter(q.styles["emotion"] for q in kept))}
+    by_style = Counter(q.styles[q.factor] for q in kept)
+    sizes = Counter(Counter(q.pair_id for q in kept).values())
+    return {"manifest": out, "counts": dict(counts), "by_style": dict(by_style), "group_sizes": dict(sizes)}
 
 
 def iemocap(root: Path, split: str, excited: bool = False) -> Iterator[Found]:
@@ -129,7 +137,7 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
         raise UserError(f"StyleTalk's split must be train or test; got {split!r}")
     groups: dict[tuple[str, str], int] = {}
     for row in rows_of(root / name, ("diag_id", "curr_audio_id", "curr_text", "curr_emotion")):
-        text = plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))
+        text = styletalk_text(row)
         group = groups.setdefault((row["diag_id"], text), len(groups))
         emotion = STYLETALK_EMOTIONS.get(row["curr_emotion"])
         if emotion is None:
@@ -140,7 +148,40 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
         query = real_query(
             "styletalk", item, split, text, {"emotion": emotion}, row["diag_id"], audio, "", "MIT (text)"
         )
-        yield Query(**{**query.__dict__, "pair_id": f"styletalk-{group:04d}"}), ""
+        yield replace(query, pair_id=f"styletalk-{group:04d}"), ""
+
+
+def styletalk_text(row: dict[str, str]) -> str:
+    """What is said, without the "B: " of the dialogue."""
+    return plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))
+
+
+def styletalk_groups(table: Path) -> dict[int, int]:
+    """How many contrast groups there are of each size, all rows counted: eval.csv has 342 pairs, 18 triples, 120
+    singles."""
+    rows = rows_of(table, ("diag_id", "curr_text"))
+    return dict(Counter(Counter((row["diag_id"], styletalk_text(row)) for row in rows).values()))
+
+
+def folder(root: Path, split: str) -> Iterator[Found]:
+    """Your own recordings, as metadata.csv beside them says."""
+    if split not in SPLITS:
+        raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+    for number, row in enumerate(rows_of(root / "metadata.csv", ("file", "text")), 2):
+        styles = {factor: row[factor].strip() for factor in FACTORS if (row.get(factor) or "").strip()}
+        factor = (row.get("factor") or "").strip() or next(iter(styles), "")
+        if factor not in styles:
+            yield None, "no_style"
+            continue
+        name = Path(row["file"]).with_suffix("").as_posix()
+        audio, topic, speaker = root / row["file"], row.get("topic") or "", row.get("speaker") or ""
+        query = real_query("folder", name, split, plain(row["text"]), styles, topic, audio, speaker, "")
+        pair = (row.get("pair") or "").strip() or query.id
+        try:
+            query.style  # noqa: B018  raises for an unknown style
+        except UserError as error:
+            raise UserError(f"{root / 'metadata.csv'}:{number}: {error}") from None
+        yield replace(query, factor=factor, pair_id=pair), ""
 
 
 def real_query(

@@ -2,7 +2,8 @@
 transcript, tone and verdict.
 
 The file makes no request: audio lies in it, compressed, as base64; it opens from disk, works by keyboard, and fits a
-phone.
+phone. All items are listed; a part of them, evenly spread, has players (12,000 clips would be 180 MB). Players are made
+when their page is shown.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, U
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
-    "ogg": ("OGG", "VORBIS", "audio/ogg"),
+    "opus": ("OGG", "OPUS", "audio/ogg"),
     "flac": ("FLAC", "PCM_16", "audio/flac"),
 }
 DATA, TABLE, PLOTS, TITLE, ABOUT = ("__DATA__", "__TABLE__", "__PLOTS__", "__TITLE__", "__ABOUT__")
@@ -47,9 +48,9 @@ def report(
     Args:
         run: folder of `evaluate`.
         output: the file to write.
-        max_pairs: contrast pairs of each factor with audio, evenly spread (about 12 kB a clip); the numbers are always
-            those of all.
-        encoding: mp3, ogg or flac.
+        max_pairs: contrast pairs of each factor with audio, evenly spread; the others are listed without. A clip of 2.3
+            s takes 15 kB as mp3, 7 kB as opus (five times slower to write), 53 kB as flac.
+        encoding: mp3, opus or flac.
         title: of the page.
         manifest: of the queries, if it is no longer where the run read it.
     """
@@ -60,7 +61,7 @@ def report(
     summaries = read_summaries([run])
     summary = summaries[run]
     page = _Page(Path(run), summary, Path(manifest or summary["manifest"]), encoding)
-    pairs = page.pairs(max_pairs)
+    pairs, heard = page.pairs(max_pairs)
     result = table(summaries)
     systems = {row["system"]: row for row in result["rows"]}
     counts = page.score_counts(list(systems))
@@ -72,8 +73,8 @@ def report(
         + figure("How often each score was given (-: unscored)", score_bars(counts)),
     }
     start, end = template(fill).split(DATA)
-    written = _write(Path(output), start, end, page, list(systems), pairs)
-    return {"path": output, "pairs": len(pairs), "clips": page.clips, "bytes": written}
+    written = _write(Path(output), start, end, page, list(systems), pairs, heard)
+    return {"path": output, "pairs": len(pairs), "pairs_with_audio": len(heard), "clips": page.clips, "bytes": written}
 
 
 class _Page:
@@ -92,19 +93,21 @@ class _Page:
         }
         self.verdicts, self.swaps = pick("verdicts"), pick("swaps")
 
-    def pairs(self, max_pairs: int) -> list[list[Query]]:
-        """Contrast pairs with answers, at most so many a factor, evenly spread."""
+    def pairs(self, max_pairs: int) -> tuple[list[list[Query]], set[str]]:
+        """Contrast pairs with answers, by factor; and the ids of those with audio, at most so many a factor, evenly
+        spread."""
         answered = {query_id for query_id, _ in self.responses}
         found: dict[str, dict[str, list[Query]]] = {}
         for query in self.queries.values():
             if query.id in answered:
                 found.setdefault(query.factor, {}).setdefault(query.pair_id, []).append(query)
-        chosen = []
+        pairs, heard = [], set()
         for factor in sorted(found, key=lambda f: (FACTORS.index(f) if f in FACTORS else 99, f)):
             rows = list(found[factor].values())
             count = min(max_pairs, len(rows))
-            chosen += [rows[i * len(rows) // count] for i in range(count)]
-        return chosen
+            heard |= {rows[i * len(rows) // count][0].pair_id for i in range(count)}
+            pairs += rows
+        return pairs, heard
 
     def score_counts(self, systems: list[str]) -> dict[str, dict[str, int]]:
         """System -> score -> how often, over all responses."""
@@ -115,30 +118,27 @@ class _Page:
             counts[system][score] = counts[system].get(score, 0) + 1
         return counts
 
-    def pair(self, halves: list[Query], systems: list[str]) -> dict[str, Any]:
-        """One contrast pair for the page's script."""
+    def pair(self, halves: list[Query], systems: list[str], heard: bool) -> dict[str, Any]:
+        """One contrast pair for the page's script; its audio if it is to be `heard`, else where the files are."""
         first = halves[0]
         return {
             "id": first.pair_id,
             "factor": first.factor,
             "topic": first.topic,
             "text": first.text,
-            "halves": [self._half(query, systems) for query in halves],
+            "heard": heard,
+            "halves": [self._half(query, systems, heard) for query in halves],
         }
 
-    def _half(self, query: Query, systems: list[str]) -> dict[str, Any]:
-        audio = read_audio(self.manifest.parent / query.audio, SAMPLE_RATE)
-        answers = [self._answer(self.responses[query.id, s]) for s in systems if (query.id, s) in self.responses]
-        return {"id": query.id, "style": query.styles[query.factor], **self._clip(audio), "answers": answers}
+    def _half(self, query: Query, systems: list[str], heard: bool) -> dict[str, Any]:
+        rows = [self.responses[query.id, s] for s in systems if (query.id, s) in self.responses]
+        clip = self._clip(self.manifest.parent, query.audio, heard)
+        answers = [self._answer(row, heard) for row in rows]
+        return {"id": query.id, "style": query.styles[query.factor], **clip, "answers": answers}
 
-    def _answer(self, response: Response) -> dict[str, Any]:
+    def _answer(self, response: Response, heard: bool) -> dict[str, Any]:
         evidence, verdict = self.evidence.get(response.id), self.verdicts.get(response.id)
         swap = self.swaps.get(response.id)
-        clip = (
-            self._clip(read_audio(self.run / response.audio, SAMPLE_RATE))
-            if response.audio
-            else {"audio": "", "seconds": 0}
-        )
         return {
             "system": response.system,
             "text": response.text or "",
@@ -148,19 +148,23 @@ class _Page:
             "reason": verdict.reason if verdict else "",
             "status": verdict.status if verdict else response.status,
             "swap": swap.score if swap else None,
-            **clip,
+            **self._clip(self.run, response.audio, heard),
         }
 
-    def _clip(self, audio: Audio) -> dict[str, Any]:
+    def _clip(self, folder: Path, name: str, heard: bool) -> dict[str, Any]:
+        """`name` is the recording's place in its folder; "" where there is none."""
+        if not heard or not name:
+            return {"file": name}
         self.clips += 1
-        return {"audio": encode(audio, self.encoding), "seconds": round(audio.seconds, 3)}
+        audio = read_audio(folder / name, SAMPLE_RATE)
+        return {"file": name, "audio": encode(audio, self.encoding), "seconds": round(audio.seconds, 3)}
 
 
 def encode(audio: Audio, encoding: str) -> str:
     """Audio as a data URI."""
     container, subtype, mime = ENCODINGS[encoding]
     buffer = io.BytesIO()
-    level = {} if encoding == "flac" else {"compression_level": 0.7}
+    level = {} if encoding == "flac" else {"compression_level": {"mp3": 0.7, "opus": 0.95}[encoding]}
     soundfile.write(buffer, audio.samples, audio.sample_rate, format=container, subtype=subtype, **level)
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
@@ -192,14 +196,23 @@ def template(fill: dict[str, str]) -> str:
     return page
 
 
-def _write(output: Path, start: str, end: str, page: _Page, systems: list[str], pairs: list[list[Query]]) -> int:
+def _write(
+    output: Path,
+    start: str,
+    end: str,
+    page: _Page,
+    systems: list[str],
+    pairs: list[list[Query]],
+    heard: set[str],
+) -> int:
     """Pair by pair, so that the audio of one pair at a time is in memory; the file appears whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     part = output.with_name(f".{output.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(start + '{"systems": ' + in_script(systems) + ', "pairs": [')
         for index, halves in enumerate(track(pairs, "report", console=Console(stderr=True), transient=True)):
-            file.write((",\n" if index else "\n") + in_script(page.pair(halves, systems)))
+            row = page.pair(halves, systems, halves[0].pair_id in heard)
+            file.write((",\n" if index else "\n") + in_script(row))
         file.write("]}" + end)
     part.replace(output)
     return output.stat().st_size

@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from lightning_paras2s.types import UserError
+
 REPEATS = 2000
+VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
+VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
 
 
@@ -116,6 +120,14 @@ def macro_average(columns: Mapping[str, float]) -> float:
 def check_average(columns: Mapping[str, float], printed: float, decimals: int = 3) -> bool:
     """Does a printed average agree with its columns, up to the rounding of both?"""
     return bool(abs(macro_average(columns) - printed) <= 10**-decimals + 1e-9)
+
+
+def voicebench_overall(scores: Mapping[str, float]) -> float:
+    """VoiceBench's Overall: the mean of nine sets in per cent, those rated 1..5 times 20 (does speech training cost
+    intelligence? paper, appendix A.6)."""
+    if set(scores) != set(VOICEBENCH):
+        raise UserError(f"VoiceBench's overall needs {', '.join(VOICEBENCH)}; got {', '.join(scores) or 'none'}")
+    return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
 
 
 def macro_bootstrap(

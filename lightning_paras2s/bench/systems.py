@@ -1,9 +1,9 @@
 """Systems under test: spoken queries in, spoken responses out.
 
-`PolicySystem` is a trained policy; `CascadeSystem` and `ToplineSystem` are the paper's baseline (the words alone, a
-neutral voice) and upper bound (gold labels) of section 5.6; `RecordedSystem` brings responses that exist already;
-`CommandSystem` runs any program. What a system answers to a query depends on that query alone, never on the batch, so
-that a run can be cut and resumed anywhere.
+`CascadeSystem` and `ToplineSystem` are the paper's baseline (the words alone, a neutral voice) and upper bound (gold
+labels) of section 5.6; `RecordedSystem` brings responses that exist already; `CommandSystem` runs any program; a
+trained policy is in policy_system.py. What a system answers to a query depends on that query alone, never on the
+batch, so that a run can be cut and resumed anywhere.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import json
 import shlex
 import subprocess
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from lightning_paras2s.acts import SLOT, frames, texts
-from lightning_paras2s.asr import TinyTranscriber, Transcriber
-from lightning_paras2s.audio import read_audio, resample, write_audio
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling
+from lightning_paras2s.asr import Transcriber
+from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, read_jsonl
 
 SAMPLE_RATE = 16_000
+REMEMBERED = 64  # texts whose speech the agent's voice need not make again
 
 
 @dataclass(frozen=True)
@@ -50,74 +50,15 @@ class S2SSystem(ABC):
 
     config_sha: str  # of everything that its answers depend on
 
+    def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
+        """Refuse queries of these lengths before any is answered: a `UserError` that names the first.
+
+        Most systems take any.
+        """
+
     @abstractmethod
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         """Answer each query; `sample` counts repeated answers to one query."""
-
-
-class PolicySystem(S2SSystem):
-    """A trained dual-stream policy behind the codec and the transcriber that it was trained with.
-
-    Args:
-        policy, tokenizer, transcriber: weights (.safetensors).
-        sampling: temperatures and step limit; greedy by default.
-    """
-
-    def __init__(
-        self, policy: str, tokenizer: str, transcriber: str, sampling: Sampling = Sampling(256, 0.0, 0.0), seed: int = 0
-    ) -> None:
-        from lightning_paras2s.data.dual_stream import AudioIds
-        from lightning_paras2s.data.vocabulary import TextVocab
-        from lightning_paras2s.models.tiny_lm import TinySpeechLM
-        from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
-
-        self.policy, self.tokenizer = TinySpeechLM.load(policy).eval(), TinyTokenizer.load(tokenizer)
-        # One recording a pass: padding to a batch's longest could change what is heard.
-        self.transcriber, self.sampling, self.seed = TinyTranscriber(transcriber, batch_size=1), sampling, seed
-        self.vocab, self.ids = TextVocab(), AudioIds(self.tokenizer.vocab_size)
-        self.config_sha = digest([sampling, seed], [policy, tokenizer, transcriber])
-
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        from lightning_paras2s.data.dual_stream import collate
-
-        started = time.perf_counter()
-        transcripts = self.transcriber.transcribe(audios)
-        batch = collate([self._prompt(audio, text) for audio, text in zip(audios, transcripts, strict=True)])
-        noise = torch.stack([self._noise(query, sample) for query in queries])
-        completion = self.policy.generate(batch.prompt, self.sampling, noise)
-        answers = self._answers(completion)
-        seconds = (time.perf_counter() - started) / len(queries)
-        return [Answer(a.audio, a.text, a.status, {"total_seconds": seconds}) for a in answers]
-
-    def _prompt(self, audio: Audio, transcript: str):
-        from lightning_paras2s.data.dual_stream import Example, build_prompt
-
-        wav = torch.from_numpy(resample(audio, self.tokenizer.sample_rate).samples.copy())[None]
-        lengths = torch.tensor([wav.shape[-1]])
-        codes, counts = self.tokenizer.encode(wav, lengths)
-        count = int(counts[0])
-        features = self.tokenizer.features(wav, lengths)[0, :count]
-        return Example(*build_prompt(self.ids, self.vocab, codes[0, :count], features, transcript))
-
-    def _noise(self, query: Query, sample: int):
-        key = hashlib.sha256(f"{self.seed}/{query.id}/{sample}".encode()).digest()[:7]
-        generator = torch.Generator().manual_seed(int.from_bytes(key))
-        return torch.rand(2, self.sampling.max_steps, generator=generator)
-
-    def _answers(self, completion) -> list[Answer]:
-        found = []
-        for tokens, actions, finished in zip(completion.tokens, completion.actions, completion.finished, strict=True):
-            spoken = tokens[AUDIO][actions[AUDIO]]
-            codes = spoken[spoken < self.tokenizer.vocab_size]
-            wav, lengths = (
-                self.tokenizer.decode(codes[None], torch.tensor([len(codes)]))
-                if len(codes)
-                else (torch.zeros(1, 0), [0])
-            )
-            audio = Audio(wav[0, : int(lengths[0])].numpy(), self.tokenizer.sample_rate)
-            text = self.vocab.decode(tokens[TEXT].tolist())
-            found.append(Answer(audio, text, "ok" if bool(finished) else "truncated"))
-        return found
 
 
 class CascadeSystem(S2SSystem):
@@ -252,12 +193,13 @@ class _AgentVoice:
 
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None) -> None:
         self.synthesizer, self.tokenizer = synthesizer, None
+        self.speak = lru_cache(REMEMBERED)(self._speak)  # the halves of a pair are often given the same answer
         if tokenizer is not None:
             from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
 
             self.tokenizer = TinyTokenizer.load(tokenizer)
 
-    def speak(self, text: str, tone: str) -> Audio:
+    def _speak(self, text: str, tone: str) -> Audio:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
         if self.tokenizer is None:
             return audio

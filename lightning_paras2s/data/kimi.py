@@ -8,13 +8,19 @@ from pathlib import Path
 
 import torch
 from lightning import LightningDataModule
-from torch import Tensor, nn
 
-from lightning_paras2s.audio import read_audio
+from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.models.kimi_config import KimiConfig
-from lightning_paras2s.models.kimi_tokenizer import KimiText, KimiTokenizer, demonstration, speech_prompt
-from lightning_paras2s.models.speech_lm import Completion, Prompt
+from lightning_paras2s.models.kimi_prompt import (
+    check_context,
+    demonstration,
+    pad_answers,
+    pad_prompts,
+    response_steps,
+    speech_prompt,
+)
+from lightning_paras2s.models.kimi_tokenizer import INPUT_RATE, KimiText, KimiTokenizer
 from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
 
@@ -31,7 +37,7 @@ class RawBatch:
 
 
 class KimiDataModule(LightningDataModule):
-    """Batches of spoken queries, with spoken answers for SFT.
+    """Batches of spoken queries, with spoken answers for SFT. Files and lengths are checked before any weight is read.
 
     Args:
         train, val: JSON lines of queries; audio paths are relative to the file.
@@ -39,7 +45,7 @@ class KimiDataModule(LightningDataModule):
         answers: JSON lines of responses (`query_id`, `audio`, `text`), one a query, for SFT; None = queries alone (RL).
         text: builds the text stream's tokenizer; needed with `answers`.
         batch_size: queries a GPU (the global B is this times the GPUs).
-        config: the policy's ids.
+        max_steps: of the policy's own answers (`model.sampling.max_steps`), which must fit behind the query.
     """
 
     def __init__(
@@ -52,14 +58,13 @@ class KimiDataModule(LightningDataModule):
         batch_size: int = 4,
         val_batch_size: int = 4,
         seed: int = 0,
-        config: KimiConfig | None = None,
+        max_steps: int = 0,
     ) -> None:
         super().__init__()
         if answers is not None and text is None:
             raise UserError("answers must be tokenized; got data.answers without data.text; give the text tokenizer")
         self.files, self.answers, self.build = (train, val), answers, (tokenizer, text)
-        self.batch_size, self.val_batch_size, self.seed = batch_size, val_batch_size, seed
-        self.config = config or KimiConfig()
+        self.batch_size, self.val_batch_size, self.seed, self.max_steps = batch_size, val_batch_size, seed, max_steps
         self.tokenizer: KimiTokenizer | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -68,75 +73,63 @@ class KimiDataModule(LightningDataModule):
         self.train, self.val = (self.read(Path(path)) for path in self.files)
         tokenizer, text = self.build
         self.tokenizer, self.text = tokenizer().eval().requires_grad_(False), text() if text else None
+        self.config = self.tokenizer.config
 
     def read(self, path: Path) -> list[RawItem]:
         queries = read_jsonl(path, Query)
-        if self.answers is None:
-            return [(query, path.parent, None) for query in queries]
-        file = Path(self.answers)
-        found = {r.query_id: (r, file.parent) for r in read_jsonl(file, Response)}
-        if missing := next((q.id for q in queries if q.id not in found), None):
-            raise UserError(f"{file} must answer every query of {path}; {missing!r} has no answer; add it")
-        return [(query, path.parent, found[query.id]) for query in queries]
+        answers: dict[str, tuple[Response, Path]] = {}
+        if self.answers is not None:
+            file = Path(self.answers)
+            answers = {r.query_id: (r, file.parent) for r in read_jsonl(file, Response)}
+            if missing := next((q.id for q in queries if q.id not in answers), None):
+                raise UserError(f"{file} must answer every query of {path}; {missing!r} has no answer; add it")
+        items = [(query, path.parent, answers.get(query.id)) for query in queries]
+        for query, folder, answer in items:
+            steps = self.max_steps
+            if answer is not None:
+                steps = response_steps(KimiConfig(), seconds_of(answer[1] / answer[0].audio))
+            check_context(KimiConfig(), query.id, seconds_of(folder / query.audio), steps)
+        return items
 
     def collate(self, items: list[RawItem]) -> RawBatch:
-        rate = KimiTokenizer.sample_rate
-        audios = [read_audio(folder / query.audio, rate) for query, folder, _ in items]
-        answers = [(read_audio(f / r.audio, rate), r.text or "") for _, _, (r, f) in (i for i in items if i[2])]
+        audios = [read_audio(folder / query.audio, INPUT_RATE) for query, folder, _ in items]
+        answers = [(read_audio(f / r.audio, INPUT_RATE), r.text or "") for _, _, (r, f) in (i for i in items if i[2])]
         return RawBatch([query for query, _, _ in items], audios, answers)
 
     def train_dataloader(self) -> ResumableLoader:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return ResumableLoader(self.train, self.collate, self.batch_size, self.seed, rank=rank, world_size=world_size)
+        loader = ResumableLoader(self.train, self.collate, self.batch_size, self.seed, **self.ranks)
+        if not len(loader):
+            raise UserError(
+                f"{self.files[0]} must hold a global batch, {self.batch_size * loader.world_size} queries; "
+                f"got {len(self.train)}; lower data.batch_size"
+            )
+        return loader
 
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.val, self.collate, self.val_batch_size, shuffle=False, drop_last=False)
+
+    def predict_dataloader(self) -> list[ResumableLoader]:
+        """The training and the validation queries, once each."""
+        shared = {"shuffle": False, "drop_last": False, **self.ranks}
+        return [ResumableLoader(items, self.collate, self.batch_size, **shared) for items in (self.train, self.val)]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """This rank and how many there are."""
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def transfer_batch_to_device(self, batch: RawBatch, device: torch.device, dataloader_idx: int) -> DualStreamBatch:
         self.tokenizer.to(device)
         return self.tokenize(batch, device)
 
-    @torch.no_grad()
     def tokenize(self, batch: RawBatch, device: torch.device | str) -> DualStreamBatch:
-        wav, lengths = pad_audio(batch.audios, device)
-        codes, counts = self.tokenizer.encode(wav, lengths)
-        features = self.tokenizer.features(wav, lengths)
-        rows = [speech_prompt(self.config, c[:n], f[:n]) for c, f, n in zip(codes, features, counts.tolist())]
+        rows = [speech_prompt(self.config, *heard) for heard in self.tokenizer.listen(batch.audios, device)]
         completion = None
         if batch.answers:
-            spoken, counts = self.tokenizer.encode(*pad_audio([audio for audio, _ in batch.answers], device))
+            spoken = self.tokenizer.codes([audio for audio, _ in batch.answers], device)
             texts = [self.text.encode(text) for _, text in batch.answers]
-            made = [demonstration(self.config, c[:n].cpu(), t) for c, n, t in zip(spoken, counts.tolist(), texts)]
+            made = [demonstration(self.config, codes.cpu(), text) for codes, text in zip(spoken, texts)]
             completion = pad_answers(self.config, made).to(device)
         return DualStreamBatch(pad_prompts(self.config, rows), completion, batch.queries, batch.audios)
-
-
-def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """wav [B, N], lengths [B] in samples."""
-    rows = [torch.from_numpy(a.samples.copy()).float() for a in audios]
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), lengths
-
-
-def pad_prompts(config: KimiConfig, rows: list[tuple[Tensor, Tensor, Tensor]]) -> Prompt:
-    """Left-pad tokens [2, P_i], features [P_i, F] and their masks [P_i] with blanks."""
-    width = max(tokens.shape[1] for tokens, _, _ in rows)
-    first, size = rows[0][0], (len(rows), width)
-    tokens = first.new_full((len(rows), 2, width), config.blank)
-    mask, where = torch.zeros(2, *size, dtype=torch.bool, device=first.device)
-    features = rows[0][1].new_zeros(*size, rows[0][1].shape[-1])
-    for i, (row, placed, at) in enumerate(rows):
-        start = width - row.shape[1]
-        tokens[i, :, start:], features[i, start:] = row, placed
-        mask[i, start:], where[i, start:] = True, at
-    return Prompt(tokens, mask, features, where)
-
-
-def pad_answers(config: KimiConfig, rows: list[tuple[Tensor, Tensor]]) -> Completion:
-    """Right-pad demonstrations, tokens and learned [2, T_i], with blanks."""
-    width = max(tokens.shape[1] for tokens, _ in rows)
-    tokens = torch.full((len(rows), 2, width), config.blank)
-    actions = torch.zeros(len(rows), 2, width, dtype=torch.bool)
-    for i, (row, learned) in enumerate(rows):
-        tokens[i, :, : row.shape[1]], actions[i, :, : row.shape[1]] = row, learned
-    return Completion(tokens, actions, torch.ones(len(rows), dtype=torch.bool))

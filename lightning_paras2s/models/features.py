@@ -17,8 +17,11 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 
 SAMPLE_RATE, HOP, WINDOW, FFT, MELS = 16_000, 160, 400, 512, 64
-PITCH_WINDOW, PITCH_FFT, MIN_PITCH, MAX_PITCH = 640, 2048, 60.0, 550.0
+# The transform need not hold all lags of a window, only those up to the lowest pitch: 640 + 16,000 / 60 < 1024.
+PITCH_WINDOW, PITCH_FFT, MIN_PITCH, MAX_PITCH = 640, 1024, 60.0, 550.0
 ACOUSTIC_SIZE = MELS + 2
+FRAMES = 4  # acoustics come in groups of so many, a code of the codec each
+REMEMBERED = 256  # recordings whose acoustics `acoustics_of` remembers: about 50 MB for three seconds each
 _FLOOR = 1e-4
 _GAIN = 0.5  # of a unit source whose spectrum follows the mel envelope; measured, so that `vocode` keeps the level
 
@@ -34,10 +37,14 @@ def _frames(wav: Tensor, size: int) -> Tensor:
     return F.pad(wav, (pad // 2, pad - pad // 2)).unfold(-1, size, HOP)
 
 
+def _power(spectrum: Tensor) -> Tensor:
+    return torch.view_as_real(spectrum).square().sum(-1)
+
+
 def log_mel(wav: Tensor) -> Tensor:
     """[B, N] -> [B, N // 160, 64], log energies scaled to about -1..1."""
     spectrum = torch.fft.rfft(_frames(wav, WINDOW) * torch.hann_window(WINDOW), FFT)
-    energy = (spectrum.abs().square() @ _filters()) + _FLOOR**2
+    energy = (_power(spectrum) @ _filters()) + _FLOOR**2
     return (energy.log() / 2 + 4.0) / 4.0
 
 
@@ -46,8 +53,8 @@ def pitch(wav: Tensor) -> tuple[Tensor, Tensor]:
     window = torch.hann_window(PITCH_WINDOW)
     frames = _frames(wav, PITCH_WINDOW)
     frames = (frames - frames.mean(-1, keepdim=True)) * window
-    correlation = torch.fft.irfft(torch.fft.rfft(frames, PITCH_FFT).abs().square(), PITCH_FFT)
-    taper = torch.fft.irfft(torch.fft.rfft(window, PITCH_FFT).abs().square(), PITCH_FFT)
+    correlation = torch.fft.irfft(_power(torch.fft.rfft(frames, PITCH_FFT)), PITCH_FFT)
+    taper = torch.fft.irfft(_power(torch.fft.rfft(window, PITCH_FFT)), PITCH_FFT)
     low, high = int(SAMPLE_RATE / MAX_PITCH), int(SAMPLE_RATE / MIN_PITCH)
     energy = correlation[..., :1]
     normal = correlation[..., low:high] / (energy + 1e-6) / (taper[low:high] / taper[0])
@@ -64,6 +71,21 @@ def acoustics(wav: Tensor) -> Tensor:
     """[B, N] -> [B, N // 160, 66]: log-mel, log2 pitch (0 where unvoiced), voicing."""
     f0, voiced = pitch(wav)
     return torch.cat([log_mel(wav), f0.unsqueeze(-1), voiced.unsqueeze(-1)], -1)
+
+
+def acoustics_of(wav: Tensor) -> Tensor:
+    """One recording [N] at 16 kHz -> acoustics [T, 66], T a multiple of 4, at least 4: the end is padded with silence.
+
+    The last recordings are remembered, because the codec, the transcriber and the style recogniser hear the same ones.
+    """
+    return _acoustics_of(wav.numpy().tobytes())
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _acoustics_of(samples: bytes) -> Tensor:
+    wav = torch.frombuffer(bytearray(samples), dtype=torch.float32) if samples else torch.zeros(0)
+    size = max(1, -(-len(wav) // (FRAMES * HOP))) * FRAMES * HOP
+    return acoustics(F.pad(wav, (0, size - len(wav)))[None])[0]
 
 
 @lru_cache

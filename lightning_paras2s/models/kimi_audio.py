@@ -160,25 +160,25 @@ class KimiAudio(SpeechLM):
         self.model.gradient_checkpointing = gradient_checkpointing
         if lora_rank:
             add_lora(self, self.model, LORA_TARGETS, lora_rank, lora_alpha)
-        if path is not None and not dist.is_initialized():  # else `shard` does it, each rank its own part
-            self.materialize("cpu")
+        if path is not None and not dist.is_initialized():  # else `shard` reads, each rank its own part
+            self.materialize()
 
-    def materialize(self, device: torch.device | str) -> None:
+    def materialize(self, device: torch.device | str = "cpu") -> None:
         """Give a meta-device model storage on `device` and its weights from `path`; after sharding, each rank reads
         its own rows.
         """
         from lightning_paras2s.models.kimi_checkpoint import check_kimi, load_kimi
 
-        check_kimi(self, self.path)
-        self.to_empty(device=device)
-        load_kimi(self, self.path)
+        if self.lm_head.weight.is_meta and self.path is not None:
+            check_kimi(self, self.path)
+            self.to_empty(device=device)
+            load_kimi(self, self.path)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Split weights, gradients and optimizer state over the ranks of `mesh` (FSDP2), a block at a time."""
         blocks = (*self.model.layers, *self.model.mimo_layers)
         shard_blocks(self, blocks, mesh, getattr(torch, self.gather), ("logps", "generate"))
-        if self.lm_head.weight.is_meta:
-            self.materialize(mesh.device_type)
+        self.materialize(mesh.device_type)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint as the release is laid out, adapters merged, to the folder `path` without its suffix."""
@@ -240,7 +240,7 @@ class KimiAudio(SpeechLM):
     def response_states(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         """Teacher forcing: the states from which each response step is predicted, text and audio, [B*G, T, h]."""
         steps, group_size = completion.tokens.shape[2], len(completion) // len(prompt)
-        self.check_context(prompt.tokens.shape[2] + steps)
+        self.check_prompt(prompt, steps)
         before = self.model.embed(prompt.tokens, prompt.features, prompt.features_mask).repeat_interleave(group_size, 0)
         x = torch.cat([before, self.model.embed(completion.tokens[..., :-1])], 1)
         mask = prompt.mask.repeat_interleave(group_size, 0)
@@ -257,7 +257,7 @@ class KimiAudio(SpeechLM):
             raise UserError(
                 "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
             )
-        self.check_context(prompt.tokens.shape[2] + sampling.max_steps)
+        self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
             return self.sample(prompt, sampling, noise, group_size)
 
@@ -305,11 +305,23 @@ class KimiAudio(SpeechLM):
         ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
         return ids, torch.log_softmax(logits / (temperature or 1.0), -1).gather(1, choice[:, None])[:, 0]
 
-    def check_context(self, length: int) -> None:
-        if length > self.config.max_position_embeddings:
+    def check_prompt(self, prompt: Prompt, steps: int) -> None:
+        """Context, ids and features are this model's, or one line says what is not."""
+        length, room = prompt.tokens.shape[2] + steps, self.config.max_position_embeddings
+        if length > room:
             raise UserError(
-                f"prompt and response together must fit in {self.config.max_position_embeddings} positions; "
-                f"got {length}; shorten the query or lower sampling.max_steps"
+                f"prompt and response together must fit in {room} positions; got {length}; "
+                "shorten the query or lower sampling.max_steps"
+            )
+        if (highest := int(prompt.tokens.max())) >= self.config.vocab_size:
+            raise UserError(
+                f"prompts must hold ids below {self.config.vocab_size}; got {highest}; use this model's tokenizer"
+            )
+        wanted = self.config.kimia_adaptor_input_dim
+        if prompt.features is not None and prompt.features.shape[-1] != wanted:
+            raise UserError(
+                f"features must have {wanted} numbers a position; got {prompt.features.shape[-1]}; "
+                "use this model's tokenizer"
             )
 
     def reference(self) -> SpeechLM:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from lightning_paras2s.types import UserError
 INDEX = "model.safetensors.index.json"
 SKIPPED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
 SKIPPED_PREFIX = "whisper_model."  # fine-tuning checkpoints carry the feature encoder too; `KimiTokenizer` loads it
+COMPANIONS = (".py", ".json", ".model", ".tiktoken")  # code and text tokenizer, which lie beside the weights
+OWN_FILES = (INDEX, "config.json")
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -114,36 +117,52 @@ def read_into(parameter: nn.Parameter, piece) -> None:
 
 
 def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> None:
-    """Write `model` as the release is laid out, adapters merged into the weights; the folder appears whole or not at
-    all.
+    """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it.
+
+    The config keeps what the folder that the model was read from says beside the shapes (`auto_map` and others), and
+    that folder's own code and text tokenizer come along. The new folder appears whole or not at all, in place of an
+    earlier checkpoint. Sharded: all ranks call, one writes.
     """
     folder = Path(folder)
-    if folder.exists():
-        raise UserError(f"a checkpoint must be saved to a new folder; {folder} exists; choose another")
-    part = folder.with_name(f".{folder.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
-    merged, layers = merged_adapters(model), shard_names(model.config)
-    writes = not dist.is_initialized() or dist.get_rank() == 0
+    if folder.exists() and not (folder / INDEX).is_file():
+        raise UserError(f"a checkpoint must be saved to a new folder; {folder} holds other things; choose another")
+    part, old = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "old"))
+    merged, writes = merged_adapters(model), not dist.is_initialized() or dist.get_rank() == 0
     weight_map, total = {}, 0
-    for file, names in layers.items():
+    if writes:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
+    for file, names in shard_names(model.config).items():
         # every rank gathers, one writes
-        tensors = {name: merged(name).to("cpu", getattr(torch, dtype)).contiguous() for name in names}
+        tensors = {name: merged(name) for name in names}
         if writes:
+            tensors = {name: t.to("cpu", getattr(torch, dtype)).contiguous() for name, t in tensors.items()}
             save_file(tensors, part / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-        total += sum(t.numel() * t.element_size() for t in tensors.values())
+            weight_map |= dict.fromkeys(names, file)
+            total += sum(t.numel() * t.element_size() for t in tensors.values())
     if not writes:
         return
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
-    config = {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": "kimi_audio", "torch_dtype": dtype}
-    config |= dataclasses.asdict(model.config) | {
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "use_whisper_feature": True,
-    }
-    (part / "config.json").write_text(json.dumps(config, indent=2))
+    save_beside(model, part, dtype)
+    if folder.exists():
+        folder.rename(old)
     part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_beside(model: KimiAudio, folder: Path, dtype: str) -> None:
+    """The config, and code and tokenizer files of the folder that the model came from."""
+    config = {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": "kimi_audio", "hidden_act": "silu"}
+    config |= {"tie_word_embeddings": False, "use_whisper_feature": True}
+    if model.path is not None:
+        source = Path(model.path)
+        config |= read_json(source / "config.json")
+        for file in sorted(p for p in source.iterdir() if p.suffix in COMPANIONS and p.name not in OWN_FILES):
+            shutil.copy2(file, folder / file.name)
+    config |= dataclasses.asdict(model.config) | {"torch_dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
 def shard_names(config: KimiConfig) -> dict[str, list[str]]:

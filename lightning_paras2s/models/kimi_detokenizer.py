@@ -59,7 +59,8 @@ class Detokenizer(nn.Module):
         found: dict[int, Tensor] = {}
         for length in {len(m) for m in mels}:
             same = [i for i, m in enumerate(mels) if len(m) == length]
-            wav = self.vocoder(torch.stack([mels[i] for i in same]).transpose(1, 2))[:, 0]
+            mel = torch.stack([mels[i] for i in same]).to(self.vocoder.conv_pre.bias)
+            wav = self.vocoder(mel.transpose(1, 2))[:, 0]
             found |= dict(zip(same, wav))
         return [found[i] for i in range(len(mels))]
 

@@ -1,5 +1,4 @@
-"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out; and Kimi-Audio's prompt
-template.
+"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out; and the text stream's words.
 
 Ids are the language model's: code c is id 152064 + c. As in the released code, ids that are no codes are dropped
 before they are spoken.
@@ -8,25 +7,40 @@ before they are spoken.
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from lightning_paras2s.audio import resample
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
 from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching, seeded_noise
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
-from lightning_paras2s.models.kimi_config import KimiConfig, read_json
+from lightning_paras2s.models.kimi_config import KimiConfig, read_config, read_json
 from lightning_paras2s.models.kimi_detokenizer import Detokenizer
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT
+from lightning_paras2s.models.log_mel import SAMPLE_RATE as INPUT_RATE
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.models.whisper_features import WhisperFeatures
-from lightning_paras2s.types import UserError
+from lightning_paras2s.types import Audio, UserError
 
-INPUT_RATE = 16_000  # Hz, what both encoders hear
+# Fields of `KimiConfig` by the names that the released text tokenizer has for them
+SPECIAL_TOKENS = {
+    "msg_end": "<|im_msg_end|>",
+    "media_begin": "<|im_media_begin|>",
+    "media_end": "<|im_media_end|>",
+    "blank": "<|im_kimia_text_blank|>",
+    "text_eos": "<|im_kimia_text_eos|>",
+    "user_start": "<|im_kimia_user_msg_start|>",
+    "assistant_start": "<|im_kimia_assistant_msg_start|>",
+    "speech_ct": "<|im_kimia_speech_ct_id|>",
+    "speech_ctd": "<|im_kimia_speech_ctd_id|>",
+}
 
 
 class KimiTokenizer(SpeechTokenizer):
@@ -51,29 +65,39 @@ class KimiTokenizer(SpeechTokenizer):
     ) -> None:
         super().__init__()
         self.glm4, self.whisper, self.detokenizer, self.seed = glm4, whisper, detokenizer, seed
-        self.first_id, self.vocab_size, self.feature_size = (
-            config.kimia_token_offset,
-            config.vocab_size,
-            whisper.feature_size,
-        )
-        codes = glm4.config.quantize_vocab_size
-        if self.first_id + codes != self.vocab_size:
+        self.config, self.first_id, self.vocab_size = config, config.kimia_token_offset, config.vocab_size
+        self.feature_size = whisper.feature_size
+        codes, wanted = glm4.config.quantize_vocab_size, self.vocab_size - self.first_id
+        if codes != wanted:
             raise UserError(
-                f"the speech tokenizer must have the policy's {self.vocab_size - self.first_id} codes; got {codes}; "
-                "it belongs to another model"
+                f"the speech tokenizer must have the policy's {wanted} codes; got {codes}; it belongs to another model"
+            )
+        if (spoken := detokenizer.flow.config.semantic_vocab_size) < codes:
+            raise UserError(f"the detokenizer must speak {codes} codes; got {spoken}; it belongs to another model")
+        if self.feature_size != config.kimia_adaptor_input_dim:
+            raise UserError(
+                f"the feature encoder must give the policy's {config.kimia_adaptor_input_dim} numbers a code; "
+                f"got {self.feature_size}; it belongs to another model"
             )
 
     @classmethod
-    def released(cls, path: str, glm4_path: str, config: KimiConfig = KimiConfig(), seed: int = 0) -> KimiTokenizer:
+    def released(cls, path: str, glm4_path: str, dtype: str = "bfloat16", seed: int = 0) -> KimiTokenizer:
         """From the folder of Kimi-Audio and that of glm-4-voice-tokenizer.
 
+        Args:
+            dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
+            seed: of the detokenizer's noise.
+
         Raises:
-            UserError: naming a file that is missing or holds other tensors.
+            UserError: naming a file that is missing or damaged, or a tensor that does not fit.
         """
         folder = Path(path)
-        glm4 = Glm4Tokenizer(glm4_config(read_json(Path(glm4_path) / "config.json")))
+        config = read_config(folder)
+        glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(Path(glm4_path) / "config.json")))
         load_strictly(glm4, Path(glm4_path) / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
-        whisper = WhisperFeatures()
+        shapes = read_json(folder / "whisper-large-v3" / "config.json")
+        names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
+        whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
         load_strictly(
             whisper.encoder,
             folder / "whisper-large-v3" / "model.safetensors",
@@ -84,7 +108,18 @@ class KimiTokenizer(SpeechTokenizer):
         load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
         vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
         load_strictly(vocoder, folder / "vocoder" / "model.pt")
+        for part in (whisper, flow):
+            part.to(getattr(torch, dtype))
         return cls(glm4, whisper, Detokenizer(flow, vocoder), config, seed).eval().requires_grad_(False)
+
+    def listen(self, audios: list[Audio], device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
+        """Ids [T] and features [T, F] of each recording, T = ceil(12.5 seconds); over 30 s in independent chunks."""
+        return list(zip(self.codes(audios, device), self.whisper(*pad_audio(audios, device))))
+
+    @torch.no_grad()
+    def codes(self, audios: list[Audio], device: torch.device | str) -> list[Tensor]:
+        """Ids [T] of each recording."""
+        return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
 
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         codes = self.glm4.encode(*self.heard(wav, lengths))
@@ -116,12 +151,17 @@ class KimiText(TextVocab):
         path: folder of Kimi-Audio.
     """
 
-    def __init__(self, path: str, config: KimiConfig = KimiConfig()) -> None:
+    def __init__(self, path: str) -> None:
         from transformers import AutoTokenizer
 
-        if not Path(path).is_dir():
-            raise UserError(f"the text tokenizer needs the folder of Kimi-Audio; got {path}; fetch it")
-        self.tokenizer, self.config = AutoTokenizer.from_pretrained(path, trust_remote_code=True), config
+        self.config = read_config(path)
+        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+        for field, token in SPECIAL_TOKENS.items():
+            found, wanted = self.tokenizer.special_tokens.get(token), getattr(self.config, field)
+            if found != wanted:
+                raise UserError(
+                    f"the text tokenizer in {path} must have {token} = {wanted}; got {found}; it is another model's"
+                )
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, bos=False, eos=False)
@@ -133,56 +173,10 @@ class KimiText(TextVocab):
         return self.tokenizer.decode([i for i in ids[:end] if i < first_special])
 
 
-def speech_prompt(config: KimiConfig, codes: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One spoken user turn that wants text and speech in return.
-
-    Audio stream: user_start media_begin codes media_end speech_ctd msg_end assistant_start; text stream: blanks.
-
-    Args:
-        codes: [T], ids; features: [T, F].
-
-    Returns:
-        tokens [2, T + 6], features [T + 6, F], their mask [T + 6].
-    """
-    before = [config.user_start, config.media_begin]
-    after = [config.media_end, config.speech_ctd, config.msg_end, config.assistant_start]
-    audio = torch.cat([codes.new_tensor(before), codes, codes.new_tensor(after)])
-    tokens = torch.full((2, len(audio)), config.blank, device=codes.device)
-    tokens[AUDIO] = audio
-    mask = torch.zeros(len(audio), dtype=torch.bool, device=codes.device)
-    mask[2 : 2 + len(codes)] = True
-    placed = features.new_zeros(len(audio), features.shape[-1])
-    placed[mask] = features
-    return tokens, placed, mask
-
-
-def demonstration(config: KimiConfig, codes: Tensor, text: list[int]) -> tuple[Tensor, Tensor]:
-    """One spoken answer: 6 blanks, codes, msg_end on the audio stream; words, text_eos, blanks on the text stream.
-
-    Returns:
-        tokens [2, T], and what is to be learned [2, T] (not the blanks).
-
-    Raises:
-        UserError: the text does not fit beside the speech.
-    """
-    delay, blank = config.kimia_mimo_audiodelaytokens, config.blank
-    steps = delay + len(codes) + 1
-    if len(text) + 1 > steps:
-        raise UserError(
-            f"an answer's text must fit beside its speech, in {steps - 1} tokens; got {len(text)}; "
-            "is the audio cut or the text another's?"
-        )
-    tokens = torch.full((2, steps), blank)
-    tokens[AUDIO, delay:-1], tokens[AUDIO, -1] = codes, config.msg_end
-    tokens[TEXT, : len(text) + 1] = torch.tensor([*text, config.text_eos])
-    learned = torch.zeros(2, steps, dtype=torch.bool)
-    learned[AUDIO, delay:] = True
-    learned[TEXT, : len(text) + 1] = True
-    return tokens, learned
-
-
-def glm4_config(values: dict) -> Glm4Config:
-    return known_fields(Glm4Config, values)
+def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """wav [B, N] at 16 kHz, lengths [B] in samples."""
+    rows = [torch.from_numpy(np.array(resample(a, INPUT_RATE).samples)).float() for a in audios]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), torch.tensor([len(row) for row in rows])
 
 
 def flow_config(path: Path) -> FlowConfig:
@@ -220,22 +214,15 @@ def load_strictly(
     Args:
         ignored: beginnings of names that may lie beside; `others`: any name outside the prefix may.
     """
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UserError(f"the tokenizer must have {path}; it is missing; fetch it")
-    if path.suffix == ".safetensors":
-        found = load_file(path)
-    else:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = found.get("state_dict", found.get("generator", found))
+    found = read_tensors(path)
     inside = {
         k.removeprefix(prefix): v
         for k, v in found.items()
         if k.startswith(prefix) and not k.startswith(ignored or "\0")
     }
     outside = [k for k in found if not k.startswith(prefix) and not k.startswith(ignored or "\0")]
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    state = module.state_dict()
+    wanted = {k: tuple(v.shape) for k, v in state.items()}
     for name in sorted(wanted.keys() | inside.keys()):
         if name not in inside:
             raise UserError(f"{path} must hold {prefix}{name}; it does not; is it another model's?")
@@ -245,6 +232,27 @@ def load_strictly(
                 f"{prefix}{name} must have shape {wanted.get(name, 'none')}; got {got} in {path}; "
                 "is it another model's?"
             )
+        if inside[name].is_floating_point() != state[name].is_floating_point():
+            raise UserError(f"{prefix}{name} must hold real numbers; got {inside[name].dtype} in {path}; convert it")
     if outside and not others:
         raise UserError(f"{path} must hold only {prefix} tensors; got {outside[0]}; is it another model's?")
     module.load_state_dict(inside)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a pickled state dict, which may lie under `state_dict` or `generator`.
+
+    Raises:
+        UserError: the file is missing, cut or damaged.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"the tokenizer must have {path}; it is missing; fetch it")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} must be a whole file; got {str(error).splitlines()[0]}; fetch it again") from None
+    return found.get("state_dict", found.get("generator", found))

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import register_dataclass
 
 from lightning_paras2s.models.speech_lm import Logps
+from lightning_paras2s.types import UserError
 
 # FSDP2 finds the tensors that a backward pass begins with by walking what a forward method returns
 register_dataclass(Logps)
@@ -29,7 +31,15 @@ def shard_blocks(
     float32. `methods` are those that run the network beside `forward`.
 
     A model that is frozen whole (a reference) is kept in `dtype` too: gathered, it is the same bits.
+
+    Raises:
+        UserError: the mesh leaves processes out. On Lightning's default mesh each would train alone, in silence.
     """
+    if mesh.size() != dist.get_world_size():
+        raise UserError(
+            f"weights must be sharded over all {dist.get_world_size()} processes; got a mesh of {mesh.size()}; set the "
+            "strategy's data_parallel_size to the number of processes and tensor_parallel_size to 1"
+        )
     if not any(p.requires_grad for p in policy.parameters()):
         policy.to(dtype)
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -43,6 +53,15 @@ def shard_blocks(
 def whole(parameter: nn.Parameter) -> Tensor:
     """The full tensor, gathered from all ranks if it is sharded."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def sync_gradients(model: nn.Module, sync: bool) -> None:
+    """Whether the next backward pass sums gradients over the ranks. Until one does they gather on each rank, whole and
+    in float32, 4 bytes a weight. Nothing to do on one process.
+    """
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(sync)
+        model.set_is_last_backward(sync)
 
 
 @contextlib.contextmanager

@@ -158,6 +158,9 @@ class SpeechLM(nn.Module, ABC):
         """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a
         submodule."""
 
+    def materialize(self) -> None:
+        """Read weights that the constructor left for `shard` to read; nothing to do for most models."""
+
     def shard(self, mesh: DeviceMesh) -> None:
         """Split the weights over the ranks of `mesh` (FSDP2), in place."""
         raise UserError(

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.models.checkpoint import load_module, save_module
-from lightning_paras2s.models.decoding import Rollout, entropies, token_logps
+from lightning_paras2s.models.decoding import Rollout, cast_once
+from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.transformer import (
     Block,
@@ -34,6 +35,7 @@ from lightning_paras2s.models.transformer import (
 from lightning_paras2s.types import UserError
 
 TEXT_BLANK, TEXT_EOS = 0, 1
+HEAD_CHUNK = 256  # tokens whose logits are held at once: 4 MB at 4,098 ids, so that a CPU's cache holds them
 
 
 class Tables(NamedTuple):
@@ -120,22 +122,24 @@ class TinySpeechLM(SpeechLM):
         return F.linear(text, tables.text_output).float(), F.linear(audio, tables.audio_output).float()
 
     def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
-        """See `SpeechLM.logps`. Logits exist only where there is an action.
+        """See `SpeechLM.logps`. Only a chunk of tokens has logits at a time, and only where there is an action.
 
-        A temperature of 0 counts as 1. Entropy has no gradient.
+        A temperature of 0 counts as 1.
         """
         tables = self._tables()
-        hidden = self._hidden(tables, prompt, completion)
+        writing = completion.actions[:, TEXT].any(0).nonzero()
+        text_steps = int(writing.max()) + 1 if len(writing) else 1  # after the last text action its branch is not run
+        hidden = self._hidden(tables, prompt, completion, text_steps)
         scores = []
         for stream, table, temperature in (
             (TEXT, tables.text_output, sampling.text_temperature),
             (AUDIO, tables.audio_output, sampling.audio_temperature),
         ):
             where = completion.actions[:, stream]  # [R, T]
-            logits = F.linear(hidden[stream][where], table)  # [actions, V]
-            values, every = token_logps(logits, completion.tokens[:, stream][where], temperature)
-            zeros = values.new_zeros(where.shape)
-            scores.append((zeros.masked_scatter(where, values), zeros.masked_scatter(where, entropies(every))))
+            states = hidden[stream][where[:, : hidden[stream].shape[1]]]  # [actions, C]
+            ids, ranges = completion.tokens[:, stream][where], ((0, len(table)),)
+            found = selective_logps(states, table, ids, ranges, temperature, HEAD_CHUNK)
+            scores.append(tuple(t.new_zeros(where.shape).masked_scatter(where, t) for t in found))
         return Logps(*(torch.stack(pair, 1) for pair in zip(*scores, strict=True)))
 
     @torch.no_grad()
@@ -154,12 +158,13 @@ class TinySpeechLM(SpeechLM):
             raise UserError(
                 "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
             )
-        rollout = Rollout(self, prompt, sampling, noise, group_size)
-        for step in range(sampling.max_steps):
-            rollout.choose(step)
-            if rollout.done or step + 1 == sampling.max_steps:
-                break
-            rollout.advance(step)
+        with cast_once(prompt.tokens.device.type):
+            rollout = Rollout(self, prompt, sampling, noise, group_size)
+            for step in range(sampling.max_steps):
+                rollout.choose(step)
+                if rollout.done or step + 1 == sampling.max_steps:
+                    break
+                rollout.advance(step)
         return rollout.completion(step + 1)
 
     def reference(self) -> TinySpeechLM:
@@ -187,15 +192,22 @@ class TinySpeechLM(SpeechLM):
         """[R, 2, T] -> [R, T, C]."""
         return F.embedding(tokens[:, TEXT], tables.text_input) + F.embedding(tokens[:, AUDIO], tables.audio_input)
 
-    def _run(self, x: Tensor, positions: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Trunk and branches: x [R, T, C] at `positions` [R, T] -> normed text and audio states, [R, T, C]."""
+    def _run(
+        self, x: Tensor, positions: Tensor, memory: Memory, text_steps: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Trunk and branches: x [R, T, C] at `positions` [R, T] -> normed text and audio states, [R, T, C].
+
+        The text branch reads the first `text_steps` of the steps only, all unless told.
+        """
         cos_sin = rotary(positions, self.settings["width"] // self.heads)
         fork = self.shared_layers + self.text_layers
         for index in range(self.shared_layers):
             x = self.layers[index](x, cos_sin, memory, index)
-        text = audio = x
-        for index in range(self.shared_layers, fork):
-            text = self.layers[index](text, cos_sin, memory, index)
+        text, audio = x[:, :text_steps], x
+        if text_steps != 0:
+            text_cos_sin = tuple(t[:, :, :text_steps] for t in cos_sin)
+            for index in range(self.shared_layers, fork):
+                text = self.layers[index](text, text_cos_sin, memory, index)
         for index in range(fork, len(self.layers)):
             audio = self.layers[index](audio, cos_sin, memory, index)
         return self.text_norm(text), self.audio_norm(audio)
@@ -209,8 +221,12 @@ class TinySpeechLM(SpeechLM):
         text, audio = self._run(x, (prompt.mask.cumsum(-1) - 1).clamp(min=0), memory)
         return memory, text[:, -1:], audio[:, -1:]
 
-    def _hidden(self, tables: Tables, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
-        """States that predict each response step, [R, T, C]: of the prompt's last position and of steps 0..T-2."""
+    def _hidden(
+        self, tables: Tables, prompt: Prompt, completion: Completion, text_steps: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """States that predict each response step, [R, T, C]: of the prompt's last position and of steps 0..T-2; for
+        the text of the first `text_steps` only, if given.
+        """
         group_size = len(completion) // len(prompt)
         memory, *last = self._prefill(tables, prompt)
         text, audio = (state.repeat_interleave(group_size, 0) for state in last)
@@ -220,7 +236,7 @@ class TinySpeechLM(SpeechLM):
         start = prompt.mask.sum(-1, keepdim=True).repeat_interleave(group_size, 0)
         positions = start + torch.arange(steps, device=start.device)
         x = self._embed(tables, completion.tokens[..., :-1])
-        later = self._run(x, positions, ResponseMemory(memory, group_size, steps))
+        later = self._run(x, positions, ResponseMemory(memory, group_size, steps), text_steps and text_steps - 1)
         return torch.cat([text, later[0]], 1), torch.cat([audio, later[1]], 1)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.models.checkpoint import load_module, save_module
-from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics, vocode
+from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics_of, vocode
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 
 STRIDE = 4  # acoustic frames a code
@@ -127,7 +127,7 @@ class TinyTokenizer(SpeechTokenizer):
         return torch.cat([frames[..., :MELS], frames[..., MELS : MELS + 1].clamp(-1, 2.5) * voiced, voiced], -1)
 
     def _hear(self, wav: Tensor) -> Tensor:
-        return acoustics(F.pad(wav, (0, -wav.shape[-1] % (HOP * STRIDE))))
+        return torch.stack([acoustics_of(row) for row in wav])
 
     @torch.no_grad()
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ class TrainedTokenizer(TinyTokenizer):
 
 def silence() -> Tensor:
     """Acoustics of digital silence, [4 TAIL, 66]."""
-    return acoustics(torch.zeros(1, TAIL * STRIDE * HOP))[0]
+    return acoustics_of(torch.zeros(TAIL * STRIDE * HOP))
 
 
 def stack_frames(frames: Tensor) -> Tensor:

@@ -48,39 +48,43 @@ class ResponseMemory(Memory):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         past_key, past_value = (t.repeat_interleave(self.group_size, 0) for t in self.prompt.layers[layer])
-        return attention(query, torch.cat([past_key, key], 2), torch.cat([past_value, value], 2), self.seen)
+        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        return attention(query, key, value, self.seen[:, :, : query.shape[2], : key.shape[2]])
 
 
 class StaticMemory(Memory):
     """Decoding, one step at a time, for rows that share prompts.
 
     A prompt's keys are read once for its G queries, 2 to 5 times faster on a CPU than a copy a row; each row's own keys
-    live in a buffer of fixed size. `step` is the step that comes next, `slots` [R] a row's place among the B*G; rows
-    can be dropped by `keep`.
+    and values live in buffers of fixed size, allocated once. `step` is the step that comes next, `slots` [R] a row's
+    place among the B*G; rows can be dropped by `keep`.
     """
 
     def __init__(self, prompt: PromptMemory, group_size: int, max_steps: int) -> None:
         rows = len(prompt.mask) * group_size
         key = prompt.layers[0][0]
         self.group_size, self.step = group_size, 0
-        self.prompt = [tuple(pair) for pair in prompt.layers]
-        self.own = [
-            tuple(key.new_empty(rows, key.shape[1], max_steps, key.shape[3]) for _ in "kv") for _ in self.prompt
-        ]
-        self.bias = torch.zeros_like(prompt.mask, dtype=torch.float32).masked_fill(~prompt.mask, -torch.inf)  # [B, P]
+        self.prompt = [tuple(t.transpose(-1, -2).contiguous() for t in pair) for pair in prompt.layers]  # [B, H, D, P]
+        size = (rows, key.shape[1], max_steps, key.shape[3])
+        self.own = [tuple(key.new_empty(size) for _ in "kv") for _ in self.prompt]
+        padding = torch.zeros_like(prompt.mask, dtype=torch.float32).masked_fill(~prompt.mask, -torch.inf)  # [B, P]
+        self.padding = None if bool(prompt.mask.all()) else padding[:, None, None]
         self.slots = torch.arange(rows, device=key.device)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         end = self.step + 1
         own_key, own_value = (buffer[:, :, :end] for buffer in self.own[layer])
         own_key[:, :, self.step], own_value[:, :, self.step] = key[:, :, 0], value[:, :, 0]
-        prompt_key, prompt_value = self.prompt[layer]  # [B, H, P, D]
+        prompt_key, prompt_value = self.prompt[layer]
         query = query * query.shape[-1] ** -0.5
-        shared = self._group(query) @ prompt_key.transpose(-1, -2) + self.bias[:, None, None]  # [B, H, G, P]
+        shared = self._group(query) @ prompt_key  # [B, H, G, P]
+        if self.padding is not None:
+            shared = shared + self.padding
         scores = torch.cat([self._ungroup(shared), query @ own_key.transpose(-1, -2)], -1)  # [R, H, 1, P + end]
         weights = scores.float().softmax(-1).to(value.dtype)
-        seen = self._group(weights[..., :-end]) @ prompt_value
-        return self._ungroup(seen) + weights[..., -end:] @ own_value
+        prompt_weights, own_weights = weights.split([prompt_key.shape[-1], end], -1)
+        seen = self._group(prompt_weights) @ prompt_value.transpose(-1, -2)
+        return self._ungroup(seen) + own_weights @ own_value
 
     def keep(self, index: Tensor) -> None:
         """Keep only the rows `index`, and the prompts that they need."""
@@ -88,12 +92,12 @@ class StaticMemory(Memory):
         slots = self.slots[index]
         prompts, place = (slots // self.group_size).unique(return_inverse=True)
         self.prompt = [tuple(t[prompts] for t in pair) for pair in self.prompt]
-        self.bias = self.bias[prompts]
+        self.padding = None if self.padding is None else self.padding[prompts]
         self.slots = place * self.group_size + slots % self.group_size
 
     def _group(self, x: Tensor) -> Tensor:
         """[R, H, 1, X] -> [B, H, G, X], 0 in the place of a dropped row."""
-        size = len(self.bias) * self.group_size
+        size = len(self.prompt[0][0]) * self.group_size
         if len(x) < size:
             x = x.new_zeros(size, *x.shape[1:]).index_copy(0, self.slots, x)
         return x.unflatten(0, (-1, self.group_size)).squeeze(3).transpose(1, 2)
@@ -131,8 +135,9 @@ class Block(nn.Module):
         """x [R, T, C]; `index` is this layer's place in `memory`."""
         rows, steps, width = x.shape
         mixed = self.attention_in(self.attention_norm(x)).view(rows, steps, 3, self.heads, -1)
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # [R, H, T, D]
-        seen = memory.attend(index, rotate(query, cos_sin), rotate(key, cos_sin), value)
+        mixed = mixed.permute(2, 0, 3, 1, 4)  # [3, R, H, T, D]
+        query, key = rotate(mixed[:2], cos_sin)
+        seen = memory.attend(index, query, key, mixed[2])
         x = x + self.attention_out(seen.transpose(1, 2).reshape(rows, steps, width))
         gate, hidden = self.mlp_in(self.mlp_norm(x)).chunk(2, -1)
         return x + self.mlp_out(F.silu(gate) * hidden)
@@ -152,7 +157,7 @@ def rotary(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn x [R, H, T, D] by its positions, in x's dtype."""
+    """Turn x [.., R, H, T, D] by its positions, in x's dtype."""
     cos, sin = cos_sin
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import lightning as L
 import torch
@@ -18,29 +18,31 @@ from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.vocabulary import TextVocab
-from lightning_paras2s.losses import PerStream, group_advantages, grpo_loss, loss_denominator
-from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.losses import (
+    PerStream,
+    check_objective,
+    group_advantages,
+    grpo_loss,
+    loss_denominator,
+    masked_mean,
+)
+from lightning_paras2s.models.sharding import sync_gradients
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
-from lightning_paras2s.modules.policy import adamw, initial_policy, set_learning_rate, warmup_cosine
-from lightning_paras2s.modules.rewards import Reward, SpokenResponse, speak
-from lightning_paras2s.runs import run_dir
+from lightning_paras2s.modules.policy import (
+    adamw,
+    clip_gradients,
+    export,
+    initial_policy,
+    place,
+    set_learning_rate,
+    warmup_cosine,
+)
+from lightning_paras2s.modules.rewards import Reward, speak
+from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, cut
+from lightning_paras2s.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.types import UserError
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """What one update learns from: the prompts of B queries, B*G completions, and what they sound like."""
-
-    prompt: Prompt
-    completion: Completion
-    responses: list[SpokenResponse]
-
-    def queries(self, index: Tensor) -> tuple[Prompt, Completion, Tensor]:
-        """Some of the queries with their whole groups: prompts, completions, and the completions' rows."""
-        group_size = len(self.completion) // len(self.prompt)
-        rows = (index[:, None] * group_size + torch.arange(group_size, device=index.device)).flatten()
-        return self.prompt.rows(index), self.completion.rows(rows), rows
 
 
 class GRPOModule(L.LightningModule):
@@ -59,6 +61,8 @@ class GRPOModule(L.LightningModule):
             False = they still feel the KL.
         mu: passes over each rollout; minibatches: optimizer steps a pass.
         micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass; 0 = a minibatch at once.
+        sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
+            more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: of the rollouts, and of all log-probabilities.
         rollout_seed: with the step's number decides all rollouts.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
@@ -90,6 +94,7 @@ class GRPOModule(L.LightningModule):
         mu: int = 1,
         minibatches: int = 1,
         micro_batch_tokens: int = 0,
+        sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
         rollout_seed: int = 0,
         max_unscored: float = 0.5,
@@ -99,17 +104,15 @@ class GRPOModule(L.LightningModule):
         check_options(group_size, mu, minibatches)
         self.automatic_optimization = False
         self.build, self.init_from, self.seed = (policy, tokenizer, reward, vocabulary), init_from, seed
-        self.group_size, self.sampling, self.rollout_seed, self.max_unscored = (
-            group_size,
-            sampling,
-            rollout_seed,
-            max_unscored,
-        )
+        self.group_size, self.sampling = group_size, sampling
+        self.rollout_seed, self.max_unscored = rollout_seed, max_unscored
         self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
         self.scale, self.drop_zero_variance, self.max_grad_norm = scale, drop_zero_variance, max_grad_norm
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
+        self.sync_every_micro_batch = sync_every_micro_batch
         self.objective = {"clip_low": clip_low, "clip_high": clip_high, "beta": beta, "ratio": ratio}
         self.objective |= {"normalizer": normalizer, "kl": kl, "unbiased_kl": unbiased_kl, "weights": weights}
+        check_objective(ratio, normalizer, kl, scale)
         self.policy: SpeechLM | None = None
         self.seconds: dict[str, float] = {}
 
@@ -120,9 +123,8 @@ class GRPOModule(L.LightningModule):
         self.policy = initial_policy(policy, self.init_from, self.seed)
         # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
         self.__dict__["reference"] = self.policy.reference()
-        if self.device_mesh is not None:
-            for model in (self.policy, self.reference):
-                model.shard(self.device_mesh["data_parallel"])
+        for model in (self.policy, self.reference):
+            place(self, model)
         self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
         self.reward, self.vocabulary = reward(), vocabulary()
 
@@ -147,11 +149,6 @@ class GRPOModule(L.LightningModule):
         self.seconds["step"] = time.perf_counter() - started
         self.log_step(rollout, rewards, means.read() | gap)
 
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """This rank and how many there are."""
-        return self.trainer.global_rank, self.trainer.world_size
-
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -162,7 +159,7 @@ class GRPOModule(L.LightningModule):
     def rollout(self, batch: DualStreamBatch) -> Rollout:
         """Sample G responses a query; each rank takes its rows of the global batch's noise."""
         self.seconds = {}
-        (rank, world_size), rows = self.ranks, len(batch) * self.group_size
+        rank, world_size, rows = self.global_rank, self.trainer.world_size, len(batch) * self.group_size
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         noise = sampling_noise(self.rollout_seed, step, rows * world_size, self.sampling.max_steps)
         with self.timed("rollout"):
@@ -181,7 +178,7 @@ class GRPOModule(L.LightningModule):
         """
         with self.timed("reward"):
             rewards = self.reward.score(batch, rollout.responses).to(self.device)
-        unscored = float((~rewards.isfinite()).float().mean())
+        unscored = float(mean_over_ranks((~rewards.isfinite()).float().mean()))
         if unscored > self.max_unscored:
             raise UserError(
                 f"at most {self.max_unscored:.0%} of a rollout's responses may be unscored; got {unscored:.0%} at step "
@@ -197,15 +194,16 @@ class GRPOModule(L.LightningModule):
         """
         everything = torch.arange(len(rollout.prompt), device=self.device)
         with self.timed("logps"):
-            ref_logps = torch.cat(
-                [self.logps(self.reference, rollout, part)[0] for part in self.micro_batches(rollout, everything)]
-            )
+            parts = self.micro_batches(rollout, everything)
+            ref_logps = self.all_logps(self.reference, rollout, parts)
             if self.mu * self.minibatches == 1:
                 return None, ref_logps, {}
-            old_logps = torch.cat(
-                [self.logps(self.policy, rollout, part)[0] for part in self.micro_batches(rollout, everything)]
-            )
+            old_logps = self.all_logps(self.policy, rollout, parts)
         return old_logps, ref_logps, logp_gap(old_logps, rollout.completion)
+
+    def all_logps(self, model: SpeechLM, rollout: Rollout, parts: list[MicroBatch]) -> Tensor:
+        found = [(self.logps(model, rollout, part.queries)[0], part.counts) for part in parts]
+        return torch.cat([logps for logps, counts in found if counts])
 
     def logps(self, model: SpeechLM, rollout: Rollout, index: Tensor) -> tuple[Tensor, Tensor]:
         prompt, completion, _ = rollout.queries(index)
@@ -213,20 +211,23 @@ class GRPOModule(L.LightningModule):
         return logps.values, logps.entropy
 
     def minibatch_queries(self, rewards: Tensor, advantages: Tensor) -> Iterator[Tensor]:
-        """The queries of each optimizer step, mu times over; none if nothing was scored or nothing is left."""
+        """The queries of each optimizer step, mu times over; no step if no rank has anything to learn from.
+
+        All ranks take the same number of steps: one that has fewer queries left takes part with none.
+        """
         useful = rewards.isfinite().view(-1, self.group_size).any(1)
         if self.drop_zero_variance:
             useful &= (advantages != 0).view(-1, self.group_size).any(1)
         left = useful.nonzero().flatten()
-        for _ in range(self.mu if len(left) else 0):
+        most = most_over_ranks(len(left), self.device)
+        for _ in range(self.mu if most else 0):
             shuffled = left[torch.randperm(len(left)).to(left.device)] if self.minibatches > 1 else left
-            yield from (part for part in shuffled.tensor_split(self.minibatches) if len(part))
+            yield from shuffled.tensor_split(self.minibatches)[: min(most, self.minibatches)]
 
-    def micro_batches(self, rollout: Rollout, index: Tensor) -> list[Tensor]:
-        """Cut queries into runs of whole groups within the token budget; a single group may exceed it."""
-        prompt, completion = rollout.prompt.tokens.shape[-1], rollout.completion.tokens.shape[-1]
-        each = prompt + self.group_size * completion
-        return list(index.split(max(1, self.micro_batch_tokens // each) if self.micro_batch_tokens else len(index)))
+    def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
+        """Cut queries within the token budget, on all ranks into as many parts: each is a collective pass."""
+        needed = rollout.parts_needed(len(index), self.micro_batch_tokens)
+        return cut(index, most_over_ranks(needed, self.device))
 
     def update(
         self,
@@ -245,33 +246,35 @@ class GRPOModule(L.LightningModule):
         scored = rewards.isfinite()[:, None, None]
         rows = rollout.queries(index)[2]
         normalizer, max_steps = self.objective["normalizer"], self.sampling.max_steps
-        denominator = self.mean_over_ranks(loss_denominator(rollout.completion.actions[rows], normalizer, max_steps))
+        # Ranks average their gradients, so their share of the global denominator is its mean.
+        denominator = mean_over_ranks(loss_denominator(rollout.completion.actions[rows], normalizer, max_steps))
         with self.timed("update"):
-            for part in self.micro_batches(rollout, index):
+            parts, loss = self.micro_batches(rollout, index), torch.zeros((), device=self.device)
+            for i, (part, counts) in enumerate(parts, 1):
+                sync_gradients(self.policy, self.sync_every_micro_batch or i == len(parts))
                 _, completion, rows = rollout.queries(part)
                 logps, entropy = self.logps(self.policy, rollout, part)
                 old = logps.detach() if old_logps is None else old_logps[rows]
-                actions = completion.actions & scored[rows]
+                actions = completion.actions & scored[rows] & counts
                 result = grpo_loss(
                     logps, old, ref_logps[rows], advantages[rows], actions, denominator=denominator, **self.objective
                 )
                 self.manual_backward(result.loss)
-                means.add(result, entropy, completion, logps if old_logps is None else None)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                loss += result.loss.detach()
+                if counts:
+                    means.add(result, entropy, completion, logps if old_logps is None else None)
+            norm = clip_gradients(self.policy, self.max_grad_norm)
             set_learning_rate(optimizer.optimizer, self.lr * warmup_cosine(self.global_step, self.warmup_steps, 0))
             optimizer.step()
+        means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
 
-    def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """Ranks average their gradients, so their share of the global denominator is its mean."""
-        return value if self.ranks[1] == 1 else self.trainer.strategy.reduce(value.to(self.device), reduce_op="mean")
-
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
-        metrics = (
-            reward_metrics(rewards, self.group_size) | rollout_metrics(rollout.completion, rollout.responses) | update
-        )
-        tokens = rollout.completion.actions.sum() / self.seconds["step"]
-        metrics |= {"tokens_per_second": tokens, "lr": self.optimizers().param_groups[0]["lr"]}
+        """Metrics of the global batch; seconds are this rank's."""
+        update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
+        update["lr"] = torch.tensor(self.optimizers().param_groups[0]["lr"])
+        metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
+        metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(rewards))
         self.log_dict({f"seconds/{name}": value for name, value in self.seconds.items()}, batch_size=len(rewards))
         self.__dict__["last_rollout"] = (rollout, rewards)  # for callbacks that show samples
@@ -287,13 +290,11 @@ class GRPOModule(L.LightningModule):
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
-        if scored.any():
-            self.log("val/reward", rewards[scored].mean(), batch_size=int(scored.sum()), sync_dist=True)
+        if scored.any() or self.trainer.world_size > 1:  # all ranks or none must meet
+            self.log("val/reward", masked_mean(rewards, scored), batch_size=int(scored.sum()), sync_dist=True)
 
     def on_train_end(self) -> None:
-        folder = run_dir(self.trainer)
-        if folder is not None and self.trainer.is_global_zero and not self.trainer.fast_dev_run:
-            self.policy.save(folder / "policy.safetensors")
+        export(self, self.policy, "policy.safetensors")
 
 
 def check_options(group_size: int, mu: int, minibatches: int) -> None:

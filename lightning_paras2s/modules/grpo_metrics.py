@@ -29,7 +29,6 @@ class Means:
         self.add_scalar("clip_fraction/low", result.clip_low, rows)
         self.add_scalar("clip_fraction/high", result.clip_high, rows)
         self.add_scalar("ratio", result.ratio, rows)
-        self.add_scalar("loss", result.loss, 1)
         for stream, name in enumerate(STREAM_NAMES):
             self.add_scalar(f"entropy/{name}", masked_mean(entropy[:, stream], completion.actions[:, stream]), rows)
         if on_policy_logps is not None:

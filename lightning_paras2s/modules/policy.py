@@ -97,10 +97,12 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def shard(module: L.LightningModule, model: SpeechLM | ResponseScorer) -> None:
-    """Split a model just built over the strategy's ranks (FSDP2); nothing to do where the strategy does not shard."""
-    if module.device_mesh is not None:
-        model.shard(module.device_mesh["data_parallel"])
+def place(module: L.LightningModule, policy: SpeechLM) -> None:
+    """Split a policy just built over the strategy's ranks (FSDP2); read it whole where the strategy keeps it whole."""
+    if module.device_mesh is None:
+        policy.materialize()
+    else:
+        policy.shard(module.device_mesh["data_parallel"])
 
 
 def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: str) -> None:

@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.models.scorer import ResponseScorer, expected_score
-from lightning_paras2s.modules.policy import (
-    adamw,
-    clip_gradients,
-    export,
-    set_learning_rate,
-    shard,
-    warmup_cosine,
-)
+from lightning_paras2s.modules.policy import adamw, clip_gradients, export, set_learning_rate, warmup_cosine
 from lightning_paras2s.modules.preferences import PreferenceBatch
 
 
@@ -55,7 +48,8 @@ class RewardModule(L.LightningModule):
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed)
                 self.scorer = self.build()
-            shard(self, self.scorer)
+            if self.device_mesh is not None:
+                self.scorer.shard(self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Optimizer:
         return adamw(self.scorer.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)

@@ -17,8 +17,8 @@ from lightning_paras2s.modules.policy import (
     clip_gradients,
     export,
     initial_policy,
+    place,
     set_learning_rate,
-    shard,
     warmup_cosine,
 )
 from lightning_paras2s.types import UserError
@@ -67,7 +67,7 @@ class SFTModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy = initial_policy(self.build, self.init_from, self.seed)
-            shard(self, self.policy)
+            place(self, self.policy)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")

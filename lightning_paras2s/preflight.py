@@ -1,0 +1,93 @@
+"""What a trainer's config must hold for this machine and for FSDP2, checked before anything is built."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from lightning_paras2s.types import UserError
+
+GPU = ("gpu", "cuda")
+USE_FSDP2 = "use --config trainer/fsdp2_8gpu.yaml (FSDP2)"
+
+
+def check_trainer(trainer: Mapping[str, Any], gpus: int, torchrun: str | None) -> None:
+    """Refuse a trainer's options that would fail late, or train something else in silence.
+
+    Args:
+        trainer: `accelerator`, `devices`, `num_nodes` and `strategy` as in a config.
+        gpus: that this machine has.
+        torchrun: processes that torchrun started on this machine, None without it.
+
+    Raises:
+        UserError: no GPU where one is asked for, too few, a mesh that is not all processes' data parallelism, or FSDP1.
+    """
+    check_strategy(trainer)
+    devices = device_count(trainer["devices"], gpus)
+    if trainer["accelerator"] in GPU:
+        if not gpus:
+            raise UserError(
+                f"trainer.accelerator {trainer['accelerator']} needs a CUDA GPU; got none (torch {torch.__version__}); "
+                "run on a machine with one, or set --trainer.accelerator cpu --trainer.devices 1"
+            )
+        if devices > gpus:
+            raise UserError(
+                f"trainer.devices must be at most the GPUs of this machine; got {trainer['devices']} with {gpus}; "
+                f"set --trainer.devices {gpus} and, with FSDP2, data_parallel_size to the number of all processes"
+            )
+    if torchrun is not None and devices != int(torchrun):
+        raise UserError(
+            f"trainer.devices must be the processes that torchrun starts on each node; got {devices} and "
+            f"--nproc-per-node {torchrun}; make them equal"
+        )
+    check_mesh(trainer, devices * (trainer["num_nodes"] or 1))
+
+
+def check_strategy(trainer: Mapping[str, Any]) -> None:
+    """FSDP1 fails in manual optimization (Lightning #19626, after a whole rollout) and cannot run on CPU."""
+    name = strategy_name(trainer)
+    if name.startswith("fsdp") or name.endswith("FSDPStrategy"):
+        raise UserError(
+            f"trainer.strategy must not be FSDP1, which fails in manual optimization; got {name}; {USE_FSDP2}"
+        )
+
+
+def check_mesh(trainer: Mapping[str, Any], processes: int) -> None:
+    """Lightning's default mesh is tensor parallelism over all GPUs of a node: each rank would hold all weights and
+    never hear of the others' gradients.
+    """
+    if strategy_name(trainer) != "ModelParallelStrategy":
+        return
+    sizes = trainer["strategy"]["init_args"]
+    got = (sizes["data_parallel_size"], sizes["tensor_parallel_size"])
+    if got != (processes, 1):
+        raise UserError(
+            f"the strategy's data_parallel_size must be the number of all processes, {processes}, and its "
+            f"tensor_parallel_size 1; got {got[0]} and {got[1]}; set both (the defaults are another mesh)"
+        )
+
+
+def strategy_name(trainer: Mapping[str, Any]) -> str:
+    """`ddp`, `ModelParallelStrategy`, ...: a strategy's name or its class's."""
+    strategy = trainer["strategy"]
+    return strategy if isinstance(strategy, str) else strategy["class_path"].rpartition(".")[2]
+
+
+def device_count(devices: int | str | list[int], gpus: int) -> int:
+    """How many devices of a node Lightning reads from 8, "8", -1, "auto", "0,1" or [0, 1]."""
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        return max(1, gpus)
+    return len([d for d in str(devices).split(",") if d]) if "," in str(devices) else int(devices)
+
+
+def visible_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
+
+
+def torchrun_processes() -> str | None:
+    return os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None

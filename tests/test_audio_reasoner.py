@@ -1,0 +1,130 @@
+"""Audio-Reasoner: its strict parser, and a tiny random instance of its class as a tone source."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from lightning_paras2s import audio_reasoner
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.audio_reasoner import QUESTION, SYSTEM, AudioReasoner, chat_prompt, parse_tone
+from lightning_paras2s.bench.hearing import Ears, hear
+from lightning_paras2s.judge import LLMJudge
+from lightning_paras2s.llm_scripted import ScriptedLLM
+from lightning_paras2s.types import Audio, Query, Response, UserError
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+THOUGHT = "<THINK><PLANNING>Listen.</PLANNING><CAPTION>A voice.</CAPTION><REASONING>Slow.</REASONING></THINK>"
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "status"),
+    [
+        (f"{THOUGHT}<RESPONSE>Calm, reassuring.</RESPONSE>", "calm, reassuring", "ok"),
+        (f"{THOUGHT}\n<RESPONSE>\nempathetic\n</RESPONSE>\n", "empathetic", "ok"),
+        ("calm", None, "no_response"),
+        ("", None, "no_response"),
+        ("<RESPONSE>calm</RESPONSE>", None, "no_response"),  # without its thoughts the form is broken
+        (f"{THOUGHT}<RESPONSE>calm", None, "no_response"),  # cut
+        ("<THINK><PLANNING>I say <RESPONSE>calm</RESPONSE>", None, "no_response"),  # cut in its thoughts
+        (f"{THOUGHT}<RESPONSE>calm</RESPONSE><RESPONSE>sad</RESPONSE>", None, "several_responses"),
+        ("<THINK><RESPONSE>sad</RESPONSE></THINK><RESPONSE>calm</RESPONSE>", None, "several_responses"),
+        (f"{THOUGHT}<RESPONSE> </RESPONSE>", None, "empty"),
+        (f"{THOUGHT}<RESPONSE>{'calm ' * 13}</RESPONSE>", None, "too_long"),
+    ],
+)
+def test_a_tone_is_read_only_when_the_reply_has_its_form(reply, text, status):
+    tone = parse_tone(reply)
+    assert (tone.text, tone.status, tone.raw) == (text, status, reply)
+
+
+def test_the_prompt_is_blind_to_content_and_holds_one_recording():
+    assert "ignore what is said" in QUESTION and SYSTEM in chat_prompt()
+    assert chat_prompt().count("<|AUDIO|>") == 1 and chat_prompt().endswith("<|im_start|>assistant\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Qwen2-Audio with a byte-level tokenizer, saved as the release is."""
+    path = tmp_path_factory.mktemp("reasoner")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
+    tokenizer.add_special_tokens({"additional_special_tokens": [SPECIAL[1], *SPECIAL[3:]]})
+    sizes = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
+    text = {"model_type": "qwen2", "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32}
+    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.5}
+    audio = {"model_type": "qwen2_audio_encoder", "initializer_range": 0.5, **sizes}
+    torch.manual_seed(0)
+    mark = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    config = Qwen2AudioConfig(audio_config=audio, text_config=text, audio_token_index=mark)
+    Qwen2AudioForConditionalGeneration(config).save_pretrained(path)
+    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def reasoner(folder):
+    """With a short prompt: a byte is a token here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio_reasoner, "SYSTEM", "Listen.")
+        patch.setattr(audio_reasoner, "QUESTION", "Tone?")
+        yield AudioReasoner(folder, device="cpu", dtype="float32", batch_size=2, max_tokens=8)
+
+
+def voice(seconds: float, pitch: float) -> Audio:
+    time = np.arange(int(seconds * 16_000)) / 16_000
+    return Audio((0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32), 16_000)
+
+
+def test_replies_depend_on_the_recording_and_not_on_the_batch(reasoner):
+    audios = [voice(0.5, 150), voice(2.0, 600), voice(1.0, 300)]
+    together = [tone.raw for tone in reasoner.describe(audios)]
+    assert together == [reasoner.describe([audio])[0].raw for audio in audios]
+    assert len(set(together)) > 1  # it hears
+
+
+def test_a_random_model_says_no_tone_and_so_nothing_is_judged(reasoner, tmp_path):
+    assert [style.tone for style in reasoner.recognize([voice(0.5, 150)], "response")] == [None]
+    write_audio(tmp_path / "a.flac", voice(0.5, 150))
+    (evidence,) = hear([Response("q", "s", audio="a.flac")], tmp_path, Ears(Words(), reasoner))
+    assert (evidence.status, evidence.tone) == ("no_tone", "")
+    assert evidence.providers["recognizer"].startswith("audio-reasoner-1-")
+    query = Query("q", "p", "age", "test", "Hi.", {"age": "child"}, "T", "q.flac")
+    verdict = LLMJudge(ScriptedLLM()).judge(query, query.style, evidence)  # it is not asked
+    assert (verdict.score, verdict.status) == (None, "no_tone")
+
+
+def test_its_description_reaches_the_evidence_when_the_reply_can_be_read(reasoner, tmp_path, monkeypatch):
+    def generate(input_ids, **options):
+        reply = reasoner.processor.tokenizer(f"{THOUGHT}<RESPONSE>Soft, calm</RESPONSE>", return_tensors="pt").input_ids
+        return torch.cat([input_ids, reply.expand(len(input_ids), -1)], 1)
+
+    monkeypatch.setattr(reasoner.model, "generate", generate)
+    write_audio(tmp_path / "a.flac", voice(0.5, 150))
+    (evidence,) = hear([Response("q", "s", audio="a.flac")], tmp_path, Ears(Words(), reasoner))
+    assert (evidence.status, evidence.tone) == ("ok", "soft, calm")
+
+
+class Words:
+    name = "words"
+
+    def transcribe(self, audios):
+        return ["hello there"] * len(audios)
+
+
+def test_a_query_is_refused_and_a_missing_folder_is_one_line(reasoner):
+    with pytest.raises(UserError, match="describes responses; got role 'query'"):
+        reasoner.recognize([voice(0.5, 150)], "query")
+    with pytest.raises(UserError, match="must be the folder of its weights; got /nowhere"):
+        AudioReasoner("/nowhere")

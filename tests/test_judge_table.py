@@ -1,0 +1,154 @@
+"""The judge table: replies whose score is known, judges that lose what they are known to lose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.bench.judge_table import (
+    JUDGES,
+    KINDS,
+    Recorded,
+    construct,
+    judge_table,
+    pearson_gain,
+    reference_score,
+    stage_scores,
+    table,
+)
+from lightning_paras2s.judge import Judge
+from lightning_paras2s.rubric import BEST_TONES, score_act
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import STYLES, Audio, Evidence, Query, Style, UserError, Verdict
+
+SILENCE = Audio(np.zeros(160, np.float32), 16_000)
+
+
+def heard(texts: str = "neutral", n: int = 4) -> list[Recorded]:
+    """Constructed replies, heard without a mistake."""
+    rows = []
+    for item in construct(texts, n, "test", 0):
+        query = Audio(SILENCE.samples.copy(), 16_000)
+        evidence = Evidence(f"{item.kind}/{item.query.id}/0", item.text, 0.0, item.tone, item.tone)
+        rows.append(Recorded(item, query, SILENCE, evidence))
+    return rows
+
+
+class Knowing(Judge):
+    """Scores by the rules; knows what each reply does."""
+
+    name, rubric_sha = "knowing", ""
+
+    def __init__(self, rows: list[Recorded]) -> None:
+        self.acts = {r.evidence.response_id: r for r in rows}
+
+    def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
+        item = self.acts[evidence.response_id].item
+        own, value = item.spoken.style, getattr(style, query.factor)
+        other = next(s for s in item.spoken.text.styles if s != own)
+        act = {"generic": "generic", "gibberish": "gibberish", "other_style": f"{query.factor}:{other}"}
+        act = act.get(item.kind, f"{query.factor}:{own}")
+        if value not in BEST_TONES:
+            return Verdict(evidence.response_id, self.name, None, status="no_label")
+        full = reference_score(query.text, own, item.text, item.tone, act) == score_act(own, act, item.tone, True).score
+        return Verdict(evidence.response_id, self.name, score_act(value, act, evidence.tone, full).score)
+
+
+class Labeller(StyleRecognizer):
+    """Names each query's styles rightly, wrongly, or as neutral, by turns of `plan`."""
+
+    name = "labeller"
+
+    def __init__(self, rows: list[Recorded], wrong: float) -> None:
+        random = np.random.default_rng(0)
+        queries = {id(r.query): r.item.query for r in rows}
+        self.labels = {}
+        for key, query in queries.items():
+            value = query.styles[query.factor]
+            if random.random() < wrong:
+                value = str(random.choice([s for s in STYLES[query.factor] if s != value]))
+            self.labels[key] = Style(**{query.factor: value})
+
+    def recognize(self, audios: list[Audio], role: str) -> list[Style]:
+        return [self.labels[id(audio)] for audio in audios]
+
+
+@pytest.mark.parametrize("texts", ["neutral", "suggestive"])
+def test_constructed_replies_have_the_guidelines_scores(texts):
+    """A.11.5: fitting 5, flat 4, a clashing tone 2 (3 where none clashes), the other style 1 or 2, generic 2 or 3,
+    another topic one point less than fitting, gibberish 1."""
+    allowed = {
+        "fitting": {5}, "flat": {4}, "jarring": {2, 3}, "other_style": {1, 2}, "generic": {2, 3}, "off_topic": {4},
+        "gibberish": {1},
+    }  # fmt: skip
+    items = construct(texts, 6, "test", 0)
+    assert len(items) == len(KINDS) * len({i.query.id for i in items})
+    named_topic = [i for i in items if i.kind == "off_topic" or i.spoken.text.subject in i.spoken.text.text.lower()]
+    assert len(named_topic) > 0.9 * len(items)
+    for item in named_topic:
+        # A subject that names_topic does not know again (a stop word, a short word) costs a point.
+        assert item.score in allowed[item.kind] | {max(1, s - 1) for s in allowed[item.kind]}, item
+    fitting = [i for i in items if i.kind == "fitting"]
+    assert np.mean([i.score == 5 for i in fitting]) > 0.8
+    assert all(i.tone in BEST_TONES[i.spoken.style] for i in fitting)
+
+
+def test_texts_when_suggestive_are_spoken_as_suggested_and_otherwise():
+    items = [i for i in construct("suggestive", 6, "test", 0) if i.kind == "fitting"]
+    agree = [i.spoken.style == i.spoken.text.suggested for i in items]
+    assert np.mean(agree) == 0.5 and all(i.spoken.style != "neutral" for i in items)
+
+
+def test_stages_lose_what_they_are_not_told():
+    rows = heard()
+    labellers = {"polytone": Labeller(rows, 0.2), "control": Labeller(rows, 0.5)}
+    scores = stage_scores(rows, Knowing(rows), labellers)
+    reference = np.array([r.item.score for r in rows])
+    assert np.array_equal(scores["gold_tone"], reference)
+    kinds = np.array([r.item.kind for r in rows])
+    # Told that every tone is neutral, the judge takes a fitting reply for a flat one.
+    assert np.array_equal(scores["gold"][kinds == "fitting"], scores["gold"][kinds == "flat"])
+    scores["end_to_end"] = np.random.default_rng(0).uniform(1, 5, len(rows))
+    found = table(rows, scores, 100, 0)
+    assert found["judges"]["gold_tone"]["pearson"] == 1 and found["judges"]["gold_tone"]["mae"] == 0
+    assert found["order"][0] == "end_to_end" and found["order"][-1] == "gold_tone"
+    assert found["gains"]["polytone - control"]["ci95"][0] > 0
+    assert found["judges"]["polytone"]["pearson"] > found["judges"]["control"]["pearson"]
+
+
+def test_failed_judgements_are_counted_and_left_out_for_all_judges():
+    rows = heard(n=2)
+    scores = {name: np.array([r.item.score for r in rows]) for name in JUDGES}
+    scores["control"] = scores["control"].copy()
+    scores["control"][:5] = np.nan
+    found = table(rows, scores, 50, 0)
+    assert found["judges"]["control"]["n_failed"] == 5 and found["judges"]["gold"]["n_failed"] == 0
+    assert found["n_common"] == len(rows) - 5
+
+
+def test_pearson_gain_when_known():
+    """b is the reference's negative: r = -1, so a = reference gains 2."""
+    reference = np.array([1.0, 2.0, 3.0, 5.0])
+    gain = pearson_gain(reference, -reference, reference, np.array(list("abcd")), 50, 0)
+    assert gain["value"] == 2 and gain["ci95"] == [2, 2]
+
+
+def test_reference_when_the_topic_is_not_named():
+    right = reference_score("Where is the pool?", "sad", "I am sorry about the pool.", "empathetic", "emotion:sad")
+    assert right == 5
+    assert reference_score("Where is the pool?", "sad", "I am sorry.", "empathetic", "emotion:sad") == right - 1
+
+
+def test_error_when_options_are_off():
+    with pytest.raises(UserError, match="texts must be one of neutral, suggestive; got 'both'"):
+        judge_table(texts="both")
+    with pytest.raises(UserError, match="two texts a factor or more.*got 1, 12"):
+        judge_table(n=1)
+
+
+def test_queries_are_records_that_judges_know():
+    item = construct("neutral", 2, "test", 0)[0]
+    assert item.query.style == Style(**item.query.styles) and item.query.pair_id == item.spoken.text.id
+    assert replace(item, kind="flat").query == item.query

@@ -1,0 +1,112 @@
+"""`evaluate` of Kimi-Audio on tiny random instances of every part, read from folders laid out as the releases."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from beeps import BeepRecognizer, BeepTranscriber
+from tiny_models import write_models
+
+from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.kimi_system import KimiSystem, fingerprint
+from lightning_paras2s.judge import EmbeddedJudge
+from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
+
+ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("lab")
+    write_models(path)
+    return path
+
+
+def system(folder, **more) -> KimiSystem:
+    settings = {"sampling": Sampling(24, 0.0, 0.8), "device": "cpu", "dtype": "float32"} | more
+    return KimiSystem(str(folder / "Kimi-Audio-7B-Instruct"), str(folder / "glm-4-voice-tokenizer"), **settings)
+
+
+def query(i: int) -> Query:
+    styles = {"sarcasm": ("sincere", "sarcastic")[i % 2]}
+    return Query(f"q{i}", f"p{i // 2}", "sarcasm", "test", "so nice", styles, "rain", f"q{i}.wav")
+
+
+def hiss(seconds: float, seed: int = 0) -> Audio:
+    return Audio((np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32), 16_000)
+
+
+def test_evaluate_hears_speaks_and_judges_from_released_folders(folder, tmp_path):
+    lines = []
+    for i, seconds in enumerate((0.4, 0.9)):
+        write_audio(tmp_path / f"q{i}.wav", hiss(seconds, i))
+        lines.append(json.dumps(query(i).__dict__) + "\n")
+    (tmp_path / "queries.jsonl").write_text("".join(lines))
+    given = {"manifest": str(tmp_path / "queries.jsonl"), "judge": EmbeddedJudge(ACTS)}
+    given |= {"transcriber": BeepTranscriber(["yes", "no"]), "recognizer": BeepRecognizer()}
+    given |= {"output": str(tmp_path / "out")}
+    result = evaluate(systems={"kimi": system(folder)}, **given)
+    responses = read_jsonl(tmp_path / "out" / "responses.jsonl", Response)
+    assert [r.query_id for r in responses] == ["q0", "q1"] and result["systems"]["kimi"]["overall"]["n"] >= 0
+    for response in responses:
+        spoken = read_audio(tmp_path / "out" / response.audio, 24_000)
+        assert response.status in ("ok", "truncated") and response.latency["total_seconds"] > 0
+        assert len(spoken.samples) % 1920 == 0 and 0 < len(spoken.samples) <= 1920 * (24 - 6)  # at most 18 codes
+        assert spoken.samples.std() > 0
+    again = evaluate(systems={"kimi": system(folder)}, **given)
+    assert again["systems"] == result["systems"]
+
+
+def test_an_answer_depends_on_its_query_and_sample_alone(folder):
+    kimi, queries, audios = system(folder), [query(0), query(1)], [hiss(0.4), hiss(1.1, 1)]
+    together = kimi.respond(queries, audios, 0)
+    for q, audio, answer in zip(queries, audios, together):
+        (alone,) = kimi.respond([q], [audio], 0)
+        assert alone.text == answer.text and alone.status == answer.status
+        assert np.abs(alone.audio.samples - answer.audio.samples).max() < 1e-4  # vocoder of another batch size
+    (other,) = kimi.respond(queries[:1], audios[:1], 1)
+    assert len(other.audio.samples) != len(together[0].audio.samples) or not np.allclose(
+        other.audio.samples, together[0].audio.samples, atol=1e-3
+    )
+
+
+@torch.no_grad()
+def test_speech_over_30_seconds_is_heard_in_chunks(folder):
+    """31 s: 375 codes of the first 30 s, ceil(12.5) = 13 of the last, as each chunk gives alone; so the features."""
+    tokenizer, wav = system(folder).parts.tokenizer, hiss(31).samples
+    whole, *parts = (Audio(w, 16_000) for w in (wav, wav[: 30 * 16_000], wav[30 * 16_000 :]))
+    (codes, features), *heard = tokenizer.listen([whole, *parts], "cpu")
+    assert len(codes) == len(features) == 375 + 13
+    assert torch.equal(codes, torch.cat([c for c, _ in heard]))
+    assert (features - torch.cat([f for _, f in heard])).abs().max() < 1e-5
+
+
+def test_a_query_too_long_is_refused_before_weights_are_read(folder):
+    """256 positions here: 6 marks + ceil(12.5 * 20) = 250 codes + 24 steps = 280."""
+    kimi = system(folder)
+    with pytest.raises(UserError, match="must fit in 256 positions .*; got 280 for 'q0'"):
+        kimi.respond([query(0)], [hiss(20)], 0)
+    assert "parts" not in vars(kimi)
+
+
+def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):
+    plain = system(folder)
+    assert system(folder).config_sha == plain.config_sha
+    assert system(folder, seed=1).config_sha != plain.config_sha
+    assert system(folder, sampling=Sampling(24, 0.0, 0.7)).config_sha != plain.config_sha
+    (tmp_path / "w.safetensors").write_bytes(b"a" * 300_000)
+    before = fingerprint(str(tmp_path))
+    (tmp_path / "w.safetensors").write_bytes(b"a" * 299_999 + b"b")
+    assert fingerprint(str(tmp_path)) != before
+
+
+def test_errors_are_one_clear_line(folder, tmp_path):
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="got 'cuda' without CUDA"):
+            system(folder, device="cuda")
+    with pytest.raises(UserError, match="config.json; it is missing"):
+        system(folder, policy=str(tmp_path))

@@ -1,0 +1,181 @@
+"""The arena's pairwise judge: its strict parser, both orders, resuming, failures apart; TRACE's labels."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from loopback import Loopback, Sent, completion
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.arena import arena, read_trace
+from lightning_paras2s.bench.pair_judge import AudioPairJudge, Heard, ScorerPairJudge, parse_pair_verdict
+from lightning_paras2s.bench.play import draw
+from lightning_paras2s.llm import OpenAIChat
+from lightning_paras2s.models.scorer import ResponseScorer
+from lightning_paras2s.remote import Patience
+from lightning_paras2s.types import Audio, Battle, Query, Response, UserError, append_jsonl, read_jsonl, to_json
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "status"),
+    [
+        ("Reason: warmer.\nVerdict: response 1", "first", "ok"),
+        ("**Reason:** flat.\n**Verdict:** Response 2.", "second", "ok"),
+        ("Verdict: both_good", "both_good", "ok"),
+        ("Reason: silent.\nVerdict: Both bad", "both_bad", "ok"),
+        ("Response 1 is better.", None, "no_verdict"),
+        ("", None, "no_verdict"),
+        ("Verdict: response 1\nVerdict: response 2", None, "several_verdicts"),
+        ("Verdict: response 1 or response 2", None, "unparsed"),
+        ("Verdict: tie", None, "unparsed"),  # good or bad? not guessed
+        ("Verdict: response 3", None, "unparsed"),
+    ],
+)
+def test_a_pair_verdict_is_read_only_when_there_is_one(text, verdict, status):
+    assert (parse_pair_verdict(text)[0], parse_pair_verdict(text)[2]) == (verdict, status)
+
+
+def hum(level: float) -> Audio:
+    return Audio((level * np.sin(np.arange(3200) / 5)).astype(np.float32), 16_000)
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Three queries; the system "loud" answers loudly, "quiet" quietly."""
+    queries = [Query(f"q{i}", "p", "age", "test", "Hi.", {"age": "child"}, "T", f"q{i}.wav") for i in range(3)]
+    (tmp_path / "queries.jsonl").write_text("".join(to_json(q) + "\n" for q in queries))
+    for q in queries:
+        write_audio(tmp_path / q.audio, hum(0.05 + 0.01 * int(q.id[1])))
+    for name, level in (("quiet", 0.1), ("loud", 0.6)):
+        rows = [Response(q.id, name, audio=f"{name}-{q.id}.wav") for q in queries]
+        for row in rows:
+            write_audio(tmp_path / "run" / row.audio, hum(level))
+        append_jsonl(tmp_path / "run/responses.jsonl", rows)
+    return tmp_path
+
+
+def levels(body: bytes) -> list[float]:
+    """How loud each recording of a request is, in the order heard."""
+    parts = [p for p in json.loads(body)["messages"][0]["content"] if p["type"] == "input_audio"]
+    data = [base64.b64decode(p["input_audio"]["data"])[44:] for p in parts]
+    return [float(np.abs(np.frombuffer(d, np.int16)).max()) / 32767 for d in data]
+
+
+def chat(url: str, folder, **options) -> OpenAIChat:
+    patience = Patience(0, 5, 0.01, 0.02)
+    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(folder / "cache"), **options)
+
+
+def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_place(study):
+    def answer(path, body, times):
+        _, first, second = levels(body)
+        return Sent(200, completion(f"Reason: louder.\nVerdict: response {1 if first > second else 2}"))
+
+    with Loopback(answer) as server:
+        made = arena(
+            str(study / "out"),
+            runs=[str(study / "run")],
+            judge=AudioPairJudge(chat(server.url, study)),
+            manifest=str(study / "queries.jsonl"),
+            bootstrap=5,
+            orders=5,
+        )
+        assert len(server.requests) == 6
+    battles = read_jsonl(study / "out/battles.jsonl", Battle)
+    assert Counter(b.order for b in battles) == {"ab": 3, "ba": 3}
+    assert {(b.a, b.b, b.verdict) for b in battles} == {("loud", "quiet", "a")}
+    assert made["order_consistency"] == 1 and made["first_heard_wins"] == 0.5
+    assert made["systems"][0]["system"] == "loud" and made["systems"][0]["wins"] == 6
+    assert made["judging"]["usd"] == pytest.approx(6 * (10 * 2.5 + 5 * 10) / 1e6)
+
+
+def test_what_was_not_judged_is_no_battle_and_is_heard_again_when_the_judge_is_back(study):
+    down = [True]
+
+    def answer(path, body, times):
+        query, first, second = levels(body)
+        if query > 0.065 and down[0]:  # the third query
+            return Sent(500, b"")
+        if 0.055 < query < 0.065:  # the second: no verdict, ever
+            return Sent(200, completion("I liked the first one."))
+        return Sent(200, completion("Verdict: both bad"))
+
+    with Loopback(answer) as server:
+
+        def run():
+            judge = AudioPairJudge(chat(server.url, study))
+            options = {"judge": judge, "manifest": str(study / "queries.jsonl"), "bootstrap": 5, "orders": 5}
+            return arena(str(study / "out"), runs=[str(study / "run")], **options)
+
+        first = run()
+        assert first["judging"]["statuses"] == {"held": 0, "ok": 2, "http_500": 2, "no_verdict": 2}
+        assert first["games"] == 2 and first["verdicts"] == {"both_bad": 2}
+        failures = [json.loads(line) for line in (study / "out/failures.jsonl").read_text().splitlines()]
+        assert Counter(row["status"] for row in failures) == {"http_500": 2, "no_verdict": 2}
+        path = study / "out/battles.jsonl"
+        path.write_bytes(path.read_bytes()[:-9])  # killed in the middle of a line
+        down[0] = False
+        server.requests.clear()
+        second = run()
+        assert second["judging"]["statuses"] == {"held": 1, "ok": 3, "no_verdict": 2}
+        assert len(server.requests) == 2  # paid answers come from the cache; only the outage's games are asked
+        assert second["games"] == 4
+
+
+def test_games_are_drawn_evenly_and_again_the_same(study):
+    games = draw([str(study / "run")], 2, seed=3)
+    assert len(games) == 4 and games == draw([str(study / "run")], 2, seed=3)
+    assert len(draw([str(study / "run")], None, seed=3)) == 6
+
+
+class Loudness(ResponseScorer):
+    """Scores 5 for what is louder than .5, 3 for the rest; nothing for silence."""
+
+    def score_logits(self, queries, responses):
+        rows = [[0, 0, 99.0, 0, 0] if np.abs(r.samples).max() < 0.5 else [0, 0, 0, 0, 99.0] for r in responses]
+        silent = torch.tensor([[not np.abs(r.samples).max()] for r in responses])
+        return torch.tensor(rows).masked_fill(silent, float("nan"))
+
+
+def test_a_scorer_judges_pairs_with_typed_ties(study):
+    judge = ScorerPairJudge(Loudness, "loudness")
+    quiet, loud = hum(0.1), hum(0.6)
+    pairs = [(quiet, loud), (loud, quiet), (loud, loud), (quiet, quiet), (hum(0.0), loud)]
+    games = [Heard(quiet, first, second) for first, second in pairs]
+    assert [o.verdict for o in judge.compare(games)] == ["second", "first", "both_good", "both_bad", None]
+    assert judge.compare(games)[4].status == "no_score"
+
+
+def test_trace_labels_become_typed_battles(tmp_path):
+    """A look-alike of TRACE's s2sarena.json with its published counts: 314 pairs, 57.6 % both bad."""
+    counts = {"both_bad": 181, "1": 59, "2": 54, "both_good": 20}
+    rows = [
+        {
+            "index": i,
+            "instruction_path": f"input/emotion/{i}.wav",
+            "instruction_text": "[emotion: sad]What now?",
+            "model_a": "4o",
+            "model_b": "speechgpt",
+            "label": {"content": "2", "voice_quality": "1", "paralinguistics": "both_bad", "overall": label},
+            "instruction_id": f"emotion_{i}",
+        }
+        for i, label in enumerate(label for label, count in counts.items() for _ in range(count))
+    ]
+    (tmp_path / "s2sarena.json").write_text(json.dumps(rows))
+    result = arena(str(tmp_path / "out"), str(tmp_path / "s2sarena.json"), bootstrap=2, orders=2)
+    assert result["verdicts"] == {"both_bad": 181, "a": 59, "b": 54, "both_good": 20} and result["games"] == 314
+    assert result["verdicts"]["both_bad"] / result["games"] == pytest.approx(0.576, abs=5e-4)
+    assert {b.verdict for b in read_trace(str(tmp_path / "s2sarena.json"), "content")} == {"b"}
+    (tmp_path / "bad.json").write_text('[{"label": {"overall": "tie"}}]')
+    with pytest.raises(UserError, match="must be TRACE's s2sarena.json"):
+        arena(str(tmp_path / "out"), str(tmp_path / "bad.json"))
+
+
+def test_a_judge_without_its_manifest_is_one_line(study):
+    with pytest.raises(UserError, match="needs runs and the manifest"):
+        arena(str(study / "out"), runs=[str(study / "run")], judge=ScorerPairJudge(Loudness, "x"))

@@ -1,0 +1,268 @@
+"""PolyTone: how texts and styles are paired, what the analysers hear, and that pairing decides what they learn."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.data.embedded import text_queries, words
+from lightning_paras2s.data.suggestive import (
+    LABELS,
+    confounded,
+    every_style,
+    frames,
+    neutral_texts,
+    polytone,
+    suggestive_texts,
+)
+from lightning_paras2s.modules.polytone import (
+    Labelled,
+    ManifestStyles,
+    PolyToneDataModule,
+    load_heard,
+    one_style_a_text,
+    save_heard,
+    targets,
+)
+from lightning_paras2s.polytone import (
+    NOTHING,
+    AnalyserRecognizer,
+    PolyToneRecognizer,
+    WordAnalyser,
+    analyser_path,
+    word_bucket,
+)
+from lightning_paras2s.style import HEADS, StyleRecognizer
+from lightning_paras2s.tts import QUERY_VOICES
+from lightning_paras2s.types import STYLES, Audio, Query, Style, UserError, to_json
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded"
+
+
+def test_labels_are_those_of_the_style_recogniser():
+    assert LABELS == {name: values for name, values in HEADS.items() if name != "tone"}
+
+
+def test_sentences_of_test_when_compared_with_train():
+    """No sentence is shared, but every style's test sentences use words that its training sentences use, and that no
+    other style of the factor uses as often: else words could not mislead."""
+    for factor, styles in LABELS.items():
+        for style in styles:
+            train, test = frames("train", factor, style), frames("test", factor, style)
+            assert len(train) == 12 and len(test) == 7 and not set(train) & set(test)
+            assert all(f.count("{subject}") == 1 for f in train + test)
+            own = Counter(w for f in train for w in words(f.replace("{subject}", "")))
+            others = Counter(w for s in styles if s != style for f in frames("train", factor, s) for w in words(f))
+            for frame in test:
+                assert any(own[w] > others[w] for w in words(frame.replace("{subject}", ""))), frame
+
+
+def test_subjects_of_test_texts_are_the_test_splits():
+    subjects = {q.subject for q in text_queries("test")}
+    assert all(t.subject in subjects and t.subject in t.text for t in suggestive_texts("age", 5, "test", 0))
+    assert all(t.suggested == "" and len(t.styles) == 2 for t in neutral_texts("emotion", 4, "test", 0))
+
+
+def test_pairing_when_polytone_and_when_confounded():
+    texts = suggestive_texts("emotion", 6, "train", 0)
+    apart, one = polytone(texts, 3, "train", 0), confounded(texts, 3, "train", 0)
+    assert Counter(s.text.id for s in apart) == Counter(s.text.id for s in one) == {t.id: 3 for t in texts}
+    for text in texts:
+        assert len({s.style for s in apart if s.text == text}) == 3
+        assert {s.style for s in one if s.text == text} == {text.suggested}
+    assert len({s.line.seed for s in one}) == len(one)  # renditions differ
+    whole = every_style(texts[:2], "test", 0)
+    assert [s.style for s in whole] == 2 * list(LABELS["emotion"])
+    assert all(s.line.voice in QUERY_VOICES["test"] for s in whole)
+
+
+def test_polytone_words_tell_nothing_when_counted():
+    """Of many draws a style falls on the suggested one as often as chance says: 3 of 7 texts, standard error .01."""
+    texts = suggestive_texts("emotion", 300, "train", 0)
+    agree = np.mean([s.style == s.text.suggested for s in polytone(texts, 3, "train", 0)])
+    assert abs(agree - 1 / 7) < 0.03
+
+
+def test_gender_and_age_are_spoken_by_fitting_voices():
+    for factor in ("age", "gender"):
+        for s in every_style(suggestive_texts(factor, 2, "test", 0), "test", 0):
+            assert getattr(QUERY_VOICES["test"][s.line.voice], factor) == s.style
+
+
+def sounds(count: int, high: bool, seed: int = 0) -> list[np.ndarray]:
+    """Acoustics whose upper half of bands is loud or soft."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        row = random.normal(0, 0.3, (40 + 4 * int(random.integers(5)), 66))
+        row[:, 32:64] += 0.25 if high else -0.25
+        rows.append(row.astype(np.float16))
+    return rows
+
+
+def labelled(said: dict[bool, str], count: int = 40) -> list[Labelled]:
+    """Sarcastic = high; `said` gives the words of either sound ("" = half of them each)."""
+    rows = []
+    for high in (False, True):
+        for i, acoustics in enumerate(sounds(count, high, int(high))):
+            text = said[high] or ("thank you", "oh great")[i % 2]
+            heard = NOTHING._replace(acoustics=acoustics, words=text)
+            rows.append(Labelled(heard, "sarcasm", STYLES["sarcasm"][int(high)]))
+    return rows
+
+
+def fitted(rows: list[Labelled]) -> WordAnalyser:
+    torch.manual_seed(0)
+    analyser = WordAnalyser("sarcasm", 8, 1)
+    optimizer = torch.optim.Adam(analyser.parameters(), 0.01)
+    for _ in range(25):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(analyser([r.heard for r in rows]), targets(rows)).backward()
+        optimizer.step()
+    return analyser.eval()
+
+
+def test_analyser_when_words_mislead():
+    """The same network: words that went with the sound in training win over it; words that went with both do not."""
+    misled = labelled({False: "oh great", True: "thank you"})
+
+    def right(analyser: WordAnalyser) -> float:
+        return float((analyser([r.heard for r in misled]).argmax(-1) == targets(misled)).float().mean())
+
+    heard_apart = fitted(labelled({False: "", True: ""}))
+    heard_together = fitted(labelled({False: "thank you", True: "oh great"}))
+    assert right(heard_apart) > 0.95 and right(heard_together) < 0.7
+
+
+def test_analyser_is_deaf_to_words_when_it_has_no_buckets():
+    torch.manual_seed(0)
+    rows = sounds(2, True)
+    deaf, hearing = WordAnalyser("age", 8, 1, buckets=0).eval(), WordAnalyser("age", 8, 1).eval()
+    torch.nn.init.normal_(hearing.words.weight)
+    say = lambda analyser, text: analyser([NOTHING._replace(acoustics=r, words=text) for r in rows])  # noqa: E731
+    assert torch.equal(say(deaf, "my mom"), say(deaf, "my boss"))
+    assert not torch.equal(say(hearing, "my mom"), say(hearing, "my boss"))
+    assert torch.isfinite(say(hearing, "")).all()
+
+
+def test_words_say_the_sum_of_their_weights_over_the_root_of_their_number():
+    """With gain 2: (w1 + w2 + w1 + w1) / sqrt(4) * 2 = 3 w1 + w2; no words say nothing."""
+    analyser = WordAnalyser("age", 8, 1, buckets=64, word_gain=2.0)
+    torch.nn.init.normal_(analyser.words.weight)
+    one, two = (analyser.words.weight[word_bucket(w, 64)] for w in ("mom", "bank"))
+    assert torch.allclose(analyser.read(["mom bank mom mom", ""]), torch.stack([3 * one + two, 0 * one]), atol=1e-5)
+
+
+def test_analyser_when_saved_and_loaded(tmp_path):
+    from lightning_paras2s.models.checkpoint import load_module
+
+    analyser = WordAnalyser("emotion", 8, 1).eval()
+    torch.nn.init.normal_(analyser.words.weight, std=0.1)
+    analyser.save(analyser_path(tmp_path / "x", "emotion"))
+    again = load_module(WordAnalyser, tmp_path / "x-emotion.safetensors").eval()
+    heard = [NOTHING._replace(acoustics=row, words="oh no") for row in sounds(3, False)]
+    # Kept in half precision: 11 bits of each weight.
+    assert torch.allclose(analyser(heard), again(heard), atol=2e-2) and again.factor == "emotion"
+
+
+def test_word_bucket_is_known():
+    """CRC-32 of "123456789" is cbf43926 (the check value of the standard)."""
+    assert word_bucket("123456789", 512) == 0xCBF43926 % 512
+
+
+def test_heard_when_kept_on_disk(tmp_path):
+    heard = [NOTHING._replace(acoustics=row, words=f"word {i}") for i, row in enumerate(sounds(3, True))]
+    save_heard(tmp_path / "h.npz", heard)
+    for a, b in zip(heard, load_heard(tmp_path / "h.npz"), strict=True):
+        assert a.words == b.words and np.array_equal(a.acoustics, b.acoustics)
+
+
+class Deaf(StyleRecognizer):
+    """Always calm."""
+
+    name = "deaf-1"
+
+    def recognize(self, audios: list[Audio], role: str) -> list[Style]:
+        return [Style(tone="calm") for _ in audios]
+
+
+class Loud(AnalyserRecognizer):
+    def listen(self, audio: Audio):
+        return NOTHING._replace(acoustics=np.zeros((8, 66), np.float16))
+
+
+def test_recogniser_when_asked_for_labels_and_for_tones():
+    silence = [Audio(np.zeros(1600, np.float32), 16_000)]
+    analysers = {f: WordAnalyser(f, 8, 1) for f in ("age", "gender")}
+    both = Loud("polytone-1/x", analysers, Deaf())
+    style = both.recognize(silence, "query")[0]
+    assert style.age in STYLES["age"] and style.gender in STYLES["gender"] and style.emotion is None
+    assert both.recognize(silence, "response")[0].tone == "calm" and both.name == "polytone-1/x+deaf-1"
+    with pytest.raises(UserError, match="labels queries only"):
+        Loud("polytone-1/x", analysers, None).recognize(silence, "response")
+
+
+def test_error_when_a_factor_or_an_arrangement_is_unknown():
+    with pytest.raises(UserError, match="factor must be one of .*; got 'mood'"):
+        WordAnalyser("mood")
+    with pytest.raises(UserError, match="arrangement must be one of polytone, confounded; got 'both'"):
+        PolyToneDataModule("both")
+
+
+def manifest(folder: Path) -> Path:
+    """Three contrast pairs with a tenth of a second of audio each."""
+    rows = []
+    for pair in range(3):
+        for half, style in enumerate(STYLES["sarcasm"]):
+            name = f"{pair}-{half}.wav"
+            write_audio(folder / name, Audio(np.full(1600, 0.01 * (2 * pair + half), np.float32), 16_000))
+            rows.append(Query(f"{pair}-{half}", f"p{pair}", "sarcasm", "train", "Nice.", {"sarcasm": style}, "t", name))
+    path = folder / "queries.jsonl"
+    path.write_text("".join(to_json(row) + "\n" for row in rows))
+    return path
+
+
+def test_manifest_styles_when_read(tmp_path):
+    path = str(manifest(tmp_path))
+    data = ManifestStyles(path, path, factors=("sarcasm",), batch_size=4)
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert sorted(len(b) for b in batches) == [2, 4]
+    assert sorted(row.style for b in batches for row in b) == 3 * ["sarcastic"] + 3 * ["sincere"]
+    assert {len(row.heard.samples) for b in batches for row in b} == {1600}
+    one = ManifestStyles(path, path, "confounded", ("sarcasm",))
+    one.setup()
+    assert [q.pair_id for q in one.train] == ["p0", "p1", "p2"] and len(one.val) == 6
+    assert one_style_a_text(one.train) == one.train
+    with pytest.raises(UserError, match="must hold queries of age; got none"):
+        ManifestStyles(path, path, factors=("age",)).setup()
+
+
+def test_shipped_analysers_when_there_are_any():
+    """The pair of analysers of each factor hears unseen voices better than chance."""
+    from lightning_paras2s.bench.leakage import AGREE, macro_mean, named, probe_set
+    from lightning_paras2s.data.embedded import corpus_audio
+
+    if not analyser_path(SHIPPED / "polytone", "emotion").is_file():
+        pytest.skip("no analysers are shipped")
+    spoken = probe_set(1, 1, factors=("gender", "age"))
+    recognizer = PolyToneRecognizer(str(SHIPPED / "polytone"), str(SHIPPED / "transcriber.safetensors"))
+    rows = named(spoken, recognizer.recognize(corpus_audio([s.line for s in spoken]), "query"))
+    assert macro_mean([rows], AGREE)["value"] > 0.6
+
+
+def test_config_of_the_control_differs_from_polytones_in_nothing_but_the_pairing():
+    import yaml
+
+    folder = Path(__file__).parents[1] / "configs"
+    ours, control = (yaml.safe_load((folder / f"{n}.yaml").read_text()) for n in ("polytone", "polytone_control"))
+    control["data"]["init_args"]["arrangement"] = "polytone"
+    control["model"]["init_args"]["export"] = ours["model"]["init_args"]["export"]
+    control["trainer"]["logger"]["init_args"]["name"] = "polytone"
+    assert json.dumps(ours, sort_keys=True) == json.dumps(control, sort_keys=True)

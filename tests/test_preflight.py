@@ -1,0 +1,102 @@
+"""A trainer's options that this machine or FSDP2 cannot serve are refused before anything is built."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_paras2s import fit
+from lightning_paras2s.cli import main
+from lightning_paras2s.preflight import check_trainer, device_count
+from lightning_paras2s.types import UserError
+
+ROOT = Path(__file__).parents[1]
+FSDP2 = yaml.safe_load((ROOT / "configs/trainer/fsdp2_8gpu.yaml").read_text())["trainer"]
+CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+
+
+def fsdp2(data_parallel_size: int | str = 8, tensor_parallel_size: int | str = 1, **changes) -> dict:
+    """trainer/fsdp2_8gpu.yaml, changed."""
+    sizes = {"data_parallel_size": data_parallel_size, "tensor_parallel_size": tensor_parallel_size}
+    return {"num_nodes": 1, **FSDP2, "strategy": {**FSDP2["strategy"], "init_args": sizes}, **changes}
+
+
+@pytest.mark.parametrize(
+    "trainer, gpus, torchrun",
+    [
+        (CPU, 0, None),
+        ({**CPU, "accelerator": "auto", "devices": "auto"}, 0, None),
+        ({**CPU, "accelerator": "gpu", "devices": -1, "strategy": "ddp"}, 2, None),
+        ({"num_nodes": 1, **FSDP2}, 8, None),
+        ({"num_nodes": 1, **FSDP2}, 8, "8"),
+        (fsdp2(16, num_nodes=2), 8, "8"),
+        (fsdp2(2, devices=2, accelerator="cpu"), 0, None),
+    ],
+)
+def test_trainer_is_taken_when_the_machine_serves_it(trainer, gpus, torchrun):
+    check_trainer(trainer, gpus, torchrun)
+
+
+@pytest.mark.parametrize(
+    "trainer, gpus, torchrun, must",
+    [
+        ({**CPU, "accelerator": "gpu"}, 0, None, "trainer.accelerator gpu needs a CUDA GPU; got none"),
+        (fsdp2(), 0, None, "needs a CUDA GPU; got none"),
+        (fsdp2(), 4, None, "devices must be at most the GPUs of this machine; got 8 with 4"),
+        (fsdp2(), 8, "4", "got 8 and --nproc-per-node 4"),
+        (
+            fsdp2("auto", "auto"),
+            8,
+            None,
+            "number of all processes, 8, and its tensor_parallel_size 1; got auto",
+        ),
+        (
+            fsdp2(8, 1, num_nodes=2),
+            8,
+            None,
+            "number of all processes, 16, and its tensor_parallel_size 1; got 8 and 1",
+        ),
+        (fsdp2(4, 2), 8, None, "got 4 and 2"),
+        ({**CPU, "strategy": "fsdp"}, 0, None, "must not be FSDP1, which fails in manual optimization; got fsdp"),
+        (
+            {**CPU, "strategy": {"class_path": "lightning.pytorch.strategies.FSDPStrategy", "init_args": {}}},
+            8,
+            None,
+            "got FSDPStrategy; use --config trainer/fsdp2_8gpu.yaml",
+        ),
+    ],
+)
+def test_trainer_is_refused_when_it_would_fail_late_or_in_silence(trainer, gpus, torchrun, must):
+    with pytest.raises(UserError, match="; ") as refused:
+        check_trainer(trainer, gpus, torchrun)
+    assert must in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "devices, count", [(8, 8), ("8", 8), ([0, 2], 2), ("0,2", 2), ("0,", 1), ("auto", 4), (-1, 4), ("-1", 4)]
+)
+def test_devices_are_counted_as_lightning_reads_them(devices, count):
+    assert device_count(devices, gpus=4) == count
+
+
+@pytest.mark.parametrize(
+    "options, gpus, must",
+    [
+        (["--config", "trainer/fsdp2_8gpu.yaml"], 0, "got none"),
+        (["--config", "trainer/fsdp2_8gpu.yaml"], 4, "got 8 with 4"),
+        (["--trainer.strategy", "FSDPStrategy"], 0, "must not be FSDP1"),
+    ],
+)
+def test_grpo_is_refused_in_one_line_when_its_trainer_is(options, gpus, must, monkeypatch, capsys):
+    """Through the command line; nothing is built and no folder made."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(fit, "visible_gpus", lambda: gpus)
+    before = set(os.listdir("runs")) if Path("runs").is_dir() else set()
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "grpo.yaml", *options])
+    errors = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
+    assert stop.value.code == 2 and len(errors) == 1 and errors[0].startswith("error: ") and must in errors[0]
+    assert before == (set(os.listdir("runs")) if Path("runs").is_dir() else set())

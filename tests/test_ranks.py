@@ -1,0 +1,44 @@
+"""Ranks that end together and speak once, without a network: the two-process tests are in test_fsdp.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_paras2s.ranks import EndTogether, one_voice
+from lightning_paras2s.types import UserError
+
+
+def watcher(rank: int, world_size: int = 3) -> EndTogether:
+    callback = EndTogether(every_seconds=1.0, patience_seconds=3.0)
+    callback.rank, callback.world_size, callback.store = rank, world_size, dist.HashStore()
+    return callback
+
+
+def test_a_rank_is_missed_when_its_heart_stands_still_for_longer_than_the_patience():
+    """Four beats of one second without any from rank 2 are more than 3 s; a first look is no such beat."""
+    callback, heard, missed = watcher(rank=0), {}, []
+    for _ in range(5):
+        callback.store.add("beat/1", 1)
+        missed.append(callback.silent_rank(heard))
+    assert missed == [None, None, None, None, 2]
+
+
+def test_a_rank_other_than_the_first_looks_at_the_first_alone():
+    callback, heard = watcher(rank=1), {}
+    assert [callback.silent_rank(heard) for _ in range(5)] == [None] * 4 + [0]
+
+
+@pytest.mark.parametrize("rank, tells", [(0, True), (1, False)])
+def test_a_mistake_is_told_by_rank_0_alone(rank, tells, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", rank, raising=False)
+    with pytest.raises(UserError if tells else SystemExit) as stop, one_voice(grace_seconds=0):
+        raise UserError("a config must be right; got a wrong one; mend it")
+    assert tells or stop.value.code == 2
+
+
+def test_a_bug_is_told_by_every_rank(monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1, raising=False)
+    with pytest.raises(ZeroDivisionError), one_voice(grace_seconds=0):
+        1 / 0  # noqa: B018

@@ -1,0 +1,169 @@
+"""What a person sees of a GRPO run: curves, samples to listen to, and a probe whose numbers are worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toys import CODES, ToyData, ToyLM, ToyScorer, ToyTokenizer, ToyVocab
+
+from lightning_paras2s.asr import Transcriber
+from lightning_paras2s.callbacks import Probe, SampleWriter
+from lightning_paras2s.judge import Judge
+from lightning_paras2s.models.speech_lm import Completion, Sampling
+from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.modules.rewards import ScorerReward
+from lightning_paras2s.runs import RunLogger
+from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.types import Audio, Evidence, Query, Style, Verdict
+
+STREAMS = ("text", "audio")
+TRAIN = {"reward", "reward_std", "zero_std_groups", "unscored", "kl", "ratio", "silence_fraction", "grad_norm", "lr"}
+TRAIN |= {"clip_fraction/low", "clip_fraction/high", "tokens_per_second"}
+TRAIN |= {f"{name}/{s}" for name in ("kl", "entropy", "length", "eos_rate") for s in STREAMS}
+TRAIN |= {f"logp_gap_{name}/{s}" for name in ("mean", "max") for s in STREAMS}
+PROBE = {"judge", "audit", "judge_unscored", "audit_unscored", "wer", "silence_fraction", "seconds"}
+PROBE |= {f"{name}/{s}" for name in ("length", "eos_rate") for s in STREAMS}
+
+
+class Yes(Transcriber):
+    """Hears "yes" in everything."""
+
+    name = "yes"
+
+    def transcribe(self, audios: list[Audio]) -> list[str]:
+        return ["yes"] * len(audios)
+
+
+class Always(StyleRecognizer):
+    """Hears one tone in everything."""
+
+    def __init__(self, tone: str) -> None:
+        self.tone = self.name = tone
+
+    def recognize(self, audios: list[Audio], role: str) -> list[Style]:
+        return [Style(tone=self.tone)] * len(audios)
+
+
+class ToneJudge(Judge):
+    """Calm is worth 5 to who is sincere and 1 to who is not, any other tone 3; silence has no score."""
+
+    name, rubric_sha = "tone", "0"
+
+    def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
+        if evidence.status == "silent":
+            return Verdict(evidence.response_id, self.name, None, status=evidence.status)
+        score = 3.0 if evidence.tone != "calm" else 5.0 if style.sarcasm == "sincere" else 1.0
+        return Verdict(evidence.response_id, self.name, score)
+
+
+def probe(**options) -> Probe:
+    return Probe(ToneJudge(), Yes(), Always("calm"), Always("cheerful"), **options)
+
+
+class Recited:
+    """A policy with four answers: "yes", "no", "yes oh", and no word in silence; 12 codes are 0.12 s."""
+
+    def eval(self) -> None: ...
+
+    def generate(self, prompt, sampling: Sampling, noise=None, group_size: int = 1) -> Completion:
+        assert sampling.text_temperature == sampling.audio_temperature == 0
+        tokens = torch.zeros(4, 2, 14, dtype=torch.long)
+        for row, words in enumerate(([2, 1], [3, 1], [2, 4, 1], [1])):
+            tokens[row, 0, : len(words)] = torch.tensor(words)
+            tokens[row, 1] = torch.tensor([CODES, *[0 if row == 3 else 2] * 12, CODES + 1])
+        actions = torch.ones(4, 2, 14, dtype=torch.bool)
+        actions[:, 1, 0] = False
+        actions[:, 0] = torch.arange(14) < torch.tensor([[2], [2], [3], [1]])
+        return Completion(tokens, actions, torch.ones(4, dtype=torch.bool))
+
+
+def test_probe_on_four_answers_worked_out_by_hand():
+    """Word errors against "yes": 0 of 1, 1 of 1, 1 of 2, and 1 where no word was written; queries alternate sincere and
+    sarcastic; the last answer is silence, which this judge does not score."""
+    parts = {"policy": Recited(), "tokenizer": ToyTokenizer(), "vocabulary": ToyVocab()}
+    module = SimpleNamespace(**parts, sampling=Sampling(), device=torch.device("cpu"))
+    found = probe().measure(module, ToyData(labelled=False).collate([0, 1, 2, 3]))
+    expected = {"judge": (5 + 1 + 5) / 3, "judge_unscored": 0.25, "audit": 3.0, "audit_unscored": 0.25}
+    expected |= {"wer": (0 + 1 + 0.5 + 1) / 4, "silence_fraction": 0.25, "eos_rate/text": 1.0, "eos_rate/audio": 1.0}
+    expected |= {"length/text": (2 + 2 + 3 + 1) / 4, "length/audio": 13.0}
+    assert found == pytest.approx(expected)
+
+
+def test_probe_takes_its_queries_from_all_over_the_validation_set():
+    data, some = ToyData(labelled=False, size=16), probe(max_queries=4)
+    trainer = SimpleNamespace(datamodule=data, fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=0)))
+    some.on_train_start(trainer, None)
+    assert [q.id for q in some.batch.queries] == ["q0", "q4", "q8", "q12"]
+
+
+def talkative() -> ToyLM:
+    """Untrained, but its most likely answer is not to stop at once."""
+    policy = ToyLM()
+    with torch.no_grad():
+        policy.heads[1].bias[2] += 3
+    return policy
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """Two rollouts of a toy policy, watched."""
+    folder = tmp_path_factory.mktemp("watched")
+    torch.manual_seed(0)
+    parts = (talkative, ToyTokenizer, lambda: ScorerReward(ToyScorer), ToyVocab)
+    module = GRPOModule(*parts, group_size=4, sampling=Sampling(max_steps=20))
+    L.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=RunLogger(str(folder), "grpo", "a"),
+        callbacks=[SampleWriter(every_n_batches=2, count=2), probe(every_n_batches=2, max_queries=4)],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        limit_val_batches=0,
+    ).fit(module, ToyData(labelled=False))
+    return folder / "grpo" / "a"
+
+
+def test_curves_are_in_the_events_and_in_the_lines(run):
+    events = EventAccumulator(str(run), {"scalars": 0}).Reload()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for prefix, names, steps in (("train", TRAIN, [0, 1]), ("probe", PROBE, [0, 1])):
+        for name in names:
+            tag = f"{prefix}/{name}"
+            drawn = [(e.step, e.value) for e in events.Scalars(tag)]
+            written = [(line["step"], line[tag]) for line in lines if tag in line]
+            assert [step for step, _ in drawn] == steps, tag
+            np.testing.assert_allclose([v for _, v in drawn], [v for _, v in written], rtol=1e-6)  # events: float32
+    assert {"seconds/rollout", "seconds/reward", "seconds/update", "seconds/step"} <= set(events.Tags()["scalars"])
+
+
+def test_first_rollout_shows_a_policy_that_equals_its_reference(run):
+    first = next(line for line in map(json.loads, (run / "metrics.jsonl").open()) if "train/kl" in line)
+    assert first["train/ratio"] == 1 and first["train/kl"] < 1e-6 and first["train/clip_fraction/high"] == 0
+    assert max(first[f"train/logp_gap_max/{s}"] for s in STREAMS) < 1e-4
+    assert 0 < first["train/entropy/text"] <= np.log(6) + 1e-5 and 0 < first["train/entropy/audio"] <= np.log(8) + 1e-5
+
+
+def test_samples_can_be_read_and_listened_to(run):
+    folder = run / "samples" / "step-00000002"
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and all(line.keys() == {"query_id", "query", "text", "reward"} for line in lines)
+    events = EventAccumulator(str(run), {"audio": 0, "tensors": 0}).Reload()
+    for i, line in enumerate(lines):
+        assert 1 <= line["reward"] <= 5
+        (shown,) = events.Tensors(f"samples/{i}/text_summary")
+        text = shown.tensor_proto.string_val[0].decode()
+        assert shown.step == 2 and line["text"] in text and line["query"] in text and f"{line['reward']:.2f}" in text
+        for name in ("query", "response"):
+            samples, rate = soundfile.read(folder / f"{i}-{name}.wav")
+            (heard,) = events.Audio(f"samples/{i}-{name}")
+            assert rate == heard.sample_rate == 16_000 and len(samples) == heard.length_frames > 0
