@@ -27,7 +27,8 @@ class StyleRecognizer(ABC):
 
 
 class StyleTrunk(nn.Module):
-    """Acoustics [B, T, 66] -> one vector a recording [B, 2 * width]: convolutions, then mean and deviation over time."""
+    """Acoustics [B, T, 66] -> one vector a recording [B, 2 * width]: convolutions, then mean and
+    deviation over time."""
 
     def __init__(self, width: int, blocks: int) -> None:
         super().__init__()
