@@ -1,9 +1,9 @@
-# make demo | test | reproduce: each sets up .venv first, from the package index alone.
+# make demo | bench | test | reproduce: each sets up .venv first, from the package index alone.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test reproduce checksums clean
+.PHONY: help demo bench test reproduce checksums clean
 
 # The first Python of at least 3.11 that runs.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -14,6 +14,7 @@ STAMPS := runs/reproduce
 
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
+	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
 	@echo "make test       ruff and pytest"
 	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
 
@@ -24,6 +25,10 @@ demo: .venv/demo.stamp
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
 	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
+
+bench: .venv/demo.stamp
+	$(RUN) bench --config bench.yaml
+	@echo 'Listen: runs/bench/full/report.html. Table: runs/bench/full/leaderboard.md'
 
 test: .venv/test.stamp
 	.venv/bin/ruff check
