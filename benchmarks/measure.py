@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from lightning_paras2s.plan import Shape
+from lightning_paras2s.cost import Shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

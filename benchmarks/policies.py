@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from lightning_paras2s.cost import Shape
 from lightning_paras2s.models.kimi_config import KimiConfig
 from lightning_paras2s.models.speech_lm import Prompt, SpeechLM
 from lightning_paras2s.models.tiny_lm import TinySpeechLM
-from lightning_paras2s.plan import Shape
 
 KIMI_TEST = KimiConfig(
     vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,

@@ -9,7 +9,7 @@ import torch
 from policies import text_twin
 from turns import Turns, even_share
 
-from lightning_paras2s.plan import Shape
+from lightning_paras2s.cost import Shape
 
 
 def train(args: argparse.Namespace, shape: Shape, turns: Turns) -> None:

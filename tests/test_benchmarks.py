@@ -20,7 +20,7 @@ import rollout  # noqa: E402
 import train_step  # noqa: E402
 from turns import Turns  # noqa: E402
 
-from lightning_paras2s.plan import Shape  # noqa: E402
+from lightning_paras2s.cost import Shape  # noqa: E402
 
 SIZES = ["--queries", "2", "--group_size", "2", "--prompt", "4", "--steps", "6", "--repeats", "1", "--threads", "1"]
 SMALL = [*SIZES, "--device", "cpu", "--dtype", "float32"]
