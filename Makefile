@@ -1,9 +1,9 @@
-# make demo | test | reproduce: each sets up .venv first, from the package index alone.
+# make demo | bench | test | reproduce: each sets up .venv first, from the package index alone.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo test reproduce checksums clean
+.PHONY: help demo bench benchmarks test reproduce checksums clean
 
 # The first Python of at least 3.11 that runs.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -14,6 +14,8 @@ STAMPS := runs/reproduce
 
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
+	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
+	@echo "make benchmarks speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
 	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
 
@@ -24,6 +26,23 @@ demo: .venv/demo.stamp
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
 	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
+
+bench: .venv/demo.stamp
+	$(RUN) bench --config bench.yaml
+	@echo 'Listen: runs/bench/full/report.html. Table: runs/bench/full/leaderboard.md'
+
+# Tables on the terminal, one JSON object a line in results/benchmarks.jsonl.
+BENCHMARK := .venv/bin/python benchmarks
+RESULTS := results/benchmarks.jsonl
+benchmarks: .venv/bench.stamp
+	rm -f $(RESULTS)
+	$(BENCHMARK)/rollout.py --json $(RESULTS)
+	$(BENCHMARK)/rollout.py --dtype bfloat16 --peers transformers --json $(RESULTS)
+	$(BENCHMARK)/logps.py --repeats 3 --json $(RESULTS)
+	$(BENCHMARK)/train_step.py --repeats 3 --json $(RESULTS)
+	$(BENCHMARK)/grpo_step.py --json $(RESULTS)
+	$(BENCHMARK)/grpo_step.py --dtype bfloat16 --json $(RESULTS)
+	$(BENCHMARK)/memory.py --figure docs/memory.png --json $(RESULTS)
 
 test: .venv/test.stamp
 	.venv/bin/ruff check
@@ -40,6 +59,10 @@ test: .venv/test.stamp
 .venv/test.stamp: setup.cfg pyproject.toml | .venv/bin/python
 	.venv/bin/python -m pip install --quiet -e '.[audit,test]'
 	@touch $@ .venv/demo.stamp
+
+.venv/bench.stamp: setup.cfg pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --quiet -e '.[bench]'
+	@touch $@
 
 # Every shipped weight from nothing. A step that is done leaves a stamp in $(STAMPS); a step that was cut goes on from its last checkpoint,
 # because its run has a fixed version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that

@@ -1,6 +1,7 @@
 """`evaluate` end to end on speech of beeps: resumable at any kill, re-scorable, failures apart from scores."""
 
 import json
+import multiprocessing
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -137,6 +138,27 @@ def test_shards_merge_to_the_single_result(bench, whole, tmp_path):
         evaluate(**bench, output=str(tmp_path), shard=shard)
     assert numbers(evaluate(**bench, output=str(tmp_path))) == numbers(whole[1])
     assert not (tmp_path / "responses.jsonl").exists()  # nothing was left to do
+
+
+def test_two_processes_score_one_manifest_as_one_does(bench, whole, tmp_path):
+    """At once, each on its shard; then the merge has nothing to ask, and every record but latencies is the same."""
+    fork = multiprocessing.get_context("fork")
+    options = [{**bench, "output": str(tmp_path), "shard": f"{i}/2"} for i in range(2)]
+    workers = [fork.Process(target=evaluate, kwargs=kwargs) for kwargs in options]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0] and not (tmp_path / "summary.json").exists()
+
+    class Deaf(BeepTranscriber):
+        def transcribe(self, audios):
+            raise AssertionError("asked again")
+
+    assert numbers(evaluate(**{**bench, "transcriber": Deaf([])}, output=str(tmp_path))) == numbers(whole[1])
+    for name in FILES[1:]:
+        parts = [(tmp_path / name.replace(".", f"-{i}of2.")).read_text().splitlines() for i in range(2)]
+        assert all(parts) and sorted(parts[0] + parts[1]) == sorted((whole[0] / name).read_text().splitlines())
 
 
 def test_predicted_labels_are_recorded_and_here_equal_gold(bench, whole, tmp_path):

@@ -16,7 +16,7 @@ def colour(index: int) -> str:
 
 def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width: int = 440) -> str:
     """Mean and 95 % interval of each system, a panel a column, on the scale 1..5."""
-    left, row, head = margin(systems), 20, 26
+    left, row, head = margin(systems), 17, 23
     height = len(columns) * (head + row * len(systems)) + 30
     scale = lambda v: left + (v - 1) / 4 * (width - left - 16)  # noqa: E731
     parts = [_svg(width, height, "Mean score and 95 % interval of each system")]
@@ -28,7 +28,7 @@ def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width:
     ]
     y = 0
     for column in columns:
-        parts.append(f'<text class="panel" x="0" y="{y + 17}">{escape(column)}</text>')
+        parts.append(f'<text class="panel" x="0" y="{y + 15}">{escape(column)}</text>')
         y += head
         for index, (name, cells) in enumerate(systems.items()):
             cell, middle = cells.get(column, {}), y + row / 2

@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
+from lightning_paras2s.models.decoding import draw
 from lightning_paras2s.models.kimi_attention import KeyValueCache, attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi_config import KimiConfig, read_config
+from lightning_paras2s.models.kimi_decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
 from lightning_paras2s.models.sharding import shard_blocks, unsharded
@@ -38,7 +40,6 @@ from lightning_paras2s.models.speech_lm import (
     Sampling,
     SpeechLM,
     Streams,
-    inverse_cdf,
 )
 from lightning_paras2s.types import UserError
 
@@ -93,9 +94,10 @@ class KimiTrunk(nn.Module):
         self, x: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None = None
     ) -> tuple[Tensor, Tensor]:
         """x [B, L, h] after `cache.length` earlier positions, mask [B, all positions] -> normed text, audio states
-        [B, L, h].
+        [B, L, h]. Once the cache is fixed, `mask` is additive, [B, 1, 1, capacity].
         """
-        allowed = attention_mask(mask, x.shape[1], x.dtype, self.attention)
+        fixed = cache is not None and cache.place is not None  # then the mask is ready-made
+        allowed = mask if fixed else attention_mask(mask, x.shape[1], x.dtype, self.attention)
         rotary = rotary_table(positions, self.config.head_size, self.config.rope_theta, x.dtype)
         fork = self.config.kimia_mimo_transformer_from_layer_index
         for layer in self.layers[: fork + 1]:
@@ -259,51 +261,15 @@ class KimiAudio(SpeechLM):
             )
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
-            return self.sample(prompt, sampling, noise, group_size)
-
-    def sample(self, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int) -> Completion:
-        """`generate` once the weights are whole."""
-        steps, mask = sampling.max_steps, prompt.mask.repeat_interleave(group_size, 0)
-        rows, device = len(mask), mask.device
-        cache = KeyValueCache(len(self.model.layers) + len(self.model.mimo_layers), prompt.tokens.shape[2] + steps)
-        x = self.model.embed(prompt.tokens, prompt.features, prompt.features_mask)
-        states = [
-            h[:, -1].repeat_interleave(group_size, 0)
-            for h in self.model(x, prompt.mask, positions_of(prompt.mask), cache)
-        ]
-        cache.repeat(group_size)
-        position = mask.sum(1, keepdim=True)
-        tokens = torch.full((rows, 2, steps), self.config.blank, device=device)
-        actions = torch.zeros(rows, 2, steps, dtype=torch.bool, device=device)
-        logps = torch.zeros(rows, 2, steps, device=device)
-        speaking = torch.ones(rows, dtype=torch.bool, device=device)
-        writing = speaking.clone()
-        noise = torch.zeros(rows, 2, steps) if noise is None else noise
-        noise = noise.to(device)
-        for t in range(steps):
-            sampled = (speaking & writing, speaking & (t >= self.streams.delay))
-            for stream, temperature in enumerate((sampling.text_temperature, sampling.audio_temperature)):
-                ids, chosen = self.draw(states[stream], stream, noise[:, stream, t], temperature)
-                tokens[:, stream, t] = torch.where(sampled[stream], ids, self.config.blank)
-                actions[:, stream, t] = sampled[stream]
-                logps[:, stream, t] = torch.where(sampled[stream], chosen, 0.0)
-            writing = writing & (tokens[:, TEXT, t] != self.config.text_eos)
-            speaking = (
-                speaking & (tokens[:, AUDIO, t] != self.config.msg_end) & (tokens[:, AUDIO, t] != self.config.media_end)
-            )
-            if t + 1 == steps or not bool(speaking.any()):
-                break
-            mask = torch.cat([mask, mask.new_ones(rows, 1)], 1)
-            states = [h[:, 0] for h in self.model(self.model.embed(tokens[..., t : t + 1]), mask, position + t, cache)]
-        return Completion(tokens, actions, ~speaking, logps)
+            return KimiRollout(self, prompt, sampling, noise, group_size).run()
 
     def draw(self, state: Tensor, stream: int, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
         weight, ranges = self.head(stream)
         logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
-        choice = inverse_cdf(logits, uniform, temperature)
+        choice, logps = draw(logits, uniform, temperature)
         ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
-        return ids, torch.log_softmax(logits / (temperature or 1.0), -1).gather(1, choice[:, None])[:, 0]
+        return ids, logps
 
     def check_prompt(self, prompt: Prompt, steps: int) -> None:
         """Context, ids and features are this model's, or one line says what is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,11 +90,9 @@ def build_preferences(
     samples: int = 8,
     sampling: Sampling = Sampling(),
     seed: int = 0,
-    first_step: int = 0,
 ) -> Path:
-    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. With
-    `seed`, the number
-    of a batch (from `first_step`) decides its samples.
+    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
+    query's samples are a function of (seed, its id), whatever else is in its batch.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
@@ -105,10 +104,10 @@ def build_preferences(
     attempted = folder / "done.txt"
     finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
     policy.eval()
-    for step, batch in enumerate(batches, first_step):
+    for batch in batches:
         if all(query.id in finished for query in batch.queries):
             continue
-        noise = sampling_noise(seed, step, len(batch) * samples, sampling.max_steps)
+        noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
         responses = speak(completion, tokenizer, vocabulary)
         scores = reward.score(batch, responses).tolist()
@@ -127,3 +126,8 @@ def build_preferences(
         with attempted.open("a") as file:
             file.write("".join(f"{query.id}\n" for query in batch.queries))
     return manifest
+
+
+def number_of(name: str) -> int:
+    """A number below 2^40 that stands for an id."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:5])

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 
+from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.policy import initial_policy, place
-from lightning_paras2s.modules.preferences import build_preferences
+from lightning_paras2s.modules.preferences import Preference, build_preferences
 from lightning_paras2s.modules.rewards import Reward
+from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
+
+SPLITS = ("train", "val")  # the order of the data module's loaders
 
 
 class SampleModule(L.LightningModule):
     """Draws K responses a query from a policy, judges them, and keeps them as the reward model's data.
 
-    Each rank writes shards of its own, `folder/{train,val}-{rank}/`, and goes on where it stopped.
+    Each rank writes shards of its own, `folder/{train,val}-{rank}/`; at the end rank 0 writes
+    `folder/{train,val}.jsonl`, all shards' samples in the order of their ids, each once. Any number of ranks draws the
+    same samples. Killed and started again, also with other ranks, it draws only what no shard holds.
 
     Args:
         policy, tokenizer, reward, vocabulary: build the parts.
@@ -51,9 +58,44 @@ class SampleModule(L.LightningModule):
             place(self, self.policy)
             self.tokenizer, self.reward, self.vocabulary = tokenizer().eval(), reward(), vocabulary()
 
+    def on_predict_start(self) -> None:
+        """Queries that a run before this one is done with, in whatever shard."""
+        self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
+
     def predict_step(self, batch: DualStreamBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
-        folder = self.folder / f"{('train', 'val')[dataloader_idx]}-{self.global_rank}"
-        seed = self.seed + 7919 * (self.global_rank * 2 + dataloader_idx)
+        split = SPLITS[dataloader_idx]
+        if all(query.id in self.finished[split] for query in batch.queries):
+            return 0
         parts = (self.policy, self.tokenizer, self.vocabulary, self.reward)
-        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, first_step=batch_idx)
+        folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
+        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed)
         return len(batch) * self.samples
+
+    def on_predict_end(self) -> None:
+        self.trainer.strategy.barrier("all ranks have written their shards")
+        if self.trainer.is_global_zero:
+            for split in SPLITS:
+                merge(self.folder, split)
+
+
+def shards(folder: Path, split: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{split}-*") if path.is_dir())
+
+
+def finished_queries(folder: Path, split: str) -> set[str]:
+    """Ids in the shards' `done.txt`; a half line that a kill left is not among them."""
+    texts = [path.read_text() for shard in shards(folder, split) if (path := shard / "done.txt").is_file()]
+    return {line.strip() for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")}
+
+
+def merge(folder: Path, split: str) -> None:
+    """Write `folder/{split}.jsonl`, whole or not at all: each judged sample of the shards once, by query and sample."""
+    found: dict[tuple[str, int], Preference] = {}
+    for shard in shards(folder, split):
+        append_jsonl(shard / "preferences.jsonl", [])  # mends a half line
+        for row in read_jsonl(shard / "preferences.jsonl", Preference):
+            paths = {k: f"{shard.name}/{getattr(row, k)}" for k in ("query_audio", "response_audio")}
+            found.setdefault((row.query_id, row.sample), replace(row, **paths))
+    lines = [to_json(found[key]) + "\n" for key in sorted(found)]
+    if lines:
+        replace_file(folder / f"{split}.jsonl", "".join(lines))

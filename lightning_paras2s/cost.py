@@ -1,0 +1,270 @@
+"""The cost model of GRPO on Kimi-Audio: bytes and seconds from sizes and peak rates alone (docs/performance.md).
+
+Arithmetic, not measurement: bounds by memory traffic and FLOPs, divided by stated efficiencies. Every figure follows
+from the shapes of the models and these rules:
+
+- a decode step reads all weights but the embedding once, and every row's keys and values: max(bytes / bandwidth,
+  FLOPs / peak);
+- a forward pass costs 2 FLOPs a weight and token, a backward pass twice that, recomputation one forward more;
+- full fine-tuning keeps 16 bytes a weight (float32 weights, gradient, two Adam moments; 10 with 8-bit moments),
+  sharded; LoRA keeps 2, and 16 an adapter's;
+- rollout, waveform reward and update follow each other, so that the largest of the three adds to what is always kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+CODE_RATE = 12.5  # steps and codes a second
+MEL_RATE = 50  # frames a second
+
+
+@dataclass(frozen=True)
+class GPU:
+    """Bytes, bytes/s, bf16 FLOP/s without sparsity, bytes/s to its neighbours; data sheet values."""
+
+    memory: float
+    bandwidth: float
+    flops: float
+    link: float
+
+
+GPUS = {
+    "a100": GPU(80e9, 2.04e12, 312e12, 250e9),
+    "h100": GPU(80e9, 3.35e12, 989e12, 350e9),
+    "h200": GPU(141e9, 4.8e12, 989e12, 350e9),
+    "b200": GPU(192e9, 8.0e12, 2250e12, 700e9),
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a policy with a shared trunk and a text and an audio branch; defaults are Kimi-Audio's."""
+
+    hidden: int = 3584
+    inner: int = 18944
+    layers: int = 34
+    heads: int = 28
+    kv_heads: int = 4
+    vocab: int = 168448
+    adaptor_input: int = 5120
+    text_ids: int = 152064
+    audio_ids: int = 16386
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden // self.heads
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer: attention with biases on q, k, v; three MLP matrices; two norms."""
+        kv = self.kv_heads * self.head_size
+        attention = 2 * self.hidden**2 + 2 * self.hidden * kv + self.hidden + 2 * kv
+        return attention + 3 * self.hidden * self.inner + 2 * self.hidden
+
+    @property
+    def adaptor(self) -> int:
+        return self.adaptor_input * self.hidden + self.hidden**2 + 4 * self.hidden
+
+    @property
+    def outside(self) -> int:
+        """Weights outside the layers: FSDP2's root, whole from a forward to its backward pass."""
+        return 3 * self.vocab * self.hidden + self.adaptor + 2 * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.layer + self.outside
+
+    @property
+    def decoded(self) -> int:
+        """Weights that a decode step multiplies by when both heads are whole."""
+        return self.layers * self.layer + 2 * self.vocab * self.hidden
+
+    @property
+    def sampled(self) -> int:
+        """The same with the heads cut to the ids that each stream may draw, as `KimiAudio` decodes."""
+        return self.layers * self.layer + (self.text_ids + self.audio_ids) * self.hidden
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one token in bf16."""
+        return 2 * self.layers * self.kv_heads * self.head_size * 2
+
+    def lora(self, rank: int) -> int:
+        """Weights of rank-r adapters on the seven linear layers of every block."""
+        kv = self.kv_heads * self.head_size
+        sides = 4 * self.hidden + 2 * (self.hidden + kv) + 3 * (self.hidden + self.inner)
+        return self.layers * rank * sides
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What hears and speaks beside the policy, whole on every GPU: numbers of weights, as built by `KimiTokenizer` and
+    `QwenOmniScorer`; codes and vocoder are float32, the rest bf16.
+    """
+
+    codes: int = 343_599_360
+    features: int = 636_968_960
+    flow: int = 1_584_023_120
+    vocoder: int = 241_114_721
+    scorer: int = 7_615_616_512 + 639_647_232  # language model, audio tower; the picture tower is dropped
+    scorer_matrices: int = 6_525_618_176  # that each of its tokens is multiplied by
+    guideline: int = 1150  # tokens
+    flow_table: int = 16385 * 2304
+    flow_memory: int = 2 * 16 * 2304 * 2  # bytes of keys and values a frame
+    flow_frames: int = 900  # that are kept
+    euler_steps: int = 29
+    vocoder_flops: float = 1.64e11  # a second of speech
+    repeated: float = 1.4  # frames that a chunk of 30 codes takes in for each that it puts out
+
+    @property
+    def encoders_bytes(self) -> float:
+        return 4 * self.codes + 2 * self.features
+
+    @property
+    def detokenizer_bytes(self) -> float:
+        return 2 * self.flow + 4 * self.vocoder
+
+    @property
+    def detokenizer_flops(self) -> float:
+        """A second of speech: Euler steps over chunks with their look-ahead, and one pass more that is remembered."""
+        return MEL_RATE * (self.repeated * self.euler_steps + 1) * 2 * (self.flow - self.flow_table)
+
+    def scorer_flops(self, seconds: float) -> float:
+        """One pair of query and response of together so many seconds, heard at 25 tokens a second."""
+        return 2 * self.scorer_matrices * (self.guideline + 25 * seconds)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One GRPO step over all GPUs; the paper's B and G, and lengths of a short exchange (12 s of answer)."""
+
+    queries: int = 32
+    group_size: int = 8
+    prompt: int = 150
+    steps: int = 157
+    lora_rank: int = 0
+    recompute: bool = True
+    updates: int = 1
+    state_bits: int = 32
+    sync_every_micro_batch: bool = False
+    reward_model: bool = True
+
+    @property
+    def rows(self) -> int:
+        return self.queries * self.group_size
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * (self.prompt + self.steps)
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of the peak that are assumed; none was measured. `vocoder`: float32 convolutions of few channels."""
+
+    decode: float = 0.6
+    matmul: float = 0.45
+    vocoder: float = 0.05
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes a GPU by part: kept always, and while the rollout, the waveform reward and the update run."""
+
+    kept: dict[str, float]
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def peak(self) -> float:
+        return sum(self.kept.values()) + max(sum(parts.values()) for parts in self.phases.values())
+
+    def parts(self) -> dict[str, float]:
+        """All parts by name, those of a phase after its name."""
+        return self.kept | {f"{p}: {name}": n for p, parts in self.phases.items() for name, n in parts.items()}
+
+
+def decode_step(shape: Shape, gpu: GPU, rows: int, context: float, sliced: bool = True) -> float:
+    """Least seconds of one step for `rows` responses on one GPU at a mean context of `context` tokens."""
+    weights = shape.sampled if sliced else shape.decoded
+    return max((2 * weights + rows * context * shape.kv_bytes) / gpu.bandwidth, 2 * weights * rows / gpu.flops)
+
+
+def forward_flops(shape: Shape, tokens: float, context: float = 0.0) -> float:
+    """Matrix products of `tokens` tokens, and attention to a mean of `context` earlier ones (4 h FLOPs a layer and
+    pair).
+    """
+    return tokens * (2 * shape.decoded + 4 * shape.hidden * shape.layers * context)
+
+
+def train_flops(shape: Shape, tokens: float, lora: bool, recompute: bool) -> float:
+    """One update: 6 FLOPs a weight and token, 4 for LoRA (no weight gradients), 2 more with recomputation."""
+    return forward_flops(shape, tokens) * ((2 if lora else 3) + recompute)
+
+
+def seconds_a_step(
+    shape: Shape, gpu: GPU, gpus: int, work: Work, efficiency: Efficiency, speech: Speech = Speech()
+) -> dict[str, float]:
+    """Seconds of one GRPO step by part, work spread evenly."""
+    rows, spoken = math.ceil(work.rows / gpus), work.steps / CODE_RATE
+    rate = gpus * gpu.flops * efficiency.matmul
+    gather = 0.0 if gpus == 1 else 2 * shape.parameters * (gpus - 1) / gpus / gpu.link
+    passes = 0 if work.updates == 1 else 1
+    scored = speech.scorer_flops((work.prompt + work.steps) / CODE_RATE) if work.reward_model else 0.0
+    vocoder = speech.vocoder_flops / (gpus * gpu.flops * efficiency.vocoder)
+    return {
+        "prefill": forward_flops(shape, work.queries * work.prompt) / rate,
+        "decode": work.steps * decode_step(shape, gpu, rows, work.prompt + work.steps / 2) / efficiency.decode,
+        "unshard": gather,
+        "detokenizer": work.rows * spoken * (speech.detokenizer_flops / rate + vocoder),
+        "reward_model": work.rows * scored / rate,
+        "old_logps": passes * forward_flops(shape, work.tokens) / rate,
+        "ref_logps": forward_flops(shape, work.tokens) / rate,
+        "update": work.updates * train_flops(shape, work.tokens, work.lora_rank > 0, work.recompute) / rate,
+    }
+
+
+def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = Speech()) -> Memory:
+    """Bytes a GPU while a micro-batch of `rows` responses is learned from.
+
+    Activations are those of a bf16 block, 34 h + 3 inner values a token, or two copies of h a layer when recomputed.
+    Full fine-tuning that sums gradients over ranks at the last micro-batch alone holds them whole until then.
+    """
+    lora, alone = work.lora_rank > 0, gpus == 1
+    trained = shape.lora(work.lora_rank) if lora else shape.parameters
+    responses = math.ceil(work.rows / gpus)
+    values = 2 * shape.hidden * shape.layers + 34 * shape.hidden + 3 * shape.inner
+    if not work.recompute:
+        values = shape.layers * (34 * shape.hidden + 3 * shape.inner)
+    kept = {
+        "trained_state": (8 + work.state_bits / 4) * trained / gpus,
+        "frozen_weights": 2 * shape.parameters / gpus if lora else 0.0,
+        "reference": 0.0 if lora else 2 * shape.parameters / gpus,
+        "encoders": speech.encoders_bytes,
+        "detokenizer": speech.detokenizer_bytes,
+        "reward_model": 2.0 * speech.scorer if work.reward_model else 0.0,
+    }
+    rollout = {
+        "weights": 0.0 if alone and lora else 2.0 * shape.parameters,
+        "kv_cache": float(responses * (work.prompt + work.steps) * shape.kv_bytes),
+    }
+    frames = min(speech.flow_frames, work.steps * MEL_RATE / CODE_RATE)
+    waveform = {"detokenizer_cache": responses * frames * speech.flow_memory}
+    whole = 0 < rows < responses and not alone and not work.sync_every_micro_batch
+    update = {
+        "gathered": 0.0 if alone and lora else 2.0 * (shape.outside + 2 * shape.layer),
+        "gradients": 4.0 * trained if whole else 0.0,
+        "activations": 2.0 * values * rows * (work.prompt + work.steps),
+        "head_chunks": 4 * 3.0 * 1024 * 8192,
+    }
+    return Memory(kept, {"rollout": rollout, "waveform": waveform, "update": update})
+
+
+def largest_micro_batch(shape: Shape, gpu: GPU, gpus: int, work: Work, reserve: float = 0.1) -> int:
+    """Responses a GPU can learn from at once; 0 if not even one fits. `reserve` of the memory is left to the
+    allocator.
+    """
+    room, responses = gpu.memory * (1 - reserve), math.ceil(work.rows / gpus)
+    fitting = (rows for rows in range(responses, 0, -1) if memory_of(shape, gpus, work, rows).peak <= room)
+    return next(fitting, 0)
