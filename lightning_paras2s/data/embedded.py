@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -160,13 +161,18 @@ def word_string(random: np.random.Generator, splits: tuple[str, ...] = SPLITS, l
 
 
 def query_lines(
-    size: int, seed: int, split: str = "train", strings: float = 0.4, lexica: tuple[str, ...] = SPLITS
+    size: int,
+    seed: int,
+    split: str = "train",
+    strings: float = 0.4,
+    lexica: tuple[str, ...] = SPLITS,
+    factors: tuple[str, ...] = FACTORS,
 ) -> list[Line]:
-    """User speech: the split's queries in any style of their pairs' factor, and random word strings."""
+    """User speech: the split's queries of the factors in any style of their factor, and random word strings."""
     random = np.random.default_rng(seed)
     lines = []
     for index in range(size):
-        factor = FACTORS[random.integers(len(FACTORS))]
+        factor = factors[random.integers(len(factors))]
         queries = [q for q in text_queries(split) if q.factor == factor] or text_queries(split)
         value = STYLES[factor][random.integers(len(STYLES[factor]))]
         if factor == "emotion" and random.random() < 0.1:
@@ -228,8 +234,10 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     if path.is_file():
         return _load(path)
     chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
-    with multiprocessing.get_context("spawn").Pool(min(2, os.cpu_count() or 1)) as pool:
-        utterances = [u for part in pool.imap(_speak_all, chunks) for u in part]
+    # An executor, because a Pool waits forever for a worker that was killed.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=spawn) as pool:
+        utterances = [u for part in pool.map(_speak_all, chunks) for u in part]
     _save(path, utterances)
     return utterances
 

@@ -40,6 +40,8 @@ class SpeechDataModule(LightningDataModule):
 
     Args:
         queries, responses: utterances of either kind for training.
+        emotional: utterances of emotion queries beside those (emotion has more values than the other factors, and
+            speech of every other factor is neutral).
         decoded: share of agent speech that is replaced by what `tokenizer` makes of it (for the ears that hear the
             policy).
         tokenizer: weights of a `TinyTokenizer`, needed where decoded > 0.
@@ -56,8 +58,10 @@ class SpeechDataModule(LightningDataModule):
         tokenizer: str | None = None,
         cache_dir: str = "cache",
         lexica: tuple[str, ...] = ("train",),
+        emotional: int = 0,
     ) -> None:
         super().__init__()
+        self.emotional = emotional
         self.lexica = tuple(lexica)
         self.queries, self.responses, self.batch_size, self.seed = queries, responses, batch_size, seed
         self.decoded, self.tokenizer, self.cache_dir = decoded, tokenizer, cache_dir
@@ -70,11 +74,13 @@ class SpeechDataModule(LightningDataModule):
         train = (
             query_lines(self.queries, self.seed, lexica=self.lexica),
             agent_lines(self.responses, self.seed + 1, lexica=self.lexica),
+            query_lines(self.emotional, self.seed + 5, lexica=self.lexica, factors=("emotion",)),
         )
         held_out = query_lines(400, self.seed + 2, "val", 0.0), agent_lines(200, self.seed + 3, "val", 0.0)
-        spoken = [corpus(lines, self.cache_dir) for lines in (*train, *held_out) if lines]
-        responses = spoken[1] if self.responses else []
-        return spoken[0] + self._decode(responses), spoken[-2], self._decode(spoken[-1])
+        queries, responses, emotional, val_queries, val_responses = (
+            corpus(lines, self.cache_dir) if lines else [] for lines in (*train, *held_out)
+        )
+        return queries + emotional + self._decode(responses), val_queries, self._decode(val_responses)
 
     def setup(self, stage: str | None = None) -> None:
         if not self.train:
