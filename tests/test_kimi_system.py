@@ -1,6 +1,7 @@
 """`evaluate` of Kimi-Audio on tiny random instances of every part, read from folders laid out as the releases."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.kimi_system import KimiSystem, fingerprint
 from lightning_paras2s.judge import EmbeddedJudge
+from lightning_paras2s.models.kimi_tokenizer import KimiText
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
 
@@ -40,15 +42,18 @@ def hiss(seconds: float, seed: int = 0) -> Audio:
     return Audio((np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32), 16_000)
 
 
+def bench(folder: Path, *seconds: float) -> dict:
+    """Two queries and what else `evaluate` needs."""
+    for i, length in enumerate(seconds):
+        write_audio(folder / f"q{i}.wav", hiss(length, i))
+    lines = [json.dumps(query(i).__dict__) + "\n" for i in range(len(seconds))]
+    (folder / "queries.jsonl").write_text("".join(lines))
+    given = {"manifest": str(folder / "queries.jsonl"), "judge": EmbeddedJudge(ACTS), "output": str(folder / "out")}
+    return given | {"transcriber": BeepTranscriber(["yes", "no"]), "recognizer": BeepRecognizer()}
+
+
 def test_evaluate_hears_speaks_and_judges_from_released_folders(folder, tmp_path):
-    lines = []
-    for i, seconds in enumerate((0.4, 0.9)):
-        write_audio(tmp_path / f"q{i}.wav", hiss(seconds, i))
-        lines.append(json.dumps(query(i).__dict__) + "\n")
-    (tmp_path / "queries.jsonl").write_text("".join(lines))
-    given = {"manifest": str(tmp_path / "queries.jsonl"), "judge": EmbeddedJudge(ACTS)}
-    given |= {"transcriber": BeepTranscriber(["yes", "no"]), "recognizer": BeepRecognizer()}
-    given |= {"output": str(tmp_path / "out")}
+    given = bench(tmp_path, 0.4, 0.9)
     result = evaluate(systems={"kimi": system(folder)}, **given)
     responses = read_jsonl(tmp_path / "out" / "responses.jsonl", Response)
     assert [r.query_id for r in responses] == ["q0", "q1"] and result["systems"]["kimi"]["overall"]["n"] >= 0
@@ -91,6 +96,22 @@ def test_a_query_too_long_is_refused_before_weights_are_read(folder):
     with pytest.raises(UserError, match="must fit in 256 positions .*; got 280 for 'q0'"):
         kimi.respond([query(0)], [hiss(20)], 0)
     assert "parts" not in vars(kimi)
+
+
+def test_evaluate_asks_nothing_when_one_query_is_too_long(folder, tmp_path):
+    kimi = system(folder)
+    with pytest.raises(UserError, match="got 280 for 'q1'"):
+        evaluate(systems={"kimi": kimi}, batch_size=1, **bench(tmp_path, 0.4, 20))
+    assert "parts" not in vars(kimi) and not (tmp_path / "out" / "responses.jsonl").exists()
+
+
+def test_another_models_text_tokenizer_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "Kimi-Audio-7B-Instruct", tmp_path / "kimi")
+    specials = json.loads((tmp_path / "kimi" / "specials.json").read_text())
+    (tmp_path / "kimi" / "specials.json").write_text(json.dumps(specials | {"<|im_kimia_text_eos|>": 7}))
+    wanted = specials["<|im_kimia_text_eos|>"]
+    with pytest.raises(UserError, match=rf"must have <\|im_kimia_text_eos\|> = {wanted}; got 7; it is another model's"):
+        KimiText(str(tmp_path / "kimi"))
 
 
 def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):

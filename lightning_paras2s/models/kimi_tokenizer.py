@@ -44,9 +44,11 @@ SPECIAL_TOKENS = {
 
 
 class KimiTokenizer(SpeechTokenizer):
-    """See the module's docstring. `released` builds it from the released files.
+    """See the module's docstring. `ReleasedTokenizer` builds it from the released files.
 
     Args:
+        glm4, whisper: the ears; None for a tokenizer that only speaks.
+        detokenizer: the voice; None for a tokenizer that only hears.
         config: the language model's ids.
         seed: of the detokenizer's noise; every response gets the same, so that it adds no noise to rewards within a
             group.
@@ -57,60 +59,27 @@ class KimiTokenizer(SpeechTokenizer):
 
     def __init__(
         self,
-        glm4: Glm4Tokenizer,
-        whisper: WhisperFeatures,
-        detokenizer: Detokenizer,
+        glm4: Glm4Tokenizer | None,
+        whisper: WhisperFeatures | None,
+        detokenizer: Detokenizer | None,
         config: KimiConfig = KimiConfig(),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.glm4, self.whisper, self.detokenizer, self.seed = glm4, whisper, detokenizer, seed
         self.config, self.first_id, self.vocab_size = config, config.kimia_token_offset, config.vocab_size
-        self.feature_size = whisper.feature_size
-        codes, wanted = glm4.config.quantize_vocab_size, self.vocab_size - self.first_id
-        if codes != wanted:
+        self.feature_size, codes = config.kimia_adaptor_input_dim, self.vocab_size - self.first_id
+        if glm4 is not None and (got := glm4.config.quantize_vocab_size) != codes:
             raise UserError(
-                f"the speech tokenizer must have the policy's {wanted} codes; got {codes}; it belongs to another model"
+                f"the speech tokenizer must have the policy's {codes} codes; got {got}; it belongs to another model"
             )
-        if (spoken := detokenizer.flow.config.semantic_vocab_size) < codes:
-            raise UserError(f"the detokenizer must speak {codes} codes; got {spoken}; it belongs to another model")
-        if self.feature_size != config.kimia_adaptor_input_dim:
+        if whisper is not None and (got := whisper.feature_size) != self.feature_size:
             raise UserError(
-                f"the feature encoder must give the policy's {config.kimia_adaptor_input_dim} numbers a code; "
-                f"got {self.feature_size}; it belongs to another model"
+                f"the feature encoder must give the policy's {self.feature_size} numbers a code; got {got}; "
+                "it belongs to another model"
             )
-
-    @classmethod
-    def released(cls, path: str, glm4_path: str, dtype: str = "bfloat16", seed: int = 0) -> KimiTokenizer:
-        """From the folder of Kimi-Audio and that of glm-4-voice-tokenizer.
-
-        Args:
-            dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
-            seed: of the detokenizer's noise.
-
-        Raises:
-            UserError: naming a file that is missing or damaged, or a tensor that does not fit.
-        """
-        folder = Path(path)
-        config = read_config(folder)
-        glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(Path(glm4_path) / "config.json")))
-        load_strictly(glm4, Path(glm4_path) / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
-        shapes = read_json(folder / "whisper-large-v3" / "config.json")
-        names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
-        whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
-        load_strictly(
-            whisper.encoder,
-            folder / "whisper-large-v3" / "model.safetensors",
-            "model.encoder.",
-            ("model.decoder.", "proj_out"),
-        )
-        flow = FlowMatching(flow_config(folder / "audio_detokenizer" / "config.yaml"))
-        load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
-        vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
-        load_strictly(vocoder, folder / "vocoder" / "model.pt")
-        for part in (whisper, flow):
-            part.to(getattr(torch, dtype))
-        return cls(glm4, whisper, Detokenizer(flow, vocoder), config, seed).eval().requires_grad_(False)
+        if detokenizer is not None and (got := detokenizer.flow.config.semantic_vocab_size) < codes:
+            raise UserError(f"the detokenizer must speak {codes} codes; got {got}; it belongs to another model")
 
     def listen(self, audios: list[Audio], device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
         """Ids [T] and features [T, F] of each recording, T = ceil(12.5 seconds); over 30 s in independent chunks."""
@@ -119,6 +88,8 @@ class KimiTokenizer(SpeechTokenizer):
     @torch.no_grad()
     def codes(self, audios: list[Audio], device: torch.device | str) -> list[Tensor]:
         """Ids [T] of each recording."""
+        if self.glm4 is None:
+            raise UserError("a tokenizer of queries must hear; got hears: false; set it on data.tokenizer")
         return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
 
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,12 +107,47 @@ class KimiTokenizer(SpeechTokenizer):
         return resample(wav, self.sample_rate, INPUT_RATE), -(-lengths * INPUT_RATE // self.sample_rate)
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.detokenizer is None:
+            raise UserError("a tokenizer of responses must speak; got speaks: false; set it on model.tokenizer")
         rows = [row[: int(n)] for row, n in zip(codes, lengths)]
         spoken = [row[(row >= self.first_id) & (row < self.vocab_size)] - self.first_id for row in rows]
         device = self.detokenizer.vocoder.conv_pre.bias.device
         wavs = self.detokenizer.decode([s.to(device) for s in spoken], seeded_noise(self.seed))
         samples = torch.tensor([len(w) for w in wavs])
         return nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples
+
+
+class ReleasedTokenizer(KimiTokenizer):
+    """A `KimiTokenizer` with the weights of the folders of Kimi-Audio and of glm-4-voice-tokenizer.
+
+    Args:
+        dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
+        seed: of the detokenizer's noise.
+        ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
+            is more than half of a GRPO step (`plan`).
+        hears, speaks: what is needed of it: training hears queries in the data module and speaks responses in the
+            stage, and neither must keep the other's weights.
+
+    Raises:
+        UserError: naming a file that is missing or damaged, or a tensor that does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        glm4_path: str,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        ode_points: int | None = None,
+        hears: bool = True,
+        speaks: bool = True,
+    ) -> None:
+        folder, kind = Path(path), getattr(torch, dtype)
+        glm4 = load_codes(Path(glm4_path)) if hears else None
+        whisper = load_features(folder / "whisper-large-v3").to(kind) if hears else None
+        detokenizer = load_detokenizer(folder, kind, ode_points) if speaks else None
+        super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
+        self.eval().requires_grad_(False)
 
 
 class KimiText(TextVocab):
@@ -171,6 +177,30 @@ class KimiText(TextVocab):
         end = ids.index(self.config.text_eos) if self.config.text_eos in ids else len(ids)
         first_special = min(self.config.msg_end, self.config.blank, self.config.media_begin) - 2
         return self.tokenizer.decode([i for i in ids[:end] if i < first_special])
+
+
+def load_codes(folder: Path) -> Glm4Tokenizer:
+    glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(folder / "config.json")))
+    load_strictly(glm4, folder / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
+    return glm4
+
+
+def load_features(folder: Path) -> WhisperFeatures:
+    """The encoder of a whole Whisper."""
+    shapes = read_json(folder / "config.json")
+    names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
+    whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
+    load_strictly(whisper.encoder, folder / "model.safetensors", "model.encoder.", ("model.decoder.", "proj_out"))
+    return whisper
+
+
+def load_detokenizer(folder: Path, dtype: torch.dtype, ode_points: int | None) -> Detokenizer:
+    shapes = flow_config(folder / "audio_detokenizer" / "config.yaml")
+    flow = FlowMatching(dataclasses.replace(shapes, ode_points=ode_points or shapes.ode_points))
+    load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
+    vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
+    load_strictly(vocoder, folder / "vocoder" / "model.pt")
+    return Detokenizer(flow.to(dtype), vocoder)
 
 
 def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:
