@@ -56,17 +56,6 @@ def test_fisher_intervals_of_table_7():
         assert agreement.fisher_interval(r, n) == pytest.approx((low, high), abs=0.006)
 
 
-def test_elo_conserves_its_sum_over_1001_games():
-    random = np.random.default_rng(0)
-    names = [str(i) for i in range(10)]
-    games = [(*random.choice(names, 2, replace=False), float(random.integers(2))) for _ in range(1001)]
-    assert sum(agreement.elo_ratings(names, games).values()) == pytest.approx(10_000)
-
-
-def test_elo_first_game_between_equals_moves_16_points():
-    assert agreement.elo_ratings("ab", [("a", "b", 1.0)]) == {"a": 1016.0, "b": 984.0}
-
-
 def test_kappa_of_s2s_arena():
     assert agreement.kappa_from_agreement(0.8287, 0.503) == pytest.approx(0.655, abs=5e-4)
 
