@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fsdp_worker import Scene, said, start, train, weights_differ
+from fsdp_worker import Scene, command, said, start, train, weights_differ
+from test_runs import toy_config
 
 from lightning_paras2s.runs import checkpoints
 
@@ -106,3 +107,14 @@ def test_run_is_refused_on_lightnings_default_mesh(tmp_path):
     assert codes == [1, 2]
     assert "must be sharded over all 2 processes; got a mesh of 1" in said(tmp_path, 0)
     assert "must be sharded" not in said(tmp_path, 1)  # all fail alike: rank 0 alone tells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option, must", [("group_size=1", "got 1"), ("init_from=none.safetensors", "got none.safet")])
+def test_a_users_mistake_is_one_line_from_rank_0(option, must, tmp_path):
+    """Noticed before the ranks meet (a constructor's argument) and after (a file that the model reads)."""
+    (tmp_path / "toy.yaml").write_text(toy_config("grpo"))
+    argv = ["fit", "--config", "toy.yaml", "--trainer.devices=2", "--trainer.strategy=ddp", f"--model.{option}"]
+    assert start(command, (argv, tmp_path), tmp_path, 2) == [2, 2], said(tmp_path, 0)
+    lines = [[line for line in said(tmp_path, rank).splitlines() if "rror" in line] for rank in range(2)]
+    assert len(lines[0]) == 1 and lines[0][0].startswith("error: ") and must in lines[0][0] and lines[1] == []
