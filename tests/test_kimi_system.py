@@ -14,7 +14,7 @@ from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.kimi_system import KimiSystem, fingerprint
 from lightning_paras2s.judge import EmbeddedJudge
-from lightning_paras2s.models.kimi_tokenizer import KimiText
+from lightning_paras2s.models.kimi_tokenizer import KimiText, ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
 
@@ -112,6 +112,19 @@ def test_another_models_text_tokenizer_is_refused(folder, tmp_path):
     wanted = specials["<|im_kimia_text_eos|>"]
     with pytest.raises(UserError, match=rf"must have <\|im_kimia_text_eos\|> = {wanted}; got 7; it is another model's"):
         KimiText(str(tmp_path / "kimi"))
+
+
+def test_half_a_tokenizer_is_read_when_half_is_asked_for(folder):
+    folders = (str(folder / "Kimi-Audio-7B-Instruct"), str(folder / "glm-4-voice-tokenizer"))
+    voice = ReleasedTokenizer(*folders, ode_points=2, chunk_codes=60, hears=False)
+    assert (voice.glm4, voice.whisper) == (None, None)
+    assert (voice.detokenizer.flow.config.ode_points, voice.detokenizer.flow.config.chunk_codes) == (2, 60)
+    assert next(voice.detokenizer.flow.parameters()).dtype == torch.bfloat16
+    wav, counts = voice.decode(torch.full((1, 50), 256), torch.tensor([50]))
+    assert wav.dtype == torch.float32 and counts.tolist() == [50 * 1920]
+    ears = ReleasedTokenizer(*folders, speaks=False)
+    ((codes, features),) = ears.listen([hiss(0.4)], "cpu")
+    assert ears.detokenizer is None and len(codes) == 5 and features.dtype == torch.bfloat16
 
 
 def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):

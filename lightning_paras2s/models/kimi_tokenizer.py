@@ -125,6 +125,8 @@ class ReleasedTokenizer(KimiTokenizer):
         seed: of the detokenizer's noise.
         ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
             is more than half of a GRPO step (`plan`).
+        chunk_codes: codes a call; None = the release's 30, of which each call computes a look-ahead of 12 in vain.
+            Longer chunks cost less and are not what a listener of the stream hears.
         hears, speaks: what is needed of it: training hears queries in the data module and speaks responses in the
             stage, and neither must keep the other's weights.
 
@@ -139,13 +141,15 @@ class ReleasedTokenizer(KimiTokenizer):
         dtype: str = "bfloat16",
         seed: int = 0,
         ode_points: int | None = None,
+        chunk_codes: int | None = None,
         hears: bool = True,
         speaks: bool = True,
     ) -> None:
         folder, kind = Path(path), getattr(torch, dtype)
         glm4 = load_codes(Path(glm4_path)) if hears else None
         whisper = load_features(folder / "whisper-large-v3").to(kind) if hears else None
-        detokenizer = load_detokenizer(folder, kind, ode_points) if speaks else None
+        changes = {"ode_points": ode_points, "chunk_codes": chunk_codes}
+        detokenizer = load_detokenizer(folder, kind, changes) if speaks else None
         super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
         self.eval().requires_grad_(False)
 
@@ -194,9 +198,10 @@ def load_features(folder: Path) -> WhisperFeatures:
     return whisper
 
 
-def load_detokenizer(folder: Path, dtype: torch.dtype, ode_points: int | None) -> Detokenizer:
+def load_detokenizer(folder: Path, dtype: torch.dtype, changes: dict[str, int | None]) -> Detokenizer:
+    """`changes` of its config that are not None win over the release's."""
     shapes = flow_config(folder / "audio_detokenizer" / "config.yaml")
-    flow = FlowMatching(dataclasses.replace(shapes, ode_points=ode_points or shapes.ode_points))
+    flow = FlowMatching(dataclasses.replace(shapes, **{k: v for k, v in changes.items() if v is not None}))
     load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
     vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
     load_strictly(vocoder, folder / "vocoder" / "model.pt")
