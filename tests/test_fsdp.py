@@ -90,6 +90,10 @@ def test_run_when_a_rank_is_killed_and_resumed_is_bit_identical(rank, tmp_path):
     assert killed[rank] == -9 and killed[1 - rank] > 0
     (resumed, _) = run(tmp_path, Scene("cut", **shape), 2)
     assert weights_differ(whole["weights"], resumed["weights"]) == 0
+    policy = tmp_path / "run" / "cut" / "policy" / "config.json"
+    ended = policy.stat().st_mtime_ns
+    run(tmp_path, Scene("cut", **{**shape, "epochs": 4}), 2)  # what has ended can go on, and is exported again
+    assert policy.stat().st_mtime_ns > ended
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
