@@ -104,7 +104,7 @@ def test_sft_then_its_policy_loads_as_released(sft):
     before, after = (KimiAudio(p) for p in ("models/Kimi-Audio-7B-Instruct", str(sft / "policy")))
     moved = [n for (n, a), b in zip(before.named_parameters(), after.parameters()) if not torch.equal(a, b)]
     assert len(moved) == 83
-    assert (sft / "policy" / "tokenization_kimia.py").is_file()
+    assert (sft / "policy" / "tiktoken.model").is_file()
 
 
 def test_predict_judges_samples_of_the_policy(judged):

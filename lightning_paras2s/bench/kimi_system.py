@@ -21,7 +21,8 @@ from lightning_paras2s.bench.systems import Answer, S2SSystem, digest
 from lightning_paras2s.models.kimi_audio import KimiAudio
 from lightning_paras2s.models.kimi_config import read_config
 from lightning_paras2s.models.kimi_prompt import check_context, pad_prompts, speech_prompt
-from lightning_paras2s.models.kimi_tokenizer import KimiText, KimiTokenizer, ReleasedTokenizer
+from lightning_paras2s.models.kimi_text import KimiText
+from lightning_paras2s.models.kimi_tokenizer import KimiTokenizer, ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling
 from lightning_paras2s.types import Audio, Query, UserError
 

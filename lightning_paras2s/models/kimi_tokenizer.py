@@ -1,4 +1,4 @@
-"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out; and the text stream's words.
+"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out.
 
 Ids are the language model's: code c is id 152064 + c. As in the released code, ids that are no codes are dropped
 before they are spoken.
@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
 from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching, seeded_noise
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
@@ -28,19 +27,6 @@ from lightning_paras2s.models.log_mel import SAMPLE_RATE as INPUT_RATE
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.models.whisper_features import WhisperFeatures
 from lightning_paras2s.types import Audio, UserError
-
-# Fields of `KimiConfig` by the names that the released text tokenizer has for them
-SPECIAL_TOKENS = {
-    "msg_end": "<|im_msg_end|>",
-    "media_begin": "<|im_media_begin|>",
-    "media_end": "<|im_media_end|>",
-    "blank": "<|im_kimia_text_blank|>",
-    "text_eos": "<|im_kimia_text_eos|>",
-    "user_start": "<|im_kimia_user_msg_start|>",
-    "assistant_start": "<|im_kimia_assistant_msg_start|>",
-    "speech_ct": "<|im_kimia_speech_ct_id|>",
-    "speech_ctd": "<|im_kimia_speech_ctd_id|>",
-}
 
 
 class KimiTokenizer(SpeechTokenizer):
@@ -152,35 +138,6 @@ class ReleasedTokenizer(KimiTokenizer):
         detokenizer = load_detokenizer(folder, kind, changes) if speaks else None
         super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
         self.eval().requires_grad_(False)
-
-
-class KimiText(TextVocab):
-    """The text stream's words. Built from the release's own tokenizer files, which bring code of their own.
-
-    Args:
-        path: folder of Kimi-Audio.
-    """
-
-    def __init__(self, path: str) -> None:
-        from transformers import AutoTokenizer
-
-        self.config = read_config(path)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-        for field, token in SPECIAL_TOKENS.items():
-            found, wanted = self.tokenizer.special_tokens.get(token), getattr(self.config, field)
-            if found != wanted:
-                raise UserError(
-                    f"the text tokenizer in {path} must have {token} = {wanted}; got {found}; it is another model's"
-                )
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, bos=False, eos=False)
-
-    def decode(self, ids: list[int]) -> str:
-        """Words up to text EOS; special ids are skipped."""
-        end = ids.index(self.config.text_eos) if self.config.text_eos in ids else len(ids)
-        first_special = min(self.config.msg_end, self.config.blank, self.config.media_begin) - 2
-        return self.tokenizer.decode([i for i in ids[:end] if i < first_special])
 
 
 def load_codes(folder: Path) -> Glm4Tokenizer:
