@@ -37,11 +37,11 @@ RESULTS := results/benchmarks.jsonl
 benchmarks: .venv/bench.stamp
 	rm -f $(RESULTS)
 	$(BENCHMARK)/rollout.py --json $(RESULTS)
-	$(BENCHMARK)/rollout.py --dtype bfloat16 --peers transformers --json $(RESULTS)
+	$(BENCHMARK)/rollout.py --dtype bfloat16 --peers transformers --repeats 2 --json $(RESULTS)
 	$(BENCHMARK)/logps.py --repeats 3 --json $(RESULTS)
 	$(BENCHMARK)/train_step.py --repeats 3 --json $(RESULTS)
 	$(BENCHMARK)/grpo_step.py --json $(RESULTS)
-	$(BENCHMARK)/grpo_step.py --dtype bfloat16 --json $(RESULTS)
+	$(BENCHMARK)/grpo_step.py --dtype bfloat16 --repeats 3 --json $(RESULTS)
 	$(BENCHMARK)/memory.py --figure docs/memory.png --json $(RESULTS)
 
 test: .venv/test.stamp
@@ -64,16 +64,21 @@ test: .venv/test.stamp
 	.venv/bin/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
-# Every shipped weight from nothing. A step that is done leaves a stamp in $(STAMPS); a step that was cut goes on from its last checkpoint,
-# because its run has a fixed version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that
-# build on it again, remove its stamp and its run: rm -r runs/reproduce/sft runs/sft/reproduce.
+# Every shipped weight from nothing (checkpoints/README.md: in which order, and how long it takes). A step that is done leaves a stamp in
+# $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
+# version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that builds on it again, remove its stamp and
+# its run: rm -r runs/reproduce/sft runs/sft/reproduce.
 reproduce: $(addprefix $(STAMPS)/,acts audit sft_fifth sft_shuffled grpo grpo_scorer)
+	@$(MAKE) --no-print-directory checksums
+
+# $(call timed,COMMAND): its seconds are those since the last interruption.
+timed = mkdir -p $(STAMPS); SECONDS=0; $(1); echo "$(notdir $@) $$SECONDS" >> $(STAMPS)/seconds.txt
 
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
 define fit
-	$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(4)
+	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(4))
 	$(if $(3),cp runs/$(1)/reproduce/$(2) $(WEIGHTS)/.$(3).part && mv $(WEIGHTS)/.$(3).part $(WEIGHTS)/$(3),test -s runs/$(1)/reproduce/$(2))
-	@mkdir -p $(STAMPS) && touch $@
+	@touch $@
 endef
 # The speech parts write their weights where `export` says.
 export_to = --model.export runs/$(1)/reproduce/$(2)
@@ -81,27 +86,24 @@ export_to = --model.export runs/$(1)/reproduce/$(2)
 $(STAMPS)/tokenizer: | .venv/demo.stamp
 	$(call fit,tokenizer,tokenizer.safetensors,tokenizer.safetensors,$(call export_to,tokenizer,tokenizer.safetensors))
 
-$(STAMPS)/transcriber: | .venv/demo.stamp
-	$(call fit,transcriber,transcriber.safetensors,,$(call export_to,transcriber,transcriber.safetensors))
-
-$(STAMPS)/transcriber_decoded: $(STAMPS)/tokenizer $(STAMPS)/transcriber
-	$(call fit,transcriber_decoded,transcriber.safetensors,transcriber.safetensors,--model.init_from runs/transcriber/reproduce/transcriber.safetensors $(call export_to,transcriber_decoded,transcriber.safetensors))
+$(STAMPS)/transcriber: $(STAMPS)/tokenizer
+	$(call fit,transcriber,transcriber.safetensors,transcriber.safetensors,$(call export_to,transcriber,transcriber.safetensors))
 
 $(STAMPS)/style: $(STAMPS)/tokenizer
 	$(call fit,style,style.safetensors,style.safetensors,$(call export_to,style,style.safetensors))
 
 $(STAMPS)/acts: | .venv/demo.stamp
-	.venv/bin/python -m lightning_paras2s.acts --path $(WEIGHTS)/acts.safetensors
-	@mkdir -p $(STAMPS) && touch $@
+	$(call timed,.venv/bin/python -m lightning_paras2s.acts --path $(WEIGHTS)/acts.safetensors)
+	@touch $@
 
 $(STAMPS)/audit: | .venv/demo.stamp
-	.venv/bin/python -m lightning_paras2s.audit $(WEIGHTS)/audit.json
-	@mkdir -p $(STAMPS) && touch $@
+	$(call timed,.venv/bin/python -m lightning_paras2s.audit $(WEIGHTS)/audit.json)
+	@touch $@
 
 $(STAMPS)/base: $(STAMPS)/tokenizer
 	$(call fit,base,policy.safetensors,base.safetensors)
 
-$(STAMPS)/sft $(STAMPS)/sft_fifth $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber_decoded
+$(STAMPS)/sft $(STAMPS)/sft_fifth $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber
 $(STAMPS)/sft:
 	$(call fit,sft,policy.safetensors,sft.safetensors)
 
@@ -112,8 +114,8 @@ $(STAMPS)/sft_shuffled:
 	$(call fit,sft_shuffled,policy.safetensors)
 
 $(STAMPS)/preferences: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
-	$(RUN) predict --config preferences.yaml
-	@mkdir -p $(STAMPS) && touch $@
+	$(call timed,$(RUN) predict --config preferences.yaml)
+	@touch $@
 
 $(STAMPS)/reward: $(STAMPS)/preferences
 	$(call fit,reward,scorer.safetensors,scorer.safetensors)

@@ -53,7 +53,7 @@ def parse(doc: str, argv: list[str] | None, **defaults) -> argparse.Namespace:
     """Options that all benchmarks have; a benchmark gives its defaults."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     cuda = torch.cuda.is_available()
-    values = {"queries": 8, "group_size": 8, "prompt": 96, "steps": 96, "repeats": 5, "model": "tiny"} | defaults
+    values = {"queries": 4, "group_size": 8, "prompt": 96, "steps": 96, "repeats": 5, "model": "tiny"} | defaults
     for name, value in values.items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")

@@ -137,15 +137,15 @@ def draw(result: dict, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    figure, axes = plt.subplots(figsize=(6.4, 4))
     for number, (name, peaks) in enumerate(result["peak_megabytes"].items()):
         for part, line in (("forward", "-"), ("backward", "--")):
             values = [p[part] for p in peaks]
             axes.plot(result["settings"]["vocabularies"], values, line, color=f"C{number}", marker="o", markersize=3,
-                      label=f"{name}, {'forward' if part == 'forward' else 'with backward'}")  # fmt: skip
-    axes.set(xscale="log", yscale="log", xlabel="vocabulary", ylabel="peak memory, MB", ylim=(1, None))
+                      label=f"{name},\n{'forward' if part == 'forward' else 'with backward'}")  # fmt: skip
+    axes.set(xscale="log", yscale="log", xlabel="vocabulary", ylabel="peak memory, MB", ylim=(1, 1e4))
     axes.set_xscale("log", base=2)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, ncols=3, loc="upper center")
     axes.set_title(f"Log-probabilities of {result['settings']['tokens']} tokens", fontsize=9)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling
 
 
 def main(argv: list[str] | None = None) -> dict:
-    args = parse(__doc__, argv, queries=32, prompt=60, steps=48, repeats=3, stride=16, peers="reforward,transformers")
+    args = parse(__doc__, argv, queries=32, prompt=60, steps=48, repeats=3, stride=24, peers="reforward,transformers")
     policy = POLICIES[args.model](args)
     ceiling = measure_ceiling(args)
     bound = rollout_bound(policy.shape, ceiling, args)

@@ -116,7 +116,9 @@ class Probe(Callback):
         size = len(loader.items)
         count = min(self.max_queries, size)
         self.batch = loader.collate([loader.items[i * size // count] for i in range(count)])
-        if batches_done(trainer) == 0:
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:
+        if batches_done(trainer) == 1:  # the counter of this batch is already raised
             self._log(trainer, pl_module, 0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:

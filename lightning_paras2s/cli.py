@@ -31,6 +31,7 @@ COMMANDS = {
     "filter": "lightning_paras2s.bench.filters:filter",
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
+    "headline": "lightning_paras2s.bench.headline:headline",
     "report": "lightning_paras2s.bench.report:report",
     "arena": "lightning_paras2s.bench.arena:arena",
     "annotate": "lightning_paras2s.bench.annotate:annotate",

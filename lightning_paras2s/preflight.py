@@ -27,11 +27,11 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, torchrun: str | None) -
     """
     check_strategy(trainer)
     devices = device_count(trainer["devices"], gpus)
-    if trainer["accelerator"] in GPU:
+    if trainer["accelerator"] in GPU or (trainer["accelerator"] == "auto" and devices > 1):
         if not gpus:
             raise UserError(
-                f"trainer.accelerator {trainer['accelerator']} needs a CUDA GPU; got none (torch {torch.__version__}); "
-                "run on a machine with one, or set --trainer.accelerator cpu --trainer.devices 1"
+                f"trainer.accelerator {trainer['accelerator']} with {devices} devices needs CUDA GPUs; got none (torch "
+                f"{torch.__version__}); run where there are, or set --trainer.accelerator cpu --trainer.devices 1"
             )
         if devices > gpus:
             raise UserError(

@@ -200,6 +200,14 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     torch.save(found, folder / f"{scene.name}-{world_size}-{rank}.pt")
 
 
+def command(argv: list[str], folder: Path, rank: int, world_size: int) -> None:
+    """`python -m lightning_paras2s ARGV`, as torchrun starts it."""
+    from lightning_paras2s.cli import main
+
+    os.chdir(folder)
+    main(argv)
+
+
 def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, port: int) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 

@@ -12,6 +12,7 @@ import soundfile
 import torch
 from beeps import BeepRecognizer, BeepTranscriber
 from loopback import Loopback, Sent, completion
+from test_qwen_omni import folder, scorer  # noqa: F401  its tiny thinker
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.audio_judge import AudioLLMJudge, ScorerJudge
@@ -63,9 +64,9 @@ def study(tmp_path):
     }
 
 
-def chat(url: str, folder, **options) -> OpenAIChat:
+def chat(url: str, place, **options) -> OpenAIChat:
     patience = Patience(0, 5, 0.01, 0.02)
-    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(folder / "cache"), **options)
+    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(place / "cache"), **options)
 
 
 def parts(body: bytes) -> list[dict]:
@@ -148,3 +149,14 @@ def test_without_recordings_it_is_one_line():
     query = Query("q", "p", "age", "test", "Hi.", {"age": "child"}, "T", "q.wav")
     with pytest.raises(UserError, match="must know where recordings are"):
         ScorerJudge(Contrast, "toy").judge(query, query.style, Evidence("s/q/0"))
+
+
+def test_qwen_omni_without_adapters_of_its_own_judges_zero_shot(study, tmp_path, scorer):  # noqa: F811
+    adapters = [p for name, p in scorer.named_parameters() if "lora_B" in name]
+    assert adapters and not any(p.any() for p in adapters)  # the base model alone speaks
+    evaluate(**study, judge=ScorerJudge(lambda: scorer, "Qwen2.5-Omni-7B"))
+    verdicts = {v.response_id: v for v in read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict)}
+    assert verdicts["s/q0/0"].judge == "end-to-end-scorer/QwenOmniScorer/Qwen2.5-Omni-7B"
+    probabilities = json.loads(verdicts["s/q0/0"].raw)
+    assert sum(probabilities) == pytest.approx(1, abs=5e-4)  # four decimals each
+    assert verdicts["s/q0/0"].score == pytest.approx(np.dot(probabilities, range(1, 6)), abs=1e-3)

@@ -149,5 +149,5 @@ def test_memory_grows_with_the_chunk_and_not_with_the_vocabulary(tmp_path):
     small, large, whole = result["peak_megabytes"].values()
     for part in ("forward", "backward"):
         assert abs(small[0][part] - small[1][part]) < 1 / 16  # less than a block for four times the vocabulary
-        assert 1.3 < large[1][part] / small[1][part] < 2.1
+        assert 1.5 < large[1][part] / small[1][part] < 2.5
         assert whole[1][part] > 3.5 * whole[0][part] and whole[1][part] >= 8

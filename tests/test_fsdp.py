@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fsdp_worker import Scene, said, start, train, weights_differ
+from fsdp_worker import Scene, command, said, start, train, weights_differ
+from test_runs import toy_config
 
 from lightning_paras2s.runs import checkpoints
 
@@ -89,6 +90,10 @@ def test_run_when_a_rank_is_killed_and_resumed_is_bit_identical(rank, tmp_path):
     assert killed[rank] == -9 and killed[1 - rank] > 0
     (resumed, _) = run(tmp_path, Scene("cut", **shape), 2)
     assert weights_differ(whole["weights"], resumed["weights"]) == 0
+    policy = tmp_path / "run" / "cut" / "policy" / "config.json"
+    ended = policy.stat().st_mtime_ns
+    run(tmp_path, Scene("cut", **{**shape, "epochs": 4}), 2)  # what has ended can go on, and is exported again
+    assert policy.stat().st_mtime_ns > ended
 
 
 def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
@@ -106,3 +111,14 @@ def test_run_is_refused_on_lightnings_default_mesh(tmp_path):
     assert codes == [1, 2]
     assert "must be sharded over all 2 processes; got a mesh of 1" in said(tmp_path, 0)
     assert "must be sharded" not in said(tmp_path, 1)  # all fail alike: rank 0 alone tells
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option, must", [("group_size=1", "got 1"), ("init_from=none.safetensors", "got none.safet")])
+def test_a_users_mistake_is_one_line_from_rank_0(option, must, tmp_path):
+    """Noticed before the ranks meet (a constructor's argument) and after (a file that the model reads)."""
+    (tmp_path / "toy.yaml").write_text(toy_config("grpo"))
+    argv = ["fit", "--config", "toy.yaml", "--trainer.devices=2", "--trainer.strategy=ddp", f"--model.{option}"]
+    assert start(command, (argv, tmp_path), tmp_path, 2) == [2, 2], said(tmp_path, 0)
+    lines = [[line for line in said(tmp_path, rank).splitlines() if "rror" in line] for rank in range(2)]
+    assert len(lines[0]) == 1 and lines[0][0].startswith("error: ") and must in lines[0][0] and lines[1] == []

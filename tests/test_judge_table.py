@@ -19,7 +19,7 @@ from lightning_paras2s.bench.judge_table import (
     table,
 )
 from lightning_paras2s.judge import Judge
-from lightning_paras2s.rubric import BEST_TONES, score_act
+from lightning_paras2s.rubric import BEST_TONES, names_topic, score_act
 from lightning_paras2s.style import StyleRecognizer
 from lightning_paras2s.types import STYLES, Audio, Evidence, Query, Style, UserError, Verdict
 
@@ -77,19 +77,18 @@ class Labeller(StyleRecognizer):
 
 @pytest.mark.parametrize("texts", ["neutral", "suggestive"])
 def test_constructed_replies_have_the_guidelines_scores(texts):
-    """A.11.5: fitting 5, flat 4, a clashing tone 2 (3 where none clashes), the other style 1 or 2, generic 2 or 3,
-    another topic one point less than fitting, gibberish 1."""
-    allowed = {
-        "fitting": {5}, "flat": {4}, "jarring": {2, 3}, "other_style": {1, 2}, "generic": {2, 3}, "off_topic": {4},
+    """A.11.5: fitting 5, flat 4, a clashing tone 2 (3 where none clashes), the other style 1 or 2, generic 2 or 3, one
+    point less where the query's topic is not named, gibberish 1."""
+    scores = {
+        "fitting": {5}, "flat": {4}, "jarring": {2, 3}, "other_style": {1, 2}, "generic": {2, 3}, "off_topic": {5},
         "gibberish": {1},
     }  # fmt: skip
     items = construct(texts, 6, "test", 0)
     assert len(items) == len(KINDS) * len({i.query.id for i in items})
-    named_topic = [i for i in items if i.kind == "off_topic" or i.spoken.text.subject in i.spoken.text.text.lower()]
-    assert len(named_topic) > 0.9 * len(items)
-    for item in named_topic:
-        # A subject that names_topic does not know again (a stop word, a short word) costs a point.
-        assert item.score in allowed[item.kind] | {max(1, s - 1) for s in allowed[item.kind]}, item
+    for item in items:
+        less = 0 if names_topic(item.query.text, item.text) else 1
+        assert item.score in {max(1, s - less) for s in scores[item.kind]}, item
+    assert np.mean([not names_topic(i.query.text, i.text) for i in items if i.kind == "off_topic"]) > 0.8
     fitting = [i for i in items if i.kind == "fitting"]
     assert np.mean([i.score == 5 for i in fitting]) > 0.8
     assert all(i.tone in BEST_TONES[i.spoken.style] for i in fitting)
@@ -103,7 +102,7 @@ def test_texts_when_suggestive_are_spoken_as_suggested_and_otherwise():
 
 def test_stages_lose_what_they_are_not_told():
     rows = heard()
-    labellers = {"polytone": Labeller(rows, 0.2), "control": Labeller(rows, 0.5)}
+    labellers = {"polytone": Labeller(rows, 0.1), "control": Labeller(rows, 0.9)}
     scores = stage_scores(rows, Knowing(rows), labellers)
     reference = np.array([r.item.score for r in rows])
     assert np.array_equal(scores["gold_tone"], reference)
@@ -113,7 +112,7 @@ def test_stages_lose_what_they_are_not_told():
     scores["end_to_end"] = np.random.default_rng(0).uniform(1, 5, len(rows))
     found = table(rows, scores, 100, 0)
     assert found["judges"]["gold_tone"]["pearson"] == 1 and found["judges"]["gold_tone"]["mae"] == 0
-    assert found["order"][0] == "end_to_end" and found["order"][-1] == "gold_tone"
+    assert found["order"][-1] == "gold_tone" and not found["papers_order"]
     assert found["gains"]["polytone - control"]["ci95"][0] > 0
     assert found["judges"]["polytone"]["pearson"] > found["judges"]["control"]["pearson"]
 

@@ -205,6 +205,26 @@ def test_gradients_are_the_same_when_blocks_are_recomputed():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads))
 
 
+def test_gradients_of_a_mixed_batch_are_the_sum_of_its_rows():
+    model, prompt, sampling = tiny_kimi(), mixed_prompt(), Sampling(max_steps=10)
+    completion = model.generate(prompt, sampling, sampling_noise(5, 0, 7, 10))
+    model.logps(prompt, completion, sampling).values.sum().backward()
+    together = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    for row in range(7):
+        model.logps(only(prompt, row), completion.rows(slice(row, row + 1)), sampling).values.sum().backward()
+    for name, grad, parameter in zip((n for n, _ in model.named_parameters()), together, model.parameters()):
+        assert torch.allclose(grad, parameter.grad, rtol=1e-4, atol=1e-5), name
+
+
+def test_inputs_of_another_models_tokenizer_are_refused():
+    model, prompt = tiny_kimi(), mixed_prompt()
+    with pytest.raises(UserError, match="features must have 40 numbers a position; got 41; use this model's tokenizer"):
+        model.generate(dataclasses.replace(prompt, features=torch.zeros(7, 12, 41)), Sampling(4, 0, 0))
+    with pytest.raises(UserError, match="must hold ids below 320; got 152064"):
+        model.generate(dataclasses.replace(prompt, tokens=prompt.tokens.clone().fill_(152064)), Sampling(4, 0, 0))
+
+
 def test_a_stream_without_actions_gives_zero_gradients_not_none():
     model, prompt = tiny_kimi(), mixed_prompt()
     completion = model.generate(prompt, Sampling(max_steps=8), sampling_noise(5, 0, 7, 8))

@@ -92,6 +92,29 @@ def test_one_shot_batch_equals_single_rows_and_noise_follows_the_seed():
     assert not torch.allclose(model.one_shot([codes[:9]], seeded_noise(2))[0], together[0], atol=0.1)
 
 
+def test_a_stream_is_the_one_shot_where_nothing_was_cut():
+    """Chunks as long as the utterance: 75 codes in one call. Of chunks of 30 codes, the first call returns 30 - 12
+    codes x 4 = 72 frames, those of the one-shot of the 30 codes that it has seen. Later calls differ by design: their
+    noise is fresh, and earlier frames are seen as they came out.
+    """
+    codes, noise = FLOW["codes"][0], seeded_noise(4)
+    (whole,) = tiny_flow(ode_points=4).one_shot([codes], noise)
+    (streamed,) = FlowStream(tiny_flow(ode_points=4, chunk_codes=75), noise)([codes], final=True)
+    assert whole.shape == (300, 80) and (streamed - whole).abs().max() < 1e-5
+    (seen,) = tiny_flow(ode_points=4).one_shot([codes[:30]], noise)
+    (first,) = FlowStream(tiny_flow(ode_points=4), noise)([codes[:30]], final=False)
+    assert first.shape == (72, 80) and (first - seen[:72]).abs().max() < 1e-5
+
+
+def test_half_precision_stays_near_the_original():
+    """The release runs flow matching in bfloat16, 0.3 at most from float32 on this config (the golden file's note)."""
+    case, model = FLOW["one_shot"], tiny_flow().to(torch.bfloat16)
+    (mel,) = model.one_shot([case["codes"][0]], lambda call, frames: case["noise"])
+    assert mel.dtype == torch.bfloat16 and (mel.float() - case["mel"]).abs().max() < 0.6
+    wav = Detokenizer(model, tiny_gan()).decode([case["codes"][0]], seeded_noise(0))[0]
+    assert wav.dtype == torch.float32 and len(wav) == 1920 * len(case["codes"][0])
+
+
 def test_vocoder_equals_the_original():
     assert (tiny_gan()(GAN["mel"]) - GAN["waveform"]).abs().max() <= 1e-5
 

@@ -13,6 +13,7 @@ from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.kimi_system import KimiSystem, fingerprint
 from lightning_paras2s.judge import EmbeddedJudge
+from lightning_paras2s.models.kimi_tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
 
@@ -40,15 +41,18 @@ def hiss(seconds: float, seed: int = 0) -> Audio:
     return Audio((np.random.default_rng(seed).standard_normal(int(16_000 * seconds)) * 0.1).astype(np.float32), 16_000)
 
 
+def bench(folder: Path, *seconds: float) -> dict:
+    """Two queries and what else `evaluate` needs."""
+    for i, length in enumerate(seconds):
+        write_audio(folder / f"q{i}.wav", hiss(length, i))
+    lines = [json.dumps(query(i).__dict__) + "\n" for i in range(len(seconds))]
+    (folder / "queries.jsonl").write_text("".join(lines))
+    given = {"manifest": str(folder / "queries.jsonl"), "judge": EmbeddedJudge(ACTS), "output": str(folder / "out")}
+    return given | {"transcriber": BeepTranscriber(["yes", "no"]), "recognizer": BeepRecognizer()}
+
+
 def test_evaluate_hears_speaks_and_judges_from_released_folders(folder, tmp_path):
-    lines = []
-    for i, seconds in enumerate((0.4, 0.9)):
-        write_audio(tmp_path / f"q{i}.wav", hiss(seconds, i))
-        lines.append(json.dumps(query(i).__dict__) + "\n")
-    (tmp_path / "queries.jsonl").write_text("".join(lines))
-    given = {"manifest": str(tmp_path / "queries.jsonl"), "judge": EmbeddedJudge(ACTS)}
-    given |= {"transcriber": BeepTranscriber(["yes", "no"]), "recognizer": BeepRecognizer()}
-    given |= {"output": str(tmp_path / "out")}
+    given = bench(tmp_path, 0.4, 0.9)
     result = evaluate(systems={"kimi": system(folder)}, **given)
     responses = read_jsonl(tmp_path / "out" / "responses.jsonl", Response)
     assert [r.query_id for r in responses] == ["q0", "q1"] and result["systems"]["kimi"]["overall"]["n"] >= 0
@@ -91,6 +95,26 @@ def test_a_query_too_long_is_refused_before_weights_are_read(folder):
     with pytest.raises(UserError, match="must fit in 256 positions .*; got 280 for 'q0'"):
         kimi.respond([query(0)], [hiss(20)], 0)
     assert "parts" not in vars(kimi)
+
+
+def test_evaluate_asks_nothing_when_one_query_is_too_long(folder, tmp_path):
+    kimi = system(folder)
+    with pytest.raises(UserError, match="got 280 for 'q1'"):
+        evaluate(systems={"kimi": kimi}, batch_size=1, **bench(tmp_path, 0.4, 20))
+    assert "parts" not in vars(kimi) and not (tmp_path / "out" / "responses.jsonl").exists()
+
+
+def test_half_a_tokenizer_is_read_when_half_is_asked_for(folder):
+    folders = (str(folder / "Kimi-Audio-7B-Instruct"), str(folder / "glm-4-voice-tokenizer"))
+    voice = ReleasedTokenizer(*folders, ode_points=2, chunk_codes=60, hears=False)
+    assert (voice.glm4, voice.whisper) == (None, None)
+    assert (voice.detokenizer.flow.config.ode_points, voice.detokenizer.flow.config.chunk_codes) == (2, 60)
+    assert next(voice.detokenizer.flow.parameters()).dtype == torch.bfloat16
+    wav, counts = voice.decode(torch.full((1, 50), 256), torch.tensor([50]))
+    assert wav.dtype == torch.float32 and counts.tolist() == [50 * 1920]
+    ears = ReleasedTokenizer(*folders, speaks=False)
+    ((codes, features),) = ears.listen([hiss(0.4)], "cpu")
+    assert ears.detokenizer is None and len(codes) == 5 and features.dtype == torch.bfloat16
 
 
 def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):

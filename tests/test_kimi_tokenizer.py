@@ -5,6 +5,7 @@ layout.
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,7 +26,7 @@ from lightning_paras2s.models.kimi_tokenizer import (
     load_strictly,
 )
 from lightning_paras2s.models.whisper_features import WhisperFeatures
-from lightning_paras2s.types import UserError
+from lightning_paras2s.types import Audio, UserError
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,16 @@ def tokenizer() -> KimiTokenizer:
     whisper.encoder.load_state_dict(WHISPER["state_dict"])
     config = dataclasses.replace(tiny_config(), kimia_adaptor_input_dim=4 * 24)
     return KimiTokenizer(glm4, whisper, Detokenizer(tiny_flow(ode_points=3), tiny_gan()), config).eval()
+
+
+def test_half_a_tokenizer_says_what_it_lacks(tokenizer):
+    mute = KimiTokenizer(tokenizer.glm4, tokenizer.whisper, None, tokenizer.config)
+    deaf = KimiTokenizer(None, None, tokenizer.detokenizer, tokenizer.config)
+    assert mute.feature_size == deaf.feature_size == 96
+    with pytest.raises(UserError, match="must speak; got speaks: false"):
+        mute.decode(torch.tensor([[300]]), torch.tensor([1]))
+    with pytest.raises(UserError, match="must hear; got hears: false"):
+        deaf.listen([Audio(np.zeros(1600, np.float32), 16_000)], "cpu")
 
 
 @torch.no_grad()

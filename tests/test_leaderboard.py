@@ -33,6 +33,18 @@ def test_markdown_shows_intervals_n_and_failures_best_first(tmp_path):
     assert "Judge j, guideline 01234567, gold labels" in text
 
 
+def test_verdicts_without_a_score_are_shown_by_status(tmp_path):
+    run = write_run(tmp_path, a=3.0, b=2.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["verdict_statuses"] = {"a": {"ok": 8, "timeout": 3, "no_score": 1}, "b": {"ok": 9}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = table(read_summaries([run]))
+    assert found["unscored"] == {"a": {"timeout": 3, "no_score": 1}}
+    for format in ("markdown", "rich"):
+        text = " ".join(render(found, format).split())
+        assert "Verdicts without a score: a (timeout 3, no_score 1)." in text
+
+
 def test_audit_is_a_column_of_its_own_where_there_is_one(tmp_path):
     run = write_run(tmp_path, a=3.0, b=2.0)
     summary = json.loads((tmp_path / "summary.json").read_text())

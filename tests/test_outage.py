@@ -281,6 +281,38 @@ def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
         evaluate(**options, systems={"b": None}, judge=LLMJudge(other), rescore=True)
 
 
+def test_judgements_that_wait_for_the_batch_api_or_for_money_come_with_a_later_run(mined, tmp_path):
+    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:2]
+    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
+    ears = sorted(words | {"question"})
+    options = {
+        "manifest": beep_manifest(tmp_path, scripts, ears),
+        "systems": {"a": ToplineSystem(BeepSynthesizer(ears))},
+        "transcriber": BeepTranscriber(ears),
+        "recognizer": BeepRecognizer(),
+        "output": str(tmp_path / "run"),
+        "label_swap": False,
+    }
+    requests, results, cache = tmp_path / "requests.jsonl", tmp_path / "results.jsonl", str(tmp_path / "cache")
+    asking = OpenAIChat("gpt-4.1", cache_dir=cache, batch_requests=str(requests))
+    first = evaluate(**options, judge=LLMJudge(asking))
+    assert first["verdict_statuses"] == {"a": {"pending": 4}} and first["systems"]["a"]["overall"]["mean"] is None
+    back = [json.loads(line)["custom_id"] for line in requests.read_text().splitlines()][:3]
+    body = json.loads(completion("The score is 4"))
+    rows = [{"custom_id": name, "response": {"status_code": 200, "body": body}} for name in back]
+    results.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    poor = OpenAIChat("gpt-4.1", cache_dir=cache, batch_results=[str(results)], max_usd=1e-9)
+    second = evaluate(**options, judge=LLMJudge(poor))
+    assert second["verdict_statuses"] == {"a": {"ok": 3, "max_usd": 1}}
+    assert second["judge_usd"] == pytest.approx(3 * USD / 2)  # the Batch API costs half
+    with Loopback(lambda *_: Sent(200, completion("The score is 2"))) as server:
+        rich = OpenAIChat("gpt-4.1", server.url, cache_dir=cache, max_usd=1.0)
+        third = evaluate(**options, judge=LLMJudge(rich))
+        assert len(server.requests) == 1  # a new address: only the missing one is asked there
+    assert third["verdict_statuses"] == {"a": {"ok": 4}}
+    assert sorted(v.score for v in read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict)) == [2, 4, 4, 4]
+
+
 def test_more_samples_are_drawn_when_a_resume_wants_more(mined, tmp_path):
     scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:2]
     words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}

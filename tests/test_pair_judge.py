@@ -18,7 +18,7 @@ from lightning_paras2s.bench.play import draw
 from lightning_paras2s.llm import OpenAIChat
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.remote import Patience
-from lightning_paras2s.types import Audio, Battle, Query, Response, UserError, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import Audio, Battle, Human, Query, Response, UserError, append_jsonl, read_jsonl, to_json
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,22 @@ def test_trace_labels_become_typed_battles(tmp_path):
 def test_a_judge_without_its_manifest_is_one_line(study):
     with pytest.raises(UserError, match="needs runs and the manifest"):
         arena(str(study / "out"), runs=[str(study / "run")], judge=ScorerPairJudge(Loudness, "x"))
+
+
+def test_listeners_choices_are_battles_and_are_compared_with_the_judges(tmp_path):
+    """Judge: x wins q0 and q1, q2 both bad. Listener: x wins q0 (heard second), y wins q1, q2 both bad.
+
+    Two of three agree. Chance: judge (x 2/3, bad 1/3), listener (x, y, bad 1/3 each): 2/9 + 1/9 = 1/3; kappa =
+    (2/3 - 1/3) / (2/3) = 1/2. Where both named a winner, one of two agrees.
+    """
+    games = [Battle(f"q{i}", "x", "y", "ab", verdict, "j") for i, verdict in enumerate(("a", "a", "both_bad"))]
+    append_jsonl(tmp_path / "battles.jsonl", games)
+    choices = [("y/q0/0 | x/q0/0", "b"), ("x/q1/0 | y/q1/0", "b"), ("x/q2/0 | y/q2/0", "both_bad")]
+    append_jsonl(tmp_path / "human.jsonl", [Human(item, "ann", verdict=verdict) for item, verdict in choices])
+    paths = {"battles": str(tmp_path / "battles.jsonl"), "listeners": str(tmp_path / "human.jsonl")}
+    found = arena(str(tmp_path / "out"), **paths, bootstrap=5, orders=5)["listeners"]
+    assert (found["n"], found["n_decided"]) == (3, 2)
+    assert found["agreement"] == pytest.approx(2 / 3) and found["kappa"] == pytest.approx(1 / 2)
+    assert found["decided_agreement"] == pytest.approx(1 / 2)
+    own = arena(str(tmp_path / "own"), str(tmp_path / "human.jsonl"), bootstrap=5, orders=5)
+    assert own["verdicts"] == {"b": 2, "both_bad": 1}

@@ -121,23 +121,24 @@ def fitted(rows: list[Labelled]) -> WordAnalyser:
     torch.manual_seed(0)
     analyser = WordAnalyser("sarcasm", 8, 1)
     optimizer = torch.optim.Adam(analyser.parameters(), 0.01)
-    for _ in range(25):
+    for _ in range(10):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(analyser([r.heard for r in rows]), targets(rows)).backward()
         optimizer.step()
     return analyser.eval()
 
 
-def test_analyser_when_words_mislead():
-    """The same network: words that went with the sound in training win over it; words that went with both do not."""
-    misled = labelled({False: "oh great", True: "thank you"})
+def test_words_are_learnt_when_they_go_with_the_style_and_not_when_they_are_apart():
+    """The same network and sounds: the words alone speak for a style only where they were its own in training."""
 
-    def right(analyser: WordAnalyser) -> float:
-        return float((analyser([r.heard for r in misled]).argmax(-1) == targets(misled)).float().mean())
+    def margin(analyser: WordAnalyser) -> float:
+        with torch.no_grad():
+            sarcastic, sincere = analyser.read(["oh great", "thank you"]) @ torch.tensor([-1.0, 1.0])
+        return float(sarcastic - sincere)
 
-    heard_apart = fitted(labelled({False: "", True: ""}))
-    heard_together = fitted(labelled({False: "thank you", True: "oh great"}))
-    assert right(heard_apart) > 0.95 and right(heard_together) < 0.7
+    together = margin(fitted(labelled({False: "thank you", True: "oh great"})))
+    apart = margin(fitted(labelled({False: "", True: ""})))
+    assert together > 1 and abs(apart) < together / 2
 
 
 def test_analyser_is_deaf_to_words_when_it_has_no_buckets():

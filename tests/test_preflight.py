@@ -43,8 +43,9 @@ def test_trainer_is_taken_when_the_machine_serves_it(trainer, gpus, torchrun):
 @pytest.mark.parametrize(
     "trainer, gpus, torchrun, must",
     [
-        ({**CPU, "accelerator": "gpu"}, 0, None, "trainer.accelerator gpu needs a CUDA GPU; got none"),
-        (fsdp2(), 0, None, "needs a CUDA GPU; got none"),
+        ({**CPU, "accelerator": "gpu"}, 0, None, "trainer.accelerator gpu with 1 devices needs CUDA GPUs; got none"),
+        (fsdp2(), 0, None, "needs CUDA GPUs; got none"),
+        ({**CPU, "accelerator": "auto", "devices": 8}, 0, None, "auto with 8 devices needs CUDA GPUs; got none"),
         (fsdp2(), 4, None, "devices must be at most the GPUs of this machine; got 8 with 4"),
         (fsdp2(), 8, "4", "got 8 and --nproc-per-node 4"),
         (

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_models import write_omni
 from transformers import WhisperFeatureExtractor
 
 from lightning_paras2s.models import qwen_omni
-from lightning_paras2s.models.qwen_omni import GUIDELINE, QwenOmniScorer, audio_tokens, mel_batch
+from lightning_paras2s.models.qwen_omni import GUIDELINE, QwenOmniScorer, TrainedOmniScorer, audio_tokens, mel_batch
 from lightning_paras2s.types import Audio, UserError
 
 
@@ -115,8 +117,27 @@ def test_adapters_alone_train_and_the_loss_falls(scorer, tmp_path, folder):
         scores = scorer(queries, responses)
         assert scores[0] > 4 > 2 > scores[1]
         scorer.save(tmp_path / "scorer.safetensors")
-        again = QwenOmniScorer.load(tmp_path / "scorer.safetensors")
+        again = TrainedOmniScorer(tmp_path / "scorer.safetensors")
         assert torch.equal(again(queries, responses), scores)
+
+
+def test_gradients_are_the_same_when_blocks_are_recomputed(folder, monkeypatch):
+    monkeypatch.setattr(qwen_omni, "GUIDELINE", "Fit?")
+    grads = []
+    for recompute in (False, True):
+        torch.manual_seed(1)
+        model, calls = QwenOmniScorer(folder, 4, dtype="float32", gradient_checkpointing=recompute), []
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.01)
+        layer = model.thinker.model.language_model.layers[0]
+        layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.nn.functional.cross_entropy(model.score_logits([hiss(0)], [hiss(1)]), torch.tensor([3])).backward()
+        assert len(calls) == 1 + recompute
+        grads.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    assert all(g.any() for g in grads[0].values())
+    assert all(torch.allclose(g, grads[1][n], atol=1e-6) for n, g in grads[0].items())
 
 
 def test_errors_are_one_clear_line(scorer, tmp_path):
@@ -124,5 +145,21 @@ def test_errors_are_one_clear_line(scorer, tmp_path):
         QwenOmniScorer("/nowhere")
     with pytest.raises(UserError, match="at most 300 s; got 301 s"):
         mel_batch([Audio(np.zeros(301 * 16_000, np.float32), 16_000)])
+    path = tmp_path / "adapters.safetensors"
     with pytest.raises(UserError, match="must be an existing"):
-        QwenOmniScorer.load(tmp_path / "none.safetensors")
+        TrainedOmniScorer(path)
+    scorer.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(UserError, match="must be a whole safetensors file"):
+        TrainedOmniScorer(path)
+    tensors = load_file(tmp_path / path.name) if path.write_bytes(whole) else {}
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: torch.ones(4, 3)}, path, metadata=header)
+    with pytest.raises(UserError, match=r"must hold .*lora_A.* \(4, \d+\); got \(4, 3\)"):
+        TrainedOmniScorer(path)
+    save_file(tensors, path, metadata={"class": "TinyScorer"})
+    with pytest.raises(UserError, match="must hold a QwenOmniScorer; got TinyScorer"):
+        TrainedOmniScorer(path)

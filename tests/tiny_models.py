@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -9,43 +10,13 @@ from pathlib import Path
 import torch
 import yaml
 from safetensors.torch import save_file
-from test_kimi_audio import tiny_config, tiny_kimi
+from test_kimi_audio import tiny_kimi
 from test_kimi_detokenizer import FLOW, tiny_flow, tiny_gan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
 from lightning_paras2s.models.kimi_checkpoint import save_kimi
-from lightning_paras2s.models.kimi_tokenizer import SPECIAL_TOKENS
 from lightning_paras2s.models.whisper_features import WhisperFeatures
-
-# A text tokenizer with code of its own, as the release has: a letter is an id, and specials lie in `special_tokens`.
-TOKENIZER = """
-import json
-from pathlib import Path
-from transformers import PreTrainedTokenizer
-
-
-class LetterTokenizer(PreTrainedTokenizer):
-    vocab_files_names = {"vocab_file": "specials.json"}
-
-    def __init__(self, vocab_file, **kwargs):
-        self.special_tokens = json.loads(Path(vocab_file).read_text())
-        super().__init__(**kwargs)
-
-    vocab_size = 128
-
-    def get_vocab(self):
-        return {chr(i): i for i in range(128)}
-
-    def _tokenize(self, text):
-        return list(text)
-
-    def encode(self, text, bos, eos):
-        return [min(ord(c), 127) for c in text]
-
-    def decode(self, ids):
-        return "".join(chr(i) if i < 128 else "?" for i in ids)
-"""
 
 
 def write_models(root: Path) -> None:
@@ -61,13 +32,9 @@ def write_models(root: Path) -> None:
 
 
 def write_text_tokenizer(folder: Path) -> None:
-    (folder / "tokenization_kimia.py").write_text(TOKENIZER)
-    auto_map = {"AutoTokenizer": ["tokenization_kimia.LetterTokenizer", None]}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "LetterTokenizer", "auto_map": auto_map})
-    )
-    specials = {token: getattr(tiny_config(), field) for field, token in SPECIAL_TOKENS.items()}
-    (folder / "specials.json").write_text(json.dumps(specials))
+    """The first 200 bytes, as the special ids of the tiny model begin at 200."""
+    words = [base64.b64encode(bytes([i])).decode() + f" {i}\n" for i in range(200)]
+    (folder / "tiktoken.model").write_text("".join(words))
 
 
 def write_encoders(kimi: Path, glm4: Path) -> None:

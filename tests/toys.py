@@ -27,9 +27,11 @@ from lightning_paras2s.models.speech_lm import (
     inverse_cdf,
 )
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.modules import preferences
 from lightning_paras2s.modules.preferences import PreferenceBatch
+from lightning_paras2s.modules.rewards import TokenCountReward
 from lightning_paras2s.runs import ResumableLoader
-from lightning_paras2s.types import Audio, Query
+from lightning_paras2s.types import Audio, Query, to_json
 
 WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")
 CODES = 6
@@ -181,6 +183,10 @@ class ToyData(L.LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(range(self.size), self.collate, self.batch_size, shuffle=False)
 
+    def predict_dataloader(self) -> list[ResumableLoader]:
+        splits = (range(self.size), range(self.size, self.size + 6))
+        return [ResumableLoader(ids, self.collate, self.batch_size, shuffle=False, drop_last=False) for ids in splits]
+
     def collate(self, items: list[int]) -> DualStreamBatch:
         index = torch.tensor(items)
         tokens = torch.stack([2 + index % 4, index % CODES], 1).unsqueeze(-1)
@@ -210,6 +216,32 @@ class KillAt(L.Callback):
         if trainer.fit_loop.epoch_loop.total_batch_idx >= self.batch and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeadlyReward(TokenCountReward):
+    """Ends the process as `kill -9` does at its n-th call, once: there, or in the middle of a line that is written
+    after it."""
+
+    def __init__(self, token: int, call: int, marker: str, half_line: bool = False) -> None:
+        super().__init__(token)
+        self.call, self.marker, self.half_line = call, Path(marker), half_line
+
+    def score(self, batch: DualStreamBatch, responses: list) -> Tensor:
+        self.call -= 1
+        if self.call == 0 and not self.marker.exists():
+            self.marker.touch()
+            if not self.half_line:
+                os.kill(os.getpid(), signal.SIGKILL)
+            preferences.append_jsonl = write_half
+        return super().score(batch, responses)
+
+
+def write_half(path: Path, items: list) -> None:
+    if items:
+        text = "".join(to_json(item) + "\n" for item in items)
+        with path.open("a") as file:
+            file.write(text[: len(text) * 2 // 3])
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ToyPreferences(L.LightningDataModule):

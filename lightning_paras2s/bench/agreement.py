@@ -1,5 +1,4 @@
-"""Do judge and humans agree? Correlations with intervals, kappa, bias, the human ceiling, Krippendorff's alpha; Elo for
-comparison only.
+"""Do judge and humans agree? Correlations with intervals, kappa, bias, the human ceiling, Krippendorff's alpha.
 
 A correlation says nothing without n, the unit of analysis and an interval, and it is blind to bias: all of them are
 given together.
@@ -7,7 +6,7 @@ given together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -182,16 +181,3 @@ def _distance(values: NDArray, totals: NDArray, level: str) -> NDArray:
         return (values[:, None] - values) ** 2
     middle = np.cumsum(totals) - totals / 2  # ordinal: ranks between the categories' middles
     return (middle[:, None] - middle) ** 2
-
-
-def elo_ratings(
-    names: Iterable[str], games: Iterable[tuple[str, str, float]], k: float = 32, start: float = 1000
-) -> dict[str, float]:
-    """Online Elo as S2S-Arena uses it (order-dependent; for comparison only). Games are (a, b, a's result: 1, 0 or
-    0.5)."""
-    ratings = dict.fromkeys(names, float(start))
-    for a, b, result in games:
-        change = k * (result - 1 / (1 + 10 ** ((ratings[b] - ratings[a]) / 400)))
-        ratings[a] += change
-        ratings[b] -= change
-    return ratings

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_paras2s.bench.arena import VERDICTS
+from lightning_paras2s.bench.logs import Log
 from lightning_paras2s.types import Human, Query, Response, UserError, append_jsonl, read_jsonl
 
 SCORES = ("1 bad", "2 poor", "3 average", "4 excellent, not enhanced", "5 perfect, enhanced")  # guideline A.11.5
@@ -66,7 +67,7 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     audio = {q.id: str(Path(manifest).parent / q.audio) for q in read_jsonl(manifest, Query)}
     responses: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
-        for r in read_jsonl(Path(run) / "responses.jsonl", Response):
+        for r in Log(Path(run)).read("responses", Response):
             if r.status == "ok" and r.query_id in audio:
                 responses.setdefault(r.query_id, []).append((r.id, str(Path(run) / r.audio)))
     random = np.random.default_rng(seed)

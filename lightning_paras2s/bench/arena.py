@@ -11,17 +11,20 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
+from lightning_paras2s.bench.agreement import cohen_kappa
 from lightning_paras2s.bench.logs import replace_file, verdicts_of
 from lightning_paras2s.bench.pair_judge import PairJudge
 from lightning_paras2s.bench.play import ORDERS, draw, play
+from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.models import qwen_omni, tiny_scorer  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.types import Battle, UserError, read_jsonl, to_json
+from lightning_paras2s.types import Battle, Human, UserError, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
@@ -36,6 +39,7 @@ def arena(
     judge: PairJudge | None = None,
     manifest: str | None = None,
     games: int | None = None,
+    listeners: str | None = None,
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,
@@ -44,12 +48,13 @@ def arena(
 
     Args:
         out: folder to write.
-        battles: JSON lines of battles (of a pairwise judge, or of listeners), or TRACE's s2sarena.json.
+        battles: JSON lines of battles, of listeners' choices (`annotate`), or TRACE's s2sarena.json.
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
         manifest: the queries, for the judge.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
+        listeners: battles as above, to compare these with: do they agree where both judged a pair?
         bootstrap: resamples of the queries.
         orders: random orders of the games for Elo.
         seed: of all three.
@@ -70,6 +75,8 @@ def arena(
         if runs:
             replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
     result = rank(played, bootstrap, orders, seed) | judging
+    if listeners is not None:
+        result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
     replace_file(folder / "arena.json", json.dumps(result, indent=1) + "\n")
     return result
 
@@ -77,7 +84,7 @@ def arena(
 def read_battles(path: str) -> list[Battle]:
     if path.endswith(".json"):
         return read_trace(path)
-    games = read_jsonl(path, Battle)
+    games = from_listeners(path) if is_of_listeners(path) else read_jsonl(path, Battle)
     for number, game in enumerate(games, 1):
         if game.verdict not in VERDICTS or game.order not in ORDERS or game.a == game.b:
             raise UserError(
@@ -100,6 +107,22 @@ def read_trace(path: str, dimension: str = "overall") -> list[Battle]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         labels = ", ".join(TRACE)
         raise UserError(f"{path} must be TRACE's s2sarena.json, its labels {labels}; got {error!r}") from None
+
+
+def is_of_listeners(path: str) -> bool:
+    """Does a file hold `Human` records?"""
+    with Path(path).open(encoding="utf-8") if Path(path).is_file() else nullcontext(()) as lines:
+        return '"annotator"' in next(iter(lines), "")
+
+
+def from_listeners(path: str) -> list[Battle]:
+    """Listeners' choices between two responses, "a/query/0 | b/query/0", the first heard first."""
+    games = []
+    for choice in read_jsonl(path, Human):
+        if choice.verdict is not None:
+            (a, query, _), (b, _, _) = (name.strip().split("/") for name in choice.item_id.split("|"))
+            games.append(Battle(query, a, b, "ab", choice.verdict, choice.annotator))
+    return games
 
 
 def from_runs(runs: Sequence[str]) -> list[Battle]:
@@ -211,6 +234,38 @@ def on_elo_scale(log_strength: np.ndarray) -> np.ndarray:
     return ELO_START + ELO_SCALE * log_strength / np.log(10)
 
 
+def agreement_of(games: list[Battle], others: list[Battle], repeats: int, seed: int) -> dict:
+    """How often two judges of the same pairs agree, with Cohen's kappa over the four verdicts (interval by query), and
+    how often where both named a winner (S2S-Arena's figure, which forced one)."""
+    theirs: dict[tuple, list[int]] = defaultdict(list)
+    for game in others:
+        theirs[game.query_id, *sorted((game.a, game.b))].append(place_of(game))
+    met = [(game.query_id, game, other) for game in games for other in theirs[game.query_id, *sorted((game.a, game.b))]]
+    if not met:
+        return {"n": 0}
+    first, second = np.array([place_of(game) for _, game, _ in met]), np.array([other for _, _, other in met])
+
+    def kappa(rows: np.ndarray) -> float:
+        return cohen_kappa(first[rows], second[rows], quadratic=False, scale=range(len(VERDICTS)))
+
+    decided = (first < 2) & (second < 2)
+    ends = resample(kappa, [query for query, _, _ in met], repeats, seed)
+    return {
+        "n": len(met),
+        "agreement": float((first == second).mean()),
+        "kappa": kappa(np.arange(len(met))),
+        "kappa_ci95": list(ends),
+        "n_decided": int(decided.sum()),
+        "decided_agreement": float((first == second)[decided].mean()) if decided.any() else None,
+    }
+
+
+def place_of(game: Battle) -> int:
+    """A verdict's place in VERDICTS, the systems in alphabetical order."""
+    turned = {"a": "b", "b": "a"}.get(game.verdict, game.verdict) if game.a > game.b else game.verdict
+    return VERDICTS.index(turned)
+
+
 def interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.percentile(values, (2.5, 97.5))]
 
@@ -232,11 +287,9 @@ def first_heard_wins(games: list[Battle]) -> float | None:
 
 def order_consistency(games: list[Battle]) -> float | None:
     """Share of pairs judged in both orders that got one verdict."""
-    seen: dict[tuple, dict[str, str]] = defaultdict(dict)
+    seen: dict[tuple, dict[str, int]] = defaultdict(dict)
     for g in games:
-        swapped = g.a > g.b
-        verdict = {"a": "b", "b": "a"}.get(g.verdict, g.verdict) if swapped else g.verdict
-        order = ORDERS[1 - ORDERS.index(g.order)] if swapped else g.order
-        seen[g.query_id, *sorted((g.a, g.b)), g.judge][order] = verdict
+        order = ORDERS[1 - ORDERS.index(g.order)] if g.a > g.b else g.order
+        seen[g.query_id, *sorted((g.a, g.b)), g.judge][order] = place_of(g)
     both = [v["ab"] == v["ba"] for v in seen.values() if len(v) == 2]
     return float(np.mean(both)) if both else None

@@ -21,7 +21,8 @@ from lightning_paras2s.bench.systems import Answer, S2SSystem, digest
 from lightning_paras2s.models.kimi_audio import KimiAudio
 from lightning_paras2s.models.kimi_config import read_config
 from lightning_paras2s.models.kimi_prompt import check_context, pad_prompts, speech_prompt
-from lightning_paras2s.models.kimi_tokenizer import KimiText, KimiTokenizer
+from lightning_paras2s.models.kimi_text import KimiText
+from lightning_paras2s.models.kimi_tokenizer import KimiTokenizer, ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling
 from lightning_paras2s.types import Audio, Query, UserError
 
@@ -111,7 +112,7 @@ class KimiSystem(S2SSystem):
 @lru_cache(1)
 def load_tokenizer(path: str, glm4_path: str, dtype: str, device: str) -> KimiTokenizer:
     """Shared by the systems of a run: encoders and detokenizer are the same for every policy."""
-    return KimiTokenizer.released(path, glm4_path, dtype).to(device)
+    return ReleasedTokenizer(path, glm4_path, dtype).to(device)
 
 
 def fingerprint(folder: str) -> str:

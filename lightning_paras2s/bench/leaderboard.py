@@ -81,18 +81,21 @@ def _read(path: Path) -> dict[str, Any]:
 def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Rows of systems, best first; a system's name is followed by its run where two runs hold the same."""
     names = [name for summary in summaries.values() for name in summary["systems"]]
-    rows = []
+    rows, unscored = [], {}
     for run, summary in summaries.items():
         for name, cells in summary["systems"].items():
             shown = f"{name} ({run})" if names.count(name) > 1 else name
             audited = summary.get("audit", {}).get("systems", {}).get(name)
             rows.append({"system": shown, **cells, **({AUDIT: audited[OVERALL]} if audited else {})})
+            statuses = summary.get("verdict_statuses", {}).get(name, {})
+            if why := {status: count for status, count in statuses.items() if status != "ok"}:
+                unscored[shown] = why
     rows.sort(key=lambda row: -(row[OVERALL]["mean"] or 0))
     present = {factor for row in rows for factor in row}
     known = [factor for factor in FACTORS if factor in present]
     more = sorted(present - {"system", OVERALL, AUDIT} - set(known)) + [AUDIT] * (AUDIT in present)
     first = next(iter(summaries.values()))
-    return {"columns": [OVERALL, *known, *more], "rows": rows, **{key: first[key] for key in SAME}}
+    return {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, **{k: first[k] for k in SAME}}
 
 
 def render(result: dict[str, Any], format: str) -> str:
@@ -171,8 +174,13 @@ def csv_table(result: dict[str, Any]) -> str:
 
 
 def caption(result: dict[str, Any]) -> str:
+    whys = [
+        f"{name} ({', '.join(f'{status} {count}' for status, count in why.items())})"
+        for name, why in result["unscored"].items()
+    ]
     return (
         f"Scores 1..5 with 95 % intervals, clustered by contrast pair; overall = mean of the factors. "
         f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
+        f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"
     )

@@ -20,7 +20,8 @@ from lightning_paras2s.models.kimi_prompt import (
     response_steps,
     speech_prompt,
 )
-from lightning_paras2s.models.kimi_tokenizer import INPUT_RATE, KimiText, KimiTokenizer
+from lightning_paras2s.models.kimi_text import KimiText
+from lightning_paras2s.models.kimi_tokenizer import INPUT_RATE, KimiTokenizer
 from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
 

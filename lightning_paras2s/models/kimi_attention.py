@@ -71,9 +71,9 @@ def attention_mask(mask: Tensor, queries: int, dtype: torch.dtype, attention: st
     keys = mask.shape[1]
     if attention == "sdpa" and (queries == 1 or queries == keys) and bool(mask.all()):
         return None
-    causal = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(keys - queries)
-    itself = torch.eye(keys, dtype=torch.bool, device=mask.device)[-queries:]
-    allowed = ((causal & mask[:, None, :]) | itself)[:, None]
+    place = torch.arange(keys, device=mask.device)
+    own = place[keys - queries :, None]  # [queries, 1]
+    allowed = (((place <= own) & mask[:, None, :]) | (place == own))[:, None]
     return (
         allowed
         if attention == "sdpa"

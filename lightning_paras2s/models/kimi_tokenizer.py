@@ -1,4 +1,4 @@
-"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out; and the text stream's words.
+"""`KimiTokenizer`: GLM-4 codes and Whisper features in, flow matching and BigVGAN out.
 
 Ids are the language model's: code c is id 152064 + c. As in the released code, ids that are no codes are dropped
 before they are spoken.
@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
 from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching, seeded_noise
 from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
@@ -29,24 +28,13 @@ from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.models.whisper_features import WhisperFeatures
 from lightning_paras2s.types import Audio, UserError
 
-# Fields of `KimiConfig` by the names that the released text tokenizer has for them
-SPECIAL_TOKENS = {
-    "msg_end": "<|im_msg_end|>",
-    "media_begin": "<|im_media_begin|>",
-    "media_end": "<|im_media_end|>",
-    "blank": "<|im_kimia_text_blank|>",
-    "text_eos": "<|im_kimia_text_eos|>",
-    "user_start": "<|im_kimia_user_msg_start|>",
-    "assistant_start": "<|im_kimia_assistant_msg_start|>",
-    "speech_ct": "<|im_kimia_speech_ct_id|>",
-    "speech_ctd": "<|im_kimia_speech_ctd_id|>",
-}
-
 
 class KimiTokenizer(SpeechTokenizer):
-    """See the module's docstring. `released` builds it from the released files.
+    """See the module's docstring. `ReleasedTokenizer` builds it from the released files.
 
     Args:
+        glm4, whisper: the ears; None for a tokenizer that only speaks.
+        detokenizer: the voice; None for a tokenizer that only hears.
         config: the language model's ids.
         seed: of the detokenizer's noise; every response gets the same, so that it adds no noise to rewards within a
             group.
@@ -57,60 +45,27 @@ class KimiTokenizer(SpeechTokenizer):
 
     def __init__(
         self,
-        glm4: Glm4Tokenizer,
-        whisper: WhisperFeatures,
-        detokenizer: Detokenizer,
+        glm4: Glm4Tokenizer | None,
+        whisper: WhisperFeatures | None,
+        detokenizer: Detokenizer | None,
         config: KimiConfig = KimiConfig(),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.glm4, self.whisper, self.detokenizer, self.seed = glm4, whisper, detokenizer, seed
         self.config, self.first_id, self.vocab_size = config, config.kimia_token_offset, config.vocab_size
-        self.feature_size = whisper.feature_size
-        codes, wanted = glm4.config.quantize_vocab_size, self.vocab_size - self.first_id
-        if codes != wanted:
+        self.feature_size, codes = config.kimia_adaptor_input_dim, self.vocab_size - self.first_id
+        if glm4 is not None and (got := glm4.config.quantize_vocab_size) != codes:
             raise UserError(
-                f"the speech tokenizer must have the policy's {wanted} codes; got {codes}; it belongs to another model"
+                f"the speech tokenizer must have the policy's {codes} codes; got {got}; it belongs to another model"
             )
-        if (spoken := detokenizer.flow.config.semantic_vocab_size) < codes:
-            raise UserError(f"the detokenizer must speak {codes} codes; got {spoken}; it belongs to another model")
-        if self.feature_size != config.kimia_adaptor_input_dim:
+        if whisper is not None and (got := whisper.feature_size) != self.feature_size:
             raise UserError(
-                f"the feature encoder must give the policy's {config.kimia_adaptor_input_dim} numbers a code; "
-                f"got {self.feature_size}; it belongs to another model"
+                f"the feature encoder must give the policy's {self.feature_size} numbers a code; got {got}; "
+                "it belongs to another model"
             )
-
-    @classmethod
-    def released(cls, path: str, glm4_path: str, dtype: str = "bfloat16", seed: int = 0) -> KimiTokenizer:
-        """From the folder of Kimi-Audio and that of glm-4-voice-tokenizer.
-
-        Args:
-            dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
-            seed: of the detokenizer's noise.
-
-        Raises:
-            UserError: naming a file that is missing or damaged, or a tensor that does not fit.
-        """
-        folder = Path(path)
-        config = read_config(folder)
-        glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(Path(glm4_path) / "config.json")))
-        load_strictly(glm4, Path(glm4_path) / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
-        shapes = read_json(folder / "whisper-large-v3" / "config.json")
-        names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
-        whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
-        load_strictly(
-            whisper.encoder,
-            folder / "whisper-large-v3" / "model.safetensors",
-            "model.encoder.",
-            ("model.decoder.", "proj_out"),
-        )
-        flow = FlowMatching(flow_config(folder / "audio_detokenizer" / "config.yaml"))
-        load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
-        vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
-        load_strictly(vocoder, folder / "vocoder" / "model.pt")
-        for part in (whisper, flow):
-            part.to(getattr(torch, dtype))
-        return cls(glm4, whisper, Detokenizer(flow, vocoder), config, seed).eval().requires_grad_(False)
+        if detokenizer is not None and (got := detokenizer.flow.config.semantic_vocab_size) < codes:
+            raise UserError(f"the detokenizer must speak {codes} codes; got {got}; it belongs to another model")
 
     def listen(self, audios: list[Audio], device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
         """Ids [T] and features [T, F] of each recording, T = ceil(12.5 seconds); over 30 s in independent chunks."""
@@ -119,6 +74,8 @@ class KimiTokenizer(SpeechTokenizer):
     @torch.no_grad()
     def codes(self, audios: list[Audio], device: torch.device | str) -> list[Tensor]:
         """Ids [T] of each recording."""
+        if self.glm4 is None:
+            raise UserError("a tokenizer of queries must hear; got hears: false; set it on data.tokenizer")
         return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
 
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,6 +93,8 @@ class KimiTokenizer(SpeechTokenizer):
         return resample(wav, self.sample_rate, INPUT_RATE), -(-lengths * INPUT_RATE // self.sample_rate)
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if self.detokenizer is None:
+            raise UserError("a tokenizer of responses must speak; got speaks: false; set it on model.tokenizer")
         rows = [row[: int(n)] for row, n in zip(codes, lengths)]
         spoken = [row[(row >= self.first_id) & (row < self.vocab_size)] - self.first_id for row in rows]
         device = self.detokenizer.vocoder.conv_pre.bias.device
@@ -144,33 +103,66 @@ class KimiTokenizer(SpeechTokenizer):
         return nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples
 
 
-class KimiText(TextVocab):
-    """The text stream's words. Built from the release's own tokenizer files, which bring code of their own.
+class ReleasedTokenizer(KimiTokenizer):
+    """A `KimiTokenizer` with the weights of the folders of Kimi-Audio and of glm-4-voice-tokenizer.
 
     Args:
-        path: folder of Kimi-Audio.
+        dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
+        seed: of the detokenizer's noise.
+        ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
+            is more than half of a GRPO step (`plan`).
+        chunk_codes: codes a call; None = the release's 30, of which each call computes a look-ahead of 12 in vain.
+            Longer chunks cost less and are not what a listener of the stream hears.
+        hears, speaks: what is needed of it: training hears queries in the data module and speaks responses in the
+            stage, and neither must keep the other's weights.
+
+    Raises:
+        UserError: naming a file that is missing or damaged, or a tensor that does not fit.
     """
 
-    def __init__(self, path: str) -> None:
-        from transformers import AutoTokenizer
+    def __init__(
+        self,
+        path: str,
+        glm4_path: str,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        ode_points: int | None = None,
+        chunk_codes: int | None = None,
+        hears: bool = True,
+        speaks: bool = True,
+    ) -> None:
+        folder, kind = Path(path), getattr(torch, dtype)
+        glm4 = load_codes(Path(glm4_path)) if hears else None
+        whisper = load_features(folder / "whisper-large-v3").to(kind) if hears else None
+        changes = {"ode_points": ode_points, "chunk_codes": chunk_codes}
+        detokenizer = load_detokenizer(folder, kind, changes) if speaks else None
+        super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
+        self.eval().requires_grad_(False)
 
-        self.config = read_config(path)
-        self.tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
-        for field, token in SPECIAL_TOKENS.items():
-            found, wanted = self.tokenizer.special_tokens.get(token), getattr(self.config, field)
-            if found != wanted:
-                raise UserError(
-                    f"the text tokenizer in {path} must have {token} = {wanted}; got {found}; it is another model's"
-                )
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, bos=False, eos=False)
+def load_codes(folder: Path) -> Glm4Tokenizer:
+    glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(folder / "config.json")))
+    load_strictly(glm4, folder / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
+    return glm4
 
-    def decode(self, ids: list[int]) -> str:
-        """Words up to text EOS; special ids are skipped."""
-        end = ids.index(self.config.text_eos) if self.config.text_eos in ids else len(ids)
-        first_special = min(self.config.msg_end, self.config.blank, self.config.media_begin) - 2
-        return self.tokenizer.decode([i for i in ids[:end] if i < first_special])
+
+def load_features(folder: Path) -> WhisperFeatures:
+    """The encoder of a whole Whisper."""
+    shapes = read_json(folder / "config.json")
+    names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
+    whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
+    load_strictly(whisper.encoder, folder / "model.safetensors", "model.encoder.", ("model.decoder.", "proj_out"))
+    return whisper
+
+
+def load_detokenizer(folder: Path, dtype: torch.dtype, changes: dict[str, int | None]) -> Detokenizer:
+    """`changes` of its config that are not None win over the release's."""
+    shapes = flow_config(folder / "audio_detokenizer" / "config.yaml")
+    flow = FlowMatching(dataclasses.replace(shapes, **{k: v for k, v in changes.items() if v is not None}))
+    load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
+    vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
+    load_strictly(vocoder, folder / "vocoder" / "model.pt")
+    return Detokenizer(flow.to(dtype), vocoder)
 
 
 def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -65,6 +65,7 @@ class QwenOmniScorer(ResponseScorer):
         self.tokenizer = AutoTokenizer.from_pretrained(path)
         load = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
         self.thinker = load(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+        self.thinker.model.visual = None  # it sees nothing: 0.7 G weights less
         add_lora(self.thinker, self.thinker, LORA_TARGETS, lora_rank, lora_alpha)
         if gradient_checkpointing:
             self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
@@ -73,6 +74,7 @@ class QwenOmniScorer(ResponseScorer):
         asked = f"<|im_start|>system\n{GUIDELINE}<|im_end|>\n<|im_start|>user\nQuery speech:"
         pieces = (asked, "Response speech:", "Score 1-5:<|im_end|>\n<|im_start|>assistant\n")
         self.pieces = [self.tokenizer.encode(p, add_special_tokens=False) for p in pieces]
+        self.train()  # as built by `from_pretrained` it is not, and blocks would not be recomputed
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
         weight = self.thinker.lm_head.weight
@@ -122,34 +124,42 @@ class QwenOmniScorer(ResponseScorer):
         tensors = {n: whole(p).cpu().contiguous() for n, p in adapters.items()}
         if dist.is_initialized() and dist.get_rank() > 0:
             return
-        save_file(tensors, part, metadata={"class": type(self).__name__, "settings": json.dumps(self.settings)})
+        save_file(tensors, part, metadata={"class": QwenOmniScorer.__name__, "settings": json.dumps(self.settings)})
         part.replace(path)
 
-    @classmethod
-    def load(cls, path: str | Path, base: str | None = None) -> QwenOmniScorer:
-        """A saved scorer; `base` is the folder of Qwen2.5-Omni if it is no longer where it was."""
+
+class TrainedOmniScorer(QwenOmniScorer):
+    """A `QwenOmniScorer` with the adapters of a file; `base` is the folder of Qwen2.5-Omni if it has moved."""
+
+    def __init__(self, path: str, base: str | None = None) -> None:
         if not Path(path).is_file():
             raise UserError(
                 f"the scorer's adapters must be an existing .safetensors file; got {path}; train them or check the path"
             )
-        with safe_open(path, "pt") as file:
+        with open_tensors(Path(path)) as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if header.get("class") != cls.__name__:
-            raise UserError(
-                f"{path} must hold a {cls.__name__}; got {header.get('class', 'no class')}; choose another file"
-            )
-        settings = json.loads(header["settings"])
-        scorer = cls(**settings | ({"path": base} if base else {}))
-        adapters = {n: p for n, p in scorer.thinker.named_parameters() if ".lora_" in n}
-        if wrong := sorted(adapters.keys() ^ tensors.keys()):
-            raise UserError(
-                f"{path} must hold the adapters of this base; {wrong[0]} has no partner; is it another base?"
-            )
+        if header.get("class") != QwenOmniScorer.__name__:
+            got = header.get("class", "no class")
+            raise UserError(f"{path} must hold a {QwenOmniScorer.__name__}; got {got}; choose another file")
+        super().__init__(**json.loads(header["settings"]) | ({"path": base} if base else {}))
+        adapters = {n: p for n, p in self.thinker.named_parameters() if ".lora_" in n}
+        for name in sorted(adapters.keys() | tensors.keys()):
+            wanted, got = (tuple(found[name].shape) if name in found else None for found in (adapters, tensors))
+            if wanted != got:
+                raise UserError(f"{path} must hold {name} {wanted}; got {got}; is it another base's?")
         with torch.no_grad():
             for name, parameter in adapters.items():
                 parameter.copy_(tensors[name])
-        return scorer.eval()
+        self.eval()
+
+
+def open_tensors(path: Path):
+    """A safetensors file opened without reading its tensors."""
+    try:
+        return safe_open(path, "pt")
+    except SafetensorError as error:
+        raise UserError(f"{path} must be a whole safetensors file; got {error}; train or fetch it again") from None
 
 
 def token_ids(tokenizer, tokens: list[str]) -> list[int]:

@@ -28,8 +28,8 @@ class PromptMemory(Memory):
         self.mask = mask
         self.layers: list[tuple[Tensor, Tensor]] = []
         causal = torch.ones(2 * mask.shape[-1:], dtype=torch.bool, device=mask.device).tril()
-        # Padding attends to itself only: a row of all False would be NaN, also in the gradient.
-        self.seen = (causal & mask[:, None, None]) | causal & causal.T  # [B, 1, P, P]
+        # Padding attends to itself only: a row that sees nothing would be NaN, also in the gradient.
+        self.seen = additive((causal & mask[:, None, None]) | causal & causal.T)  # [B, 1, P, P]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         assert layer == len(self.layers)
@@ -44,12 +44,17 @@ class ResponseMemory(Memory):
         self.prompt, self.group_size = prompt, group_size
         mask = prompt.mask.repeat_interleave(group_size, 0)[:, None, None]  # [R, 1, 1, P]
         causal = torch.ones(steps, steps, dtype=torch.bool, device=mask.device).tril()
-        self.seen = torch.cat([mask.expand(-1, 1, steps, -1), causal.expand(len(mask), 1, -1, -1)], -1)
+        self.seen = additive(torch.cat([mask.expand(-1, 1, steps, -1), causal.expand(len(mask), 1, -1, -1)], -1))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        past_key, past_value = (t.repeat_interleave(self.group_size, 0) for t in self.prompt.layers[layer])
-        key, value = torch.cat([past_key, key], 2), torch.cat([past_value, value], 2)
+        past_key, past_value = self.prompt.layers[layer]
+        key, value = self._after(past_key, key), self._after(past_value, value)
         return attention(query, key, value, self.seen[:, :, : query.shape[2], : key.shape[2]])
+
+    def _after(self, past: Tensor, new: Tensor) -> Tensor:
+        """Each prompt's [B, H, P, D] before its rows' own [R, H, T, D], in one copy: [R, H, P + T, D]."""
+        past = past.unsqueeze(1).expand(-1, self.group_size, -1, -1, -1)
+        return torch.cat([past, new.unflatten(0, (-1, self.group_size))], 3).flatten(0, 1)
 
 
 class StaticMemory(Memory):
@@ -141,6 +146,11 @@ class Block(nn.Module):
         x = x + self.attention_out(seen.transpose(1, 2).reshape(rows, steps, width))
         gate, hidden = self.mlp_in(self.mlp_norm(x)).chunk(2, -1)
         return x + self.mlp_out(F.silu(gate) * hidden)
+
+
+def additive(seen: Tensor) -> Tensor:
+    """0 where True, -inf elsewhere: made once, not by the attention of every layer."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:

@@ -131,6 +131,7 @@ class GRPOModule(L.LightningModule):
     def on_fit_start(self) -> None:
         self.reference.to(self.device)
         self.tokenizer.to(self.device)
+        self.reward.to(self.device)
 
     def configure_optimizers(self) -> Optimizer:
         return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas)

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.models.speech_lm import SpeechLM
-from lightning_paras2s.runs import run_dir
+from lightning_paras2s.runs import remove, run_dir
 from lightning_paras2s.types import UserError
 
 
@@ -110,6 +110,10 @@ def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: st
     folder = run_dir(module.trainer)
     if folder is None or module.trainer.fast_dev_run:
         return
+    if module.trainer.is_global_zero:
+        # a model that is a folder takes no other's place: that of the run when it had ended, and now went on
+        remove((folder / name).with_suffix(""))
+    module.trainer.strategy.barrier()
     if module.device_mesh is not None or module.trainer.is_global_zero:
         model.save(folder / name)
 

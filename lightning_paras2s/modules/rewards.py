@@ -54,6 +54,9 @@ class Reward(ABC):
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
         """[B*G], the responses to a query adjacent; NaN = unscored."""
 
+    def to(self, device: torch.device) -> None:  # noqa: B027
+        """Move the networks that run on the policy's device; most have none, or choose theirs."""
+
 
 class TokenCountReward(Reward):
     """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?)."""
@@ -139,6 +142,9 @@ class ScorerReward(Reward):
 
     def __init__(self, scorer: Callable[[], ResponseScorer], batch_size: int = 64) -> None:
         self.scorer, self.batch_size = scorer().eval().requires_grad_(False), batch_size
+
+    def to(self, device: torch.device) -> None:
+        self.scorer.to(device)
 
     @torch.no_grad()
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:

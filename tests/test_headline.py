@@ -1,0 +1,114 @@
+"""`headline` on evaluations that are written by hand: eight queries in four contrast pairs, two seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.headline import headline, repetition
+from lightning_paras2s.cli import main
+from lightning_paras2s.types import Audio, Evidence, Query, Response, UserError, Verdict, append_jsonl
+
+PAIRS = {
+    "age": (("p1", "adult", "child"), ("p2", "adult", "child")),
+    "gender": (("p3", "male", "female"), ("p4", "male", "female")),
+}
+QUERIES = [
+    Query(f"{pair}-{style}", pair, factor, "test", "Where is the oil?", {factor: style}, "oil", f"{pair}-{style}.wav")
+    for factor, pairs in PAIRS.items()
+    for pair, *styles in pairs
+    for style in styles
+]
+GRPO = (5, 4, 2, 1, 3, 3, 1, 1)
+TONE = Audio((0.3 * np.sin(np.arange(6400) / 3)).astype(np.float32), 16_000)
+NAMES = {"judge": "hand", "rubric_sha": "0", "label_source": "gold"}
+
+
+def write_run(folder: Path, scores: dict[str, tuple], wer: dict[str, float], audit: dict[str, float]) -> str:
+    """What `evaluate` leaves: each system's scores a query; swapped labels always score 1."""
+    for query in QUERIES:
+        write_audio(folder.parent / query.audio, TONE)
+    (folder.parent / "queries.jsonl").write_text("")
+    append_jsonl(folder.parent / "queries.jsonl", QUERIES)
+    for system, given in scores.items():
+        write_audio(folder / f"{system}.wav", TONE)
+        for query, score in zip(QUERIES, given, strict=True):
+            response = Response(query.id, system, 0, f"{system}.wav", "", "the oil", 0.4, config_sha="c")
+            append_jsonl(folder / "responses.jsonl", [response])
+            append_jsonl(folder / "evidence.jsonl", [Evidence(response.id, "the oil", wer[system], "calm")])
+            for name, value in (("verdicts", score), ("swaps", 1), ("audit/verdicts", audit[system])):
+                append_jsonl(folder / f"{name}.jsonl", [Verdict(response.id, "hand", float(value), rubric_sha="0")])
+    cell = {"overall": dict.fromkeys(("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer"), 0)}
+    summary = {"systems": dict.fromkeys(scores, cell), "manifest": str(folder.parent / "queries.jsonl"), "samples": 1}
+    (folder / "summary.json").write_text(json.dumps({**summary, **NAMES, "seconds": {"respond": 2.0, "hear": 1.0}}))
+    return str(folder)
+
+
+def runs(folder: Path, grpo: tuple[tuple, tuple], audit_grpo: float = 3.0) -> list[str]:
+    wer, audit = {"base": 0.1, "sft_fifth": 0.1, "grpo": 0.12}, {"base": 1.0, "sft_fifth": 2.0, "grpo": audit_grpo}
+    return [
+        write_run(folder / f"seed{i}", {"base": (1,) * 8, "sft_fifth": (2,) * 8, "grpo": scores}, wer, audit)
+        for i, scores in enumerate(grpo)
+    ]
+
+
+def test_figures_of_four_pairs_worked_out_by_hand(tmp_path):
+    """GRPO's factor means are 3 and 2, so 2.5 against 2. The pairs' sums differ by 5, -1, 2, -2: of their 16 signs
+    12 sum to 4 or more. One pair of four has both halves at 4 or more."""
+    found = headline(runs(tmp_path, (GRPO, GRPO)))
+    assert found["gain"]["ratio"] == 1.25 and found["gain"]["p"] == 0.75 and not found["gain"]["holds"]
+    low, high = found["gain"]["ci95"]
+    assert (1.5 + 1) / 2 / 2 <= low < 1.25 < high <= (4.5 + 3) / 2 / 2  # the worst and the best pair of each factor
+    assert (found["seeds"], found["n"], found["pairs"]) == (2, 8, 4)
+    grpo = found["systems"]["grpo"]
+    assert grpo["score"]["value"] == 2.5 and grpo["by_seed"] == [2.5, 2.5] and (grpo["n"], grpo["n_failed"]) == (16, 0)
+    assert grpo["label_swap_gain"]["value"] == 1.5 and grpo["pair_accuracy"]["value"] == 0.25
+    assert found["pair_accuracy"]["value"] == 0.25 and found["label_swap_gain"]["value"] == 0.5
+    assert found["wer"] == {"value": 0.02, "ci95": [0.02, 0.02], "p": 0.125, "holds": True}  # 2 of 16 signs
+    assert found["audit_order"] == {
+        "systems": ["base", "sft_fifth", "grpo"], "means": [1.0, 2.0, 3.0], "holds": True, "share_of_draws": 1.0
+    }  # fmt: skip
+    assert found["seconds"]["value"] == found["silence"]["value"] == found["repetition"]["value"] == 0
+    assert (grpo["distinct"], grpo["length_deviation"]) == (0.125, 0)  # one answer to eight queries, one length
+
+
+def test_interval_knows_that_seeds_differ(tmp_path):
+    """Every query alike, seeds at 2 and 3: two draws of a seed give 2, 2.5 or 3 with chances 1/4, 1/2, 1/4."""
+    found = headline(runs(tmp_path, ((2,) * 8, (3,) * 8)))
+    assert found["gain"]["ratio"] == 1.25 and found["gain"]["ci95"] == [1.0, 1.5]
+    assert found["gain"]["p"] == 0.125
+
+
+def test_audit_that_ranks_otherwise_is_told(tmp_path):
+    assert not headline(runs(tmp_path, (GRPO, GRPO), audit_grpo=1.5))["audit_order"]["holds"]
+
+
+def test_command_prints_json_and_appends_rows(tmp_path, capsys):
+    given = runs(tmp_path, (GRPO, GRPO))
+    rows = tmp_path / "results/headline.jsonl"
+    main(["headline", "--runs", json.dumps(given), "--rows", str(rows), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["gain"]["ratio"] == 1.25
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    assert [(r["seed"], r["system"]) for r in lines] == [(s, n) for s in (0, 1) for n in ("base", "sft_fifth", "grpo")]
+    assert all(r["config_sha"] == "c" and r["cost_seconds"] == 3 for r in lines)
+
+
+def test_runs_are_refused_when_they_cannot_be_compared(tmp_path):
+    given = runs(tmp_path, (GRPO, GRPO))
+    with pytest.raises(UserError, match="must hold the systems sft_tenth, grpo; got base, sft_fifth, grpo"):
+        headline(given, sft="sft_tenth")
+    summary = Path(given[1]) / "summary.json"
+    summary.write_text(summary.read_text().replace('"rubric_sha": "0"', '"rubric_sha": "1"'))
+    with pytest.raises(UserError, match="differs from .* in rubric_sha"):
+        headline(given)
+    with pytest.raises(UserError, match="with summary.json; got nowhere"):
+        headline(["nowhere"])
+
+
+def test_repetition_counts_word_pairs_said_before():
+    assert [repetition(t) for t in ("", "oil", "the oil the house", "oil oil oil")] == [0, 0, 0, 0.5]
+    assert repetition("so sorry so sorry so") == 0.5  # so-sorry, sorry-so, twice each

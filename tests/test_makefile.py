@@ -1,0 +1,50 @@
+"""`make reproduce`: every shipped weight, each step after those whose weights it reads."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = re.compile(r"checkpoints/embedded/([\w-]+(?:\.\w+)+)")
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory) -> list[str]:
+    """What `make reproduce` would do in a fresh clone."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    done = subprocess.run(["make", "--dry-run", "reproduce"], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def read_by(config: str) -> set[str]:
+    """Shipped files that a config names, but for those that it writes."""
+    lines = (ROOT / "configs" / config).read_text().splitlines()
+    return {name for line in lines for name in SHIPPED.findall(re.sub(r"export: [\w./-]+", "", line))}
+
+
+def test_steps_come_after_those_whose_weights_they_read(commands):
+    made: set[str] = set()
+    configs = []
+    for command in commands:
+        for config in re.findall(r"--config ([\w/]+\.yaml)", command):
+            configs.append(config)
+            assert read_by(config) <= made, f"{config} reads {read_by(config) - made} before it is made"
+        if re.search(r"-m lightning_paras2s\.(acts|audit) |&& mv ", command):
+            made |= {name for name in SHIPPED.findall(command) if not name.startswith(".")}
+    assert len(configs) == len(set(configs)) >= 9
+    listed = {line.split()[1] for line in (ROOT / "checkpoints/embedded/SHA256SUMS").read_text().splitlines()}
+    assert listed <= made
+
+
+def test_interrupted_steps_go_on_and_done_ones_leave_a_stamp(commands):
+    steps = [command for command in commands if " fit --config" in command]
+    assert all("--trainer.logger.version reproduce" in step for step in steps)
+    stamps = [re.sub("^touch ", "", command) for command in commands if command.startswith("touch runs/reproduce/")]
+    assert len(stamps) == len(set(stamps)) >= len(steps) + 2
