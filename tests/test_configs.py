@@ -143,7 +143,8 @@ def test_embedded_stage_takes_two_steps(name, workplace, few_lines, monkeypatch)
             assert len((workplace / f"runs/{stage}/data/{split}-0/done.txt").read_text().splitlines()) == count
         return
     options += ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
-    dispatch(["fit", "--config", name, *options, "--trainer.val_check_interval=2"])
+    options += ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"]
+    dispatch(["fit", "--config", name, *options])
     run = workplace / "runs" / stage / "two"
     assert (run / "config.yaml").is_file() and (run / "checkpoints/step-00000002.ckpt").is_file()
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
