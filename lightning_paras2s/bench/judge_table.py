@@ -27,7 +27,7 @@ from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
 from lightning_paras2s.judge import EmbeddedJudge, Judge
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.tiny_scorer import Ears, TrainedScorer
+from lightning_paras2s.models.tiny_scorer import TrainedScorer
 from lightning_paras2s.polytone import PolyToneRecognizer
 from lightning_paras2s.style import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer
 from lightning_paras2s.tts import EspeakSynthesizer
@@ -218,18 +218,25 @@ class PooledHearing:
     def __init__(self, transcriber: str, style: str) -> None:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
-        self.ears = Ears(load_module(CTCNetwork, transcriber), load_module(StyleNetwork, style))
+        self.transcriber = load_module(CTCNetwork, transcriber).eval()
+        self.style = load_module(StyleNetwork, style).eval()
         self.model = HistGradientBoostingRegressor(max_iter=150, max_leaf_nodes=8, min_samples_leaf=10)
 
     def features(self, rows: list[Recorded]) -> NDArray:
-        """[rows, F]: of query and of reply, mean and deviation of the frames, and the view of the whole."""
+        """[rows, F]: of query and of reply, mean and deviation of the phones' probabilities and of the style
+        network's frames, and its labels' probabilities."""
         pooled: dict[int, NDArray] = {}
         for audio in (a for r in rows for a in (r.query, r.response)):
             if id(audio) not in pooled:
-                frames, lengths = pad_acoustics([audio])
-                heard, whole = self.ears(frames, torch.tensor(lengths))
-                pooled[id(audio)] = torch.cat([heard[0].mean(0), heard[0].std(0), whole[0]]).numpy()
+                pooled[id(audio)] = self._pool(audio)
         return np.stack([np.concatenate([pooled[id(r.query)], pooled[id(r.response)]]) for r in rows])
+
+    @torch.no_grad()
+    def _pool(self, audio: Audio) -> NDArray:
+        frames, lengths = pad_acoustics([audio])
+        heard = self.transcriber(frames)[0].softmax(-1), self.style.body(self.style.stem(frames.transpose(1, 2)))[0].T
+        labels = [logits[0].softmax(-1) for logits in self.style(frames, torch.tensor(lengths)).values()]
+        return torch.cat([*(part.mean(0) for part in heard), *(part.std(0) for part in heard), *labels]).numpy()
 
     def fit(self, rows: list[Recorded], seed: int) -> PooledHearing:
         self.model.set_params(random_state=seed)

@@ -1,52 +1,73 @@
 """`TinyScorer`: the embedded distilled reward model (paper, section 4.2): query and response speech in, five score
 classes out.
 
-As Qwen2.5-Omni brings pre-trained ears to the paper's reward model, this one hears through the frozen trunks of the
-embedded transcriber
-and style recogniser; a small transformer over both recordings learns the judge's scores. No text and no label goes in.
+As Qwen2.5-Omni brings pre-trained ears and words to the paper's reward model, this one hears through the frozen
+embedded transcriber and style recogniser; a small transformer over the words of both recordings learns the judge's
+scores. No label goes in, and no text but what is heard.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_paras2s.asr import CTCNetwork, pad_acoustics
-from lightning_paras2s.data.phones import SYMBOLS
+from lightning_paras2s.asr import CTCNetwork, pad_acoustics, read_ctc
+from lightning_paras2s.data.embedded import lexicon
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.style import HEADS, StyleNetwork
 from lightning_paras2s.types import Audio
 
-POOL = 2  # 25 Hz -> 12.5 Hz
+PAD, UNKNOWN = 0, 1
+MAX_WORDS = 32
+WHOLE = sum(len(values) for values in HEADS.values()) + 2
+REMEMBERED = 50_000  # recordings: a reward model's data are heard once and read many times
+
+
+class Heard(NamedTuple):
+    """Of one recording: its words, and as a whole [WHOLE] the probabilities of every style and tone, how sure the
+    transcriber is of its symbols (mean log-probability) and the length (log seconds)."""
+
+    words: tuple[str, ...]
+    whole: Tensor
 
 
 class Ears(nn.Module):
-    """Acoustics [B, T, 66] -> what is heard at 12.5 Hz [B, T / 8, E], and over the whole recording [B, W]; frozen."""
+    """Hears recordings one by one, with frozen networks; remembers what it heard."""
 
     def __init__(self, transcriber: CTCNetwork, style: StyleNetwork) -> None:
         super().__init__()
         self.transcriber, self.style = transcriber.eval(), style.eval()
-        self.frame_size = 2 * POOL * SYMBOLS + style.settings["width"]
-        self.whole_size = sum(len(values) for values in HEADS.values())
         self.requires_grad_(False)
+        self.remembered: dict[bytes, Heard] = {}
 
     def train(self, mode: bool = True) -> Ears:
         return super().train(False)
 
+    def forward(self, audio: Audio) -> Heard:
+        key = hashlib.blake2b(audio.samples.tobytes(), digest_size=16).digest()
+        if key not in self.remembered:
+            if len(self.remembered) >= REMEMBERED:
+                self.remembered.clear()
+            self.remembered[key] = self._hear(audio)
+        return self.remembered[key]
+
     @torch.no_grad()
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        frames = frames[:, : frames.shape[1] // 8 * 8]
-        phones = self.transcriber(frames).softmax(-1)  # [B, T / 2, symbols]
-        manner = self.style.body(self.style.stem(frames.transpose(1, 2))).transpose(1, 2)  # [B, T / 4, W]
-        count = frames.shape[1] // 8
-        phones = phones.reshape(len(frames), count, -1)
-        manner = manner.reshape(len(frames), count, POOL, -1).mean(2)
-        whole = self.style(frames, lengths.clamp(max=frames.shape[1]))
-        return torch.cat([phones, manner], -1), torch.cat([whole[name].softmax(-1) for name in HEADS], -1)
+    def _hear(self, audio: Audio) -> Heard:
+        # In full precision whatever the trainer's: what is remembered must not depend on who asked first.
+        with torch.autocast("cpu", enabled=False):
+            frames, lengths = pad_acoustics([audio])
+            logits = self.transcriber(frames)
+            words = tuple(read_ctc(logits, lengths)[0].split()[:MAX_WORDS])
+            best = logits.float().log_softmax(-1).amax(-1)
+            styles = self.style(frames, torch.tensor(lengths))
+            probabilities = torch.cat([styles[name][0].softmax(-1) for name in HEADS])
+        return Heard(words, torch.cat([probabilities, best.mean()[None], torch.tensor([audio.seconds]).log()]).float())
 
 
 class TinyScorer(ResponseScorer):
@@ -56,24 +77,23 @@ class TinyScorer(ResponseScorer):
         transcriber, style: weights of the ears; looked for beside the scorer's own file when it is loaded.
     """
 
-    def __init__(self, transcriber: str, style: str, width: int = 128, layers: int = 3, heads: int = 4) -> None:
+    def __init__(self, transcriber: str, style: str, width: int = 96, layers: int = 2, heads: int = 4) -> None:
         super().__init__()
         self.settings = {"width": width, "layers": layers, "heads": heads}
         self.settings |= {"transcriber": Path(transcriber).name, "style": Path(style).name}
         self.ears = Ears(load_module(CTCNetwork, transcriber), load_module(StyleNetwork, style))
-        self.body = ScorerBody(self.ears.frame_size, self.ears.whole_size, width, layers, heads)
+        self.body = ScorerBody(width, layers, heads)
 
     def save(self, path: str | Path) -> None:
         self.body.settings |= {name: self.settings[name] for name in ("transcriber", "style")}
         save_module(self.body, path)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
-        heard = [
-            self.ears(frames, torch.tensor(lengths)) + (torch.tensor(lengths),)
-            for frames, lengths in map(_frames, (queries, responses))
-        ]
+        # One too short to hear counts as a tenth of a second of silence.
+        tenth = Audio(np.zeros(1600, np.float32), 16_000)
+        heard = [[self.ears(a if a.seconds >= 0.1 else tenth) for a in audios] for audios in (queries, responses)]
         logits = self.body(*heard)
-        silent = torch.tensor([not len(r.samples) for r in responses])
+        silent = torch.tensor([not len(r.samples) for r in responses], device=logits.device)
         return logits.masked_fill(silent[:, None], float("nan"))
 
 
@@ -88,50 +108,62 @@ class TrainedScorer(TinyScorer):
 
 
 class ScorerBody(nn.Module):
-    """Transformer encoder over [summary, query frames, response frames] -> 5 logits."""
+    """Transformer encoder over [whole, query words, response words] -> 5 logits.
+
+    Words are those of the training texts, others are unknown; whether a word occurs in the other recording too is told
+    beside it (so an unknown topic can be seen to be named).
+
+    Args:
+        unknown: share of words that training replaces by the unknown one.
+    """
 
     def __init__(
         self,
-        frame_size: int,
-        whole_size: int,
         width: int,
         layers: int,
         heads: int,
         transcriber: str = "transcriber.safetensors",
         style: str = "style.safetensors",
+        unknown: float = 0.2,
     ) -> None:
         super().__init__()
-        self.settings = {
-            "frame_size": frame_size,
-            "whole_size": whole_size,
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-        }
+        self.settings = {"width": width, "layers": layers, "heads": heads, "unknown": unknown}
         self.settings |= {"transcriber": transcriber, "style": style}
-        self.frames = nn.Linear(frame_size, width)
-        self.whole = nn.Linear(2 * whole_size, width)
-        self.who = nn.Parameter(0.02 * torch.randn(3, width))
-        self.place = nn.Conv1d(width, width, 5, padding=2, groups=width)
-        layer = nn.TransformerEncoderLayer(width, heads, 3 * width, 0.1, "gelu", batch_first=True, norm_first=True)
+        self.ids = {word: i + 2 for i, word in enumerate(lexicon(("train",)))}
+        self.unknown = unknown
+        self.words = nn.Embedding(len(self.ids) + 2, width)
+        self.shared = nn.Embedding(2, width)
+        self.place = nn.Embedding(2 * MAX_WORDS, width)  # of the query's words, then of the response's
+        self.whole = nn.Sequential(nn.Linear(2 * WHOLE, width), nn.GELU(), nn.Linear(width, width))
+        for table in (self.words, self.shared, self.place):
+            nn.init.normal_(table.weight, std=0.3)
+        layer = nn.TransformerEncoderLayer(width, heads, 3 * width, 0.25, "gelu", batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 5)
 
-    def forward(self, query: tuple[Tensor, Tensor, Tensor], response: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Each: frames [B, T, E], whole [B, W], lengths [B] in acoustic frames -> [B, 5]."""
-        parts = [(self.whole(torch.cat([query[1], response[1]], -1)) + self.who[0]).unsqueeze(1)]
-        masks = [torch.ones(len(query[1]), 1, dtype=torch.bool)]
-        for index, (frames, _, lengths) in enumerate((query, response), 1):
-            hidden = self.frames(frames)
-            hidden = hidden + self.place(hidden.transpose(1, 2)).transpose(1, 2)
-            parts.append(hidden + self.who[index])
-            masks.append(torch.arange(frames.shape[1]) < (lengths // 8).clamp(min=1)[:, None])
-        hidden = self.body(torch.cat(parts, 1), src_key_padding_mask=~torch.cat(masks, 1))
+    def forward(self, queries: list[Heard], responses: list[Heard]) -> Tensor:
+        """B pairs -> [B, 5]."""
+        rows = [self._read(*pair) for pair in zip(queries, responses, strict=True)]
+        longest = max(len(row[0]) for row in rows)
+        device = self.head.weight.device
+        ids, shared, places = (
+            torch.tensor([row[i] + [0] * (longest - len(row[i])) for row in rows], device=device).view(len(rows), -1)
+            for i in range(3)
+        )
+        mask = torch.tensor([[False] * (1 + len(row[0])) + [True] * (longest - len(row[0])) for row in rows])
+        if self.training:
+            ids = ids.masked_fill((torch.rand(ids.shape, device=device) < self.unknown) & (ids > 0), UNKNOWN)
+        whole = torch.stack([torch.cat([q.whole, r.whole]) for q, r in zip(queries, responses, strict=True)])
+        first = self.whole(whole.to(device)).unsqueeze(1)
+        hidden = self.words(ids.long()) + self.shared(shared.long()) + self.place(places.long())
+        hidden = self.body(torch.cat([first, hidden], 1), src_key_padding_mask=mask.to(device))
         return self.head(self.norm(hidden[:, 0])).float()
 
-
-def _frames(audios: list[Audio]) -> tuple[Tensor, list[int]]:
-    """Acoustics of recordings; one too short to hear counts as a tenth of a second of silence."""
-    tenth = np.zeros(1600, np.float32)
-    return pad_acoustics([a if a.seconds >= 0.1 else Audio(tenth, 16_000) for a in audios])
+    def _read(self, query: Heard, response: Heard) -> tuple[list[int], list[int], list[int]]:
+        """Ids, whether the other one has the word, places; of the query's words, then the response's."""
+        words = [*query.words, *response.words]
+        others = [set(response.words)] * len(query.words) + [set(query.words)] * len(response.words)
+        places = [*range(len(query.words)), *range(MAX_WORDS, MAX_WORDS + len(response.words))]
+        shared = [int(word in other) for word, other in zip(words, others, strict=True)]
+        return [self.ids.get(word, UNKNOWN) for word in words], shared, places
