@@ -1,4 +1,4 @@
-# make demo | bench | test | reproduce: each sets up .venv first, from the package index alone.
+# make help lists the targets; each sets up .venv first, from the package index alone.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -18,6 +18,8 @@ help:
 	@echo "make benchmarks speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
 	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
+	@echo "make checksums  renew checkpoints/embedded/SHA256SUMS"
+	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
 
 demo: .venv/demo.stamp
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
@@ -68,16 +70,22 @@ test: .venv/test.stamp
 # $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
 # version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that builds on it again, remove its stamp and
 # its run: rm -r runs/reproduce/sft runs/sft/reproduce.
-reproduce: $(addprefix $(STAMPS)/,acts audit sft_fifth sft_shuffled grpo)
+reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft_fifth sft_shuffled grpo)
 	@$(MAKE) --no-print-directory checksums
 
 # $(call timed,COMMAND): its seconds are those since the last interruption.
 timed = mkdir -p $(STAMPS); SECONDS=0; $(1); echo "$(notdir $@) $$SECONDS" >> $(STAMPS)/seconds.txt
 
+# $(call ship,FILE,SHIPPED NAME)
+define ship
+cp $(1) $(WEIGHTS)/.$(2).part && mv $(WEIGHTS)/.$(2).part $(WEIGHTS)/$(2)
+
+endef
+
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
 define fit
 	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(4))
-	$(if $(3),cp runs/$(1)/reproduce/$(2) $(WEIGHTS)/.$(3).part && mv $(WEIGHTS)/.$(3).part $(WEIGHTS)/$(3),test -s runs/$(1)/reproduce/$(2))
+	$(if $(3),$(call ship,runs/$(1)/reproduce/$(2),$(3)),test -s runs/$(1)/reproduce/$(2))
 	@touch $@
 endef
 # The speech parts write their weights where `export` says.
@@ -91,6 +99,19 @@ $(STAMPS)/transcriber: $(STAMPS)/tokenizer
 
 $(STAMPS)/style: $(STAMPS)/tokenizer
 	$(call fit,style,style.safetensors,style.safetensors,$(call export_to,style,style.safetensors))
+
+# One analyser a factor, and the control that leaks on purpose; a run trains all four.
+define analysers
+	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(call export_to,$(1),$(2)))
+	$(foreach factor,emotion sarcasm age gender,$(call ship,runs/$(1)/reproduce/$(2)-$(factor).safetensors,$(2)-$(factor).safetensors))
+	@touch $@
+endef
+
+$(STAMPS)/polytone: $(STAMPS)/transcriber
+	$(call analysers,polytone,polytone)
+
+$(STAMPS)/polytone_control: $(STAMPS)/transcriber
+	$(call analysers,polytone_control,polytone-control)
 
 $(STAMPS)/acts: | .venv/demo.stamp
 	$(call timed,.venv/bin/python -m lightning_paras2s.acts --path $(WEIGHTS)/acts.safetensors)

@@ -5,9 +5,11 @@ Nothing is imported that is not run. A user's mistake is one line on stderr and 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -35,7 +37,6 @@ COMMANDS = {
     "report": "lightning_paras2s.bench.report:report",
     "arena": "lightning_paras2s.bench.arena:arena",
     "annotate": "lightning_paras2s.bench.annotate:annotate",
-    "serve": "lightning_paras2s.bench.serve:serve",
     "import_speech": "lightning_paras2s.bench.real_speech:import_speech",
     "agreement": "lightning_paras2s.bench.agree:agreement",
     "plan": "lightning_paras2s.plan:plan",
@@ -88,9 +89,17 @@ def dispatch(argv: list[str]) -> None:
 
 def overview() -> str:
     lines = ["usage: python -m lightning_paras2s COMMAND [--config NAME.yaml] [--option value ...]", ""]
-    lines += [f"  {name:12} {about}" for name, about in STAGES.items()]
-    lines += [f"  {name:12} the benchmark; see its --help" for name in COMMANDS]
+    lines += [f"  {name:14} {line}" for name, line in STAGES.items()]
+    lines += [f"  {name:14} {about(name)}" for name in COMMANDS]
     return "\n".join([*lines, "", f"configs: {', '.join(config_names())}"])
+
+
+def about(name: str) -> str:
+    """A command's docstring up to its first stop, read from the source: its imports would take seconds."""
+    module, function = COMMANDS[name].split(":")
+    tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+    doc = next(ast.get_docstring(node) for node in tree.body if getattr(node, "name", None) == function)
+    return re.split(r"[.:;](?:\s|$)", " ".join(doc.split()))[0]
 
 
 def config_folders() -> list[Path]:

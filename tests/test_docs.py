@@ -1,0 +1,124 @@
+"""What the documents name is there: configs, commands and their options, make's targets, paths, classes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lightning_paras2s.cli import COMMANDS, STAGES, about, overview
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lightning_paras2s"
+DOCUMENTS = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "checkpoints/README.md")]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+COMMAND = re.compile(r"python -m lightning_paras2s (\w+)(.*)")
+# Folders of the repository; what stands under others (runs/, data/, models of the release) is the reader's.
+FOLDERS = ("lightning_paras2s", "configs", "checkpoints", "benchmarks", "notebooks", "docs", "results", "tests")
+# A run's and a release's config; what `make benchmarks` writes; weights' prefix.
+ELSEWHERE = {"config.yaml", "results/benchmarks.jsonl", "checkpoints/embedded/polytone"}
+LIBRARIES = {"ModelParallelStrategy", "FSDPStrategy", "LightningCLI", "GRPOTrainer"}
+
+
+@cache
+def read(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def code(document: Path) -> list[str]:
+    """Code spans and the lines of code blocks; lines that end in a backslash are joined."""
+    text = read(document).replace("\\\n", " ")
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    return spans + [line for block in blocks for line in block.splitlines()]
+
+
+def expand(path: str) -> list[str]:
+    """Braces, as a shell expands them."""
+    choice = re.search(r"\{([^{}]*)\}", path)
+    if not choice:
+        return [path]
+    before, after = path[: choice.start()], path[choice.end() :]
+    return [p for option in choice[1].split(",") for p in expand(before + option + after)]
+
+
+def exists(path: str) -> bool:
+    """A file or glob, from the root, the package, or where files of the kind lie."""
+    places = (ROOT, PACKAGE, ROOT / "configs", ROOT / "docs", ROOT / "tests", ROOT / "benchmarks", ROOT / "notebooks")
+    return all(any(any(place.glob(one)) for place in places) for one in expand(path))
+
+
+@cache
+def options(command: str) -> set[str]:
+    """A command's options: its function's parameters, and those that every command has."""
+    module, function = COMMANDS[command].split(":")
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
+    return {a.arg for a in node.args.args + node.args.kwonlyargs} | {"config", "json", "help"}
+
+
+@cache
+def classes() -> set[str]:
+    sources = [p.read_text(encoding="utf-8") for folder in (PACKAGE, ROOT / "tests") for p in folder.rglob("*.py")]
+    return set(re.findall(r"^(?:class|def) (\w+)", "\n".join(sources), re.M))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_names_are_there(document):
+    lines = code(document)
+    found = "\n".join(lines)
+    configs = set(re.findall(r"(?<![\w/.-])((?:configs/|paper/|trainer/)?\w+\.yaml)", found))
+    assert {name for name in configs - ELSEWHERE if not exists(name)} == set()
+    targets = set(re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.M))
+    assert {t for line in lines for t in re.findall(r"^make ([a-z]+)", line)} <= targets
+    sources = set(re.findall(r"(?<![\w/.*-])([\w/*-]+\.(?:py|ipynb))\b", found))
+    assert {name for name in sources if not exists(name)} == set()
+    paths = set(re.findall(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*)(?![\w<])", found))
+    assert {p for p in {p.rstrip("/.,") for p in paths} - ELSEWHERE if not exists(p)} == set()
+    camel = set(re.findall(r"\b([A-Z]\w*[a-z]\w*[A-Z]\w*)\b", "\n".join(line for line in lines if " " not in line)))
+    assert camel - classes() - LIBRARIES == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#\s]+)", read(document))
+    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_are_there_with_their_options(document):
+    named = [match for line in code(document) for match in COMMAND.findall(line)]
+    named += re.findall(r"`(\w+) (--config [^`]*)`", read(document))
+    for command, rest in named:
+        if command == "COMMAND":
+            continue
+        assert command in {**STAGES, **COMMANDS}, f"{document.name}: {command}"
+        if command in COMMANDS:
+            unknown = {o for o in re.findall(r"--(\w+)", rest)} - options(command)
+            assert not unknown, f"{document.name}: {command} has no --{', --'.join(unknown)}"
+    modules = re.findall(r"python -m lightning_paras2s\.([\w.]+\w)", read(document))
+    assert all((PACKAGE / (m.replace(".", "/") + ".py")).is_file() for m in modules)
+
+
+def test_readme_lists_every_command_and_page():
+    readme = read(ROOT / "README.md")
+    section = readme[readme.index("## Commands") : readme.index("## Files")]
+    assert set(re.findall(r"`(\w+)`", section)) >= {*STAGES, *COMMANDS}
+    pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").glob("*.md")}
+    assert pages <= set(re.findall(r"\]\(([^)]+)\)", readme))
+
+
+def test_every_config_is_named_by_a_document():
+    named = "\n".join(read(document) for document in DOCUMENTS)
+    configs = {p.relative_to(ROOT / "configs").as_posix() for p in (ROOT / "configs").rglob("*.yaml")}
+    assert {name for name in configs if not re.search(rf"(?<![\w/])(?:configs/)?{name}", named)} == {
+        "demo.yaml", "filter.yaml", "mine.yaml", "synthesize.yaml"  # of `make demo` and of `bench.yaml`
+    }  # fmt: skip
+
+
+def test_help_tells_what_each_command_does():
+    assert about("arena") == "Rank systems by pairwise battles"  # up to the docstring's colon
+    assert all(f"  {name:14} {about(name)}\n" in overview() for name in COMMANDS)
