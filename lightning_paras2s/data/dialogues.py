@@ -106,7 +106,7 @@ class Demonstrations(DialogueSource):
         self,
         share: float = 1.0,
         renditions: int = 4,
-        exchanged: float = 0.5,
+        exchanged: float = 0.75,
         rehearsal: int = 0,
         shuffled: bool = False,
         seed: int = 200,
@@ -191,12 +191,12 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
 
 
 def about_another(query: TextQuery, queries: list[TextQuery], random: np.random.Generator) -> TextQuery:
-    """The query with the subject of another one of its factor in its place: "We sold the *piano* I grew up in."
+    """The query with the subject of another one in its place: "We sold the *piano* I grew up in."
 
-    An answer has to copy what is new; its style doesn't change.
+    An answer has to copy what is new; its style doesn't change. The other query may be of any factor, or the subject
+    would tell the factor, and what a new subject is about would be guessed.
     """
-    others = [q.subject for q in queries if q.factor == query.factor]
-    subject = others[random.integers(len(others))]
+    subject = queries[random.integers(len(queries))].subject
     return replace(query, subject=subject, text=re.sub(rf"\b{re.escape(query.subject)}\b", subject, query.text))
 
 
