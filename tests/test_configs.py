@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import math
-import multiprocessing.dummy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -116,8 +115,7 @@ def few_lines(monkeypatch) -> None:
     for module in (speech, dialogues):
         for name in ("query_lines", "agent_lines"):
             monkeypatch.setattr(module, name, functools.partial(first_lines, getattr(embedded, name)))
-    threads = SimpleNamespace(get_context=lambda method: multiprocessing.dummy)
-    monkeypatch.setattr(embedded, "multiprocessing", threads)
+    monkeypatch.setattr(embedded, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
 
 
 def first_lines(make, size: int, *rest, **options):
