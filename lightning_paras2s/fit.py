@@ -19,7 +19,7 @@ from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_d
 from lightning_paras2s.types import UserError
 
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
-SEAM_MODULES = ("asr", "style", "tts", "llm", "judge", "rubric", "callbacks", "runs")
+SEAM_MODULES = ("asr", "style", "tts", "llm", "judge", "audio_reasoner", "rubric", "callbacks", "runs")
 SEAM_PACKAGES = ("models", "data", "modules")
 
 

@@ -61,11 +61,14 @@ class RunLogger(TensorBoardLogger):
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the whole config to the run's folder; a resumed run replaces it."""
+    """Writes the whole config to the run's folder; a resumed run replaces it, one that is refused does not."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Not yet: the checkpoint is read later, and may be another model's."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder = run_dir(trainer)
-        if folder is None or stage != "fit" or not trainer.is_global_zero:
+        if folder is None or not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
         config = self.parser.dump(self.config, skip_none=False)

@@ -241,10 +241,12 @@ def test_evaluate_is_refused_when_an_option_is_wrong(place, options, must):
 
 def test_run_is_refused_when_its_checkpoint_is_another_models(place):
     main(["fit", "--config", "fit.yaml"])
+    written = Path("runs/grpo/a/config.yaml").read_bytes()
     config = Path("fit.yaml").read_text().replace('"width": 16', '"width": 32')
     Path("fit.yaml").write_text(config)
     error = refused("fit", "--model.init_from", "null", "--trainer.max_steps", "2")
     assert "step-00000001.ckpt must be a checkpoint of this model; got another's (size mismatch for policy." in error
+    assert Path("runs/grpo/a/config.yaml").read_bytes() == written  # the refused run's options replace nothing
 
 
 @pytest.mark.parametrize("kind", ["stereo", "8 kHz", "44.1 kHz", "48 kHz", "clipped", "24 bit FLAC"])
