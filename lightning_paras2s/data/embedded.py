@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from lightning_paras2s.models.features import HOP, acoustics
 from lightning_paras2s.rubric import BEST_TONES
 from lightning_paras2s.tts import AGENT_PROSODY, AGENT_VOICE, QUERY_PROSODY, QUERY_VOICES, EspeakSynthesizer
-from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
+from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style, UserError
 
 FRAME = 640  # samples a code: 25 Hz
 CORPUS_VERSION = 3  # of the synthesis; raised whenever the same line would sound different
@@ -236,8 +237,14 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
     # An executor, because a Pool waits forever for a worker that was killed.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=spawn) as pool:
-        utterances = [u for part in pool.map(_speak_all, chunks) for u in part]
+    try:
+        with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=spawn) as pool:
+            utterances = [u for part in pool.map(_speak_all, chunks) for u in part]
+    except BrokenProcessPool:
+        raise UserError(
+            f"every line must be spoken; got a process that died while speaking {len(lines)} lines, out of memory or "
+            "in eSpeak NG (a few lines crash it, docs/embedded.md); start again, or with another data seed"
+        ) from None
     _save(path, utterances)
     return utterances
 
