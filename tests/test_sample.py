@@ -42,13 +42,19 @@ class Counted(SampleModule):
         return count
 
 
+def scorer() -> ToyScorer:
+    """The same weights whatever was drawn before, and in every process."""
+    torch.manual_seed(1)
+    return ToyScorer()
+
+
 def sample(folder: str, rank: int = 0, world_size: int = 1) -> int:
     torch.manual_seed(0)
     weights = ToyLM()
     module = Counted(
         lambda: weights,
         ToyTokenizer,
-        lambda: ScorerReward(ToyScorer),
+        lambda: ScorerReward(scorer),
         folder,
         vocabulary=ToyVocab,
         samples=SAMPLES,
@@ -73,7 +79,9 @@ def rows(folder: Path, split: str) -> list[tuple]:
     for row in read_jsonl(folder / f"{split}.jsonl", Preference):
         names = row.query_audio, row.response_audio
         sounds = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
-        found.append((row.query_id, row.sample, row.score, row.text, *[Path(n).name for n in names], *sounds))
+        # The last bits of a score depend on how many are scored at once.
+        score = round(row.score, 5)
+        found.append((row.query_id, row.sample, score, row.text, *[Path(n).name for n in names], *sounds))
     return found
 
 
