@@ -22,8 +22,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 from safetensors import SafetensorError, safe_open
 
-from lightning_paras2s.data.embedded import lexicon
-from lightning_paras2s.data.phones import pronounce
+from lightning_paras2s.data.embedded import frames, lexicon
+from lightning_paras2s.data.phones import pronounce, sound
 from lightning_paras2s.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic, plain_words
 from lightning_paras2s.types import UserError
 
@@ -124,12 +124,6 @@ def terms(words: list[str]) -> list[str]:
     return words + pairs + [f"~{word[:STEM]}" for word in words if len(word) > STEM]
 
 
-def frames() -> list[dict[str, str]]:
-    """The authored reply frames: factor, style, split, frame."""
-    lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-
-
 def texts(split: str) -> list[dict]:
     """The authored queries of a split."""
     lines = (files("lightning_paras2s") / f"data/text/{split}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -156,14 +150,13 @@ def add_noise(words: list[str], random: np.random.Generator, confused: float = 0
 def sounding_like(word: str, count: int = 12) -> tuple[str, ...]:
     """The words of the embedded lexicon that sound most like a word, nearest first."""
     spoken = _spoken_lexicon()
-    sound = "".join(map(chr, pronounce(word)))
-    found = process.extract(sound, spoken, scorer=Levenshtein.normalized_similarity, limit=count + 1)
+    found = process.extract(sound(pronounce(word)), spoken, scorer=Levenshtein.normalized_similarity, limit=count + 1)
     return tuple(near for _, _, near in found if near != word)
 
 
 @functools.lru_cache
 def _spoken_lexicon() -> dict[str, str]:
-    return {word: "".join(map(chr, pronounce(word))) for word in lexicon() if pronounce(word)}
+    return {word: sound(pronounce(word)) for word in lexicon() if pronounce(word)}
 
 
 class Example(NamedTuple):

@@ -123,7 +123,8 @@ def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
 @functools.lru_cache
 def embedded_lexicon() -> Lexicon:
     """The words of the embedded text set, weighed by its training texts."""
-    texts = [q.text for q in embedded.text_queries("train")] + [f["frame"] for f in embedded.frames("train")]
+    texts = [q.text for q in embedded.text_queries("train")]
+    texts += [f["frame"] for f in embedded.frames() if f["split"] == "train"]
     return Lexicon(embedded.lexicon(), [embedded.words(text) for text in texts])
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
 
-from lightning_paras2s.acts import frames, texts
+from lightning_paras2s.acts import texts
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import Judged, summarise
 from lightning_paras2s.bench.systems import Answer, CascadeSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.judge import EmbeddedJudge
 from lightning_paras2s.rubric import plain_words
 from lightning_paras2s.types import Audio, Query, Response, UserError, Verdict, read_jsonl

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor
-from toys import ToyData, ToyLM, ToyTokenizer, ToyVocab
+from toys import ToyData, ToyLM, ToyTokenizer, ToyVocab, quiet_trainer
 
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
@@ -33,16 +33,7 @@ class Unscored(Reward):
 def train(reward, steps: int, folder: Path, **options) -> GRPOModule:
     options = {"sampling": Sampling(max_steps=6), "group_size": 4, "weight_decay": 0.0} | options
     module = GRPOModule(ToyLM, ToyTokenizer, reward, ToyVocab, **options)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(steps, folder)
     trainer.fit(module, ToyData(batch_size=8, labelled=False, size=64))
     return module
 

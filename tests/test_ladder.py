@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import lightning as L
 import pytest
-from toys import WORDS, ToyData, ToyTokenizer, ToyVocab
+from toys import WORDS, ToyData, ToyTokenizer, ToyVocab, quiet_trainer
 
 from lightning_paras2s.judge import Judge
 from lightning_paras2s.losses import PerStream
@@ -39,16 +38,7 @@ def policy() -> TinySpeechLM:
 def climb(reward: Callable[[], Reward], steps: int, folder: Path, **options) -> dict[str, float]:
     """Train, and read the last step's metrics."""
     module = GRPOModule(policy, ToyTokenizer, reward, ToyVocab, sampling=Sampling(max_steps=6), group_size=8, **options)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        default_root_dir=folder,
-    )
+    trainer = quiet_trainer(steps, folder)
     trainer.fit(module, ToyData(batch_size=16, labelled=False, size=64))
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 

@@ -13,12 +13,12 @@ import pytest
 from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
 from loopback import Loopback, Sent, completion
 
-from lightning_paras2s.acts import frames
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.logs import Log, half_line, unanswered
 from lightning_paras2s.bench.mine import mine
 from lightning_paras2s.bench.scripts import read_scripts
 from lightning_paras2s.bench.systems import Answer, S2SSystem, ToplineSystem
+from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.judge import LLMJudge
 from lightning_paras2s.llm import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.llm_scripted import ScriptedLLM
@@ -129,6 +129,19 @@ def test_mining_ends_as_without_failures_but_for_the_garbage(mined, workplace):
     assert all(row["why"].endswith("malformed") for row in rows if row["status"] == "failed")
 
 
+def spoken_scripts(mined, folder: Path, count: int) -> tuple[list[str], dict]:
+    """The first mined scripts as recordings: the words that the beeps stand for, and `evaluate`'s options."""
+    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:count]
+    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
+    ears = sorted(words | {"question"})
+    return ears, {
+        "manifest": beep_manifest(folder, scripts, ears),
+        "transcriber": BeepTranscriber(ears),
+        "recognizer": BeepRecognizer(),
+        "output": str(folder / "run"),
+    }
+
+
 def judge_writes(prompt: str) -> tuple[str, str]:
     """A score by the prompt's hash; some replies are unreadable, some are cut by the token limit."""
     number = draw("judge" + prompt)
@@ -142,16 +155,11 @@ def judge_writes(prompt: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def judged(mined, workplace):
     """What was mined is spoken, answered and judged behind the server: down, up, and up again."""
-    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:14]
-    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
-    ears = sorted(words | {"question"})
     told, failing = [], Failing(judge_writes, slow=9)
     (workplace / "speech").mkdir()
-    options = {
-        "manifest": beep_manifest(workplace / "speech", scripts, ears),
+    ears, options = spoken_scripts(mined, workplace / "speech", 14)
+    options |= {
         "systems": {"topline": ToplineSystem(BeepSynthesizer(ears))},
-        "transcriber": BeepTranscriber(ears),
-        "recognizer": BeepRecognizer(),
         "output": str(workplace / "run"),
         "label_swap": False,
     }
@@ -219,17 +227,9 @@ class Flaky(S2SSystem):
 
 
 def test_answers_that_never_came_are_asked_for_heard_and_judged_again(mined, tmp_path):
-    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:5]
-    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
-    ears = sorted(words | {"question"})
+    ears, options = spoken_scripts(mined, tmp_path, 5)
     system = Flaky(ToplineSystem(BeepSynthesizer(ears)))
-    options = {
-        "manifest": beep_manifest(tmp_path, scripts, ears),
-        "judge": LLMJudge(Says("The score is 3")),
-        "transcriber": BeepTranscriber(ears),
-        "recognizer": BeepRecognizer(),
-        "output": str(tmp_path / "run"),
-    }
+    options["judge"] = LLMJudge(Says("The score is 3"))
     first = evaluate(**options, systems={"flaky": system})
     late = {r.query_id for r in read_jsonl(tmp_path / "run/responses.jsonl", Response) if r.status == "timeout"}
     assert 0 < len(late) < 10 and first["response_statuses"] == {"flaky": {"ok": 10 - len(late), "timeout": len(late)}}
@@ -255,15 +255,7 @@ class Says(ChatLLM):
 
 
 def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
-    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:3]
-    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
-    ears = sorted(words | {"question"})
-    options = {
-        "manifest": beep_manifest(tmp_path, scripts, ears),
-        "transcriber": BeepTranscriber(ears),
-        "recognizer": BeepRecognizer(),
-        "output": str(tmp_path / "run"),
-    }
+    ears, options = spoken_scripts(mined, tmp_path, 3)
     with pytest.raises(UserError, match="must hold responses of some system to be scored again; got none"):
         evaluate(**options, systems={}, judge=LLMJudge(Says("The score is 3")), rescore=True)
     evaluate(
@@ -282,17 +274,8 @@ def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
 
 
 def test_judgements_that_wait_for_the_batch_api_or_for_money_come_with_a_later_run(mined, tmp_path):
-    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:2]
-    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
-    ears = sorted(words | {"question"})
-    options = {
-        "manifest": beep_manifest(tmp_path, scripts, ears),
-        "systems": {"a": ToplineSystem(BeepSynthesizer(ears))},
-        "transcriber": BeepTranscriber(ears),
-        "recognizer": BeepRecognizer(),
-        "output": str(tmp_path / "run"),
-        "label_swap": False,
-    }
+    ears, options = spoken_scripts(mined, tmp_path, 2)
+    options |= {"systems": {"a": ToplineSystem(BeepSynthesizer(ears))}, "label_swap": False}
     requests, results, cache = tmp_path / "requests.jsonl", tmp_path / "results.jsonl", str(tmp_path / "cache")
     asking = OpenAIChat("gpt-4.1", cache_dir=cache, batch_requests=str(requests))
     first = evaluate(**options, judge=LLMJudge(asking))
@@ -314,17 +297,8 @@ def test_judgements_that_wait_for_the_batch_api_or_for_money_come_with_a_later_r
 
 
 def test_more_samples_are_drawn_when_a_resume_wants_more(mined, tmp_path):
-    scripts = [asdict(s) for s in read_scripts(str(mined[1] / "scripts.jsonl"))][:2]
-    words = {w for t in [*(f["frame"] for f in frames()), *(s["text"] for s in scripts)] for w in plain_words(t)}
-    ears = sorted(words | {"question"})
-    options = {
-        "manifest": beep_manifest(tmp_path, scripts, ears),
-        "systems": {"a": ToplineSystem(BeepSynthesizer(ears))},
-        "transcriber": BeepTranscriber(ears),
-        "recognizer": BeepRecognizer(),
-        "output": str(tmp_path / "run"),
-        "label_swap": False,
-    }
+    ears, options = spoken_scripts(mined, tmp_path, 2)
+    options |= {"systems": {"a": ToplineSystem(BeepSynthesizer(ears))}, "label_swap": False}
     evaluate(**options, judge=LLMJudge(Says("The score is 2")))
     result = evaluate(**options, judge=LLMJudge(Says("The score is 5"), samples=3))
     rows = read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict)

@@ -4,9 +4,8 @@ import lightning as L
 import pytest
 import torch
 from test_kimi_audio import fill_adapters, mixed_prompt, tiny_config, tiny_kimi
-from test_selective import Largest
 from torch import nn
-from toys import ToyScorer
+from toys import Largest, ToyScorer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.models.kimi_audio import KimiAudio

@@ -8,7 +8,7 @@ import pytest
 import torch
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
 
-from lightning_paras2s.acts import frames, texts
+from lightning_paras2s.acts import texts
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.policy_system import PolicySystem
 from lightning_paras2s.bench.systems import (
@@ -18,6 +18,7 @@ from lightning_paras2s.bench.systems import (
     ToplineSystem,
     subject_of,
 )
+from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.rubric import BEST_TONES, plain_words
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, append_jsonl

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from toys import Largest
 
 from lightning_paras2s.data.dual_stream import AudioIds
 from lightning_paras2s.models.checkpoint import save_module
@@ -324,19 +325,6 @@ def test_draw_equals_inverse_cdf_and_log_softmax_for_any_vocabulary(size, temper
     assert torch.equal(tokens, inverse_cdf(logits, uniform, temperature))
     expected = (logits / (temperature or 1)).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     torch.testing.assert_close(logps, expected, atol=1e-5, rtol=0)
-
-
-class Largest(TorchDispatchMode):
-    """Records the size of the largest tensor that any operation returns, in numbers."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                self.size = max(self.size, tensor.numel())
-        return out
 
 
 def test_logps_make_no_tensor_of_rows_by_steps_by_vocabulary():

@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.vocabulary import TextVocab
@@ -261,3 +262,30 @@ class ToyPreferences(L.LightningDataModule):
         wave = np.sin(np.arange(800) / 3).astype(np.float32)
         responses = [Audio(wave * (0.2 * (i % 5) + 0.1), 16_000) for i in items]
         return PreferenceBatch(responses, responses, torch.tensor([1.0 + i % 5 for i in items]))
+
+
+class Largest(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation returns, in numbers."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return out
+
+
+def quiet_trainer(steps: int, folder: Path) -> L.Trainer:
+    """Trains for some steps on the CPU and writes nothing."""
+    return L.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        default_root_dir=folder,
+    )

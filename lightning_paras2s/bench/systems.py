@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightning_paras2s.acts import SLOT, frames, texts
+from lightning_paras2s.acts import SLOT, texts
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, read_jsonl

@@ -78,16 +78,12 @@ def text_queries(split: str) -> tuple[TextQuery, ...]:
 @functools.lru_cache
 def reply_frames(split: str, factor: str, style: str) -> tuple[str, ...]:
     """Authored replies with the slot {subject}; factor and style may be "generic"."""
-    return tuple(r["frame"] for r in _frames() if (r["split"], r["factor"], r["style"]) == (split, factor, style))
-
-
-def frames(split: str) -> list[dict[str, str]]:
-    """The split's authored replies: {factor, style, split, frame}."""
-    return [f for f in _frames() if f["split"] == split]
+    return tuple(r["frame"] for r in frames() if (r["split"], r["factor"], r["style"]) == (split, factor, style))
 
 
 @functools.lru_cache
-def _frames() -> tuple[dict[str, str], ...]:
+def frames() -> tuple[dict[str, str], ...]:
+    """The authored replies of all splits: {factor, style, split, frame}."""
     lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line) for line in lines)
 
@@ -101,7 +97,7 @@ def words(text: str) -> list[str]:
 def lexicon(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
     """Every word of the splits' queries and replies, sorted."""
     texts = [q.text for split in splits for q in text_queries(split)]
-    texts += [f["frame"].replace("{subject}", "") for f in _frames() if f["split"] in splits]
+    texts += [f["frame"].replace("{subject}", "") for f in frames() if f["split"] in splits]
     return tuple(sorted({w for text in texts for w in words(text)}))
 
 

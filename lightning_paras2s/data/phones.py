@@ -36,6 +36,11 @@ def pronounce(word: str) -> tuple[int, ...]:
     return tuple(_IDS[p] for p in _MARKS.sub("", espeak.phonemes(word)).split("_") if p in _IDS)
 
 
+def sound(phones: Sequence[int]) -> str:
+    """Phone ids as one string, a letter each, to be compared by edit distance."""
+    return "".join(map(chr, phones))
+
+
 def phone_ids(words: Sequence[str]) -> list[int]:
     """CTC targets: the words' phones, with a space between words."""
     ids: list[int] = []
@@ -72,7 +77,7 @@ class Lexicon:
         for word in words:
             if pronounce(word):
                 self.alike.setdefault(pronounce(word), []).append(word)
-        self.spelt = ["".join(map(chr, phones)) for phones in self.alike]
+        self.spelt = [sound(phones) for phones in self.alike]
         total = sum(counts.values()) + 0.5 * len(self.alike)
         used = [sum(counts[w] for w in ws) for ws in self.alike.values()]
         self.scores = np.array([weight * math.log((n + 0.5) / total) for n in used], np.float32)
@@ -87,7 +92,7 @@ class Lexicon:
         if not (best > SPACE).any():
             return []
         greedy = [int(s) for s, before in zip(best, [BLANK, *best], strict=False) if s and s != before]
-        pieces = [p for p in "".join(map(chr, greedy)).split(chr(SPACE)) if p]
+        pieces = [p for p in sound(greedy).split(chr(SPACE)) if p]
         plain = [self.places.get(tuple(map(ord, piece)), -1) for piece in pieces]
         if min(plain) >= 0:  # the likeliest symbols are words as they are
             return self._spell(plain)
