@@ -40,7 +40,7 @@ from lightning_paras2s.modules.policy import (
     warmup_cosine,
 )
 from lightning_paras2s.modules.rewards import Reward, speak
-from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, cut
+from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
 from lightning_paras2s.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.types import UserError
 
@@ -64,6 +64,7 @@ class GRPOModule(L.LightningModule):
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: of the rollouts, and of all log-probabilities.
+        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
         rollout_seed: with the step's number decides all rollouts.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
     """
@@ -96,12 +97,13 @@ class GRPOModule(L.LightningModule):
         micro_batch_tokens: int = 0,
         sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
+        state_bits: int = 32,
         rollout_seed: int = 0,
         max_unscored: float = 0.5,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_options(group_size, mu, minibatches)
+        check_cuts(group_size, mu, minibatches)
         self.automatic_optimization = False
         self.build, self.init_from, self.seed = (policy, tokenizer, reward, vocabulary), init_from, seed
         self.group_size, self.sampling = group_size, sampling
@@ -109,7 +111,7 @@ class GRPOModule(L.LightningModule):
         self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
         self.scale, self.drop_zero_variance, self.max_grad_norm = scale, drop_zero_variance, max_grad_norm
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
-        self.sync_every_micro_batch = sync_every_micro_batch
+        self.sync_every_micro_batch, self.state_bits = sync_every_micro_batch, state_bits
         self.objective = {"clip_low": clip_low, "clip_high": clip_high, "beta": beta, "ratio": ratio}
         self.objective |= {"normalizer": normalizer, "kl": kl, "unbiased_kl": unbiased_kl, "weights": weights}
         check_objective(ratio, normalizer, kl, scale)
@@ -134,7 +136,7 @@ class GRPOModule(L.LightningModule):
         self.reward.to(self.device)
 
     def configure_optimizers(self) -> Optimizer:
-        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas)
+        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
         """One step of the algorithm: rollout, rewards, advantages, log-probabilities, loss and update, log."""
@@ -216,14 +218,8 @@ class GRPOModule(L.LightningModule):
 
         All ranks take the same number of steps: one that has fewer queries left takes part with none.
         """
-        useful = rewards.isfinite().view(-1, self.group_size).any(1)
-        if self.drop_zero_variance:
-            useful &= (advantages != 0).view(-1, self.group_size).any(1)
-        left = useful.nonzero().flatten()
-        most = most_over_ranks(len(left), self.device)
-        for _ in range(self.mu if most else 0):
-            shuffled = left[torch.randperm(len(left)).to(left.device)] if self.minibatches > 1 else left
-            yield from shuffled.tensor_split(self.minibatches)[: min(most, self.minibatches)]
+        left = useful_queries(rewards, advantages, self.group_size, self.drop_zero_variance)
+        return minibatches_of(left, most_over_ranks(len(left), self.device), self.mu, self.minibatches)
 
     def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
         """Cut queries within the token budget, on all ranks into as many parts: each is a collective pass."""
@@ -273,7 +269,7 @@ class GRPOModule(L.LightningModule):
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
         """Metrics of the global batch; seconds are this rank's."""
         update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
-        update["lr"] = torch.tensor(self.optimizers().param_groups[0]["lr"])
+        update["lr"] = torch.tensor(float(self.optimizers().param_groups[0]["lr"]))
         metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
         metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(rewards))
@@ -296,12 +292,3 @@ class GRPOModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         export(self, self.policy, "policy.safetensors")
-
-
-def check_options(group_size: int, mu: int, minibatches: int) -> None:
-    if group_size < 2:
-        raise UserError(
-            f"group_size must be at least 2, because a response is judged against its group; got {group_size}"
-        )
-    if mu < 1 or minibatches < 1:
-        raise UserError(f"mu and minibatches must be at least 1; got {mu} and {minibatches}")

@@ -86,9 +86,9 @@ def adamw(
         raise UserError(f"state_bits must be 32 or 8; got {state_bits}; change model.state_bits")
     if find_spec("torchao") is None:
         raise UserError("state_bits: 8 needs torchao, which is missing; pip install 'lightning_paras2s[eightbit]'")
-    from torchao.optim import AdamW8bit
+    from lightning_paras2s.adamw8bit import adamw8bit
 
-    return AdamW8bit(groups, lr=lr, betas=betas)
+    return adamw8bit(groups, lr, betas)
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
@@ -121,4 +121,7 @@ def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: st
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the rate outright: a checkpoint's rate must not win over the one that was asked for."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):  # torchao's, whose compiled step would not see another object
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -1,7 +1,8 @@
-"""What one update learns from, and how it is cut into forward passes."""
+"""What one update learns from, and how it is cut into optimizer steps and forward passes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.models.speech_lm import Completion, Prompt
 from lightning_paras2s.modules.rewards import SpokenResponse
+from lightning_paras2s.types import UserError
 
 
 class MicroBatch(NamedTuple):
@@ -51,3 +53,35 @@ def cut(index: Tensor, parts: int) -> list[MicroBatch]:
     """Queries [Q] in `parts` even parts; where they do not suffice, stand-ins."""
     found = index.tensor_split(parts)
     return [MicroBatch(part if len(part) else index.new_zeros(1), len(part) > 0) for part in found]
+
+
+def check_cuts(group_size: int, mu: int, minibatches: int) -> None:
+    """
+    Raises:
+        UserError: no group to compare with, or no update.
+    """
+    if group_size < 2:
+        raise UserError(
+            f"group_size must be at least 2, because a response is judged against its group; got {group_size}"
+        )
+    if mu < 1 or minibatches < 1:
+        raise UserError(f"mu and minibatches must be at least 1; got {mu} and {minibatches}")
+
+
+def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_zero_variance: bool) -> Tensor:
+    """Queries [Q] of which a response was scored and, with `drop_zero_variance`, has an advantage: rewards, advantages
+    [B*G].
+    """
+    useful = rewards.isfinite().view(-1, group_size).any(1)
+    if drop_zero_variance:
+        useful &= (advantages != 0).view(-1, group_size).any(1)
+    return useful.nonzero().flatten()
+
+
+def minibatches_of(queries: Tensor, most: int, mu: int, minibatches: int) -> Iterator[Tensor]:
+    """The queries of each optimizer step, mu times over; none if no rank has any. `most` is the largest number of
+    queries on a rank: all take as many steps.
+    """
+    for _ in range(mu if most else 0):
+        shuffled = queries[torch.randperm(len(queries)).to(queries.device)] if minibatches > 1 else queries
+        yield from shuffled.tensor_split(minibatches)[: min(most, minibatches)]
