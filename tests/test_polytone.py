@@ -11,14 +11,18 @@ import pytest
 import torch
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.data.embedded import text_queries, words
+from lightning_paras2s.bench.duplicates import near_duplicates
+from lightning_paras2s.data.embedded import subjects, text_queries, words
 from lightning_paras2s.data.suggestive import (
     LABELS,
+    PROBE,
+    VOICES,
     confounded,
     every_style,
     frames,
     neutral_texts,
     polytone,
+    probe_texts,
     suggestive_texts,
 )
 from lightning_paras2s.modules.polytone import (
@@ -61,6 +65,39 @@ def test_sentences_of_test_when_compared_with_train():
             others = Counter(w for s in styles if s != style for f in frames("train", factor, s) for w in words(f))
             for frame in test:
                 assert any(own[w] > others[w] for w in words(frame.replace("{subject}", ""))), frame
+
+
+def cues(factor: str, style: str) -> set[str]:
+    """Words that the training sentences of a style have more often than those of the factor's other styles."""
+    own = Counter(w for f in frames("train", factor, style) for w in words(f))
+    others = Counter(w for s in LABELS[factor] if s != style for f in frames("train", factor, s) for w in words(f))
+    return {w for w in own if own[w] > others[w]}
+
+
+def test_sentences_of_the_probe_suggest_and_are_not_nearly_alike_to_those_before():
+    """By the stated method of the text set (60 % of the words, or all but one); the slot {subject} counts for nothing.
+    What they are about is no subject of any split, but for the cues themselves (a boss, a school)."""
+    styles = [(factor, style) for factor in LABELS for style in LABELS[factor]]
+    before = [f.replace("{subject}", "") for key in styles for split in ("train", "test") for f in frames(split, *key)]
+    before += [q.text for split in ("train", "val", "test") for q in text_queries(split)]
+    said = {w for key in styles for f in frames("train", *key) for w in words(f)}
+    probe = [t for factor in LABELS for t in probe_texts(factor)]
+    fresh = sorted({t.text for t in probe})
+    assert [(i, j) for i, j in near_duplicates(before + fresh) if i < len(before) <= j] == []
+    one_word = {s for s in subjects() if " " not in s} - said
+    assert [t for t in fresh if set(words(t)) & one_word] == []
+    assert all(cues(t.factor, t.suggested) & set(words(t.text)) for t in probe if t.suggested)
+    counts = Counter((t.factor, t.suggested) for t in probe)
+    assert counts == {(f, s): 10 if f == "emotion" or not s else 20 for f in LABELS for s in (*LABELS[f], "")}
+
+
+def test_voices_of_the_probe_are_in_no_training_or_validation():
+    variants = {v.espeak.split("+")[1] for split in ("train", "val") for v in QUERY_VOICES[split].values()}
+    assert not {v.espeak.split("+")[1] for v in VOICES[PROBE].values()} & variants
+    sizes = {v.shorten for split in QUERY_VOICES for v in QUERY_VOICES[split].values() if v.age == "child"}
+    assert not {v.shorten for v in VOICES[PROBE].values() if v.age == "child"} & sizes
+    for s in every_style(probe_texts("gender")[:4] + probe_texts("age")[:4], PROBE, 0):
+        assert getattr(VOICES[PROBE][s.line.voice], s.text.factor) == s.style
 
 
 def test_subjects_of_test_texts_are_the_test_splits():
@@ -247,10 +284,10 @@ def test_manifest_styles_when_read(tmp_path):
 
 def test_shipped_analysers_hear_unseen_voices():
     """The pair of analysers of each factor hears unseen voices better than chance."""
-    from lightning_paras2s.bench.leakage import AGREE, macro_mean, named, probe_set
+    from lightning_paras2s.bench.leakage import AGREE, macro_mean, named, split_set
     from lightning_paras2s.data.embedded import corpus_audio
 
-    spoken = probe_set(1, 1, factors=("gender", "age"))
+    spoken = split_set(1, 1, factors=("gender", "age"))
     recognizer = PolyToneRecognizer(str(SHIPPED / "polytone"), str(SHIPPED / "transcriber.safetensors"))
     rows = named(spoken, recognizer.recognize(corpus_audio([s.line for s in spoken]), "query"))
     assert macro_mean([rows], AGREE)["value"] > 0.6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -22,8 +23,11 @@ from lightning_paras2s.bench.leakage import (
     named,
     probe_set,
     same_text_consistency,
+    speak,
+    split_set,
     text_swap_probe,
 )
+from lightning_paras2s.data.suggestive import PROBE
 from lightning_paras2s.types import STYLES, Style, UserError
 
 STYLES_OF = {"sarcasm": STYLES["sarcasm"], "gender": STYLES["gender"]}
@@ -119,6 +123,8 @@ def test_macro_means_and_differences_when_factors_differ_in_size():
     good = [rows(listens) + rows(listens, 4, "gender")]
     assert macro_difference(good, seeds, MISLEAD)["value"] == 0.5
     assert macro_difference(good, seeds, AGREE)["value"] == 0
+    apart = macro_difference([*good, seeds[0]], seeds, MISLEAD)  # one seed ahead by .5, one by 0
+    assert apart["value"] == 0.25 and [one["value"] for one in apart["seeds"]] == [0.5, 0.0]
     whole = compare({"a": good, "b": seeds})
     assert whole["differences"]["a - b"][MISLEAD]["value"] == 0.5 and len(whole["analysers"]["b"]) == 2
 
@@ -135,7 +141,7 @@ def test_interval_of_accuracy_is_clustered_by_text():
 
 
 def test_probe_speaks_each_text_in_all_of_its_styles():
-    spoken = probe_set(1, 2, factors=("emotion", "age"))
+    spoken = split_set(1, 2, factors=("emotion", "age"))
     # emotion: 7 texts x 7 styles, 2 x 2 neutral; age: 2 styles x 3 texts x 2, 2 x 2 neutral.
     assert len(spoken) == 49 + 4 + 12 + 4
     found = named(spoken, [Style(emotion="sad", age="child") for _ in spoken])
@@ -143,6 +149,17 @@ def test_probe_speaks_each_text_in_all_of_its_styles():
     assert sum(r.words == MISLEAD for r in found if r.factor == "age") == 6
 
 
+def test_probe_is_as_large_as_stated_and_sounds():
+    spoken = probe_set()
+    # emotion: (70 suggestive + 10 neutral texts) x 7 styles; the others: (40 + 10) x 2.
+    assert Counter(s.text.factor for s in spoken) == {"emotion": 560, "sarcasm": 100, "age": 100, "gender": 100}
+    assert len({s.text.id for s in spoken}) == 80 + 3 * 50
+    one, other = speak(spoken[0], PROBE), speak(spoken[1], PROBE)
+    assert one.seconds > 0.5 and one.samples.std() > 0.01 and one.samples.shape != other.samples.shape
+
+
 def test_error_when_there_is_nothing_to_probe():
     with pytest.raises(UserError, match="texts of both kinds; got per_style=0"):
         leakage(per_style=0)
+    with pytest.raises(UserError, match="probe or test; got 'train'"):
+        leakage(texts="train")

@@ -20,10 +20,18 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.bench.statistics import REPEATS, Estimate, bootstrap, bootstrap_mean, macro_bootstrap
 from lightning_paras2s.bench.summary import rounded
-from lightning_paras2s.data.embedded import corpus_audio
-from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
+from lightning_paras2s.data.suggestive import (
+    PROBE,
+    VOICES,
+    Spoken,
+    every_style,
+    neutral_texts,
+    probe_texts,
+    suggestive_texts,
+)
 from lightning_paras2s.polytone import PolyToneRecognizer, WordEar
-from lightning_paras2s.types import FACTORS, Style, UserError
+from lightning_paras2s.tts import EspeakSynthesizer
+from lightning_paras2s.types import FACTORS, Audio, Style, UserError
 
 AGREE, MISLEAD, NEUTRAL = WORDS = ("agree", "mislead", "neutral")
 SHIPPED = {"polytone": "polytone", "control": "polytone-control"}
@@ -49,31 +57,37 @@ class Named:
 def leakage(
     analysers: dict[str, list[str]] | None = None,
     transcriber: str = "checkpoints/embedded/transcriber.safetensors",
+    texts: str = PROBE,
     per_style: int = 7,
     neutral: int = 30,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Tell whether style analysers listen or read: accuracies by what the words do, and two leakage diagnostics.
 
-    Test texts are spoken by test voices in all of their styles, in memory; nothing is written.
+    Texts are spoken by voices that training does not have in all of their styles, in memory; nothing is written.
 
     Args:
         analysers: name -> prefixes of weights, one a seed; default: the shipped `polytone` and its `control`.
         transcriber: weights of the ear for words.
-        per_style: texts that suggest a style, of emotion (three times as many of the other factors).
-        neutral: texts of the benchmark a factor.
-        seed: of texts and voices.
+        texts: "probe" (sentences and subjects that are used for nothing else), or "test" (sentences with the subjects
+            of the benchmark's test set, and its neutral queries).
+        per_style: with "test", texts that suggest a style, of emotion (three times as many of the other factors).
+        neutral: with "test", texts of the benchmark a factor.
+        seed: of voices, and of texts with "test".
     """
     analysers = analysers or {name: [f"checkpoints/embedded/{file}"] for name, file in SHIPPED.items()}
     if min(per_style, neutral) < 1:
         raise UserError(f"there must be texts of both kinds; got per_style={per_style}, neutral={neutral}")
-    spoken, ear = probe_set(per_style, neutral, seed), WordEar(transcriber)
-    heard = [ear.listen(audio) for s in spoken for audio in corpus_audio([s.line])]
+    if texts not in (PROBE, "test"):
+        raise UserError(f"texts must be probe or test; got {texts!r}")
+    spoken = probe_set(seed) if texts == PROBE else split_set(per_style, neutral, seed)
+    ear = WordEar(transcriber)
+    heard = [ear.listen(speak(s, texts)) for s in spoken]
     rows = {
         name: [named(spoken, PolyToneRecognizer(prefix, transcriber).label(heard)) for prefix in prefixes]
         for name, prefixes in analysers.items()
     }
-    return {**compare(rows), "n": len(spoken), "seed": seed, "transcriber": ear.transcriber.name}
+    return {**compare(rows), "texts": texts, "n": len(spoken), "seed": seed, "transcriber": ear.transcriber.name}
 
 
 def compare(rows: dict[str, list[list[Named]]]) -> dict[str, Any]:
@@ -207,9 +221,12 @@ def macro_mean(seeds: Sequence[Sequence[Named]], words: str) -> dict[str, Any]:
 
 def macro_difference(a: Sequence[Sequence[Named]], b: Sequence[Sequence[Named]], words: str) -> dict[str, Any]:
     """Macro accuracy of analyser a less b's on the same recordings, each the mean of its seeds; paired, clustered by
-    text."""
-    means = [np.mean([[_right(r) for r in rows] for rows in seeds], axis=0) for seeds in (a, b)]
-    return estimate(macro_bootstrap(_columns(a[0], words, list(means[0] - means[1]))))
+    text; and that of each seed by itself where both have as many."""
+    right = [np.array([[_right(r) for r in rows] for rows in seeds]) for seeds in (a, b)]
+    whole = estimate(macro_bootstrap(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
+    if len(a) != len(b) or len(a) == 1:
+        return whole
+    return {**whole, "seeds": [estimate(macro_bootstrap(_columns(a[0], words, list(d)))) for d in right[0] - right[1]]}
 
 
 def _columns(rows: Sequence[Named], words: str, values: Sequence[float]) -> dict[str, tuple[list[float], list[str]]]:
@@ -243,7 +260,17 @@ def estimate(value: Estimate) -> dict[str, Any]:
     return {"value": rounded(value.value), "ci95": [rounded(x) for x in value.ci95], "n": value.n}
 
 
-def probe_set(per_style: int, neutral: int, seed: int = 0, factors: Sequence[str] = FACTORS) -> list[Spoken]:
+def probe_set(seed: int = 0, factors: Sequence[str] = FACTORS) -> list[Spoken]:
+    """The texts of PROBE by its voices, each in all of its styles."""
+    return [spoken for factor in factors for spoken in every_style(probe_texts(factor), PROBE, seed)]
+
+
+def speak(spoken: Spoken, split: str) -> Audio:
+    line = spoken.line
+    return EspeakSynthesizer().speak_as_user(line.text, line.style, VOICES[split][line.voice], line.seed)
+
+
+def split_set(per_style: int, neutral: int, seed: int = 0, factors: Sequence[str] = FACTORS) -> list[Spoken]:
     """Test texts by test voices, each in all of its styles: sentences whose words suggest a style, and neutral ones."""
     made: list[Spoken] = []
     for factor in factors:

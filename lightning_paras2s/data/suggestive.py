@@ -15,12 +15,25 @@ from importlib.resources import files
 
 import numpy as np
 
-from lightning_paras2s.data.embedded import Line, choose_voice, query_style, text_queries
-from lightning_paras2s.tts import QUERY_VOICES
+from lightning_paras2s.data.embedded import Line, query_style, text_queries
+from lightning_paras2s.tts import QUERY_VOICES, Voice
 from lightning_paras2s.types import STYLES
 
 # What an analyser tells apart: "neutral" is how emotion sounds where there is none.
 LABELS: dict[str, tuple[str, ...]] = {**STYLES, "emotion": ("neutral", *STYLES["emotion"])}
+PROBE = "probe"  # texts and voices that were fixed before anything was measured on them (docs/judge.md)
+
+
+def _probe_voices() -> dict[str, Voice]:
+    """Men that no split has; eSpeak has one such woman, so those of `test` speak, too; children's sizes are new."""
+    men = "en-US+Alex en-GB-x-rp+antonio en-US+pablo en-GB-x-rp+Mario en-US+boris"
+    women = "en-US+steph3 en-US+f4 en-GB-x-rp+belinda en-US+anika en-GB-x-rp+steph2"
+    voices = {name: Voice(name, "male") for name in men.split()} | {n: Voice(n, "female") for n in women.split()}
+    sizes = zip(women.split(), (1.27, 1.23, 1.29, 1.35, 1.31), strict=True)
+    return voices | {f"{name}/child": Voice(name, "female", "child", size) for name, size in sizes}
+
+
+VOICES = {**QUERY_VOICES, PROBE: _probe_voices()}
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,8 @@ class Spoken:
 
 @functools.lru_cache
 def frames(split: str, factor: str, style: str) -> tuple[str, ...]:
-    """Authored sentences with the slot {subject}; those of `train` and `test` share words and no sentence."""
+    """Authored sentences; those of `train` and `test`, with the slot {subject}, share words and no sentence. Those of
+    PROBE are whole, of subjects that no split has, and not nearly alike to any of the others."""
     lines = (files("lightning_paras2s") / "data/text/suggestive.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return tuple(r["frame"] for r in rows if (r["split"], r["factor"], r["style"]) == (split, factor, style))
@@ -77,6 +91,16 @@ def neutral_texts(factor: str, count: int, split: str, seed: int) -> list[Text]:
     return [Text(q.id, factor, q.text, "", q.subject, q.styles) for q in (queries[i] for i in sorted(chosen))]
 
 
+def probe_texts(factor: str) -> list[Text]:
+    """All sentences of PROBE for a factor: those that suggest a style, and the neutral ones, shared by all factors."""
+    groups = [(style, frames(PROBE, factor, style)) for style in LABELS[factor]] + [("", frames(PROBE, "", ""))]
+    return [
+        Text(f"{factor}-{style or 'none'}-{PROBE}-{index:03d}", factor, text, style, "", LABELS[factor])
+        for style, texts in groups
+        for index, text in enumerate(texts)
+    ]
+
+
 def polytone(texts: list[Text], renditions: int, split: str, seed: int) -> list[Spoken]:
     """Each text in `renditions` different styles, drawn without regard to what its words suggest."""
     random = np.random.default_rng([seed, 1])
@@ -98,8 +122,15 @@ def _speak(parts: list[tuple[Text, str]], split: str, seed: int) -> list[Spoken]
     random = np.random.default_rng([seed, 2])
     made = []
     for index, (text, style) in enumerate(parts):
-        name = choose_voice(text.factor, style, split, random)
-        voice = QUERY_VOICES[split][name]
+        name = _choose_voice(text.factor, style, VOICES[split], random)
+        voice = VOICES[split][name]
         manner = query_style(text.factor, style, voice.gender, voice.age)
         made.append(Spoken(text, style, Line(text.text, manner, name, seed * 1_000_003 + index)))
     return made
+
+
+def _choose_voice(factor: str, style: str, voices: dict[str, Voice], random: np.random.Generator) -> str:
+    """A voice that fits, as `embedded.choose_voice` does among a split's."""
+    age = style if factor == "age" else "adult"
+    fit = [n for n, voice in voices.items() if voice.age == age and (factor != "gender" or voice.gender == style)]
+    return fit[random.integers(len(fit))]
