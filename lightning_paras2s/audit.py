@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,15 @@ class EGemapsRecognizer(StyleRecognizer):
 
     Args:
         path: coefficients (JSON), written by `fit_egemaps`.
+
+    Raises:
+        UserError: openSMILE (the extra `audit`) or the file is missing.
     """
 
     name = "egemaps-logistic-1"
 
     def __init__(self, path: str) -> None:
+        require_opensmile()
         if not Path(path).is_file():
             raise UserError(
                 f"the audit's coefficients must be an existing file; got {path}; write it with lightning_paras2s.audit"
@@ -57,14 +62,15 @@ class EGemapsRecognizer(StyleRecognizer):
         return [values[int(head["classes"][i])] for i in scores.argmax(1)]
 
 
+def require_opensmile() -> None:
+    if find_spec("opensmile") is None:
+        raise UserError("the audit needs the package opensmile; got none; pip install 'lightning_paras2s[audit]'")
+
+
 def egemaps(audios: list[Audio]) -> np.ndarray:
     """[B, 88] functionals; needs the extra `audit`."""
-    try:
-        import opensmile
-    except ImportError:
-        raise UserError(
-            "the audit needs the package opensmile; got none; pip install 'lightning_paras2s[audit]'"
-        ) from None
+    import opensmile
+
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
     rows = []
     for audio in audios:
@@ -75,6 +81,7 @@ def egemaps(audios: list[Audio]) -> np.ndarray:
 
 def fit_egemaps(path: str, size: int = 1500, seed: int = 900) -> dict[str, float]:
     """Fit the audit's classifiers on original training speech; -> accuracy on validation voices and texts, a head."""
+    require_opensmile()
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 

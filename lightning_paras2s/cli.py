@@ -150,7 +150,8 @@ def load_command(name: str) -> Callable[..., Any]:
 def run_command(name: str, argv: list[str]) -> None:
     """Parse the arguments of a benchmark function from its signature and docstring, and call it.
 
-    With --json, what it returns (a dict or a record) is printed last as one JSON object on one line.
+    With --json, what it returns (a dict or a record) is printed last as one JSON object on one line. With --check, all
+    that the options name is built, and nothing is run.
     """
     from jsonargparse import ArgumentParser
 
@@ -165,12 +166,13 @@ def run_command(name: str, argv: list[str]) -> None:
     if not own_config:
         parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
+    parser.add_argument("--check", action="store_true", help="build what the options name, and run nothing")
     parser.add_function_arguments(function, as_group=False)
     options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
     if not own_config:
         options.pop("config")
-    as_json = options.pop("json")
-    result = function(**options)
+    as_json, check = options.pop("json"), options.pop("check")
+    result = None if check else function(**options)
     if as_json:
         record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
         print(json.dumps({} if record is None else record, ensure_ascii=False))

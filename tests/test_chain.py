@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lightning_paras2s.bench import chain
+from lightning_paras2s.cli import main
 from lightning_paras2s.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +39,14 @@ batch_size: 2
 
 
 def test_steps_get_each_others_files(monkeypatch, tmp_path):
-    asked = []
+    asked, checked = [], []
 
     def run(steps, name, options, workers=1):
         asked.append((name, options, workers))
         steps.results[name] = {"systems": {}, "count": len(asked)}
 
     monkeypatch.setattr(chain._Steps, "run", run)
+    monkeypatch.setattr(chain._Steps, "check", lambda steps, todo: checked.append(list(todo)))
     monkeypatch.setattr(chain, "leaderboard", lambda *a: None)
     monkeypatch.setattr(chain, "write_report", lambda *a: {"bytes": 1})
     result = chain.bench(str(tmp_path), mine=["--count", "9"], evaluate=["--config", "e.yaml"], workers=3, limit=4)
@@ -59,6 +61,7 @@ def test_steps_get_each_others_files(monkeypatch, tmp_path):
             3,
         ),
     ]
+    assert checked == [["mine", "synthesize", "filter", "evaluate"]]
     assert result["evaluate"] == {"count": 4} and result["report"] == {"bytes": 1}
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     with pytest.raises(UserError, match="at least 1 process; got 0"):
@@ -81,6 +84,36 @@ def test_workers_get_a_shard_each_before_the_merge(monkeypatch):
 
 def program(code: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_chain_stops_before_its_first_step_when_a_later_one_lacks_something(tmp_path, monkeypatch):
+    started = []
+
+    def start(name, options, heard):
+        started.append((name, options[-1]))
+        return program("exit(2)" if name == "evaluate" else "print('{}')")
+
+    monkeypatch.setattr(chain, "start", start)
+    with pytest.raises(UserError, match="evaluate must end well; got exit code 2"):
+        chain.bench(str(tmp_path / "out"))
+    assert started == [(name, "--check") for name in ("mine", "synthesize", "filter", "evaluate")]
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_builds_what_options_name_and_runs_nothing(tmp_path, capsys, monkeypatch):
+    """As `bench` calls it: openSMILE, which only the audit needs, is missing."""
+    monkeypatch.chdir(tmp_path)
+    config = SYSTEMS.replace("WEIGHTS", str(ROOT / "checkpoints/embedded"))
+    (tmp_path / "evaluate.yaml").write_text(config)
+    options = ["evaluate", "--config", "evaluate.yaml", "--manifest", "none.jsonl", "--output", "out", "--check"]
+    main(options)
+    audit = "audit_recognizer: {class_path: EGemapsRecognizer, init_args: {path: audit.json}}\n"
+    (tmp_path / "evaluate.yaml").write_text(config + audit)
+    monkeypatch.setattr("lightning_paras2s.audit.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the audit needs the package opensmile; got none")
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluate.yaml"]
 
 
 def test_worker_that_fails_ends_the_others_in_one_line():

@@ -56,12 +56,16 @@ def bench(
     folder = Path(out)
     steps = _Steps()
     scripts, queries, run = folder / "mined/scripts.jsonl", folder / "queries", folder / "evaluate"
-    steps.run("mine", [*mine, "--out", str(folder / "mined")])
-    few = [] if limit is None else ["--limit", str(limit)]
-    steps.run("synthesize", [*synthesize, "--source", str(scripts), "--out", str(queries), *few])
-    kept = str(queries / "kept.jsonl")
-    steps.run("filter", [*filter, "--manifest", str(queries / "queries.jsonl"), "--out", kept])
-    steps.run("evaluate", [*evaluate, "--manifest", kept, "--output", str(run)], workers)
+    few, kept = [] if limit is None else ["--limit", str(limit)], str(queries / "kept.jsonl")
+    todo = {
+        "mine": [*mine, "--out", str(folder / "mined")],
+        "synthesize": [*synthesize, "--source", str(scripts), "--out", str(queries), *few],
+        "filter": [*filter, "--manifest", str(queries / "queries.jsonl"), "--out", kept],
+        "evaluate": [*evaluate, "--manifest", kept, "--output", str(run)],
+    }
+    steps.check(todo)
+    for name, options in todo.items():
+        steps.run(name, options, workers if name == "evaluate" else 1)
     for format, suffix in TABLES.items():
         leaderboard([str(run)], format, str(folder / f"leaderboard.{suffix}"))
     leaderboard([str(run)])
@@ -78,6 +82,12 @@ class _Steps:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.results: dict[str, dict[str, Any]] = {}
+
+    def check(self, todo: dict[str, list[str]]) -> None:
+        """Build what every step needs before the first one runs: what is missing is told now, not after an hour."""
+        with self.timed("check"):
+            for name, options in todo.items():
+                await_all([start(name, [*options, "--check"], True)], name)
 
     def run(self, name: str, options: list[str], workers: int = 1) -> None:
         with self.timed(name):
