@@ -10,12 +10,14 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_paras2s.callbacks import StageProgress
 from lightning_paras2s.cli import OneLineErrors
 from lightning_paras2s.preflight import check_trainer, torchrun_processes, visible_gpus
 from lightning_paras2s.ranks import EndTogether, one_voice
 from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
+from lightning_paras2s.shards import ShardsFit, another_models, check_whole, damaged
 from lightning_paras2s.types import UserError
 
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
@@ -99,10 +101,7 @@ class StageCLI(LightningCLI):
             if "loading state_dict" not in str(error):
                 raise
             path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
-            raise UserError(
-                f"{path} must be a checkpoint of this model; got another's ({misfit}); "
-                "set the model's options as they were, or name another version"
-            ) from None
+            raise another_models(path, misfit) from None
 
     def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
         config = self.config_init[subcommand]
@@ -117,9 +116,23 @@ class StageCLI(LightningCLI):
                 )
         elif asked is not None and not Path(asked).exists():
             raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
-        if asked is not None and Path(asked).is_file() and not zipfile.is_zipfile(asked):
-            raise UserError(f"a checkpoint must be one that `fit` wrote, whole; got {asked}; remove it or name another")
+        if asked is not None:
+            self._check_checkpoint(Path(asked))
         config.ckpt_path = asked
+
+    def _check_checkpoint(self, path: Path) -> None:
+        """A file was written by one process, a folder by several (FSDP2)."""
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise damaged(path, "")
+        if path.is_dir():
+            check_whole(path)
+            strategy = self.trainer.strategy
+            if not isinstance(strategy, ModelParallelStrategy):
+                raise UserError(
+                    f"{path} was written in shards (FSDP2) and must be read so; got {type(strategy).__name__}; set the "
+                    "trainer's options as they were, or start a new run from the weights in the run's folder"
+                )
+            self.trainer.callbacks.append(ShardsFit(path))
 
 
 def import_seams() -> None:

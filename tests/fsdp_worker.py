@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -208,7 +209,21 @@ def command(argv: list[str], folder: Path, rank: int, world_size: int) -> None:
     main(argv)
 
 
-def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, port: int) -> None:
+def torchrun(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process."""
+    found = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test", "MASTER_PORT": port}
+    found |= {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1"}
+    return {name: str(value) for name, value in found.items()}
+
+
+def srun(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What srun tells a task of one node; Lightning takes address and port from the node list and the job's number."""
+    found = {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "NTASKS": world_size, "NTASKS_PER_NODE": world_size}
+    found |= {"NNODES": 1, "NODELIST": "127.0.0.1", "JOB_ID": port - 15_000, "JOB_NAME": "grpo"}
+    return {f"SLURM_{name}": str(value) for name, value in found.items()}
+
+
+def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, told: dict[str, str]) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     for stream, name in ((1, "out"), (2, "err")):
@@ -216,9 +231,7 @@ def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, po
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(300)  # says where it hangs
     if world_size > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-        os.environ |= {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= told
         rank_zero_only.rank = rank
     try:
         target(*arguments, rank, world_size)
@@ -233,15 +246,24 @@ def child(target, arguments: tuple, folder: Path, rank: int, world_size: int, po
     os._exit(code)
 
 
-def start(target, arguments: tuple, folder: Path, world_size: int, limit_seconds: float = 300.0) -> list[int]:
+def free_port() -> int:
+    """Of those that Lightning's SLURM environment can choose: 15000 and the last four digits of the job's number."""
+    while True:
+        port = random.randrange(15_000, 25_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+
+
+def start(
+    target, arguments: tuple, folder: Path, world_size: int, launcher=torchrun, limit_seconds: float = 300.0
+) -> list[int]:
     """Run `target(*arguments, rank, world_size)` in each process; -> exit codes. They speak to `folder`/err-RANK."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(HEAVY))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, job = free_port(), (target, arguments, folder)
     processes = [
-        context.Process(target=child, args=(target, arguments, folder, rank, world_size, port))
+        context.Process(target=child, args=(*job, rank, world_size, launcher(rank, world_size, port)))
         for rank in range(world_size)
     ]
     for process in processes:

@@ -249,6 +249,18 @@ def test_run_is_refused_when_its_checkpoint_is_another_models(place):
     assert Path("runs/grpo/a/config.yaml").read_bytes() == written  # the refused run's options replace nothing
 
 
+def test_run_is_refused_when_its_checkpoint_lies_in_shards(place):
+    """Several processes wrote it; here is one."""
+    folder = Path("shards.ckpt")
+    torch.distributed.checkpoint.save({"state_dict": {"a": torch.ones(1)}}, checkpoint_id=folder, no_dist=True)
+    assert "must be one that `fit` wrote, whole; got shards.ckpt without meta.pt" in refused(
+        "fit", "--ckpt_path", str(folder)
+    )
+    torch.save({}, folder / "meta.pt")
+    error = refused("fit", "--ckpt_path", str(folder))
+    assert "shards.ckpt was written in shards (FSDP2) and must be read so; got SingleDeviceStrategy; set the" in error
+
+
 @pytest.mark.parametrize("kind", ["stereo", "8 kHz", "44.1 kHz", "48 kHz", "clipped", "24 bit FLAC"])
 def test_audio_is_taken_when_it_is_only_otherwise(place, kind):
     """Rates, channels and levels are mended on the way in: training and benchmark run through."""

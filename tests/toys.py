@@ -31,7 +31,7 @@ from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules import preferences
 from lightning_paras2s.modules.preferences import PreferenceBatch
 from lightning_paras2s.modules.rewards import TokenCountReward
-from lightning_paras2s.runs import ResumableLoader
+from lightning_paras2s.runs import ResumableLoader, run_dir
 from lightning_paras2s.types import Audio, Query, to_json
 
 WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")
@@ -243,6 +243,21 @@ def write_half(path: Path, items: list) -> None:
         with path.open("a") as file:
             file.write(text[: len(text) * 2 // 3])
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KeepRollouts(L.Callback):
+    """Writes what each rank was asked and answered in every batch to `rollouts-RANK.pt` in the run's folder."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, *args) -> None:
+        rollout, _ = pl_module.last_rollout
+        ids = [query.id for query in batch.queries]
+        self.kept.append({"queries": ids, "prompt": rollout.prompt.tokens, "answers": rollout.completion.tokens})
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        torch.save(self.kept, run_dir(trainer) / f"rollouts-{trainer.global_rank}.pt")
 
 
 class ToyPreferences(L.LightningDataModule):
