@@ -11,7 +11,7 @@ import pytest
 
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.filters import Hearing, best_emotion, filter, overlaps, reject
+from lightning_paras2s.bench.filters import Hearing, best_emotion, filter, overlaps, read_counts, reject
 from lightning_paras2s.style import StyleRecognizer
 from lightning_paras2s.types import Audio, Query, Style, UserError, read_jsonl, to_json
 
@@ -67,6 +67,8 @@ def test_filter_keeps_whole_pairs_and_counts_each_reason_when_halves_fail(manife
     table = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener)
     assert [q.id for q in read_jsonl(manifest.with_name("kept.jsonl"), Query)] == ["a-happy", "a-sad"]
     assert table["rejected"] == {"other_half": 3, "wer": 1, "style": 1, "audio": 1}
+    assert (table["kept_by_factor"], table["read_by_factor"]) == ({"emotion": 2}, {"emotion": 8})
+    assert read_counts(manifest.with_name("kept.jsonl")) == {"filtered": table} and read_counts(manifest) == {}
     rows = [json.loads(line) for line in manifest.with_name("kept.rejected.jsonl").read_text().splitlines()]
     why = {row["id"]: row["why"] for row in rows}
     assert why["b-happy"].startswith("wer: 0.857, heard 'the rain'")  # one word changed, five lost: 6 of 7

@@ -45,6 +45,22 @@ def test_verdicts_without_a_score_are_shown_by_status(tmp_path):
         assert "Verdicts without a score: a (timeout 3, no_score 1)." in text
 
 
+def test_queries_that_the_filter_left_out_are_counted_by_reason_and_factor(tmp_path):
+    run = write_run(tmp_path, a=3.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    counts = {"read": 8, "kept": 4, "rejected": {"other_half": 2, "wer": 1, "style": 1}}
+    factors = {"kept_by_factor": {"age": 4}, "read_by_factor": {"emotion": 4, "age": 4}}
+    summary |= {"manifest": "kept.jsonl", "filtered": counts | factors}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    found = table(read_summaries([run]))
+    expected = (
+        "Queries kept by the filter: 4 of 8 (emotion 0 of 4, age 4 of 4); left out: other half 2, wer 1, style 1."
+    )
+    for format in ("markdown", "rich"):
+        assert expected in " ".join(render(found, format).split())
+    assert json.loads(render(found, "json"))["filtered"]["kept.jsonl"]["kept"] == 4
+
+
 def test_audit_is_a_column_of_its_own_where_there_is_one(tmp_path):
     run = write_run(tmp_path, a=3.0, b=2.0)
     summary = json.loads((tmp_path / "summary.json").read_text())

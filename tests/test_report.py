@@ -37,6 +37,9 @@ def made(tmp_path_factory):
     systems = {"topline": ToplineSystem(voice), "cascade": CascadeSystem(ear, voice), "broken": Broken()}
     (folder / "queries").mkdir()
     manifest = beep_manifest(folder / "queries", queries, words)
+    counts = {"read": 20, "kept": 16, "rejected": {"wer": 3, "style": 1}}
+    by_factor = {"kept_by_factor": {"gender": 8, "age": 8}, "read_by_factor": {"gender": 8, "age": 12}}
+    Path(manifest).with_suffix(".filter.json").write_text(json.dumps(counts | by_factor))
     evaluate(manifest, systems, EmbeddedJudge(ACTS), ear, BeepRecognizer(), str(folder / "run"))
     result = report(str(folder / "run"), str(folder / "report.html"), max_pairs=3)
     return folder, result, (folder / "report.html").read_text(encoding="utf-8")
@@ -91,6 +94,10 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.found += [value for name, value in attrs if name in ("src", "href") and not value.startswith("data:")]
+
+
+def test_report_counts_the_queries_that_the_filter_left_out(made):
+    assert "kept by the filter: 16 of 20 (gender 8 of 8, age 8 of 12); left out: wer 3, style 1." in made[2]
 
 
 def test_page_makes_no_request(made):

@@ -22,6 +22,7 @@ from lightning_paras2s import audio_judge, audio_reasoner, audit  # noqa: F401  
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, seconds_of, write_audio
 from lightning_paras2s.bench import kimi_system, policy_system  # noqa: F401  likewise
+from lightning_paras2s.bench.filters import read_counts
 from lightning_paras2s.bench.hearing import Ears, hear
 from lightning_paras2s.bench.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
 from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
@@ -275,6 +276,7 @@ class _Run:
             "label_source": self.label_source,
             "providers": ears.providers,
             "manifest": str(self.manifest),
+            **read_counts(self.manifest),
             "samples": self.samples,
             "response_statuses": statuses,
             **judging(v for v in verdicts if v.response_id in responses),

@@ -17,6 +17,7 @@ from pathlib import Path
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.duplicates import near_duplicates
+from lightning_paras2s.bench.logs import write_summary
 from lightning_paras2s.bench.synthesize import replace_file, wer
 from lightning_paras2s.style import StyleRecognizer
 from lightning_paras2s.types import Audio, Query, Style, UserError, append_jsonl, read_jsonl, to_json
@@ -45,7 +46,8 @@ def filter(
     keep_halves: bool = False,
     hearings: str | None = None,
 ) -> dict:
-    """Filter a manifest of queries: OUT lists those kept, its neighbour `.rejected.jsonl` the others with why.
+    """Filter a manifest of queries: OUT lists those kept, its neighbour `.rejected.jsonl` the others with why, and
+    `.filter.json` the counts, which `evaluate` takes into its summary.
 
     Args:
         manifest: queries.jsonl of `synthesize` or of an importer.
@@ -59,7 +61,7 @@ def filter(
         hearings: file of what was heard; a run that was killed continues from it. MANIFEST's `.heard.jsonl` by default.
 
     Returns:
-        Counts: read, kept, rejected by reason, and kept by factor.
+        Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.
     """
     if Path(out).parent.resolve() != Path(manifest).parent.resolve():
         raise UserError(f"out must lie beside the manifest, whose audio paths it keeps; got {out} and {manifest}")
@@ -80,17 +82,33 @@ def filter(
     replace_file(Path(out).with_suffix(".rejected.jsonl"), "".join(json.dumps(row) + "\n" for row in rejected))
     kept = [q for q in queries if not reasons[q.id]]
     replace_file(Path(out), "".join(to_json(q) + "\n" for q in kept))
-    return {
+    counts = {
         "manifest": out,
         "read": len(queries),
         "kept": len(kept),
         "rejected": dict(Counter(why.split(":")[0] for why in reasons.values() if why).most_common()),
         "kept_by_factor": dict(Counter(q.factor for q in kept)),
+        "read_by_factor": dict(Counter(q.factor for q in queries)),
+        "max_wer": max_wer,
+        "factors_heard": list(factors_heard),
         "providers": {
             "transcriber": transcriber.name if transcriber else "",
             "recognizer": recognizer.name if recognizer else "",
         },
     }
+    write_summary(counts_path(out), counts)
+    return counts
+
+
+def counts_path(manifest: str | Path) -> Path:
+    """Where the counts of the filter that wrote a manifest are."""
+    return Path(manifest).with_suffix(".filter.json")
+
+
+def read_counts(manifest: str | Path) -> dict:
+    """{"filtered": the counts of the filter that wrote a manifest}; {} if none did."""
+    path = counts_path(manifest)
+    return {"filtered": json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
 
 
 def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence[str]) -> str:

@@ -95,7 +95,9 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     known = [factor for factor in FACTORS if factor in present]
     more = sorted(present - {"system", OVERALL, AUDIT} - set(known)) + [AUDIT] * (AUDIT in present)
     first = next(iter(summaries.values()))
-    return {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, **{k: first[k] for k in SAME}}
+    filtered = {s["manifest"]: s["filtered"] for s in summaries.values() if "filtered" in s}
+    found = {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, "filtered": filtered}
+    return {**found, **{k: first[k] for k in SAME}}
 
 
 def render(result: dict[str, Any], format: str) -> str:
@@ -183,4 +185,12 @@ def caption(result: dict[str, Any]) -> str:
         f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
         f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"
+        f"{''.join(' ' + filter_line(counts) for counts in result['filtered'].values())}"
     )
+
+
+def filter_line(counts: dict[str, Any]) -> str:
+    """What the filter of a manifest let through, in words."""
+    whys = ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in counts["rejected"].items())
+    factors = ", ".join(f"{f} {counts['kept_by_factor'].get(f, 0)} of {n}" for f, n in counts["read_by_factor"].items())
+    return f"Queries kept by the filter: {counts['kept']} of {counts['read']} ({factors}); left out: {whys or 'none'}."
