@@ -6,9 +6,10 @@ from the shapes of the models and these rules:
 - a decode step reads all weights but the embedding once, and every row's keys and values: max(bytes / bandwidth,
   FLOPs / peak);
 - a forward pass costs 2 FLOPs a weight and token, a backward pass twice that, recomputation one forward more;
-- full fine-tuning keeps 16 bytes a weight (float32 weights, gradient, two Adam moments; 10 with 8-bit moments),
-  sharded; LoRA keeps 2, and 16 an adapter's;
-- rollout, waveform reward and update follow each other, so that the largest of the three adds to what is always kept.
+- full fine-tuning keeps 16 bytes a weight (float32 weights, gradient, two Adam moments; 10 with 8-bit moments, 6 if
+  weights and gradient are bfloat16 too), sharded; LoRA keeps the frozen weights, and 16 an adapter's;
+- rollout, waveform reward, update and the sum of its gradients follow each other, so that the largest of the four adds
+  to what is always kept.
 """
 
 from __future__ import annotations
@@ -138,13 +139,16 @@ class Speech:
 
 @dataclass(frozen=True)
 class Work:
-    """One GRPO step over all GPUs; the paper's B and G, and lengths of a short exchange (12 s of answer)."""
+    """One GRPO step over all GPUs; the paper's B and G, and lengths of a short exchange (12 s of answer).
+    `weight_bytes`: of the policy's own type, 4 (float32) or 2 (bfloat16).
+    """
 
     queries: int = 32
     group_size: int = 8
     prompt: int = 150
     steps: int = 157
     lora_rank: int = 0
+    weight_bytes: int = 4
     recompute: bool = True
     updates: int = 1
     state_bits: int = 32
@@ -171,7 +175,7 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a GPU by part: kept always, and while the rollout, the waveform reward and the update run."""
+    """Bytes a GPU by part: kept always, and while each phase of a step runs."""
 
     kept: dict[str, float]
     phases: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -229,7 +233,9 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     """Bytes a GPU while a micro-batch of `rows` responses is learned from.
 
     Activations are those of a bf16 block, 34 h + 3 inner values a token, or two copies of h a layer when recomputed.
-    Full fine-tuning that sums gradients over ranks at the last micro-batch alone holds them whole until then.
+    Full fine-tuning that sums gradients over ranks at the last micro-batch alone holds them whole until then. The
+    backward pass begins with the heads: a float32 gradient of one, and both in bf16. It ends with the root, whose bf16
+    gradient is summed over the ranks in float32.
     """
     lora, alone = work.lora_rank > 0, gpus == 1
     trained = shape.lora(work.lora_rank) if lora else shape.parameters
@@ -237,28 +243,34 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     values = 2 * shape.hidden * shape.layers + 34 * shape.hidden + 3 * shape.inner
     if not work.recompute:
         values = shape.layers * (34 * shape.hidden + 3 * shape.inner)
+    own = 4 if lora else work.weight_bytes  # adapters are float32
+    moments = own if work.state_bits == 32 else 1
     kept = {
-        "trained_state": (8 + work.state_bits / 4) * trained / gpus,
-        "frozen_weights": 2 * shape.parameters / gpus if lora else 0.0,
-        "reference": 0.0 if lora else 2 * shape.parameters / gpus,
+        "trained_state": 2.0 * (own + moments) * trained / gpus,
+        "frozen_weights": work.weight_bytes * shape.parameters / gpus if lora else 0.0,
+        "reference": 0.0 if lora else (own if alone else 2) * shape.parameters / gpus,
         "encoders": speech.encoders_bytes,
         "detokenizer": speech.detokenizer_bytes,
         "reward_model": 2.0 * speech.scorer if work.reward_model else 0.0,
     }
     rollout = {
-        "weights": 0.0 if alone and lora else 2.0 * shape.parameters,
+        "weights": 0.0 if alone and work.weight_bytes == 2 else 2.0 * shape.parameters,
         "kv_cache": float(responses * (work.prompt + work.steps) * shape.kv_bytes),
     }
     frames = min(speech.flow_frames, work.steps * MEL_RATE / CODE_RATE)
     waveform = {"detokenizer_cache": responses * frames * speech.flow_memory}
     whole = 0 < rows < responses and not alone and not work.sync_every_micro_batch
-    update = {
-        "gathered": 0.0 if alone and lora else 2.0 * (shape.outside + 2 * shape.layer),
+    gradients = {
+        "gathered": 0.0 if alone and work.weight_bytes == 2 else 2.0 * (shape.outside + 2 * shape.layer),
         "gradients": 4.0 * trained if whole else 0.0,
+    }
+    update = gradients | {
+        "head_gradients": 0.0 if lora else (4.0 if alone else 8.0) * shape.vocab * shape.hidden,
         "activations": 2.0 * values * rows * (work.prompt + work.steps),
         "head_chunks": 4 * 3.0 * 1024 * 8192,
     }
-    return Memory(kept, {"rollout": rollout, "waveform": waveform, "update": update})
+    total = gradients | {"root_gradients": 0.0 if lora or alone else 6.0 * shape.outside}
+    return Memory(kept, {"rollout": rollout, "waveform": waveform, "update": update, "sum": total})
 
 
 def largest_micro_batch(shape: Shape, gpu: GPU, gpus: int, work: Work, reserve: float = 0.1) -> int:

@@ -29,7 +29,7 @@ from lightning_paras2s.models.flow_matching import FlowMatching
 from lightning_paras2s.models.glm4_tokenizer import Glm4Tokenizer
 from lightning_paras2s.models.qwen_omni import GUIDELINE
 from lightning_paras2s.models.whisper_features import WhisperFeatures
-from lightning_paras2s.plan import make_plan, plan
+from lightning_paras2s.plan import make_plan, plan, read_work
 from lightning_paras2s.types import UserError
 
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]
@@ -152,6 +152,39 @@ def test_memory_of_full_fine_tuning_is_the_hand_count():
     assert memory_of(KIMI, 1, Work(lora_rank=16), 0).kept["trained_state"] == pytest.approx(16 * 49e6, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "work, gigabytes",
+    [
+        (Work(), (156.3, 39.1, 19.5)),
+        (Work(state_bits=8), (97.7, 39.1, 19.5)),
+        (Work(weight_bytes=2), (78.1, 19.5, 0)),
+        (Work(weight_bytes=2, state_bits=8), (58.6, 19.5, 0)),
+        (Work(lora_rank=16), (0.78, 39.1, 19.5)),
+        (Work(lora_rank=16, weight_bytes=2), (0.78, 19.5, 0)),
+    ],
+)
+def test_memory_on_one_gpu_follows_the_types(work, gigabytes):
+    """9.766 G weights: weight, gradient and moments of 4 + 4 + 8, 4 + 4 + 2, 2 + 2 + 4 or 2 + 2 + 2 bytes; beside them
+    a reference as whole as the policy, or under LoRA the frozen weights; a rollout casts float32 to bf16.
+    """
+    memory = memory_of(KIMI, 1, work, 8)
+    beside = memory.kept["frozen_weights"] + memory.kept["reference"]
+    found = (memory.kept["trained_state"], beside, memory.phases["rollout"]["weights"])
+    assert [n / 1e9 for n in found] == pytest.approx(gigabytes, abs=0.06)
+
+
+def test_gradients_of_heads_and_root_are_the_hand_count():
+    """A head is 168,448 x 3,584 = 0.604 G: 4 bytes of one and 2 of both, 4.83 GB, when the backward pass begins. The
+    root is three such and the adaptor, 1.842 G: 2 + 4 bytes, 11.05 GB, when it ends. Adapters have neither.
+    """
+    phases = memory_of(KIMI, 8, Work(), 32).phases
+    assert phases["update"]["head_gradients"] / 1e9 == pytest.approx(4.83, abs=0.01)
+    assert phases["sum"]["root_gradients"] / 1e9 == pytest.approx(11.05, abs=0.01)
+    adapters = memory_of(KIMI, 8, Work(lora_rank=16), 32).phases
+    assert adapters["update"]["head_gradients"] == adapters["sum"]["root_gradients"] == 0
+    assert memory_of(KIMI, 1, Work(), 32).phases["update"]["head_gradients"] / 1e9 == pytest.approx(2.41, abs=0.01)
+
+
 def test_peak_is_what_is_kept_and_the_largest_phase():
     """8 H100, paper's work: kept 19.5 + 2.4 + 2.6 + 4.1 + 16.5 = 45.2; rollout 19.5 + 0.7 = 20.2 is the largest."""
     memory = memory_of(KIMI, 8, Work(), 32)
@@ -171,7 +204,7 @@ def test_what_fits_follows_the_memory():
     """
     assert largest_micro_batch(KIMI, H100, 1, Work()) == 0
     assert largest_micro_batch(KIMI, H200, 1, Work()) == 0
-    assert largest_micro_batch(KIMI, H200, 1, Work(lora_rank=16)) > 0
+    assert largest_micro_batch(KIMI, H200, 1, Work(lora_rank=16, weight_bytes=2)) > 0
     assert largest_micro_batch(KIMI, H100, 8, Work()) == 32
     longer, room = Work(steps=1500, sync_every_micro_batch=True), 0.9 * H100.memory
     many = largest_micro_batch(KIMI, H100, 8, longer)
@@ -188,13 +221,15 @@ def test_command_reads_a_training_config(tmp_path, capsys):
     config = tmp_path / "grpo.yaml"
     config.write_text(
         "trainer: {devices: 4, max_steps: 10}\n"
-        "model: {init_args: {group_size: 4, sampling: {max_steps: 300}, policy: {init_args: {lora_rank: 16}},"
+        "model: {init_args: {group_size: 4, sampling: {max_steps: 300}, state_bits: 8, policy: {class_path: KimiAudio,"
+        " init_args: {lora_rank: 16, dtype: bfloat16}},"
         " reward: {class_path: JudgeReward}}}\n"
         "data: {init_args: {batch_size: 2}}\n"
     )
     main(["plan", "--config", str(config), "--gpu", "h200", "--gpus", "4", "--json"])
     out = capsys.readouterr().out
-    assert "4 x h200, 8 queries x 4, 150 + 300 tokens, LoRA rank 16" in out and "nothing was measured" in out
+    tuned = "LoRA rank 16, bfloat16 weights, 8-bit moments"
+    assert f"4 x h200, 8 queries x 4, 150 + 300 tokens, {tuned}" in out and "nothing was measured" in out
     made = json.loads(out.splitlines()[-1])
     assert (
         made["fits"]
@@ -205,11 +240,30 @@ def test_command_reads_a_training_config(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "model, got",
+    [
+        ("{class_path: SFTModule, init_args: {policy: KimiAudio}}", "got SFTModule of KimiAudio"),
+        ("{class_path: GRPOModule, init_args: {policy: {class_path: TinySpeechLM}}}", "got GRPOModule of TinySpeechLM"),
+    ],
+)
+def test_another_stage_or_policy_is_refused(model, got, tmp_path):
+    (tmp_path / "other.yaml").write_text(f"model: {model}\n")
+    with pytest.raises(UserError, match=f"plan knows GRPO of KimiAudio; {got} in .*other.yaml"):
+        plan(str(tmp_path / "other.yaml"))
+
+
+def test_devices_that_are_found_at_run_time_are_the_planned_ones(tmp_path):
+    (tmp_path / "auto.yaml").write_text("trainer: {devices: auto}\ndata: {init_args: {batch_size: 4}}\n")
+    assert read_work(tmp_path / "auto.yaml", Work(), 1, gpus=2)[0].queries == 8
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"gpu": "tpu"}, "gpu must be one of a100"),
         ({"gpus": 0}, "gpus must be at least 1; got 0"),
         ({"decode_efficiency": 1.5}, "decode_efficiency must be above 0"),
+        ({"dtype": "float16"}, "dtype must be float32 or bfloat16; got 'float16'"),
         ({"config": "none.yaml"}, "existing training config; got none.yaml"),
     ],
 )
