@@ -34,16 +34,17 @@ from lightning_paras2s.types import Evidence
 WEIGHTS = Path("checkpoints/embedded")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest")
     parser.add_argument("--policy", default=str(WEIGHTS / "grpo.safetensors"))
     parser.add_argument("--audit", action="store_true", help="openSMILE, too (extra `audit`)")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     rates = measure(options)
     print(json.dumps(rates) if options.json else table(rates))
+    return rates
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
@@ -76,6 +77,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     parts = {
         "query spoken (eSpeak)": lambda: [voice.synthesize(q.text, q.style, q.voice, 1) for q in queries],
         "query heard (acoustics, words, codes)": uncached(lambda: [system.prompter.example(a) for a in audios]),
+        "query filtered (words and style)": uncached(
+            lambda: (transcriber.transcribe(audios), style.recognize(audios, "query"))
+        ),
         "policy's answer (two streams)": decode,
         "policy's answer with the codec's waveform, query heard": lambda: system.respond(queries, audios, 0),
         "topline's answer (eSpeak, codec)": uncached(lambda: topline.respond(queries, audios, 0)),

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import bench_parts  # noqa: E402
+import bench_tenfold  # noqa: E402
 import grpo_step  # noqa: E402
 import logps  # noqa: E402
 import measure  # noqa: E402
@@ -151,3 +153,35 @@ def test_memory_grows_with_the_chunk_and_not_with_the_vocabulary(tmp_path):
         assert abs(small[0][part] - small[1][part]) < 1 / 16  # less than a block for four times the vocabulary
         assert 1.5 < large[1][part] / small[1][part] < 2.5
         assert whole[1][part] > 3.5 * whole[0][part] and whole[1][part] >= 8
+
+
+def test_tenfold_takes_the_start_off_the_time():
+    """30 s and 210 s of which 10 are the start: 20 to 200 s is 10 x; 1,100 over 1,000 MB is 1.1 x; 400 / 200 a s."""
+    start, small, large = (
+        bench_tenfold.Cost(*row) for row in ((0, 9, 10, 900), (40, 31, 30, 1000), (400, 220, 210, 1100))
+    )
+    found = bench_tenfold.compare(start, small, large)
+    ratios = found["items_ratio"], found["time_ratio"], found["memory_ratio"], found["answers_per_cpu_second"]
+    assert ratios == (10, 10, 1.1, 2)
+    text = bench_tenfold.table(found)
+    assert (
+        "| 400 | 220.0 | 210.0 | 200.0 | 1100 |" in text and "10 x the items: 10 x the time, 1.1 x the memory." in text
+    )
+
+
+@pytest.mark.slow
+def test_parts_and_tenfold_run_on_the_embedded_benchmark(tmp_path, monkeypatch):
+    from lightning_paras2s.bench.synthesize import synthesize
+
+    monkeypatch.chdir(Path(__file__).parents[1])
+    manifest = synthesize(str(tmp_path / "q"), limit=10, factors=["age"])["manifest"]
+    rates = bench_parts.main([manifest, "--json"])
+    assert len(rates) == 9 and all(rate > 0 for rate in rates.values())
+    config = tmp_path / "evaluate.yaml"
+    weights = "init_args: {path: checkpoints/embedded/%s.safetensors, batch_size: 1}"
+    ear = f"{{class_path: TinyTranscriber, {weights % 'transcriber'}}}"
+    tone = f"{{class_path: AcousticStyleRecognizer, {weights % 'style'}}}"
+    systems = "{topline: {class_path: ToplineSystem, init_args: {synthesizer: EspeakSynthesizer, split: test}}}"
+    config.write_text(f"systems: {systems}\njudge: EmbeddedJudge\ntranscriber: {ear}\nrecognizer: {tone}\n")
+    found = bench_tenfold.main([manifest, "--pairs", "1", "--config", str(config)])
+    assert found["items_ratio"] == 10 and found["small"]["answers"] == 2 and found["memory_ratio"] < 1.5
