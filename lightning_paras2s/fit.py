@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import warnings
 import zipfile
@@ -14,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_paras2s.callbacks import StageProgress
 from lightning_paras2s.cli import OneLineErrors
-from lightning_paras2s.preflight import check_trainer, torchrun_processes, visible_gpus
+from lightning_paras2s.preflight import check_trainer, launched, visible_gpus
 from lightning_paras2s.ranks import EndTogether, one_voice
 from lightning_paras2s.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
 from lightning_paras2s.shards import ShardsFit, another_models, check_whole, damaged
@@ -66,7 +67,7 @@ class StageCLI(LightningCLI):
         """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
 
     def before_instantiate_classes(self) -> None:
-        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), torchrun_processes())
+        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,16 +13,25 @@ GPU = ("gpu", "cuda")
 USE_FSDP2 = "use --config trainer/fsdp2_8gpu.yaml (FSDP2)"
 
 
-def check_trainer(trainer: Mapping[str, Any], gpus: int, torchrun: str | None) -> None:
+class Launched(NamedTuple):
+    """What torchrun or srun started: the option that says how many processes a node, their number, and of the nodes."""
+
+    option: str
+    processes: int
+    nodes: int
+
+
+def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | None) -> None:
     """Refuse a trainer's options that would fail late, or train something else in silence.
 
     Args:
         trainer: `accelerator`, `devices`, `num_nodes` and `strategy` as in a config.
         gpus: that this machine has.
-        torchrun: processes that torchrun started on this machine, None without it.
+        started: the processes that there are already, None where Lightning starts them.
 
     Raises:
-        UserError: no GPU where one is asked for, too few, a mesh that is not all processes' data parallelism, or FSDP1.
+        UserError: no GPU where one is asked for, too few, other processes or nodes than were started, a mesh that is
+            not all processes' data parallelism, or FSDP1.
     """
     check_strategy(trainer)
     devices = device_count(trainer["devices"], gpus)
@@ -38,12 +46,13 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, torchrun: str | None) -
                 f"trainer.devices must be at most the GPUs of this machine; got {trainer['devices']} with {gpus}; "
                 f"set --trainer.devices {gpus} and, with FSDP2, data_parallel_size to the number of all processes"
             )
-    if torchrun is not None and devices != int(torchrun):
+    nodes = trainer["num_nodes"] or 1
+    if started is not None and (devices, nodes) != (started.processes, started.nodes):
         raise UserError(
-            f"trainer.devices must be the processes that torchrun starts on each node; got {devices} and "
-            f"--nproc-per-node {torchrun}; make them equal"
+            "trainer.devices and trainer.num_nodes must be the processes on each node and the nodes that were started; "
+            f"got {devices} and {nodes} with {started.option} {started.processes} on {started.nodes}; make them equal"
         )
-    check_mesh(trainer, devices * (trainer["num_nodes"] or 1))
+    check_mesh(trainer, devices * nodes)
 
 
 def check_strategy(trainer: Mapping[str, Any]) -> None:
@@ -89,5 +98,21 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
 
 
-def torchrun_processes() -> str | None:
-    return os.environ.get("LOCAL_WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+def launched(environment: Mapping[str, str]) -> Launched | None:
+    """What torchrun's or srun's variables say, in this order, as Lightning reads them.
+
+    Raises:
+        UserError: tasks without --ntasks-per-node, of which Lightning cannot tell where they are.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        here = int(environment["LOCAL_WORLD_SIZE"])
+        return Launched("--nproc-per-node", here, int(environment["WORLD_SIZE"]) // here)
+    if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    tasks = int(environment["SLURM_NTASKS"])
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        raise UserError(
+            f"SLURM's job must say how many tasks a node has; got {tasks} tasks; set --ntasks-per-node, one task a GPU"
+        )
+    here, nodes = environment.get("SLURM_NTASKS_PER_NODE", "1"), environment.get("SLURM_NNODES", "1")
+    return Launched("--ntasks-per-node", int(here), int(nodes))

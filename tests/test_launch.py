@@ -14,6 +14,7 @@ import pytest
 import torch
 from fsdp_worker import command, said, srun, start
 from test_paper_configs import ROOT, write_queries
+from test_runs import toy_config
 from tiny_models import write_models
 
 TESTS = Path(__file__).parent
@@ -88,6 +89,21 @@ def trained(lab) -> Path:
 
 def test_it_trains_when_srun_starts_it(lab, trained):
     check_trained(lab, "srun")
+
+
+def test_it_trains_under_ddp_which_small_policies_use(tmp_path):
+    """Both ranks get the toy's same prompts, so that equal noise would give the same answers; two passes (mu) of two
+    minibatches in two micro-batches, each of which DDP sums.
+    """
+    (tmp_path / "toy.yaml").write_text(toy_config("grpo", steps=2))
+    argv = ["fit", "--config", "toy.yaml", "--trainer.devices=2", "--trainer.strategy=ddp", *WATCH]
+    argv += ["--trainer.logger.version=ddp", "--model.micro_batch_tokens=50"]
+    assert start(command, (argv, tmp_path), tmp_path, 2) == [0, 0], said(tmp_path, 0) + said(tmp_path, 1)
+    run = tmp_path / "runs" / "grpo" / "ddp"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train/grad_norm"] > 0 for line in lines if "train/loss" in line] == [True, True]
+    for one, other in zip(*(torch.load(run / f"rollouts-{rank}.pt") for rank in range(2))):
+        assert torch.equal(one["prompt"], other["prompt"]) and not torch.equal(one["answers"], other["answers"])
 
 
 def test_a_run_is_refused_in_one_line_when_its_shards_are_another_models(lab, trained):

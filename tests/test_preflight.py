@@ -10,7 +10,7 @@ import yaml
 
 from lightning_paras2s import fit
 from lightning_paras2s.cli import main
-from lightning_paras2s.preflight import check_trainer, device_count
+from lightning_paras2s.preflight import Launched, check_trainer, device_count, launched
 from lightning_paras2s.types import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -25,29 +25,30 @@ def fsdp2(data_parallel_size: int | str = 8, tensor_parallel_size: int | str = 1
 
 
 @pytest.mark.parametrize(
-    "trainer, gpus, torchrun",
+    "trainer, gpus, started",
     [
         (CPU, 0, None),
         ({**CPU, "accelerator": "auto", "devices": "auto"}, 0, None),
         ({**CPU, "accelerator": "gpu", "devices": -1, "strategy": "ddp"}, 2, None),
         ({"num_nodes": 1, **FSDP2}, 8, None),
-        ({"num_nodes": 1, **FSDP2}, 8, "8"),
-        (fsdp2(16, num_nodes=2), 8, "8"),
+        ({"num_nodes": 1, **FSDP2}, 8, Launched("--nproc-per-node", 8, 1)),
+        (fsdp2(16, num_nodes=2), 8, Launched("--ntasks-per-node", 8, 2)),
         (fsdp2(2, devices=2, accelerator="cpu"), 0, None),
     ],
 )
-def test_trainer_is_taken_when_the_machine_serves_it(trainer, gpus, torchrun):
-    check_trainer(trainer, gpus, torchrun)
+def test_trainer_is_taken_when_the_machine_serves_it(trainer, gpus, started):
+    check_trainer(trainer, gpus, started)
 
 
 @pytest.mark.parametrize(
-    "trainer, gpus, torchrun, must",
+    "trainer, gpus, started, must",
     [
         ({**CPU, "accelerator": "gpu"}, 0, None, "trainer.accelerator gpu with 1 devices needs CUDA GPUs; got none"),
         (fsdp2(), 0, None, "needs CUDA GPUs; got none"),
         ({**CPU, "accelerator": "auto", "devices": 8}, 0, None, "auto with 8 devices needs CUDA GPUs; got none"),
         (fsdp2(), 4, None, "devices must be at most the GPUs of this machine; got 8 with 4"),
-        (fsdp2(), 8, "4", "got 8 and --nproc-per-node 4"),
+        (fsdp2(), 8, Launched("--nproc-per-node", 4, 1), "got 8 and 1 with --nproc-per-node 4 on 1; make them equal"),
+        (fsdp2(), 8, Launched("--ntasks-per-node", 8, 2), "got 8 and 1 with --ntasks-per-node 8 on 2; make them equal"),
         (
             fsdp2("auto", "auto"),
             8,
@@ -70,10 +71,23 @@ def test_trainer_is_taken_when_the_machine_serves_it(trainer, gpus, torchrun):
         ),
     ],
 )
-def test_trainer_is_refused_when_it_would_fail_late_or_in_silence(trainer, gpus, torchrun, must):
+def test_trainer_is_refused_when_it_would_fail_late_or_in_silence(trainer, gpus, started, must):
     with pytest.raises(UserError, match="; ") as refused:
-        check_trainer(trainer, gpus, torchrun)
+        check_trainer(trainer, gpus, started)
     assert must in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_processes_that_were_started_are_read_as_lightning_does():
+    """torchrun inside a SLURM job is torchrun; a shell that SLURM gave starts nothing."""
+    assert launched({}) is None
+    elastic = {"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "8", "WORLD_SIZE": "16"}
+    slurm = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "grpo"}
+    assert launched(elastic | slurm) == ("--nproc-per-node", 8, 2)
+    assert launched(slurm) == ("--ntasks-per-node", 4, 2)
+    assert launched({"SLURM_NTASKS": "1"}) == ("--ntasks-per-node", 1, 1)
+    assert launched(slurm | {"SLURM_JOB_NAME": "interactive"}) is None
+    with pytest.raises(UserError, match="got 8 tasks; set --ntasks-per-node"):
+        launched({"SLURM_NTASKS": "8"})
 
 
 @pytest.mark.parametrize(
