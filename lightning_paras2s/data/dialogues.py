@@ -100,7 +100,8 @@ class Demonstrations(DialogueSource):
         exchanged: share of renditions that are about the subject of any other training query (`about_another`), so
             that the answer's subject has to be copied and can't be remembered. The other query lends one noun; its
             answers are not seen.
-        rehearsal: number of echoes (pre-training's task) mixed in, so that copying does not fade.
+        rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
+            hearing of styles fades.
         shuffled: answers are dealt out at random among the queries (the control: style can't be learnt).
     """
 
@@ -136,8 +137,8 @@ class Demonstrations(DialogueSource):
     def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
         if not self.rehearsal:
             return []
-        echoes = PretrainingDialogues(read=0, echo=self.rehearsal, name=0, chat=0, seed=self.seed)
-        return echoes.dialogues("train", cache_dir)
+        kept = PretrainingDialogues(read=0, echo=self.rehearsal, name=self.rehearsal, chat=0, seed=self.seed)
+        return kept.dialogues("train", cache_dir)
 
 
 class UnlabelledQueries(DialogueSource):
