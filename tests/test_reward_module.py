@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -11,11 +12,11 @@ import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab
 
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.modules.preferences import Preference, build_preferences
+from lightning_paras2s.modules.preferences import Preference, build_preferences, swapped
 from lightning_paras2s.modules.reward import RewardModule, agreement, score_loss
 from lightning_paras2s.modules.rewards import ScorerReward, word_error_rate
 from lightning_paras2s.runs import RunLogger
-from lightning_paras2s.types import read_jsonl
+from lightning_paras2s.types import Style, read_jsonl
 
 
 def trainer(folder: Path, **options) -> L.Trainer:
@@ -66,6 +67,30 @@ def test_preferences_when_built_twice(tmp_path: Path) -> None:
     assert 0 < len(some) < len(read_jsonl(first, Preference))
     assert first.read_text() == whole.read_text()
     assert all((tmp_path / p.response_audio).is_file() for p in some)
+
+
+def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
+    """Half of the others are of the same factor and another style, where the batch has one; each has its own row."""
+    data = ToyData(labelled=False, size=8)
+    batch = next(iter(data.val_dataloader()))
+    styles = [Style(emotion=("sad", "happy")[i % 2]) for i in range(len(batch))]
+    queries = [replace(q, factor="emotion", styles={"emotion": s.emotion}) for q, s in zip(batch.queries, styles)]
+    batch = replace(batch, queries=queries)
+    contrast, anyone = swapped(batch, 2)
+    assert all(a.style.emotion != b.style.emotion for a, b in zip(queries, contrast.queries, strict=True))
+    assert all(a.id != b.id for a, b in zip(queries, anyone.queries, strict=True))
+    assert torch.equal(contrast.prompt.tokens, batch.prompt.tokens)
+
+    build = (ToyLM(), ToyTokenizer(), ToyVocab(), ScorerReward(ToyScorer))
+    sampling = Sampling(max_steps=20)
+    alone = read_jsonl(build_preferences(*build, [batch], tmp_path / "a", 2, sampling), Preference)
+    more = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", 2, sampling, others=2), Preference)
+    assert [p for p in more if not p.answers] == alone
+    for swap in (p for p in more if p.answers):
+        assert swap.response_audio.startswith(f"audio/{swap.answers}-")
+        assert swap.query_audio == f"audio/{swap.query_id}.flac"
+        assert (tmp_path / "b" / swap.query_audio).is_file()
+    assert len(more) > 2 * len(alone)
 
 
 def test_word_error_rate_when_one_side_is_empty() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -96,9 +97,11 @@ class Demonstrations(DialogueSource):
     Args:
         share: of the queries that have demonstrations (every second training query; the others are left to RL).
         renditions: recordings (voice, variation, answer) of each query and style.
-        exchanged: share of renditions that are about another query's subject (`about_another`), so that the answer's
-            subject has to be copied and can't be remembered.
-        rehearsal: number of pre-training dialogues (read, echo) mixed in, so that neither copying nor speaking fades.
+        exchanged: share of renditions that are about the subject of any other training query (`about_another`), so
+            that the answer's subject has to be copied and can't be remembered. The other query lends one noun; its
+            answers are not seen.
+        rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
+            hearing of styles fades.
         shuffled: answers are dealt out at random among the queries (the control: style can't be learnt).
     """
 
@@ -106,7 +109,7 @@ class Demonstrations(DialogueSource):
         self,
         share: float = 1.0,
         renditions: int = 4,
-        exchanged: float = 0.75,
+        exchanged: float = 0.9,
         rehearsal: int = 0,
         shuffled: bool = False,
         seed: int = 200,
@@ -121,7 +124,7 @@ class Demonstrations(DialogueSource):
         lines = []
         for query, style in [(q, s) for q in queries for s in q.styles for _ in range(renditions)]:
             if split == "train" and random.random() < self.exchanged:
-                query = about_another(query, queries, random)
+                query = about_another(query, text_queries("train"), random)
             user = user_line(query, style, split, random)
             tone = demonstration_tone(style, random)
             lines.append((user, Line(reply(query, style, split, random), Style(tone=tone), AGENT_VOICE, 0)))
@@ -134,8 +137,8 @@ class Demonstrations(DialogueSource):
     def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
         if not self.rehearsal:
             return []
-        kept = [d for d in PretrainingDialogues().dialogues("train", cache_dir) if d.task in ("read", "echo")]
-        return kept[:: max(1, len(kept) // self.rehearsal)][: self.rehearsal]
+        kept = PretrainingDialogues(read=0, echo=self.rehearsal, name=self.rehearsal, chat=0, seed=self.seed)
+        return kept.dialogues("train", cache_dir)
 
 
 class UnlabelledQueries(DialogueSource):
@@ -190,7 +193,7 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
     return [every[int(i * len(every) / count)] for i in range(count)]
 
 
-def about_another(query: TextQuery, queries: list[TextQuery], random: np.random.Generator) -> TextQuery:
+def about_another(query: TextQuery, queries: Sequence[TextQuery], random: np.random.Generator) -> TextQuery:
     """The query with the subject of another one in its place: "We sold the *piano* I grew up in."
 
     An answer has to copy what is new; its style doesn't change. The other query may be of any factor, or the subject

@@ -14,9 +14,10 @@ import hashlib
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -230,19 +231,46 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     path = Path(cache_dir) / f"speech-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if path.is_file():
         return _load(path)
-    chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
-    # An executor, because a Pool waits forever for a worker that was killed.
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=spawn) as pool:
-            utterances = [u for part in pool.map(_speak_all, chunks) for u in part]
-    except BrokenProcessPool:
-        raise UserError(
-            f"every line must be spoken; got a process that died while speaking {len(lines)} lines, out of memory or "
-            "in eSpeak NG (a few lines crash it, docs/embedded.md); start again, or with another data seed"
-        ) from None
+    utterances = [u for part in spoken_chunks([lines[i : i + 200] for i in range(0, len(lines), 200)]) for u in part]
     _save(path, utterances)
     return utterances
+
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+def spoken_chunks(
+    chunks: list[list[Line]], speak_all: Callable[[list[Line]], list[Utterance]] = _speak_all
+) -> list[list[Utterance]]:
+    """Speak chunks in two processes. eSpeak NG crashes on a few lines (docs/embedded.md); `_rescued` finds them."""
+    # An executor, because a Pool waits forever for a worker that was killed.
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=_SPAWN) as pool:
+        waiting = [pool.submit(speak_all, chunk) for chunk in chunks]
+        found = [None if isinstance(done.exception(), BrokenProcessPool) else done.result() for done in waiting]
+    lost = [i for i, part in enumerate(found) if part is None]
+    if lost:  # the chunk that crashed, or one beside it, and all behind it
+        found[lost[0]] = _rescued(chunks[lost[0]], speak_all)
+        for i, part in zip(lost[1:], spoken_chunks([chunks[i] for i in lost[1:]], speak_all), strict=True):
+            found[i] = part
+    return found
+
+
+def _rescued(lines: list[Line], speak_all: Callable[[list[Line]], list[Utterance]], tries: int = 3) -> list[Utterance]:
+    """Speak lines of which one may crash its process: halves are tried until it is found, and it is spoken with the
+    next variation seed."""
+    with ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
+        done = pool.submit(speak_all, lines)
+        if not isinstance(done.exception(), BrokenProcessPool):
+            return done.result()
+    if len(lines) > 1:
+        half = len(lines) // 2
+        return _rescued(lines[:half], speak_all, tries) + _rescued(lines[half:], speak_all, tries)
+    if not tries:
+        raise UserError(
+            f"every line must be spoken; got a process that died while speaking {lines[0].text!r} in four variations, "
+            "out of memory or in eSpeak NG; give it more memory, or another data seed"
+        )
+    return _rescued([replace(lines[0], seed=lines[0].seed + 1)], speak_all, tries - 1)
 
 
 def _prosody() -> list:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +17,19 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.rewards import Reward, repeat, speak
+from lightning_paras2s.modules.rewards import Reward, SpokenResponse, repeat, speak
 from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import Audio, UserError, append_jsonl, read_jsonl
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One judged sample; audio paths are relative to the manifest. Responses that could not be judged are not kept."""
+    """One judged sample; audio paths are relative to the manifest. Responses that could not be judged are not kept.
+
+    Attributes:
+        query_id: the query that the response was judged for.
+        answers: the query that it was sampled for, where that is another one.
+    """
 
     query_id: str
     sample: int
@@ -31,6 +37,7 @@ class Preference:
     response_audio: str
     score: float
     text: str = ""
+    answers: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,14 @@ def build_preferences(
     samples: int = 8,
     sampling: Sampling = Sampling(),
     seed: int = 0,
+    others: int = 0,
 ) -> Path:
     """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
     query's samples are a function of (seed, its id), whatever else is in its batch.
+
+    Args:
+        others: each response is also judged as an answer to so many other queries of its batch (`swapped`), or the
+            scorer could learn which answers are good, and not for whom.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
@@ -100,7 +112,7 @@ def build_preferences(
     folder = Path(folder)
     manifest = folder / "preferences.jsonl"
     append_jsonl(manifest, [])  # mends a half line
-    done = {(p.query_id, p.sample) for p in read_jsonl(manifest, Preference)}
+    done = {(p.query_id, p.answers, p.sample) for p in read_jsonl(manifest, Preference)}
     attempted = folder / "done.txt"
     finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
     policy.eval()
@@ -110,22 +122,67 @@ def build_preferences(
         noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
         responses = speak(completion, tokenizer, vocabulary)
-        scores = reward.score(batch, responses).tolist()
-        found = []
-        for i, (query, audio, response) in enumerate(
-            zip(repeat(batch.queries, samples), repeat(batch.audios, samples), responses, strict=True)
-        ):
-            sample = i % samples
-            if scores[i] != scores[i] or (query.id, sample) in done or not len(response.audio.samples):
-                continue
-            names = f"audio/{query.id}.flac", f"audio/{query.id}-{sample}.flac"
-            for name, sound in zip(names, (audio, response.audio), strict=True):
-                write_audio(folder / name, sound)
-            found.append(Preference(query.id, sample, *names, scores[i], response.text))
-        append_jsonl(manifest, found)
+        found = _judged(batch, batch, responses, reward)
+        for asked in swapped(batch, others, seed):
+            found += _judged(asked, batch, responses, reward)
+        for query, audio in zip(batch.queries, batch.audios, strict=True):
+            write_audio(folder / _recording(query.id), audio)
+        for i, (query, response) in enumerate(zip(repeat(batch.queries, samples), responses, strict=True)):
+            if len(response.audio.samples):
+                write_audio(folder / _recording(query.id, i % samples), response.audio)
+        new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
+        append_jsonl(manifest, list(new.values()))
         with attempted.open("a") as file:
             file.write("".join(f"{query.id}\n" for query in batch.queries))
     return manifest
+
+
+def swapped(batch: DualStreamBatch, others: int, seed: int = 0) -> list[DualStreamBatch]:
+    """`others` batches in which each query's place is taken by another one: by turns one of the same factor and another
+    style (the answer to a sad user, judged for a happy one), and any."""
+    random = np.random.default_rng([seed, number_of(batch.queries[0].id)])
+    batches = []
+    for turn in range(others if len(batch) > 1 else 0):
+        taken = []
+        for i, query in enumerate(batch.queries):
+            any_other = [j for j in range(len(batch)) if j != i]
+            contrast = [
+                j
+                for j in any_other
+                if batch.queries[j].factor == query.factor and batch.queries[j].style != query.style
+            ]
+            pool = contrast if contrast and turn % 2 == 0 else any_other
+            taken.append(pool[random.integers(len(pool))])
+        queries, audios = ([items[j] for j in taken] for items in (batch.queries, batch.audios))
+        batches.append(replace(batch, queries=queries, audios=audios))
+    return batches
+
+
+def _judged(
+    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], reward: Reward
+) -> list[Preference]:
+    """The responses to `answered`, judged as answers to `asked`."""
+    samples = len(responses) // len(answered)
+    pairs = zip(repeat(asked.queries, samples), repeat(answered.queries, samples), strict=True)
+    scores = reward.score(asked, responses).tolist()
+    return [
+        Preference(
+            query.id,
+            i % samples,
+            _recording(query.id),
+            _recording(own.id, i % samples),
+            score,
+            response.text,
+            "" if own.id == query.id else own.id,
+        )
+        for i, ((query, own), response, score) in enumerate(zip(pairs, responses, scores, strict=True))
+        if score == score and len(response.audio.samples)
+    ]
+
+
+def _recording(query_id: str, sample: int | None = None) -> str:
+    """Where the query, or a response to it, lies."""
+    return f"audio/{query_id}.flac" if sample is None else f"audio/{query_id}-{sample}.flac"
 
 
 def number_of(name: str) -> int:

@@ -32,6 +32,8 @@ class SampleModule(L.LightningModule):
         policy, tokenizer, reward, vocabulary: build the parts.
         init_from: the policy's weights (.safetensors); None = those that it brings.
         samples: K.
+        others: each training response is judged for so many other queries too, see `build_preferences`; the held-out
+            ones are judged for their own query alone.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class SampleModule(L.LightningModule):
         init_from: str | None = None,
         vocabulary: Callable[[], TextVocab] = TextVocab,
         samples: int = 32,
+        others: int = 0,
         sampling: Sampling = Sampling(),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
         self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed
+        self.others = others
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
@@ -68,7 +72,8 @@ class SampleModule(L.LightningModule):
             return 0
         parts = (self.policy, self.tokenizer, self.vocabulary, self.reward)
         folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
-        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed)
+        others = self.others if split == "train" else 0
+        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, others)
         return len(batch) * self.samples
 
     def on_predict_end(self) -> None:
@@ -90,12 +95,12 @@ def finished_queries(folder: Path, split: str) -> set[str]:
 
 def merge(folder: Path, split: str) -> None:
     """Write `folder/{split}.jsonl`, whole or not at all: each judged sample of the shards once, by query and sample."""
-    found: dict[tuple[str, int], Preference] = {}
+    found: dict[tuple[str, str, int], Preference] = {}
     for shard in shards(folder, split):
         append_jsonl(shard / "preferences.jsonl", [])  # mends a half line
         for row in read_jsonl(shard / "preferences.jsonl", Preference):
             paths = {k: f"{shard.name}/{getattr(row, k)}" for k in ("query_audio", "response_audio")}
-            found.setdefault((row.query_id, row.sample), replace(row, **paths))
+            found.setdefault((row.query_id, row.answers, row.sample), replace(row, **paths))
     lines = [to_json(found[key]) + "\n" for key in sorted(found)]
     if lines:
         replace_file(folder / f"{split}.jsonl", "".join(lines))

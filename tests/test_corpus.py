@@ -1,0 +1,36 @@
+"""Speech synthesis that survives a synthesizer that crashes its process."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.data.embedded import Line, Utterance, spoken_chunks
+from lightning_paras2s.types import Style, UserError
+
+
+def fragile(lines: list[Line]) -> list[Utterance]:
+    """Dies of "crash" in its first variation, and of "always" in any."""
+    for line in lines:
+        if line.text == "always" or (line.text == "crash" and line.seed == 0):
+            os.abort()
+    return [Utterance(np.full((4, 66), line.seed, np.float16), line.text, line.style) for line in lines]
+
+
+def lines(*texts: str) -> list[Line]:
+    return [Line(text, Style(emotion="sad"), "a voice", 0) for text in texts]
+
+
+def test_corpus_when_a_line_crashes_the_synthesizer() -> None:
+    """All lines come back in order; the one that crashes is spoken with the next seed."""
+    chunks = [lines("a", "b"), lines("c", "crash"), lines("d"), lines("e", "f")]
+    found = [u for part in spoken_chunks(chunks, fragile) for u in part]
+    assert [u.text for u in found] == ["a", "b", "c", "crash", "d", "e", "f"]
+    assert [u.acoustics[0, 0] for u in found] == [0, 0, 0, 1, 0, 0, 0]
+
+
+def test_corpus_when_a_line_always_crashes() -> None:
+    with pytest.raises(UserError, match="speaking 'always' in four variations"):
+        spoken_chunks([lines("always")], fragile)
