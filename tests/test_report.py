@@ -18,7 +18,7 @@ from test_evaluate import ACTS, Broken
 
 from lightning_paras2s.acts import texts
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.plots import interval_plot, score_bars
+from lightning_paras2s.bench.plots import SCORE_COLOURS, interval_plot, score_bars
 from lightning_paras2s.bench.report import encode, in_script, report
 from lightning_paras2s.bench.systems import CascadeSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
@@ -208,5 +208,25 @@ def test_page_fits_a_phone(made):
     phone.open(f"file://{Path(made[0])}/report.html")
     columns = phone.run('return getComputedStyle(document.querySelector(".halves")).gridTemplateColumns')
     width = phone.run("return document.documentElement.scrollWidth")
+    order = phone.run(
+        "const rows = [...document.querySelector('.pair').querySelectorAll('.answer')];"
+        "return rows.sort((a, b) => a.getBoundingClientRect().top - b.getBoundingClientRect().top)"
+        ".map((row) => row.dataset.system)"
+    )
     phone.close()
     assert width <= 390 and len(columns.split()) == 1
+    assert order[0::2] == order[1::2] and len(set(order)) == 3  # a system's two answers one under the other
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.1's relative luminance of "#rrggbb"."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_scores_can_be_read_on_their_colours(made):
+    """Black on white is 21; WCAG asks for 4.5 of text. The page's badges and the plots' bars have the same colours."""
+    assert (luminance("#ffffff") + 0.05) / (luminance("#000000") + 0.05) == pytest.approx(21)
+    assert all((luminance(c) + 0.05) / (luminance("#10151a") + 0.05) > 4.5 for c in SCORE_COLOURS)
+    assert all(f'{score}: "{colour}"' in made[2] for score, colour in enumerate(SCORE_COLOURS, 1))

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8b5fbf", "#b08d2f", "#3a9ca6", "#c2527f", "#6b7280")
-SCORE_COLOURS = ("#b5443a", "#dd8a5c", "#d9c27a", "#8fbf85", "#3f8f5b")
+SCORE_COLOURS = ("#d9695c", "#e8a878", "#d9c27a", "#8fbf85", "#3f8f5b")
 
 
 def colour(index: int) -> str:
