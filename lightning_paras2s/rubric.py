@@ -214,15 +214,15 @@ def _fit(style: str, act: str, tone: str) -> tuple[float, str]:
         return 2.0, f"answers another trait than {style}"
     if act == GENERIC:  # "not jarring" (3), "a flat response to a sad question" (2)
         if style in UNPLEASANT and (tone == "neutral" or tone in CLASHING_TONES[style]):
-            return 2.0, f"flat answer to a {style} user"
+            return 2.0, f"flat answer to {style}"
         return 3.0, f"does not answer to {style}, without jarring"
     if answered == style:
         return _tone_fit(style, tone)
     same = any({style, answered} <= valence for valence in (PLEASANT, UNPLEASANT))
     if same:  # "Reply to a fearful user as if he/she is sad" (2 points)
-        return 2.0, f"answers {answered} to a {style} user: the wrong emotion"
+        return 2.0, f"answers {answered} to {style}: the wrong emotion"
     # "Addressed incorrectly. Reverse empathy" (1 point)
-    return 1.0, f"answers {answered} to a {style} user: the reverse"
+    return 1.0, f"answers {answered} to {style}: the reverse"
 
 
 def _tone_fit(style: str, tone: str) -> tuple[float, str]:
