@@ -69,8 +69,8 @@ test: .venv/test.stamp
 # Every shipped weight from nothing (checkpoints/README.md: in which order, and how long it takes). A step that is done leaves a stamp in
 # $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
 # version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that builds on it again, remove its stamp and
-# its run: rm -r runs/reproduce/sft runs/sft/reproduce.
-reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft_fifth sft_shuffled grpo grpo_scorer)
+# its run: rm -r runs/reproduce/sft_fifth runs/sft_fifth/reproduce.
+reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft sft_shuffled grpo grpo_scorer)
 	@$(MAKE) --no-print-directory checksums
 
 # $(call timed,COMMAND): its seconds are those since the last interruption.
@@ -126,22 +126,22 @@ $(STAMPS)/base: $(STAMPS)/tokenizer
 
 $(STAMPS)/sft $(STAMPS)/sft_fifth $(STAMPS)/sft_shuffled: $(STAMPS)/base $(STAMPS)/transcriber
 $(STAMPS)/sft:
-	$(call fit,sft,policy.safetensors,sft.safetensors)
+	$(call fit,sft,policy.safetensors)
 
 $(STAMPS)/sft_fifth:
-	$(call fit,sft_fifth,policy.safetensors)
+	$(call fit,sft_fifth,policy.safetensors,sft_fifth.safetensors)
 
 $(STAMPS)/sft_shuffled:
 	$(call fit,sft_shuffled,policy.safetensors)
 
-$(STAMPS)/preferences: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
+$(STAMPS)/preferences: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
 	$(call timed,$(RUN) predict --config preferences.yaml)
 	@touch $@
 
 $(STAMPS)/reward: $(STAMPS)/preferences
 	$(call fit,reward,scorer.safetensors,scorer.safetensors)
 
-$(STAMPS)/grpo: $(STAMPS)/sft $(STAMPS)/style $(STAMPS)/acts
+$(STAMPS)/grpo: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
 	$(call fit,grpo,policy.safetensors,grpo.safetensors)
 
 $(STAMPS)/grpo_scorer: $(STAMPS)/reward
