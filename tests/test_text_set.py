@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from importlib.resources import files
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from lightning_paras2s.data.embedded import reply_frames, text_queries, words
 from lightning_paras2s.tts import QUERY_VOICES
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES
 
+ROOT = Path(__file__).parents[1]
 QUERIES = [q for split in SPLITS for q in text_queries(split)]
 FRAMES = [json.loads(line) for line in (files("lightning_paras2s") / "data/text/frames.jsonl").read_text().splitlines()]
 FRAME_COUNTS = {"train": 30, "val": 6, "test": 12}
@@ -127,3 +129,17 @@ def test_held_out_frames_share_no_run_of_three_words_when_compared_with_train():
         seen = set().union(*(runs(r["frame"]) for r in FRAMES if (r["split"], r["factor"]) == ("train", factor)))
         shared = [r for r in FRAMES if r["factor"] == factor and r["split"] != "train" and runs(r["frame"]) & seen]
         assert {r["frame"] for r in shared} <= SHARED_RUNS
+
+
+def test_every_test_query_was_tested_when_the_answers_are_read():
+    """One answer with its reason to each of the three tests; the data card's count of queries that pass all."""
+    rows = [json.loads(line) for line in (ROOT / "results/three_tests.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [q.id for q in text_queries("test")]
+    wanted = {"neutrality": "neutral", "reasonability": "reasonable", "relevance": "different"}
+    for row, query in zip(rows, text_queries("test"), strict=True):
+        assert row["neutrality"]["answer"] in ("neutral", *query.styles)
+        assert row["reasonability"]["answer"] in ("reasonable", "odd")
+        assert row["relevance"]["answer"] in ("different", "similar")
+        assert all(row[test]["reason"] for test in wanted)
+    passed = sum(all(row[test]["answer"] == answer for test, answer in wanted.items()) for row in rows)
+    assert f"**{passed} pass all three.**" in (ROOT / "docs/data_card.md").read_text()
