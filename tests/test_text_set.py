@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightning_paras2s.bench.duplicates import first_of_each, near_duplicates
-from lightning_paras2s.data.embedded import reply_frames, text_queries, words
+from lightning_paras2s.data.embedded import lexicon, reply_frames, text_queries, words
 from lightning_paras2s.tts import QUERY_VOICES
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES
 
@@ -143,3 +143,13 @@ def test_every_test_query_was_tested_when_the_answers_are_read():
         assert all(row[test]["reason"] for test in wanted)
     passed = sum(all(row[test]["answer"] == answer for test, answer in wanted.items()) for row in rows)
     assert f"**{passed} pass all three.**" in (ROOT / "docs/data_card.md").read_text()
+
+
+def test_every_word_is_in_the_lexicon_when_texts_are_read():
+    """The shipped networks know no other words, and the reward model only those of the training split."""
+    said = {split: {w for q in text_queries(split) for w in words(q.text)} for split in SPLITS}
+    for row in FRAMES:
+        said[row["split"]] |= set(words(row["frame"].replace("{subject}", "")))
+    assert all(said[split] <= set(lexicon()) for split in SPLITS)
+    assert said["train"] <= set(lexicon(("train",)))
+    assert list(lexicon()) == sorted(lexicon())

@@ -96,10 +96,14 @@ def words(text: str) -> list[str]:
 
 @functools.lru_cache
 def lexicon(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
-    """Every word of the splits' queries and replies, sorted."""
-    texts = [q.text for split in splits for q in text_queries(split)]
-    texts += [f["frame"].replace("{subject}", "") for f in frames() if f["split"] in splits]
-    return tuple(sorted({w for text in texts for w in words(text)}))
+    """The words that the embedded networks know, sorted: those of the splits' queries and replies when the base was
+    pre-trained.
+
+    Kept in a file, because their order numbers the policy's vocabulary: queries may be rewritten in these words, and a
+    new word means a new base.
+    """
+    lines = (files("lightning_paras2s") / "data/text/lexicon.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(row["word"] for row in map(json.loads, lines) if not set(splits).isdisjoint(row["splits"]))
 
 
 @functools.lru_cache
