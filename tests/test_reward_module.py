@@ -11,12 +11,16 @@ import pytest
 import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab
 
+from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.modules.preferences import Preference, build_preferences, swapped
+from lightning_paras2s.modules.preferences import Preference, PreferenceDataModule, build_preferences, swapped
 from lightning_paras2s.modules.reward import RewardModule, agreement, score_loss
-from lightning_paras2s.modules.rewards import ScorerReward, word_error_rate
+from lightning_paras2s.modules.rewards import ScorerReward, SpokenResponse, word_error_rate
+from lightning_paras2s.modules.written import WrittenAnswers
+from lightning_paras2s.rubric import BEST_TONES
 from lightning_paras2s.runs import RunLogger
-from lightning_paras2s.types import Style, read_jsonl
+from lightning_paras2s.tts import EspeakSynthesizer
+from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
 
 
 def trainer(folder: Path, **options) -> L.Trainer:
@@ -91,6 +95,51 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
         assert swap.query_audio == f"audio/{swap.query_id}.flac"
         assert (tmp_path / "b" / swap.query_audio).is_file()
     assert len(more) > 2 * len(alone)
+
+
+def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None:
+    """They come behind the sampled ones, whose rows stay as they are; each is judged for others as well."""
+
+    class Loud:
+        def answer(self, batch, tokenizer, seed):
+            tone = Audio(torch.sin(torch.arange(8000) / 10).numpy(), 16_000)
+            return [SpokenResponse(tone, "a word", True, ())] * (2 * len(batch))
+
+    batch = next(iter(ToyData(labelled=False, size=8).val_dataloader()))
+    build = (ToyLM(), ToyTokenizer(), ToyVocab(), ScorerReward(ToyScorer))
+    arguments = ([batch], tmp_path / "a", 3, Sampling(max_steps=20), 0, 1)
+    rows = read_jsonl(build_preferences(*build, *arguments, written=Loud()), Preference)
+    plain = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", *arguments[2:]), Preference)
+    assert [p for p in rows if p.sample < 3] == plain
+    written = [p for p in rows if p.sample >= 3]
+    assert {p.sample for p in written} == {3, 4} and {p.text for p in written} == {"a word"}
+    assert len([p for p in written if not p.answers]) == len([p for p in written if p.answers]) == 2 * len(batch)
+    assert all((tmp_path / "a" / p.response_audio).is_file() for p in written)
+
+
+def test_written_answers_name_the_subject_and_fit_the_style_in_turn() -> None:
+    """The first is a frame for the query's style, the second for its contrast; the same for the same query and seed."""
+    query = next(q for q in text_queries("train") if q.factor == "age")
+    asked = Query("q-child", query.id, "age", "train", query.text, {"age": "child"}, query.topic, "")
+    answers = WrittenAnswers(EspeakSynthesizer(), count=3, own_subject=1.0, fitting_tone=1.0)
+    for turn, style in enumerate(("child", "adult")):
+        text, tone = answers.line(asked, turn, 0)
+        assert text in {f.format(subject=query.subject) for f in reply_frames("train", "age", style)}
+        assert tone in BEST_TONES[style] | {"neutral"}
+    assert answers.line(asked, 2, 0) == answers.line(asked, 2, 0)
+    assert len({answers.line(asked, 0, seed) for seed in range(5)}) > 1
+
+
+def test_lowest_scores_when_a_share_is_kept(tmp_path: Path) -> None:
+    """Of 200 ones given to other queries' answers about half; all ones of own answers, all other scores."""
+    rows = [Preference(f"t{i}", 0, "q.wav", "r.wav", 1.0 + (i % 3 == 1), answers="x" * (i % 3 > 0)) for i in range(600)]
+    append_jsonl(tmp_path / "train.jsonl", rows)
+    append_jsonl(tmp_path / "val.jsonl", [Preference("v", 0, "q.wav", "r.wav", 1.0)])
+    data = PreferenceDataModule(str(tmp_path / "train.jsonl"), str(tmp_path / "val.jsonl"), lowest=0.5)
+    data.setup()
+    kept = [p for p, _ in data.train]
+    ones = [p for p in kept if p.answers and p.score == 1]
+    assert len(kept) - len(ones) == 400 and 70 < len(ones) < 130
 
 
 def test_word_error_rate_when_one_side_is_empty() -> None:

@@ -114,7 +114,7 @@ class ScorerBody(nn.Module):
     beside it (so an unknown topic can be seen to be named).
 
     Args:
-        unknown: share of words that training replaces by the unknown one.
+        dropout, unknown: in training; share of words that it replaces by the unknown one.
     """
 
     def __init__(
@@ -124,10 +124,11 @@ class ScorerBody(nn.Module):
         heads: int,
         transcriber: str = "transcriber.safetensors",
         style: str = "style.safetensors",
-        unknown: float = 0.2,
+        dropout: float = 0.1,
+        unknown: float = 0.1,
     ) -> None:
         super().__init__()
-        self.settings = {"width": width, "layers": layers, "heads": heads, "unknown": unknown}
+        self.settings = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "unknown": unknown}
         self.settings |= {"transcriber": transcriber, "style": style}
         self.ids = {word: i + 2 for i, word in enumerate(lexicon(("train",)))}
         self.unknown = unknown
@@ -137,7 +138,7 @@ class ScorerBody(nn.Module):
         self.whole = nn.Sequential(nn.Linear(2 * WHOLE, width), nn.GELU(), nn.Linear(width, width))
         for table in (self.words, self.shared, self.place):
             nn.init.normal_(table.weight, std=0.3)
-        layer = nn.TransformerEncoderLayer(width, heads, 3 * width, 0.25, "gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, heads, 3 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 5)

@@ -18,6 +18,7 @@ from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.rewards import Reward, SpokenResponse, repeat, speak
+from lightning_paras2s.modules.written import WrittenAnswers
 from lightning_paras2s.runs import ResumableLoader
 from lightning_paras2s.types import Audio, UserError, append_jsonl, read_jsonl
 
@@ -28,7 +29,8 @@ class Preference:
 
     Attributes:
         query_id: the query that the response was judged for.
-        answers: the query that it was sampled for, where that is another one.
+        sample: its number among the responses to a query: the sampled ones, then the written ones.
+        answers: the query that it was sampled or written for, where that is another one.
     """
 
     query_id: str
@@ -58,14 +60,28 @@ class PreferenceDataModule(L.LightningDataModule):
 
     Args:
         train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
+        lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
+            do, and would be most of what is learned.
     """
 
-    def __init__(self, train: str, val: str, batch_size: int = 32, seed: int = 0, sample_rate: int = 16_000) -> None:
+    def __init__(
+        self,
+        train: str,
+        val: str,
+        batch_size: int = 32,
+        lowest: float = 1.0,
+        seed: int = 0,
+        sample_rate: int = 16_000,
+    ) -> None:
         super().__init__()
         self.manifests, self.batch_size, self.seed, self.sample_rate = (train, val), batch_size, seed, sample_rate
+        self.lowest = lowest
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = (self._read(Path(path)) for path in self.manifests)
+        drawn = np.random.default_rng(self.seed).random(len(self.train)) < self.lowest
+        pairs = zip(self.train, drawn, strict=True)
+        self.train = [item for item, kept in pairs if kept or not item[0].answers or item[0].score > 1]
         shared = {p.query_id for p, _ in self.train} & {p.query_id for p, _ in self.val}
         if shared:
             raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
@@ -98,6 +114,7 @@ def build_preferences(
     sampling: Sampling = Sampling(),
     seed: int = 0,
     others: int = 0,
+    written: WrittenAnswers | None = None,
 ) -> Path:
     """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
     query's samples are a function of (seed, its id), whatever else is in its batch.
@@ -105,6 +122,8 @@ def build_preferences(
     Args:
         others: each response is also judged as an answer to so many other queries of its batch (`swapped`), or the
             scorer could learn which answers are good, and not for whom.
+        written: answers of demonstrations beside the sampled ones, or the scorer would never hear a good answer of a
+            kind that the policy doesn't give.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
@@ -121,15 +140,16 @@ def build_preferences(
             continue
         noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
-        responses = speak(completion, tokenizer, vocabulary)
-        found = _judged(batch, batch, responses, reward)
-        for asked in swapped(batch, others, seed):
-            found += _judged(asked, batch, responses, reward)
+        pools = [(0, speak(completion, tokenizer, vocabulary))]
+        if written is not None:
+            pools.append((samples, written.answer(batch, tokenizer, seed)))
+        found = []
+        for first, responses in pools:
+            for asked in [batch, *swapped(batch, others, seed)]:
+                found += _judged(asked, batch, responses, reward, first)
+            _keep(folder, batch, responses, first)
         for query, audio in zip(batch.queries, batch.audios, strict=True):
             write_audio(folder / _recording(query.id), audio)
-        for i, (query, response) in enumerate(zip(repeat(batch.queries, samples), responses, strict=True)):
-            if len(response.audio.samples):
-                write_audio(folder / _recording(query.id, i % samples), response.audio)
         new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
         append_jsonl(manifest, list(new.values()))
         with attempted.open("a") as file:
@@ -158,19 +178,27 @@ def swapped(batch: DualStreamBatch, others: int, seed: int = 0) -> list[DualStre
     return batches
 
 
+def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse], first: int) -> None:
+    """Write the recordings of a query's responses, numbered from `first`."""
+    count = len(responses) // len(batch)
+    for i, (query, response) in enumerate(zip(repeat(batch.queries, count), responses, strict=True)):
+        if len(response.audio.samples):
+            write_audio(folder / _recording(query.id, first + i % count), response.audio)
+
+
 def _judged(
-    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], reward: Reward
+    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], reward: Reward, first: int
 ) -> list[Preference]:
-    """The responses to `answered`, judged as answers to `asked`."""
+    """The responses to `answered`, numbered from `first`, judged as answers to `asked`."""
     samples = len(responses) // len(answered)
     pairs = zip(repeat(asked.queries, samples), repeat(answered.queries, samples), strict=True)
     scores = reward.score(asked, responses).tolist()
     return [
         Preference(
             query.id,
-            i % samples,
+            first + i % samples,
             _recording(query.id),
-            _recording(own.id, i % samples),
+            _recording(own.id, first + i % samples),
             score,
             response.text,
             "" if own.id == query.id else own.id,

@@ -16,6 +16,7 @@ from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.policy import initial_policy, place
 from lightning_paras2s.modules.preferences import Preference, build_preferences
 from lightning_paras2s.modules.rewards import Reward
+from lightning_paras2s.modules.written import WrittenAnswers
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
 SPLITS = ("train", "val")  # the order of the data module's loaders
@@ -32,8 +33,8 @@ class SampleModule(L.LightningModule):
         policy, tokenizer, reward, vocabulary: build the parts.
         init_from: the policy's weights (.safetensors); None = those that it brings.
         samples: K.
-        others: each training response is judged for so many other queries too, see `build_preferences`; the held-out
-            ones are judged for their own query alone.
+        others, written: each training response is judged for so many other queries too, and written answers are added,
+            see `build_preferences`; the held-out queries have sampled ones, judged for their own query alone.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class SampleModule(L.LightningModule):
         vocabulary: Callable[[], TextVocab] = TextVocab,
         samples: int = 32,
         others: int = 0,
+        written: WrittenAnswers | None = None,
         sampling: Sampling = Sampling(),
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
         self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed
-        self.others = others
+        self.others, self.written = others, written
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
@@ -72,8 +74,8 @@ class SampleModule(L.LightningModule):
             return 0
         parts = (self.policy, self.tokenizer, self.vocabulary, self.reward)
         folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
-        others = self.others if split == "train" else 0
-        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, others)
+        extra = (self.others, self.written) if split == "train" else (0, None)
+        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, *extra)
         return len(batch) * self.samples
 
     def on_predict_end(self) -> None:
