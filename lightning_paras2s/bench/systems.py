@@ -19,13 +19,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from lightning_paras2s.acts import SLOT, texts
 from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.modules.rewards import through_codec
 from lightning_paras2s.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, read_jsonl
@@ -204,10 +202,7 @@ class _AgentVoice:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
         if self.tokenizer is None:
             return audio
-        wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
-        codes, counts = self.tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
-        decoded, lengths = self.tokenizer.decode(codes, counts)
-        return Audio(decoded[0, : int(lengths[0])].numpy(), self.tokenizer.sample_rate)
+        return through_codec([audio], self.tokenizer)[0]
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:

@@ -183,6 +183,16 @@ def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]
     return [Audio(row[: int(n)], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
 
 
+def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:
+    """What the codec leaves of recordings at its rate."""
+    codes = []
+    for audio in audios:
+        wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
+        found, counts = tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
+        codes.append(found[0, : int(counts[0])])
+    return decode_codes(tokenizer, codes)
+
+
 def listen_status(response: SpokenResponse) -> str:
     if not len(response.audio.samples) or is_silent(response.audio):
         return "silent"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-import torch
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.embedded import demonstration_tone, reply_frames, text_queries
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.rewards import SpokenResponse, decode_codes
+from lightning_paras2s.modules.rewards import SpokenResponse, through_codec
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
-from lightning_paras2s.types import FACTORS, STYLES, TONES, Audio, Query, Style
+from lightning_paras2s.types import FACTORS, STYLES, TONES, Query, Style
 
 
 class WrittenAnswers:
@@ -73,13 +72,3 @@ class WrittenAnswers:
         if random.random() < self.generic:
             return "generic", "generic"
         return self.styles[random.integers(len(self.styles))]
-
-
-def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:
-    """What the codec leaves of each recording."""
-    codes = []
-    for audio in audios:
-        wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
-        found, counts = tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
-        codes.append(found[0, : int(counts[0])])
-    return decode_codes(tokenizer, codes)
