@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
     "headline": "lightning_paras2s.bench.headline:headline",
+    "skills": "lightning_paras2s.bench.skills:skills",
     "report": "lightning_paras2s.bench.report:report",
     "arena": "lightning_paras2s.bench.arena:arena",
     "annotate": "lightning_paras2s.bench.annotate:annotate",

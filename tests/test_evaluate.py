@@ -13,12 +13,12 @@ from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_m
 from lightning_paras2s.acts import texts
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
-from lightning_paras2s.bench.summary import Judged, summarise
+from lightning_paras2s.bench.summary import Judged, judged, summarise
 from lightning_paras2s.bench.systems import Answer, CascadeSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.judge import EmbeddedJudge
 from lightning_paras2s.rubric import plain_words
-from lightning_paras2s.types import Audio, Query, Response, UserError, Verdict, read_jsonl
+from lightning_paras2s.types import Audio, Evidence, Query, Response, UserError, Verdict, read_jsonl
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
 FILES = ("responses.jsonl", "evidence.jsonl", "verdicts.jsonl", "swaps.jsonl")
@@ -249,6 +249,16 @@ def test_other_style_is_that_of_the_pairs_other_half():
     row = Query("a", "p", "age", "test", "x", {"age": "adult"}, "t", "")
     other = replace(row, id="b", styles={"age": "child"})
     assert other_styles([row, other, replace(row, id="c", pair_id="alone")]) == {"a": "child", "b": "adult"}
+
+
+def test_a_topic_may_be_written_and_not_heard():
+    """What the text stream says and what is heard of the voice are told apart."""
+    query = Query("q", "p", "age", "test", "Where is the zoo?", {"age": "child"}, "t", "")
+    evidence = {"s/q/0": Evidence("s/q/0", "ask your parents about the soup")}
+    responses = {"s/q/0": Response("q", "s", text="Ask your parents about the zoo.")}
+    heard, unwritten = (judged(query, ["s/q/0"], evidence, {}, {}, r) for r in (responses, None))
+    found = summarise([heard, unwritten])
+    assert (found["names_topic"], found["writes_topic"]) == (0, 1)
 
 
 def test_summary_of_one_unscored_item_has_no_numbers():

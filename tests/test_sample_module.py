@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 from test_runs import cli
+from toys import DeadlyReward
 
 from lightning_paras2s.cli import main
 from lightning_paras2s.modules.preferences import Preference
@@ -36,6 +39,23 @@ def write_config(path: Path, folder: str, call: int, half_line: bool) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_samples_when_asked_to_stop(tmp_path: Path, monkeypatch) -> None:
+    """SIGTERM, as a scheduler sends it: the batch at hand is finished, and no other begun."""
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "cut.yaml", "cut", 0, False)
+    judge = DeadlyReward.score
+
+    def score(self, batch, responses):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judge(self, batch, responses)
+
+    monkeypatch.setattr(DeadlyReward, "score", score)
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", "cut.yaml"])
+    cut = contents(tmp_path / "cut")
+    assert cut["train-0/done.txt"].count(b"\n") == 4 and "train.jsonl" not in cut
 
 
 @pytest.mark.parametrize("half_line", [False, True], ids=["while judging", "while writing"])

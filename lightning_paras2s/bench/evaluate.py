@@ -259,6 +259,7 @@ class _Run:
                     evidence,
                     scores,
                     swaps,
+                    responses,
                 )
                 for q in self.queries
             ]

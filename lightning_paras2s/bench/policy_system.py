@@ -14,7 +14,7 @@ from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems import Answer, S2SSystem, digest
 from lightning_paras2s.data.dual_stream import AudioIds, Example, build_prompt, collate
 from lightning_paras2s.data.vocabulary import TextVocab
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling
 from lightning_paras2s.models.tiny_lm import TinySpeechLM
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
 from lightning_paras2s.types import Audio, Query
@@ -54,7 +54,8 @@ class PolicySystem(S2SSystem):
             prompt = collate([examples[i] for i in rows]).prompt
             noise = torch.stack([self._noise(queries[i], sample) for i in rows])
             completion = self.policy.generate(prompt, self.sampling, noise)
-            answers.update(zip(rows, self._answers(completion), strict=True))
+            spoken = spoken_answers(completion, self.prompter.tokenizer, self.prompter.vocab)
+            answers.update(zip(rows, spoken, strict=True))
         latency = {"total_seconds": (time.perf_counter() - started) / len(queries)}
         return [Answer(a.audio, a.text, a.status, latency) for _, a in sorted(answers.items())]
 
@@ -63,19 +64,20 @@ class PolicySystem(S2SSystem):
         generator = torch.Generator().manual_seed(int.from_bytes(key))
         return torch.rand(2, self.sampling.max_steps, generator=generator)
 
-    def _answers(self, completion) -> list[Answer]:
-        tokenizer, found = self.prompter.tokenizer, []
-        for tokens, actions, finished in zip(completion.tokens, completion.actions, completion.finished, strict=True):
-            spoken = tokens[AUDIO][actions[AUDIO]]
-            codes = spoken[spoken < tokenizer.vocab_size]
-            # One answer a pass: padding would change what the codec makes of its last codes.
-            wav, lengths = (
-                tokenizer.decode(codes[None], torch.tensor([len(codes)])) if len(codes) else (torch.zeros(1, 0), [0])
-            )
-            audio = Audio(wav[0, : int(lengths[0])].numpy(), tokenizer.sample_rate)
-            text = self.prompter.vocab.decode(tokens[TEXT].tolist())
-            found.append(Answer(audio, text, "ok" if bool(finished) else "truncated"))
-        return found
+
+def spoken_answers(completion: Completion, tokenizer: TinyTokenizer, vocab: TextVocab) -> list[Answer]:
+    """What completions sound like."""
+    found = []
+    for tokens, actions, finished in zip(completion.tokens, completion.actions, completion.finished, strict=True):
+        spoken = tokens[AUDIO][actions[AUDIO]]
+        codes = spoken[spoken < tokenizer.vocab_size]
+        # One answer a pass: padding would change what the codec makes of its last codes.
+        wav, lengths = (
+            tokenizer.decode(codes[None], torch.tensor([len(codes)])) if len(codes) else (torch.zeros(1, 0), [0])
+        )
+        audio = Audio(wav[0, : int(lengths[0])].numpy(), tokenizer.sample_rate)
+        found.append(Answer(audio, vocab.decode(tokens[TEXT].tolist()), "ok" if bool(finished) else "truncated"))
+    return found
 
 
 class Prompter:

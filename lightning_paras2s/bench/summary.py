@@ -16,15 +16,16 @@ import numpy as np
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.rubric import names_topic
-from lightning_paras2s.types import Evidence, Query, Verdict
+from lightning_paras2s.types import Evidence, Query, Response, Verdict
 
 OVERALL = "overall"
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One query of one system, its samples averaged; NaN = unscored. `swapped` is the score against the pair's other
-    style."""
+    """One query of one system, its samples averaged; NaN = unscored or unknown. `swapped` is the score against the
+    pair's other style; `topic` and `topic_written` tell whether the topic is named, in what was heard and in the
+    response's own text."""
 
     query_id: str
     pair_id: str
@@ -36,6 +37,7 @@ class Judged:
     tone: str
     wer: float
     topic: bool
+    topic_written: float = float("nan")
 
 
 def summarise_system(items: list[Judged]) -> dict[str, dict[str, Any]]:
@@ -52,7 +54,6 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
     mean = statistics.bootstrap_mean(scores, pairs)
     worst = statistics.bootstrap_mean(np.where(scored, scores, 1.0), pairs)
     gain = statistics.label_swap_gain(scores, [i.swapped for i in items], pairs)
-    known = [i.wer for i in items if np.isfinite(i.wer)]
     return {
         "mean": rounded(mean.value),
         "ci95": [rounded(x) for x in mean.ci95],
@@ -63,8 +64,9 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
         "detectable_difference": rounded(statistics.detectable_difference(statistics.clustered_se(scores, pairs))),
         **with_interval("label_swap_gain", gain),
         **pair_metrics(items),
-        "names_topic": rounded(float(np.mean([i.topic for i in items]))) if items else None,
-        "wer": rounded(float(np.mean(known))) if known else None,
+        "names_topic": mean_of_known([i.topic for i in items]),
+        "writes_topic": mean_of_known([i.topic_written for i in items]),
+        "wer": mean_of_known([i.wer for i in items]),
         "tones": {tone: sum(i.tone == tone for i in items) for tone in sorted({i.tone for i in items} - {""})},
     }
 
@@ -134,14 +136,27 @@ def rounded(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
+def mean_of_known(values: Iterable[float]) -> float | None:
+    """Rounded mean of what is known; None if nothing is."""
+    return rounded(mean_score(v for v in values if np.isfinite(v)))
+
+
 def mean_score(scores: Iterable[float | None]) -> float:
     """Mean of the scored samples; NaN if none is."""
     known = [s for s in scores if s is not None]
     return float(np.mean(known)) if known else float("nan")
 
 
-def judged(query: Query, ids: list[str], evidence: dict[str, Evidence], scores: dict, swaps: dict) -> Judged:
-    """One query's row of the statistics; the first sample stands for what was heard."""
+def judged(
+    query: Query,
+    ids: list[str],
+    evidence: dict[str, Evidence],
+    scores: dict,
+    swaps: dict,
+    responses: dict[str, Response] | None = None,
+) -> Judged:
+    """One query's row of the statistics; the first sample stands for what was heard and written."""
+    text = next((r.text for i in ids if (r := (responses or {}).get(i)) and r.text), None)
     first = next((evidence[i] for i in ids if i in evidence), Evidence(""))
     wers = [evidence[i].wer for i in ids if i in evidence and evidence[i].wer is not None]
     return Judged(
@@ -155,6 +170,7 @@ def judged(query: Query, ids: list[str], evidence: dict[str, Evidence], scores: 
         first.tone,
         mean_score(wers),
         names_topic(query.text, first.transcript),
+        float("nan") if text is None else float(names_topic(query.text, text)),
     )
 
 

@@ -86,7 +86,8 @@ class PretrainingDialogues(DialogueSource):
         for line in query_lines(size["echo"], seed + 1, voices, 0.5):
             made.append(("echo", line.text, line, Line(line.text, Style(tone="neutral"), AGENT_VOICE, 0)))
         for line in query_lines(size["name"], seed + 2, voices, 0.5):
-            made.append(("name", line.text, line, Line(_names(line.style), Style(tone="neutral"), AGENT_VOICE, 0)))
+            names = Line(spoken_names(line.style), Style(tone="neutral"), AGENT_VOICE, 0)
+            made.append(("name", line.text, line, names))
         made += [("chat", line.text, line, answer) for line, answer in _style_blind(size["chat"], seed + 3, voices)]
         return _spoken(made, cache_dir)
 
@@ -236,7 +237,7 @@ def spoken_queries(
     return dialogues
 
 
-def _names(style: Style) -> str:
+def spoken_names(style: Style) -> str:
     """What can be told of a speaker, as words."""
     known = [
         style.emotion or style.sarcasm or "",

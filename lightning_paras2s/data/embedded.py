@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from lightning_paras2s.models.features import HOP, acoustics
 from lightning_paras2s.rubric import BEST_TONES
@@ -241,6 +243,7 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
 
 
 _SPAWN = multiprocessing.get_context("spawn")
+_STDERR = Console(stderr=True)
 
 
 def spoken_chunks(
@@ -248,8 +251,12 @@ def spoken_chunks(
 ) -> list[list[Utterance]]:
     """Speak chunks in two processes. eSpeak NG crashes on a few lines (docs/embedded.md); `_rescued` finds them."""
     # An executor, because a Pool waits forever for a worker that was killed.
-    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=_SPAWN) as pool:
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=_SPAWN) as pool, Progress(console=_STDERR) as bar:
         waiting = [pool.submit(speak_all, chunk) for chunk in chunks]
+        task = bar.add_task("speaking", total=sum(map(len, chunks)))
+        for chunk, done in zip(chunks, waiting, strict=True):
+            done.exception()  # waits
+            bar.advance(task, len(chunk))
         found = [None if isinstance(done.exception(), BrokenProcessPool) else done.result() for done in waiting]
     lost = [i for i, part in enumerate(found) if part is None]
     if lost:  # the chunk that crashed, or one beside it, and all behind it

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.data.dual_stream import DualStreamBatch
@@ -69,6 +70,8 @@ class SampleModule(L.LightningModule):
         self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
 
     def predict_step(self, batch: DualStreamBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
+        if self.trainer.received_sigterm:  # Lightning's loop over predictions, unlike its others, doesn't look
+            raise SIGTERMException
         split = SPLITS[dataloader_idx]
         if all(query.id in self.finished[split] for query in batch.queries):
             return 0

@@ -1,0 +1,182 @@
+"""`skills`: can a policy still do what it could before it was aligned? Held-out texts and voices, greedy answers.
+
+Alignment rewards one thing, and may cost others. Four skills, each scored between 0 and 1 an item:
+
+- *answer*: a question in a plain voice (neutral, adult) is answered clearly, about its topic, and with an act that fits
+  one of the two styles of its pair, or any style: no style was heard, so either may be meant.
+- *repeat*: "repeat after me"; the share of words that are right.
+- *name*: the speaker's emotion or sarcasm, age and gender; the share of names that are said.
+- *read*: a text read aloud in a tone; the share of words that are right.
+
+Questions keep their transcripts from the embedded transcriber, voices are judged by what it hears in the waveform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jiwer
+import numpy as np
+import torch
+
+from lightning_paras2s import rubric
+from lightning_paras2s.acts import ActClassifier
+from lightning_paras2s.asr import CTCNetwork, TinyTranscriber, plain_words
+from lightning_paras2s.bench.policy_system import spoken_answers
+from lightning_paras2s.bench.statistics import bootstrap_mean, compare_systems
+from lightning_paras2s.bench.summary import rounded
+from lightning_paras2s.bench.systems import Answer
+from lightning_paras2s.data.datamodule import DialogueDataset
+from lightning_paras2s.data.dialogues import Dialogue, spoken_names, user_line
+from lightning_paras2s.data.dual_stream import collate
+from lightning_paras2s.data.embedded import Line, TextQuery, corpus, query_style, reply, text_queries
+from lightning_paras2s.judge import MAX_WER, heard_failure
+from lightning_paras2s.models.checkpoint import load_module
+from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.models.tiny_lm import TinySpeechLM
+from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
+from lightning_paras2s.tts import QUERY_VOICES
+from lightning_paras2s.types import FACTORS, SPLITS, TONES, Evidence, UserError
+
+SKILLS = ("answer", "repeat", "name", "read")
+
+
+class Item(NamedTuple):
+    """What is asked of a policy: the exchange, the text it is about, and the words that it should say ("" = any)."""
+
+    skill: str
+    dialogue: Dialogue
+    query: TextQuery
+    words: str = ""
+
+
+def skills(
+    policies: dict[str, str],
+    n: int = 40,
+    split: str = "test",
+    seed: int = 0,
+    tokenizer: str = "checkpoints/embedded/tokenizer.safetensors",
+    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
+    acts: str = "checkpoints/embedded/acts.safetensors",
+    cache_dir: str = "cache",
+) -> dict:
+    """Print what each policy does of four ordinary skills, paired with the first policy.
+
+    Args:
+        policies: names and weights (.safetensors), the one to compare with first.
+        n: texts a factor; each is asked for once a skill.
+        split: whose texts and voices.
+        seed: of the choice of texts, voices, tones.
+        tokenizer, transcriber, acts: weights of the codec, the ear, and the classifier of what a reply does.
+        cache_dir: where speech is kept between runs.
+    """
+    if split not in SPLITS or n < 1 or not policies:
+        raise UserError(
+            f"skills need a split of {', '.join(SPLITS)}, n of at least 1 and a policy; "
+            f"got split={split!r}, n={n}, {len(policies)} policies"
+        )
+    codec, ear = TinyTokenizer.load(tokenizer), TinyTranscriber(transcriber, batch_size=1)
+    models = {name: TinySpeechLM.load(path).eval() for name, path in policies.items()}
+    asked = items(split, n, seed, cache_dir)
+    network = load_module(CTCNetwork, transcriber).eval()
+    data = DialogueDataset([i.dialogue for i in asked], codec, network, 2, False, cache_dir)
+    classifier = ActClassifier(acts)
+    scores: dict[str, dict[str, dict[str, float]]] = {skill: {} for skill in SKILLS}
+    for name, model in models.items():
+        answers = answer_all(model, data, codec)
+        heard = [ear.transcribe([a.audio])[0] if a.audio else "" for a in answers]
+        for index, (item, answer, words) in enumerate(zip(asked, answers, heard, strict=True)):
+            found = SCORES[item.skill](item, answer, words, classifier)
+            scores[item.skill].setdefault(name, {})[str(index)] = found
+    result = {"split": split, "n_texts": n * len(FACTORS), "seed": seed}
+    result["skills"] = {skill: figures(found, next(iter(policies))) for skill, found in scores.items()}
+    return result
+
+
+def items(split: str, n: int, seed: int, cache_dir: str) -> list[Item]:
+    """The same texts for every skill; voices, styles and tones are drawn."""
+    random = np.random.default_rng(seed)
+    made: list[tuple[str, TextQuery, Line | str, str]] = []  # what is spoken by a user, or written
+    for factor in FACTORS:
+        queries = [q for q in text_queries(split) if q.factor == factor]
+        for index in random.permutation(len(queries))[:n]:
+            query = queries[index]
+            style = query.styles[random.integers(2)]
+            tone = TONES[random.integers(len(TONES))]
+            user = user_line(query, style, split, random)
+            text = reply(query, style, split, random)
+            made.append(("answer", query, plain_line(query.text, split, random), ""))
+            made.append(("repeat", query, plain_line(query.text, split, random), query.text))
+            made.append(("name", query, user, spoken_names(user.style)))
+            made.append(("read", query, f"{tone} {text}", text))
+    heard = iter(corpus([given for _, _, given, _ in made if isinstance(given, Line)], cache_dir))
+    found = []
+    for skill, query, given, words in made:
+        task = {"answer": "chat", "repeat": "echo"}.get(skill, skill)
+        written = isinstance(given, str)
+        found.append(Item(skill, Dialogue(task, given) if written else Dialogue(task, None, next(heard)), query, words))
+    return found
+
+
+def plain_line(text: str, split: str, random: np.random.Generator) -> Line:
+    """A text in a neutral adult voice of the split."""
+    adults = [name for name, voice in QUERY_VOICES[split].items() if voice.age == "adult"]
+    name = adults[random.integers(len(adults))]
+    style = query_style("emotion", "neutral", QUERY_VOICES[split][name].gender, "adult")
+    return Line(text, style, name, int(random.integers(2**31)))
+
+
+@torch.no_grad()
+def answer_all(model: TinySpeechLM, data: DialogueDataset, codec: TinyTokenizer, rows: int = 32) -> list[Answer]:
+    """Greedy answers, prompts of like length together."""
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(data)), key=lambda i: data.lengths[i])
+    for start in range(0, len(order), rows):
+        index = order[start : start + rows]
+        completion = model.generate(collate([data[i] for i in index]).prompt, Sampling(256, 0.0, 0.0))
+        answers.update(zip(index, spoken_answers(completion, codec, data.vocab), strict=True))
+    return [answers[i] for i in range(len(data))]
+
+
+def score_answer(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
+    """1 where a question without a style is answered well."""
+    said = plain_words(answer.text or "")
+    wer = jiwer.wer(said, heard) if said else None
+    evidence = Evidence("", heard, wer, "neutral", status=answer.status)
+    if heard_failure(evidence, MAX_WER) is not None or not rubric.names_topic(item.query.text, heard):
+        return 0.0
+    act = classifier.classify(heard, item.query.factor, item.query.text).name
+    return float(act == rubric.GENERIC or act.rpartition(":")[2] in item.query.styles)
+
+
+def score_words(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
+    """The share of words that are right: 1 - WER, at least 0."""
+    return max(0.0, 1 - jiwer.wer(plain_words(item.words), heard))
+
+
+def score_names(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
+    """The share of the speaker's attributes that are named."""
+    names, said = item.words.split(), set(heard.split())
+    return sum(name in said for name in names) / len(names)
+
+
+SCORES: dict[str, Callable[[Item, Answer, str, ActClassifier], float]] = {
+    "answer": score_answer,
+    "repeat": score_words,
+    "name": score_names,
+    "read": score_words,
+}
+
+
+def figures(scores: dict[str, dict[str, float]], first: str) -> dict:
+    """A skill's means with 95 % intervals, and each policy's difference from the first, paired by item."""
+    found = {}
+    for name, values in scores.items():
+        mean = bootstrap_mean(list(values.values()), list(values))
+        found[name] = {"mean": rounded(mean.value), "ci95": [rounded(mean.low), rounded(mean.high)], "n": mean.n}
+        if name != first:
+            other = compare_systems({name: values, first: scores[first]}, {i: i for i in values})[0]
+            low, high = rounded(other.difference.low), rounded(other.difference.high)
+            found[name] |= {"change": rounded(other.difference.value), "change_ci95": [low, high], "p": other.p}
+    return found
