@@ -144,7 +144,7 @@ def spoken_scripts(mined, folder: Path, count: int) -> tuple[list[str], dict]:
 
 def judge_writes(prompt: str) -> tuple[str, str]:
     """A score by the prompt's hash; some replies are unreadable, some are cut by the token limit."""
-    number = draw("judge" + prompt)
+    number = draw("verdict" + prompt)
     if number % 9 == 0:
         return list(UNREADABLE)[number // 9 % len(UNREADABLE)], "stop"
     if number % 9 == 1:
