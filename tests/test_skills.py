@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.acts import ActClassifier
-from lightning_paras2s.bench.skills import SKILLS, Item, figures, score_answer, score_names, score_words
+from lightning_paras2s.bench.skills import SCORES, Item, figures, score_answer, score_names, score_words
 from lightning_paras2s.bench.systems import Answer
 from lightning_paras2s.cli import main
 from lightning_paras2s.data.dialogues import Dialogue
@@ -72,7 +72,7 @@ def test_shipped_policies_are_asked_for_every_skill(capsys, tmp_path):
     policies = json.dumps({name: f"{SHIPPED}/{name}.safetensors" for name in ("sft_fifth", "grpo")})
     main(["skills", "--policies", policies, "--n", "2", "--cache_dir", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert tuple(found["skills"]) == SKILLS
+    assert tuple(found["skills"]) == tuple(SCORES)
     for skill in found["skills"].values():
         assert skill["sft_fifth"]["n"] == skill["grpo"]["n"] == 8
         assert skill["grpo"]["change"] == pytest.approx(skill["grpo"]["mean"] - skill["sft_fifth"]["mean"], abs=1e-3)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lightning_paras2s.asr import TinyTranscriber
 from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems import Answer, S2SSystem, digest
 from lightning_paras2s.data.dual_stream import AudioIds, Example, build_prompt, collate
 from lightning_paras2s.data.vocabulary import TextVocab
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling
+from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.models.tiny_lm import TinySpeechLM
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
+from lightning_paras2s.modules.rewards import speak
 from lightning_paras2s.types import Audio, Query
 
+GREEDY = Sampling(256, 0.0, 0.0)
 REMEMBERED = 256  # prompts: about 100 kB each
 
 
@@ -36,7 +40,7 @@ class PolicySystem(S2SSystem):
         policy: str,
         tokenizer: str,
         transcriber: str,
-        sampling: Sampling = Sampling(256, 0.0, 0.0),
+        sampling: Sampling = GREEDY,
         seed: int = 0,
         rows: int = 32,
     ) -> None:
@@ -47,17 +51,11 @@ class PolicySystem(S2SSystem):
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         started = time.perf_counter()
         examples = [self.prompter.example(audio) for audio in audios]
-        order = sorted(range(len(queries)), key=lambda i: (examples[i].prompt.shape[1], i))
-        answers: dict[int, Answer] = {}
-        for start in range(0, len(order), self.rows):
-            rows = order[start : start + self.rows]
-            prompt = collate([examples[i] for i in rows]).prompt
-            noise = torch.stack([self._noise(queries[i], sample) for i in rows])
-            completion = self.policy.generate(prompt, self.sampling, noise)
-            spoken = spoken_answers(completion, self.prompter.tokenizer, self.prompter.vocab)
-            answers.update(zip(rows, spoken, strict=True))
+        noise = torch.stack([self._noise(query, sample) for query in queries])
+        parts = (self.prompter.tokenizer, self.prompter.vocab)
+        answers = answer_prompts(self.policy, examples, *parts, self.sampling, noise, self.rows)
         latency = {"total_seconds": (time.perf_counter() - started) / len(queries)}
-        return [Answer(a.audio, a.text, a.status, latency) for _, a in sorted(answers.items())]
+        return [replace(answer, latency=latency) for answer in answers]
 
     def _noise(self, query: Query, sample: int):
         key = hashlib.sha256(f"{self.seed}/{query.id}/{sample}".encode()).digest()[:7]
@@ -65,19 +63,31 @@ class PolicySystem(S2SSystem):
         return torch.rand(2, self.sampling.max_steps, generator=generator)
 
 
-def spoken_answers(completion: Completion, tokenizer: TinyTokenizer, vocab: TextVocab) -> list[Answer]:
-    """What completions sound like."""
-    found = []
-    for tokens, actions, finished in zip(completion.tokens, completion.actions, completion.finished, strict=True):
-        spoken = tokens[AUDIO][actions[AUDIO]]
-        codes = spoken[spoken < tokenizer.vocab_size]
-        # One answer a pass: padding would change what the codec makes of its last codes.
-        wav, lengths = (
-            tokenizer.decode(codes[None], torch.tensor([len(codes)])) if len(codes) else (torch.zeros(1, 0), [0])
-        )
-        audio = Audio(wav[0, : int(lengths[0])].numpy(), tokenizer.sample_rate)
-        found.append(Answer(audio, vocab.decode(tokens[TEXT].tolist()), "ok" if bool(finished) else "truncated"))
-    return found
+def answer_prompts(
+    policy: TinySpeechLM,
+    examples: list[Example],
+    tokenizer: TinyTokenizer,
+    vocab: TextVocab,
+    sampling: Sampling = GREEDY,
+    noise: Tensor | None = None,
+    rows: int = 32,
+) -> list[Answer]:
+    """What a policy says to prompts; `rows` of them, of like length, are decoded at once.
+
+    Args:
+        noise: [len(examples), 2, max_steps], see `SpeechLM.generate`; may be None if greedy.
+    """
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].prompt.shape[1], i))
+    answers: dict[int, Answer] = {}
+    for start in range(0, len(order), rows):
+        index = order[start : start + rows]
+        prompt = collate([examples[i] for i in index]).prompt
+        completion = policy.generate(prompt, sampling, None if noise is None else noise[index])
+        for row, i in enumerate(index):
+            # One answer a pass: padding would change what the codec makes of its last codes.
+            spoken = speak(completion.rows(torch.tensor([row])), tokenizer, vocab)[0]
+            answers[i] = Answer(spoken.audio, spoken.text, "ok" if spoken.finished else "truncated")
+    return [answers[i] for i in range(len(examples))]
 
 
 class Prompter:

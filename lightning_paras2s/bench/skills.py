@@ -14,32 +14,27 @@ Questions keep their transcripts from the embedded transcriber, voices are judge
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jiwer
 import numpy as np
-import torch
 
 from lightning_paras2s import rubric
 from lightning_paras2s.acts import ActClassifier
-from lightning_paras2s.asr import CTCNetwork, TinyTranscriber, plain_words
-from lightning_paras2s.bench.policy_system import spoken_answers
+from lightning_paras2s.asr import TinyTranscriber, plain_words
+from lightning_paras2s.bench.hearing import word_error_rate
+from lightning_paras2s.bench.policy_system import answer_prompts
 from lightning_paras2s.bench.statistics import bootstrap_mean, compare_systems
-from lightning_paras2s.bench.summary import rounded
+from lightning_paras2s.bench.summary import rounded, with_interval
 from lightning_paras2s.bench.systems import Answer
 from lightning_paras2s.data.datamodule import DialogueDataset
 from lightning_paras2s.data.dialogues import Dialogue, spoken_names, user_line
-from lightning_paras2s.data.dual_stream import collate
-from lightning_paras2s.data.embedded import Line, TextQuery, corpus, query_style, reply, text_queries
+from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
 from lightning_paras2s.judge import MAX_WER, heard_failure
-from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.models.tiny_lm import TinySpeechLM
 from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
-from lightning_paras2s.tts import QUERY_VOICES
 from lightning_paras2s.types import FACTORS, SPLITS, TONES, Evidence, UserError
-
-SKILLS = ("answer", "repeat", "name", "read")
 
 
 class Item(NamedTuple):
@@ -79,13 +74,12 @@ def skills(
     codec, ear = TinyTokenizer.load(tokenizer), TinyTranscriber(transcriber, batch_size=1)
     models = {name: TinySpeechLM.load(path).eval() for name, path in policies.items()}
     asked = items(split, n, seed, cache_dir)
-    network = load_module(CTCNetwork, transcriber).eval()
-    data = DialogueDataset([i.dialogue for i in asked], codec, network, 2, False, cache_dir)
-    classifier = ActClassifier(acts)
-    scores: dict[str, dict[str, dict[str, float]]] = {skill: {} for skill in SKILLS}
+    data = DialogueDataset([i.dialogue for i in asked], codec, ear.network, 2, False, cache_dir)
+    examples, classifier = [data[i] for i in range(len(data))], ActClassifier(acts)
+    scores: dict[str, dict[str, dict[str, float]]] = {skill: {} for skill in SCORES}
     for name, model in models.items():
-        answers = answer_all(model, data, codec)
-        heard = [ear.transcribe([a.audio])[0] if a.audio else "" for a in answers]
+        answers = answer_prompts(model, examples, codec, data.vocab)
+        heard = ear.transcribe([answer.audio for answer in answers])
         for index, (item, answer, words) in enumerate(zip(asked, answers, heard, strict=True)):
             found = SCORES[item.skill](item, answer, words, classifier)
             scores[item.skill].setdefault(name, {})[str(index)] = found
@@ -102,12 +96,13 @@ def items(split: str, n: int, seed: int, cache_dir: str) -> list[Item]:
         queries = [q for q in text_queries(split) if q.factor == factor]
         for index in random.permutation(len(queries))[:n]:
             query = queries[index]
+            plain = replace(query, factor="emotion")  # of which neutral is a style: any adult's voice
             style = query.styles[random.integers(2)]
             tone = TONES[random.integers(len(TONES))]
             user = user_line(query, style, split, random)
             text = reply(query, style, split, random)
-            made.append(("answer", query, plain_line(query.text, split, random), ""))
-            made.append(("repeat", query, plain_line(query.text, split, random), query.text))
+            made.append(("answer", query, user_line(plain, "neutral", split, random), ""))
+            made.append(("repeat", query, user_line(plain, "neutral", split, random), query.text))
             made.append(("name", query, user, spoken_names(user.style)))
             made.append(("read", query, f"{tone} {text}", text))
     heard = iter(corpus([given for _, _, given, _ in made if isinstance(given, Line)], cache_dir))
@@ -119,31 +114,9 @@ def items(split: str, n: int, seed: int, cache_dir: str) -> list[Item]:
     return found
 
 
-def plain_line(text: str, split: str, random: np.random.Generator) -> Line:
-    """A text in a neutral adult voice of the split."""
-    adults = [name for name, voice in QUERY_VOICES[split].items() if voice.age == "adult"]
-    name = adults[random.integers(len(adults))]
-    style = query_style("emotion", "neutral", QUERY_VOICES[split][name].gender, "adult")
-    return Line(text, style, name, int(random.integers(2**31)))
-
-
-@torch.no_grad()
-def answer_all(model: TinySpeechLM, data: DialogueDataset, codec: TinyTokenizer, rows: int = 32) -> list[Answer]:
-    """Greedy answers, prompts of like length together."""
-    answers: dict[int, Answer] = {}
-    order = sorted(range(len(data)), key=lambda i: data.lengths[i])
-    for start in range(0, len(order), rows):
-        index = order[start : start + rows]
-        completion = model.generate(collate([data[i] for i in index]).prompt, Sampling(256, 0.0, 0.0))
-        answers.update(zip(index, spoken_answers(completion, codec, data.vocab), strict=True))
-    return [answers[i] for i in range(len(data))]
-
-
 def score_answer(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
     """1 where a question without a style is answered well."""
-    said = plain_words(answer.text or "")
-    wer = jiwer.wer(said, heard) if said else None
-    evidence = Evidence("", heard, wer, "neutral", status=answer.status)
+    evidence = Evidence("", heard, word_error_rate(answer.text or "", heard), "neutral", status=answer.status)
     if heard_failure(evidence, MAX_WER) is not None or not rubric.names_topic(item.query.text, heard):
         return 0.0
     act = classifier.classify(heard, item.query.factor, item.query.text).name
@@ -174,9 +147,8 @@ def figures(scores: dict[str, dict[str, float]], first: str) -> dict:
     found = {}
     for name, values in scores.items():
         mean = bootstrap_mean(list(values.values()), list(values))
-        found[name] = {"mean": rounded(mean.value), "ci95": [rounded(mean.low), rounded(mean.high)], "n": mean.n}
+        found[name] = {"mean": rounded(mean.value), "ci95": [rounded(x) for x in mean.ci95], "n": mean.n}
         if name != first:
             other = compare_systems({name: values, first: scores[first]}, {i: i for i in values})[0]
-            low, high = rounded(other.difference.low), rounded(other.difference.high)
-            found[name] |= {"change": rounded(other.difference.value), "change_ci95": [low, high], "p": other.p}
+            found[name] |= {**with_interval("change", other.difference), "p": other.p}
     return found

@@ -40,7 +40,8 @@ class WrittenAnswers:
         self.synthesizer, self.count = synthesizer, count
         self.own_subject, self.fitting_tone, self.generic = own_subject, fitting_tone, generic
         self.styles = [(f, s) for f in FACTORS for s in STYLES[f] if reply_frames("train", f, s)]
-        self.subjects = {q.id: q.subject for q in text_queries("train")}
+        self.queries = {q.id: q for q in text_queries("train")}
+        self.subjects = [q.subject for q in self.queries.values()]
 
     def answer(self, batch: DualStreamBatch, tokenizer: SpeechTokenizer, seed: int = 0) -> list[SpokenResponse]:
         """`count` answers a query, adjacent; a function of (seed, the query's id)."""
@@ -55,9 +56,8 @@ class WrittenAnswers:
         random = np.random.default_rng(int.from_bytes(key[:8]))
         factor, style = self._style(query, turn, random)
         frames = reply_frames("train", factor, style)
-        names = list(self.subjects.values())
         own = random.random() < self.own_subject
-        subject = self.subjects[query.pair_id] if own else names[random.integers(len(names))]
+        subject = self.queries[query.pair_id].subject if own else self.subjects[random.integers(len(self.subjects))]
         text = frames[random.integers(len(frames))].format(subject=subject)
         fitting = factor != "generic" and random.random() < self.fitting_tone
         return text, demonstration_tone(style, random) if fitting else TONES[random.integers(len(TONES))]
@@ -67,8 +67,7 @@ class WrittenAnswers:
         if turn == 0:
             return query.factor, own
         if turn == 1:
-            pair = next(q.styles for q in text_queries("train") if q.id == query.pair_id)
-            return query.factor, next(style for style in pair if style != own)
+            return query.factor, next(style for style in self.queries[query.pair_id].styles if style != own)
         if random.random() < self.generic:
             return "generic", "generic"
         return self.styles[random.integers(len(self.styles))]
