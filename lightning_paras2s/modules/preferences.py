@@ -145,8 +145,9 @@ def build_preferences(
             pools.append((samples, written.answer(batch, tokenizer, seed)))
         found = []
         for first, responses in pools:
-            for asked in [batch, *swapped(batch, others, seed)]:
-                found += _judged(asked, batch, responses, reward, first)
+            asked = [batch, *swapped(batch, others, seed)]
+            for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
+                found += _preferences(queries, batch, responses, scores, first)
             _keep(folder, batch, responses, first)
         for query, audio in zip(batch.queries, batch.audios, strict=True):
             write_audio(folder / _recording(query.id), audio)
@@ -186,13 +187,12 @@ def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse],
             write_audio(folder / _recording(query.id, first + i % count), response.audio)
 
 
-def _judged(
-    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], reward: Reward, first: int
+def _preferences(
+    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], scores: Tensor, first: int
 ) -> list[Preference]:
-    """The responses to `answered`, numbered from `first`, judged as answers to `asked`."""
+    """The responses to `answered`, numbered from `first`, with their scores as answers to `asked`."""
     samples = len(responses) // len(answered)
     pairs = zip(repeat(asked.queries, samples), repeat(answered.queries, samples), strict=True)
-    scores = reward.score(asked, responses).tolist()
     return [
         Preference(
             query.id,
@@ -203,7 +203,7 @@ def _judged(
             response.text,
             "" if own.id == query.id else own.id,
         )
-        for i, ((query, own), response, score) in enumerate(zip(pairs, responses, scores, strict=True))
+        for i, ((query, own), response, score) in enumerate(zip(pairs, responses, scores.tolist(), strict=True))
         if score == score and len(response.audio.samples)
     ]
 

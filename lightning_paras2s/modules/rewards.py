@@ -54,6 +54,10 @@ class Reward(ABC):
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
         """[B*G], the responses to a query adjacent; NaN = unscored."""
 
+    def score_for(self, batches: list[DualStreamBatch], responses: list[SpokenResponse]) -> list[Tensor]:
+        """`score` of the same responses as answers to the queries of each batch."""
+        return [self.score(batch, responses) for batch in batches]
+
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Move the networks that run on the policy's device; most have none, or choose theirs."""
 
@@ -82,10 +86,16 @@ class JudgeReward(Reward):
         self.labels = check_labels(labels, style)
 
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
-        group_size = len(responses) // len(batch)
-        evidence = self.hear(responses)
-        styles = query_styles(batch, self.labels, self.style)
-        return judge_scores(self.judge, repeat(batch.queries, group_size), repeat(styles, group_size), evidence)
+        return self.score_for([batch], responses)[0]
+
+    def score_for(self, batches: list[DualStreamBatch], responses: list[SpokenResponse]) -> list[Tensor]:
+        """Hears each response once, however many batches it is judged for."""
+        evidence, found = self.hear(responses), []
+        for batch in batches:
+            group_size = len(responses) // len(batch)
+            styles = repeat(query_styles(batch, self.labels, self.style), group_size)
+            found.append(judge_scores(self.judge, repeat(batch.queries, group_size), styles, evidence))
+        return found
 
     def hear(self, responses: list[SpokenResponse]) -> list[Evidence]:
         transcripts = self.transcriber.transcribe([r.audio for r in responses])
