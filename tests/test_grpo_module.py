@@ -57,6 +57,13 @@ def test_policy_when_exactly_on_policy(tmp_path: Path) -> None:
     assert metrics["train/kl"] < 1e-6
 
 
+@pytest.mark.parametrize(("decay", "last"), [(False, 1e-2), (True, 1.27e-3)])
+def test_learning_rate_at_the_end(tmp_path: Path, decay: bool, last: float) -> None:
+    """Update 10 of 10, one of them warm-up: .1 + .9 * (1 + cos(8 pi / 9)) / 2 of the rate is left, or all of it."""
+    module = train(lambda: TokenCountReward(2), 10, tmp_path, lr=1e-2, warmup_steps=1, lr_decay=decay)
+    assert float(module.trainer.callback_metrics["train/lr"]) == pytest.approx(last, rel=0.01)
+
+
 def test_weights_when_nothing_is_scored(tmp_path: Path) -> None:
     before = weights(train(lambda: Unscored(1), 0, tmp_path, max_unscored=1.0))
     module = GRPOModule(ToyLM, ToyTokenizer, lambda: Unscored(1), ToyVocab, group_size=4, max_unscored=1.0,

@@ -53,7 +53,8 @@ class GRPOModule(L.LightningModule):
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or per stream.
-        lr: reached after `warmup_steps` updates, then constant.
+        lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over the
+            run.
         clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
         ratio, normalizer, kl, unbiased_kl, weights: see `losses.grpo_loss`.
         scale: of advantages, see `losses.group_advantages`.
@@ -80,6 +81,7 @@ class GRPOModule(L.LightningModule):
         beta: float | PerStream = 0.2,
         lr: float = 5e-4,
         warmup_steps: int = 0,
+        lr_decay: bool = False,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
         max_grad_norm: float = 1.0,
@@ -108,7 +110,8 @@ class GRPOModule(L.LightningModule):
         self.build, self.init_from, self.seed = (policy, tokenizer, reward, vocabulary), init_from, seed
         self.group_size, self.sampling = group_size, sampling
         self.rollout_seed, self.max_unscored = rollout_seed, max_unscored
-        self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
+        self.lr, self.warmup_steps, self.lr_decay = lr, warmup_steps, lr_decay
+        self.weight_decay, self.betas = weight_decay, betas
         self.scale, self.drop_zero_variance, self.max_grad_norm = scale, drop_zero_variance, max_grad_norm
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
         self.sync_every_micro_batch, self.state_bits = sync_every_micro_batch, state_bits
@@ -261,7 +264,9 @@ class GRPOModule(L.LightningModule):
                 if counts:
                     means.add(result, entropy, completion, logps if old_logps is None else None)
             norm = clip_gradients(self.policy, self.max_grad_norm)
-            set_learning_rate(optimizer.optimizer, self.lr * warmup_cosine(self.global_step, self.warmup_steps, 0))
+            total_steps = self.trainer.max_steps if self.lr_decay else 0
+            share = warmup_cosine(self.global_step, self.warmup_steps, total_steps)
+            set_learning_rate(optimizer.optimizer, self.lr * share)
             optimizer.step()
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
