@@ -23,7 +23,7 @@ help:
 
 demo: .venv/demo.stamp
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.max_steps 80 --trainer.logger.version demo
+	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
