@@ -83,13 +83,18 @@ class StageCLI(LightningCLI):
     def before_predict(self) -> None:
         self._resolve_checkpoint("predict", default=None)
 
+    def _folder(self) -> Path | None:
+        """The run's; None without a logger, and with fast_dev_run's, which keeps nothing."""
+        found = getattr(self.trainer.logger, "log_dir", None)
+        return None if found is None else Path(found)
+
     def _run_subcommand(self, subcommand: str) -> None:
         """A mistake noticed before the first batch leaves nothing of the run behind.
 
         Raises:
             UserError: also where the checkpoint is another model's.
         """
-        folder = None if self.trainer.logger is None else Path(self.trainer.logger.log_dir)
+        folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
         try:
             super()._run_subcommand(subcommand)
@@ -108,13 +113,11 @@ class StageCLI(LightningCLI):
         config = self.config_init[subcommand]
         asked = config.ckpt_path or default
         if asked == "last":
-            logger = self.trainer.logger
-            found = None if logger is None else last_checkpoint(Path(logger.log_dir))
+            folder = self._folder()
+            found = None if folder is None else last_checkpoint(folder)
             asked = None if found is None else str(found)
             if subcommand != "fit" and asked is None:
-                raise UserError(
-                    f"--ckpt_path last needs a run with checkpoints; got {logger and logger.log_dir}; name its version"
-                )
+                raise UserError(f"--ckpt_path last needs a run with checkpoints; got {folder}; name its version")
         elif asked is not None and not Path(asked).exists():
             raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
         if asked is not None:
