@@ -84,7 +84,8 @@ class StageCLI(LightningCLI):
         self._resolve_checkpoint("predict", default=None)
 
     def _folder(self) -> Path | None:
-        """The run's; None without a logger, and with fast_dev_run's, which keeps nothing."""
+        """The run's; None without a logger, and with fast_dev_run's, which keeps nothing. `runs.run_dir` asks all
+        ranks, which have not been started yet."""
         found = getattr(self.trainer.logger, "log_dir", None)
         return None if found is None else Path(found)
 

@@ -113,6 +113,13 @@ def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path:
     assert steps == list(range(10))
 
 
+def test_nothing_is_kept_of_a_fast_dev_run(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(toy_config("sft"))
+    done = cli(tmp_path, "fit", "--config", "toy.yaml", "--trainer.fast_dev_run", "1")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_order_when_resumed_in_the_middle_of_an_epoch() -> None:
     def batches(loader: ResumableLoader, epochs: int) -> list[list[int]]:
         return [batch for _ in range(epochs) for batch in loader]

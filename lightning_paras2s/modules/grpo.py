@@ -53,8 +53,8 @@ class GRPOModule(L.LightningModule):
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or per stream.
-        lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over the
-            run.
+        lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over
+            `trainer.max_steps`.
         clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
         ratio, normalizer, kl, unbiased_kl, weights: see `losses.grpo_loss`.
         scale: of advantages, see `losses.group_advantages`.

@@ -143,9 +143,8 @@ def build_preferences(
         pools = [(0, speak(completion, tokenizer, vocabulary))]
         if written is not None:
             pools.append((samples, written.answer(batch, tokenizer, seed)))
-        found = []
+        found, asked = [], [batch, *swapped(batch, others, seed)]
         for first, responses in pools:
-            asked = [batch, *swapped(batch, others, seed)]
             for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
                 found += _preferences(queries, batch, responses, scores, first)
             _keep(folder, batch, responses, first)
