@@ -20,7 +20,7 @@ from lightning_paras2s.modules.written import WrittenAnswers
 from lightning_paras2s.rubric import BEST_TONES
 from lightning_paras2s.runs import RunLogger
 from lightning_paras2s.tts import EspeakSynthesizer
-from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
+from lightning_paras2s.types import Audio, Query, Style, UserError, append_jsonl, read_jsonl
 
 
 def trainer(folder: Path, **options) -> L.Trainer:
@@ -140,6 +140,19 @@ def test_lowest_scores_when_a_share_is_kept(tmp_path: Path) -> None:
     kept = [p for p, _ in data.train]
     ones = [p for p in kept if p.answers and p.score == 1]
     assert len(kept) - len(ones) == 400 and 70 < len(ones) < 130
+
+
+def test_training_manifests_when_there_are_several(tmp_path: Path) -> None:
+    """Each one's recordings lie beside it; none may hold a query of the validation set."""
+    for name in ("first", "again", "val"):
+        append_jsonl(tmp_path / name / "p.jsonl", [Preference(f"{name}-q", 0, "q.wav", "r.wav", 1.0)])
+    first, again, val = (str(tmp_path / name / "p.jsonl") for name in ("first", "again", "val"))
+    data = PreferenceDataModule([first, again], val)
+    data.setup()
+    found = [(p.query_id, folder.name) for p, folder in data.train]
+    assert found == [("first-q", "first"), ("again-q", "again")]
+    with pytest.raises(UserError, match="must not share queries; got 'val-q'"):
+        PreferenceDataModule([first, val], val).setup()
 
 
 def test_word_error_rate_when_one_side_is_empty() -> None:

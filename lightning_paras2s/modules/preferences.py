@@ -59,14 +59,15 @@ class PreferenceDataModule(L.LightningDataModule):
     """Judged samples for `RewardModule`.
 
     Args:
-        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
+        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries. `train`
+            may be several: of the supervised policy's answers, say, and of those that RL made of it.
         lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
             do, and would be most of what is learned.
     """
 
     def __init__(
         self,
-        train: str,
+        train: str | list[str],
         val: str,
         batch_size: int = 32,
         lowest: float = 1.0,
@@ -74,11 +75,11 @@ class PreferenceDataModule(L.LightningDataModule):
         sample_rate: int = 16_000,
     ) -> None:
         super().__init__()
-        self.manifests, self.batch_size, self.seed, self.sample_rate = (train, val), batch_size, seed, sample_rate
-        self.lowest = lowest
+        self.manifests = ([train] if isinstance(train, str) else train, [val])
+        self.batch_size, self.seed, self.sample_rate, self.lowest = batch_size, seed, sample_rate, lowest
 
     def setup(self, stage: str | None = None) -> None:
-        self.train, self.val = (self._read(Path(path)) for path in self.manifests)
+        self.train, self.val = ([item for path in paths for item in self._read(Path(path))] for paths in self.manifests)
         drawn = np.random.default_rng(self.seed).random(len(self.train)) < self.lowest
         pairs = zip(self.train, drawn, strict=True)
         self.train = [item for item, kept in pairs if kept or not item[0].answers or item[0].score > 1]
