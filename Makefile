@@ -11,6 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 RUN := .venv/bin/python -m lightning_paras2s
 WEIGHTS := checkpoints/embedded
 STAMPS := runs/reproduce
+COMMA := ,
 
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
@@ -82,10 +83,10 @@ cp $(1) $(WEIGHTS)/.$(2).part && mv $(WEIGHTS)/.$(2).part $(WEIGHTS)/$(2)
 
 endef
 
-# $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS)
+# $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS,VERSION or nothing: reproduce)
 define fit
-	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(4))
-	$(if $(3),$(call ship,runs/$(1)/reproduce/$(2),$(3)),test -s runs/$(1)/reproduce/$(2))
+	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version $(or $(5),reproduce) $(4))
+	$(if $(3),$(call ship,runs/$(1)/$(or $(5),reproduce)/$(2),$(3)),test -s runs/$(1)/$(or $(5),reproduce)/$(2))
 	@touch $@
 endef
 # The speech parts write their weights where `export` says.
@@ -138,14 +139,29 @@ $(STAMPS)/preferences: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
 	$(call timed,$(RUN) predict --config preferences.yaml)
 	@touch $@
 
-$(STAMPS)/reward: $(STAMPS)/preferences
-	$(call fit,reward,scorer.safetensors,scorer.safetensors)
+# The reward model is distilled twice: from the supervised policy's answers, and again with those of the policy that GRPO makes by the first.
+FIRST := reproduce_first
+AGAIN := runs/preferences/again
+$(STAMPS)/reward_first: $(STAMPS)/preferences
+	$(call fit,reward,scorer.safetensors,scorer.safetensors,,$(FIRST))
+
+$(STAMPS)/grpo_first: $(STAMPS)/reward_first
+	$(call fit,grpo_scorer,policy.safetensors,,,$(FIRST))
+
+$(STAMPS)/preferences_again: $(STAMPS)/grpo_first
+	$(call timed,$(RUN) predict --config preferences.yaml --model.init_from runs/grpo_scorer/$(FIRST)/policy.safetensors \
+	  --model.folder $(AGAIN) --model.written null --model.samples 6 --model.others 6)
+	@touch $@
+
+$(STAMPS)/reward: $(STAMPS)/preferences_again
+	$(call fit,reward,scorer.safetensors,scorer.safetensors,--data.train '[runs/preferences/data/train.jsonl$(COMMA) \
+	  $(AGAIN)/train.jsonl]' --data.val $(AGAIN)/val.jsonl)
 
 $(STAMPS)/grpo: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
-	$(call fit,grpo,policy.safetensors,grpo.safetensors)
+	$(call fit,grpo,policy.safetensors)
 
 $(STAMPS)/grpo_scorer: $(STAMPS)/reward
-	$(call fit,grpo_scorer,policy.safetensors)
+	$(call fit,grpo_scorer,policy.safetensors,grpo.safetensors)
 
 # Renew what `sha256sum -c` checks, after weights have changed.
 checksums:

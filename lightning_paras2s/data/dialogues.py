@@ -103,6 +103,7 @@ class Demonstrations(DialogueSource):
             answers are not seen.
         rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
             hearing of styles fades.
+        reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
         shuffled: answers are dealt out at random among the queries (the control: style can't be learnt).
     """
 
@@ -112,11 +113,12 @@ class Demonstrations(DialogueSource):
         renditions: int = 4,
         exchanged: float = 0.9,
         rehearsal: int = 0,
+        reading: int = 0,
         shuffled: bool = False,
         seed: int = 200,
     ) -> None:
         self.share, self.renditions, self.exchanged, self.shuffled = share, renditions, exchanged, shuffled
-        self.rehearsal, self.seed = rehearsal, seed
+        self.rehearsal, self.reading, self.seed = rehearsal, reading, seed
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
@@ -136,9 +138,9 @@ class Demonstrations(DialogueSource):
         return shown + self._rehearsed(cache_dir) if split == "train" else shown
 
     def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
-        if not self.rehearsal:
+        if not self.rehearsal + self.reading:
             return []
-        kept = PretrainingDialogues(read=0, echo=self.rehearsal, name=self.rehearsal, chat=0, seed=self.seed)
+        kept = PretrainingDialogues(self.reading, self.rehearsal, self.rehearsal, chat=0, seed=self.seed)
         return kept.dialogues("train", cache_dir)
 
 

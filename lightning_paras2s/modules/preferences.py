@@ -59,8 +59,8 @@ class PreferenceDataModule(L.LightningDataModule):
     """Judged samples for `RewardModule`.
 
     Args:
-        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries. `train`
-            may be several: of the supervised policy's answers, say, and of those that RL made of it.
+        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
+            `train` may be several: of the supervised policy's answers, say, and of those that RL made of it.
         lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
             do, and would be most of what is learned.
     """
