@@ -31,14 +31,17 @@ def read_by(config: str) -> set[str]:
 
 def test_steps_come_after_those_whose_weights_they_read(commands):
     made: set[str] = set()
-    configs = []
+    runs: list[str] = []  # a config and its version, or the folder of its answers
     for command in commands:
         for config in re.findall(r"--config ([\w/]+\.yaml)", command):
-            configs.append(config)
             assert read_by(config) <= made, f"{config} reads {read_by(config) - made} before it is made"
+            for policy in re.findall(r"runs/(\w+/\w+)/policy", command):
+                assert policy in runs
+            named = re.search(r"--(?:trainer\.logger\.version|model\.folder) (\S+)", command)
+            runs.append(f"{Path(config).stem}/{named[1] if named else ''}")
         if re.search(r"-m lightning_paras2s\.(acts|audit) |&& mv ", command):
             made |= {name for name in SHIPPED.findall(command) if not name.startswith(".")}
-    assert len(configs) == len(set(configs)) >= 9
+    assert len(runs) == len(set(runs)) >= 9
     listed = {line.split()[1] for line in (ROOT / "checkpoints/embedded/SHA256SUMS").read_text().splitlines()}
     assert listed <= made
 
