@@ -11,8 +11,10 @@ import torch
 
 from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.data import dialogues
 from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule, encode_all
 from lightning_paras2s.data.dialogues import (
+    Demonstrations,
     Dialogue,
     DialogueSource,
     ManifestDialogues,
@@ -20,7 +22,7 @@ from lightning_paras2s.data.dialogues import (
     demonstrated_queries,
 )
 from lightning_paras2s.data.dual_stream import AudioIds, Example, build_completion, build_prompt, collate
-from lightning_paras2s.data.embedded import Utterance, hear, text_queries
+from lightning_paras2s.data.embedded import Utterance, hear, reply_frames, text_queries
 from lightning_paras2s.data.vocabulary import BLANK, EOS, TextVocab
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
@@ -239,6 +241,29 @@ def manifest(folder: Path, lines: list[str]) -> str:
     path = folder / "queries.jsonl"
     path.write_text("".join(line + "\n" for line in lines))
     return str(path)
+
+
+@pytest.mark.parametrize("shuffled", ["", "styles", "queries"])
+def test_demonstrations_when_answers_are_dealt_out(shuffled, monkeypatch):
+    """An answer fits its query's style always, by chance, or next to never; its subject is kept but among queries."""
+    monkeypatch.setattr(dialogues, "corpus", lambda lines, cache_dir: lines)
+    found = Demonstrations(0.2, renditions=2, exchanged=0.0, shuffled=shuffled).dialogues("train", "")
+    by_text = {query.text: query for query in text_queries("train")}
+    fits, names = [], []
+    for dialogue in found:
+        query = by_text[dialogue.user.text]
+        style = getattr(dialogue.user.style, query.factor)
+        frames = reply_frames("train", query.factor, style)
+        fits.append(dialogue.agent.text in {frame.format(subject=query.subject) for frame in frames})
+        names.append(query.subject in dialogue.agent.text)
+    low, high = {"": (1.0, 1.0), "styles": (0.4, 0.6), "queries": (0.0, 0.05)}[shuffled]
+    assert low <= np.mean(fits) <= high
+    assert np.mean(names) < 0.05 if shuffled == "queries" else np.mean(names) > 0.95
+
+
+def test_shuffled_fails_when_it_is_unknown():
+    with pytest.raises(UserError, match="queries, styles or empty; got 'all'"):
+        Demonstrations(shuffled="all")
 
 
 def test_manifest_gives_queries_without_answers(tmp_path):

@@ -104,7 +104,8 @@ class Demonstrations(DialogueSource):
         rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
             hearing of styles fades.
         reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
-        shuffled: answers are dealt out at random among the queries (the control: style can't be learnt).
+        shuffled: controls from which no style can be learnt: answers are dealt out at random among all "queries", or go
+            to either of the two "styles" of their query. "" is no control.
     """
 
     def __init__(
@@ -114,9 +115,11 @@ class Demonstrations(DialogueSource):
         exchanged: float = 0.9,
         rehearsal: int = 0,
         reading: int = 0,
-        shuffled: bool = False,
+        shuffled: str = "",
         seed: int = 200,
     ) -> None:
+        if shuffled not in ("", "queries", "styles"):
+            raise UserError(f"shuffled must be queries, styles or empty; got {shuffled!r}")
         self.share, self.renditions, self.exchanged, self.shuffled = share, renditions, exchanged, shuffled
         self.rehearsal, self.reading, self.seed = rehearsal, reading, seed
 
@@ -129,9 +132,11 @@ class Demonstrations(DialogueSource):
             if split == "train" and random.random() < self.exchanged:
                 query = about_another(query, text_queries("train"), random)
             user = user_line(query, style, split, random)
+            if self.shuffled == "styles":
+                style = query.styles[random.integers(2)]
             tone = demonstration_tone(style, random)
             lines.append((user, Line(reply(query, style, split, random), Style(tone=tone), AGENT_VOICE, 0)))
-        if self.shuffled:
+        if self.shuffled == "queries":
             order = random.permutation(len(lines))
             lines = [(user, lines[i][1]) for (user, _), i in zip(lines, order, strict=True)]
         shown = [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
