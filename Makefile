@@ -11,7 +11,6 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 RUN := .venv/bin/python -m lightning_paras2s
 WEIGHTS := checkpoints/embedded
 STAMPS := runs/reproduce
-COMMA := ,
 
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
@@ -142,6 +141,7 @@ $(STAMPS)/preferences: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
 # The reward model is distilled twice: from the supervised policy's answers, and again with those of the policy that GRPO makes by the first.
 FIRST := reproduce_first
 AGAIN := runs/preferences/again
+BOTH := --data.train '[runs/preferences/data/train.jsonl, $(AGAIN)/train.jsonl]' --data.val $(AGAIN)/val.jsonl
 $(STAMPS)/reward_first: $(STAMPS)/preferences
 	$(call fit,reward,scorer.safetensors,scorer.safetensors,,$(FIRST))
 
@@ -154,8 +154,7 @@ $(STAMPS)/preferences_again: $(STAMPS)/grpo_first
 	@touch $@
 
 $(STAMPS)/reward: $(STAMPS)/preferences_again
-	$(call fit,reward,scorer.safetensors,scorer.safetensors,--data.train '[runs/preferences/data/train.jsonl$(COMMA) \
-	  $(AGAIN)/train.jsonl]' --data.val $(AGAIN)/val.jsonl)
+	$(call fit,reward,scorer.safetensors,scorer.safetensors,$(BOTH))
 
 $(STAMPS)/grpo: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
 	$(call fit,grpo,policy.safetensors)

@@ -145,8 +145,8 @@ class Demonstrations(DialogueSource):
     def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
         if not self.rehearsal + self.reading:
             return []
-        kept = PretrainingDialogues(self.reading, self.rehearsal, self.rehearsal, chat=0, seed=self.seed)
-        return kept.dialogues("train", cache_dir)
+        sizes = {"read": self.reading, "echo": self.rehearsal, "name": self.rehearsal, "chat": 0}
+        return PretrainingDialogues(**sizes, seed=self.seed).dialogues("train", cache_dir)
 
 
 class UnlabelledQueries(DialogueSource):
