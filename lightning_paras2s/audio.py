@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import gcd
 from pathlib import Path
 
@@ -38,6 +39,18 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     if not np.isfinite(samples).all():
         raise UserError(f"audio must be finite; got NaN or infinity in {path}; replace it")
     return resample(Audio(samples.mean(1), rate), sample_rate)
+
+
+class Recording(Audio):
+    """A file's audio, read (`read_audio`) when its samples are first asked for: who has heard it before need not."""
+
+    def __init__(self, path: str | Path, sample_rate: int) -> None:
+        object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "sample_rate", sample_rate)
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        return read_audio(self.path, self.sample_rate).samples
 
 
 def seconds_of(path: str | Path) -> float:

@@ -162,6 +162,13 @@ def test_queries_for_rl_have_no_demonstrations():
     assert UnlabelledQueries().renditions == 1
 
 
+def test_queries_whose_demonstrations_were_not_shown_are_for_rl_too(monkeypatch):
+    monkeypatch.setattr(dialogues, "spoken_queries", lambda pairs, *_: pairs)
+    every, half = ({q.id for q, _ in UnlabelledQueries(demonstrated=d).dialogues("train", "")} for d in (0.2, 1.0))
+    assert half == {q.id for i, q in enumerate(text_queries("train")) if i % 2}
+    assert every == {q.id for q in text_queries("train")} - {q.id for q in demonstrated_queries(0.2)}
+
+
 class TwoDialogues(DialogueSource):
     """One user's question and the agent's answer, with a transcript or without."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lightning_paras2s.asr import CTCNetwork
+from lightning_paras2s.audio import Recording, read_audio, write_audio
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.scorer import expected_score
 from lightning_paras2s.models.tiny_scorer import TinyScorer, TrainedScorer
@@ -93,6 +94,20 @@ def test_body_learns_to_tell_two_responses_apart(scorer):
         optimizer.step()
     scores = scorer(query * 2, [long, short])
     assert scores[0] > 4 and scores[1] < 2
+
+
+def test_a_recording_is_read_once_however_often_it_is_scored(scorer, tmp_path):
+    paths = [tmp_path / "query.flac", tmp_path / "response.flac"]
+    for path, audio in zip(paths, sounds(1.0, 1.5), strict=True):
+        write_audio(path, audio)
+    read = [read_audio(path, 16_000) for path in paths]
+    wanted = scorer.score_logits(read[:1], read[1:])
+    first = [Recording(path, 16_000) for path in paths]
+    assert torch.equal(scorer.score_logits(first[:1], first[1:]), wanted)
+    for path in paths:
+        path.unlink()
+    again = [Recording(path, 16_000) for path in paths]
+    assert torch.equal(scorer.score_logits(again[:1], again[1:]), wanted)
 
 
 def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_path):

@@ -155,14 +155,17 @@ class UnlabelledQueries(DialogueSource):
 
     Args:
         renditions: recordings of each query and style.
+        demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
+            for RL too.
     """
 
-    def __init__(self, renditions: int = 1, seed: int = 300) -> None:
-        self.renditions, self.seed = renditions, seed
+    def __init__(self, renditions: int = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
+        self.renditions, self.demonstrated, self.seed = renditions, demonstrated, seed
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
-        queries = [q for i, q in enumerate(text_queries("train")) if i % 2] if split == "train" else text_queries("val")
+        shown = set(demonstrated_queries(self.demonstrated))
+        queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
         pairs = [(q, s) for q in queries for s in q.styles for _ in range(self.renditions if split == "train" else 1)]
         return spoken_queries([pairs[i] for i in random.permutation(len(pairs))], split, cache_dir, random)
 

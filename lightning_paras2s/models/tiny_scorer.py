@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_paras2s.asr import CTCNetwork, pad_acoustics, read_ctc
+from lightning_paras2s.audio import Recording
 from lightning_paras2s.data.embedded import lexicon
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.scorer import ResponseScorer
@@ -26,15 +27,16 @@ from lightning_paras2s.types import Audio
 PAD, UNKNOWN = 0, 1
 MAX_WORDS = 32
 WHOLE = sum(len(values) for values in HEADS.values()) + 2
-REMEMBERED = 50_000  # recordings: a reward model's data are heard once and read many times
+REMEMBERED = 200_000  # recordings: a reward model's data are heard once and read many times
 
 
 class Heard(NamedTuple):
     """Of one recording: its words, and as a whole [WHOLE] the probabilities of every style and tone, how sure the
-    transcriber is of its symbols (mean log-probability) and the length (log seconds)."""
+    transcriber is of its symbols (mean log-probability) and the length (log seconds); whether it holds no sample."""
 
     words: tuple[str, ...]
     whole: Tensor
+    empty: bool = False
 
 
 class Ears(nn.Module):
@@ -44,13 +46,16 @@ class Ears(nn.Module):
         super().__init__()
         self.transcriber, self.style = transcriber.eval(), style.eval()
         self.requires_grad_(False)
-        self.remembered: dict[bytes, Heard] = {}
+        self.remembered: dict[bytes | Path, Heard] = {}
 
     def train(self, mode: bool = True) -> Ears:
         return super().train(False)
 
     def forward(self, audio: Audio) -> Heard:
-        key = hashlib.blake2b(audio.samples.tobytes(), digest_size=16).digest()
+        if isinstance(audio, Recording):
+            key = audio.path
+        else:
+            key = hashlib.blake2b(audio.samples.tobytes(), digest_size=16).digest()
         if key not in self.remembered:
             if len(self.remembered) >= REMEMBERED:
                 self.remembered.clear()
@@ -59,6 +64,9 @@ class Ears(nn.Module):
 
     @torch.no_grad()
     def _hear(self, audio: Audio) -> Heard:
+        empty = not len(audio.samples)
+        if audio.seconds < 0.1:  # too short to hear: counts as a tenth of a second of silence
+            audio = Audio(np.zeros(1600, np.float32), 16_000)
         # In full precision whatever the trainer's: what is remembered must not depend on who asked first.
         with torch.autocast("cpu", enabled=False):
             frames, lengths = pad_acoustics([audio])
@@ -67,7 +75,8 @@ class Ears(nn.Module):
             best = logits.float().log_softmax(-1).amax(-1)
             styles = self.style(frames, torch.tensor(lengths))
             probabilities = torch.cat([styles[name][0].softmax(-1) for name in HEADS])
-        return Heard(words, torch.cat([probabilities, best.mean()[None], torch.tensor([audio.seconds]).log()]).float())
+        whole = torch.cat([probabilities, best.mean()[None], torch.tensor([audio.seconds]).log()]).float()
+        return Heard(words, whole, empty)
 
 
 class TinyScorer(ResponseScorer):
@@ -89,12 +98,10 @@ class TinyScorer(ResponseScorer):
         save_module(self.body, path)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
-        # One too short to hear counts as a tenth of a second of silence.
-        tenth = Audio(np.zeros(1600, np.float32), 16_000)
-        heard = [[self.ears(a if a.seconds >= 0.1 else tenth) for a in audios] for audios in (queries, responses)]
+        heard = [[self.ears(audio) for audio in audios] for audios in (queries, responses)]
         logits = self.body(*heard)
-        silent = torch.tensor([not len(r.samples) for r in responses], device=logits.device)
-        return logits.masked_fill(silent[:, None], float("nan"))
+        empty = torch.tensor([response.empty for response in heard[1]], device=logits.device)
+        return logits.masked_fill(empty[:, None], float("nan"))
 
 
 class TrainedScorer(TinyScorer):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.audio import Recording, write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.vocabulary import TextVocab
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
@@ -91,8 +91,8 @@ class PreferenceDataModule(L.LightningDataModule):
         return [(preference, path.parent) for preference in read_jsonl(path, Preference)]
 
     def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
-        queries = [read_audio(folder / p.query_audio, self.sample_rate) for p, folder in items]
-        responses = [read_audio(folder / p.response_audio, self.sample_rate) for p, folder in items]
+        queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
+        responses = [Recording(folder / p.response_audio, self.sample_rate) for p, folder in items]
         return PreferenceBatch(queries, responses, torch.tensor([p.score for p, _ in items]))
 
     def train_dataloader(self) -> ResumableLoader:
