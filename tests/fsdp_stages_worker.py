@@ -54,7 +54,10 @@ def judged() -> Batches:
 
     return Batches(
         lambda rows: PreferenceBatch(
-            [hiss(i) for i in rows], [hiss(100 + i) for i in rows], torch.tensor([1.0 + i % 5 for i in rows])
+            [hiss(i) for i in rows],
+            [hiss(100 + i) for i in rows],
+            torch.tensor([1.0 + i % 5 for i in rows]),
+            [""] * len(rows),
         )
     )
 

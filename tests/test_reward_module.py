@@ -14,7 +14,7 @@ from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVoc
 from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.preferences import Preference, PreferenceDataModule, build_preferences, swapped
-from lightning_paras2s.modules.reward import RewardModule, agreement, score_loss
+from lightning_paras2s.modules.reward import RewardModule, agreement, factor_loss, score_loss
 from lightning_paras2s.modules.rewards import ScorerReward, SpokenResponse, word_error_rate
 from lightning_paras2s.modules.written import WrittenAnswers
 from lightning_paras2s.rubric import BEST_TONES
@@ -49,6 +49,18 @@ def test_loss_when_a_score_lies_between_classes() -> None:
     # p = softmax(0, 0, 0, 0, ln 4) = 1/8, ..., 1/2; score 4.5 is half 4, half 5: (log 8 + log 2) / 2.
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, math.log(4)]])
     assert float(score_loss(logits, torch.tensor([4.5]))) == pytest.approx((math.log(8) + math.log(2)) / 2)
+
+
+def test_factor_loss_when_some_are_unknown() -> None:
+    """Uniform logits cost log 4 a known factor; an unknown one costs nothing, and nothing is known of none."""
+    logits = torch.zeros(3, 4)
+    assert float(factor_loss(logits, ["age", "", "emotion"])) == pytest.approx(math.log(4))
+    assert float(factor_loss(logits, ["", "", ""])) == 0
+
+
+def test_factor_when_the_scorer_tells_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ToyScorer tells no factor"):
+        trainer(tmp_path, max_steps=1).fit(RewardModule(ToyScorer, factor_weight=0.3), ToyPreferences())
 
 
 def test_agreement_when_some_are_unscored() -> None:
@@ -94,7 +106,7 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
         assert swap.response_audio.startswith(f"audio/{swap.answers}-")
         assert swap.query_audio == f"audio/{swap.query_id}.flac"
         assert (tmp_path / "b" / swap.query_audio).is_file()
-    assert len(more) > 2 * len(alone)
+    assert len(more) > 2 * len(alone) and {p.factor for p in more} == {"emotion"}
 
 
 def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.audio import Recording, read_audio, write_audio
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.scorer import expected_score
-from lightning_paras2s.models.tiny_scorer import TinyScorer, TrainedScorer
+from lightning_paras2s.models.tiny_scorer import WHOLE, Heard, TinyScorer, TrainedScorer
+from lightning_paras2s.modules.reward import factor_loss
 from lightning_paras2s.style import StyleNetwork
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.types import FACTORS, Audio, UserError
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,22 @@ def test_body_learns_to_tell_two_responses_apart(scorer):
         optimizer.step()
     scores = scorer(query * 2, [long, short])
     assert scores[0] > 4 and scores[1] < 2
+
+
+def test_bag_tells_what_a_query_is_about(scorer):
+    """Four sentences, one a factor, learned in 60 steps; in evaluation nothing is left out, and an empty bag is 0."""
+    words = ("we sold the house", "oh great a meeting", "can i go to bed late", "which suit do i wear")
+    heard = [Heard(tuple(text.split()), torch.zeros(WHOLE)) for text in words]
+    optimizer = torch.optim.Adam(scorer.body.parameters(), lr=0.05)
+    scorer.train()
+    for _ in range(60):
+        optimizer.zero_grad()
+        factor_loss(scorer.body.factor(scorer.body.gist(heard)), list(FACTORS)).backward()
+        optimizer.step()
+    scorer.eval()
+    assert scorer.body.factor(scorer.body.gist(heard)).argmax(-1).tolist() == [0, 1, 2, 3]
+    nothing = scorer.body.gist([Heard((), torch.zeros(WHOLE)), heard[0]])
+    assert torch.equal(nothing[1:], scorer.body.gist(heard[:1])) and nothing.isfinite().all()
 
 
 def test_a_recording_is_read_once_however_often_it_is_scored(scorer, tmp_path):

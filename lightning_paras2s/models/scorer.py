@@ -23,6 +23,10 @@ class ResponseScorer(nn.Module, ABC):
         """Expected scores, [B], in 1..5; NaN = unscored, never 0."""
         return expected_score(self.score_logits(queries, responses))
 
+    def factor_logits(self, queries: list[Audio]) -> Tensor:
+        """[B, 4], logits of the factor (`types.FACTORS`) that each query is about, from its audio alone."""
+        raise UserError(f"{type(self).__name__} tells no factor of a query; got a factor_weight above 0; set it to 0")
+
     def shard(self, mesh: DeviceMesh) -> None:
         """Split the weights over the ranks of `mesh` (FSDP2), in place."""
         raise UserError(

@@ -3,12 +3,16 @@ classes out.
 
 As Qwen2.5-Omni brings pre-trained ears and words to the paper's reward model, this one hears through the frozen
 embedded transcriber and style recogniser; a small transformer over the words of both recordings learns the judge's
-scores. No label goes in, and no text but what is heard.
+scores. No label goes in, and no text but what is heard. What a query is about (which factor) it reads from a bag of
+words and word pairs (as fastText does, arXiv 1607.01759): a transformer alone does not find that in 2,000 texts
+(docs/log.md, seventh round).
 """
 
 from __future__ import annotations
 
 import hashlib
+import zlib
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +26,11 @@ from lightning_paras2s.data.embedded import lexicon
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.style import HEADS, StyleNetwork
-from lightning_paras2s.types import Audio
+from lightning_paras2s.types import FACTORS, Audio
 
 PAD, UNKNOWN = 0, 1
 MAX_WORDS = 32
+PAIRS, GIST = 4096, 32  # buckets of word pairs; width of the bag
 WHOLE = sum(len(values) for values in HEADS.values()) + 2
 REMEMBERED = 200_000  # recordings: a reward model's data are heard once and read many times
 
@@ -103,6 +108,9 @@ class TinyScorer(ResponseScorer):
         empty = torch.tensor([response.empty for response in heard[1]], device=logits.device)
         return logits.masked_fill(empty[:, None], float("nan"))
 
+    def factor_logits(self, queries: list[Audio]) -> Tensor:
+        return self.body.factor(self.body.gist([self.ears(audio) for audio in queries]))
+
 
 class TrainedScorer(TinyScorer):
     """A `TinyScorer` with the weights of a file, for configs; its ears are looked for beside it."""
@@ -122,6 +130,7 @@ class ScorerBody(nn.Module):
 
     Args:
         dropout, unknown: in training; share of words that it replaces by the unknown one.
+        forgotten: in training; share of the bag's words and pairs that it leaves out.
     """
 
     def __init__(
@@ -133,17 +142,21 @@ class ScorerBody(nn.Module):
         style: str = "style.safetensors",
         dropout: float = 0.1,
         unknown: float = 0.1,
+        forgotten: float = 0.3,
     ) -> None:
         super().__init__()
         self.settings = {"width": width, "layers": layers, "heads": heads, "dropout": dropout, "unknown": unknown}
-        self.settings |= {"transcriber": transcriber, "style": style}
+        self.settings |= {"transcriber": transcriber, "style": style, "forgotten": forgotten}
         self.ids = {word: i + 2 for i, word in enumerate(lexicon(("train",)))}
-        self.unknown = unknown
+        self.unknown, self.forgotten = unknown, forgotten
         self.words = nn.Embedding(len(self.ids) + 2, width)
         self.shared = nn.Embedding(2, width)
         self.place = nn.Embedding(2 * MAX_WORDS, width)  # of the query's words, then of the response's
         self.whole = nn.Sequential(nn.Linear(2 * WHOLE, width), nn.GELU(), nn.Linear(width, width))
-        for table in (self.words, self.shared, self.place):
+        self.bag = nn.EmbeddingBag(len(self.ids) + 2 + PAIRS, GIST, mode="sum")
+        self.factor = nn.Linear(GIST, len(FACTORS))
+        self.about = nn.Linear(GIST + len(FACTORS), width)
+        for table in (self.words, self.shared, self.place, self.bag):
             nn.init.normal_(table.weight, std=0.3)
         layer = nn.TransformerEncoderLayer(width, heads, 3 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.body = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
@@ -163,10 +176,29 @@ class ScorerBody(nn.Module):
         if self.training:
             ids = ids.masked_fill((torch.rand(ids.shape, device=device) < self.unknown) & (ids > 0), UNKNOWN)
         whole = torch.stack([torch.cat([q.whole, r.whole]) for q, r in zip(queries, responses, strict=True)])
-        first = self.whole(whole.to(device)).unsqueeze(1)
+        gist = self.gist(queries)
+        about = torch.cat([gist, self.factor(gist).softmax(-1)], -1)
+        first = (self.whole(whole.to(device)) + self.about(about)).unsqueeze(1)
         hidden = self.words(ids.long()) + self.shared(shared.long()) + self.place(places.long())
         hidden = self.body(torch.cat([first, hidden], 1), src_key_padding_mask=mask.to(device))
         return self.head(self.norm(hidden[:, 0])).float()
+
+    def gist(self, queries: list[Heard]) -> Tensor:
+        """What the queries are about: means over their words and word pairs, [B, GIST]."""
+        bags = [self._features(query.words) for query in queries]
+        weights = torch.cat([torch.full((len(bag),), 1 / max(1, len(bag))) for bag in bags])
+        if self.training:
+            weights = weights * (torch.rand(weights.shape) >= self.forgotten)
+        starts = torch.tensor([0, *map(len, bags)]).cumsum(0)[:-1]
+        flat = torch.tensor([feature for bag in bags for feature in bag], dtype=torch.long)
+        device = self.bag.weight.device
+        return self.bag(flat.to(device), starts.to(device), weights.to(device, self.bag.weight.dtype))
+
+    def _features(self, words: tuple[str, ...]) -> list[int]:
+        """Rows of the bag's table: of each word, then of each pair with the sentence's edges."""
+        first = len(self.ids) + 2
+        pairs = (zlib.crc32(f"{a} {b}".encode()) % PAIRS for a, b in pairwise(["<", *words, ">"]))
+        return [*(self.ids.get(word, UNKNOWN) for word in words), *(first + pair for pair in pairs)]
 
     def _read(self, query: Heard, response: Heard) -> tuple[list[int], list[int], list[int]]:
         """Ids, whether the other one has the word, places; of the query's words, then the response's."""

@@ -31,6 +31,7 @@ class Preference:
         query_id: the query that the response was judged for.
         sample: its number among the responses to a query: the sampled ones, then the written ones.
         answers: the query that it was sampled or written for, where that is another one.
+        factor: what the query is about; "" where that is not known.
     """
 
     query_id: str
@@ -40,6 +41,7 @@ class Preference:
     score: float
     text: str = ""
     answers: str = ""
+    factor: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ class PreferenceBatch:
     queries: list[Audio]
     responses: list[Audio]
     scores: Tensor  # [B], 1..5
+    factors: list[str]
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def to(self, device) -> PreferenceBatch:
-        return PreferenceBatch(self.queries, self.responses, self.scores.to(device))
+        return PreferenceBatch(self.queries, self.responses, self.scores.to(device), self.factors)
 
 
 class PreferenceDataModule(L.LightningDataModule):
@@ -93,7 +96,8 @@ class PreferenceDataModule(L.LightningDataModule):
     def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
         queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
         responses = [Recording(folder / p.response_audio, self.sample_rate) for p, folder in items]
-        return PreferenceBatch(queries, responses, torch.tensor([p.score for p, _ in items]))
+        scores = torch.tensor([p.score for p, _ in items])
+        return PreferenceBatch(queries, responses, scores, [p.factor for p, _ in items])
 
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -202,6 +206,7 @@ def _preferences(
             score,
             response.text,
             "" if own.id == query.id else own.id,
+            query.factor,
         )
         for i, ((query, own), response, score) in enumerate(zip(pairs, responses, scores.tolist(), strict=True))
         if score == score and len(response.audio.samples)

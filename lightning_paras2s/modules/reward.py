@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lightning_paras2s.models.scorer import ResponseScorer, expected_score
 from lightning_paras2s.modules.policy import adamw, clip_gradients, export, set_learning_rate, warmup_cosine
 from lightning_paras2s.modules.preferences import PreferenceBatch
+from lightning_paras2s.types import FACTORS
 
 
 class RewardModule(L.LightningModule):
@@ -22,6 +23,8 @@ class RewardModule(L.LightningModule):
     Args:
         scorer: builds the scorer; random parts are drawn from `seed`.
         lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        factor_weight: of the cross-entropy of the factor that a query is about, told from its audio alone; for scorers
+            that have `factor_logits`. The judge is told it, so its student may be told in training.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
     """
 
@@ -33,13 +36,14 @@ class RewardModule(L.LightningModule):
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),
         max_grad_norm: float = 1.0,
+        factor_weight: float = 0.0,
         state_bits: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.build, self.seed, self.lr, self.warmup_steps = scorer, seed, lr, warmup_steps
         self.weight_decay, self.betas, self.max_grad_norm = weight_decay, betas, max_grad_norm
-        self.state_bits = state_bits
+        self.state_bits, self.factor_weight = state_bits, factor_weight
         self.scorer: ResponseScorer | None = None
         self.judged: list[tuple[Tensor, Tensor]] = []
 
@@ -64,6 +68,10 @@ class RewardModule(L.LightningModule):
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         loss = score_loss(self.scorer.score_logits(batch.queries, batch.responses), batch.scores)
         self.log("train/loss", loss, batch_size=len(batch))
+        if self.factor_weight:
+            about = factor_loss(self.scorer.factor_logits(batch.queries), batch.factors)
+            self.log("train/factor_loss", about, batch_size=len(batch))
+            loss = loss + self.factor_weight * about
         return loss
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
@@ -91,6 +99,12 @@ def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
     target = (1 - upper) * F.one_hot(low, 5) + upper * F.one_hot(low + 1, 5)
     losses = -(target[scored] * torch.log_softmax(logits[scored].float(), -1)).sum(-1)
     return losses.sum() / scored.sum().clamp(min=1)
+
+
+def factor_loss(logits: Tensor, factors: list[str]) -> Tensor:
+    """Cross-entropy of the queries' factors, a mean over those that are known: logits [B, 4]."""
+    known = torch.tensor([FACTORS.index(factor) if factor else -1 for factor in factors], device=logits.device)
+    return F.cross_entropy(logits.float(), known, ignore_index=-1, reduction="sum") / (known >= 0).sum().clamp(min=1)
 
 
 def agreement(expected: Tensor, judged: Tensor) -> dict[str, float]:
