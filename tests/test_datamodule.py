@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,18 @@ def test_queries_whose_demonstrations_were_not_shown_are_for_rl_too(monkeypatch)
     every, half = ({q.id for q, _ in UnlabelledQueries(demonstrated=d).dialogues("train", "")} for d in (0.2, 1.0))
     assert half == {q.id for i, q in enumerate(text_queries("train")) if i % 2}
     assert every == {q.id for q in text_queries("train")} - {q.id for q in demonstrated_queries(0.2)}
+
+
+def test_some_styles_may_be_asked_in_more_recordings(monkeypatch):
+    monkeypatch.setattr(dialogues, "spoken_queries", lambda pairs, *_: pairs)
+    once, more = (UnlabelledQueries(r) for r in (1, {"emotion": 2, "adult": 3}))
+    counts, plain = (Counter((q.factor, s) for q, s in u.dialogues("train", "")) for u in (more, once))
+    assert counts == {
+        key: n * {"emotion": 2, "age": 3 if key[1] == "adult" else 1}.get(key[0], 1) for key, n in plain.items()
+    }
+    assert len(more.dialogues("val", "")) == len(once.dialogues("val", ""))
+    with pytest.raises(UserError, match="renditions must be .*got adults"):
+        UnlabelledQueries({"adults": 2})
 
 
 class TwoDialogues(DialogueSource):

@@ -32,7 +32,7 @@ from lightning_paras2s.data.embedded import (
     text_queries,
 )
 from lightning_paras2s.tts import AGENT_VOICE, QUERY_VOICES
-from lightning_paras2s.types import TONES, Query, Style, UserError, read_jsonl
+from lightning_paras2s.types import STYLES, TONES, Query, Style, UserError, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -154,20 +154,31 @@ class UnlabelledQueries(DialogueSource):
     only.
 
     Args:
-        renditions: recordings of each query and style.
+        renditions: recordings of each training query and style: a number, or one for each factor or style named, and 1
+            for the others.
         demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
             for RL too.
     """
 
-    def __init__(self, renditions: int = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
+    def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
+        known = {name for factor, styles in STYLES.items() for name in (factor, *styles)}
+        if isinstance(renditions, dict) and (unknown := set(renditions) - known):
+            raise UserError(f"renditions must be a number or name factors and styles; got {', '.join(sorted(unknown))}")
         self.renditions, self.demonstrated, self.seed = renditions, demonstrated, seed
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
         shown = set(demonstrated_queries(self.demonstrated))
         queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
-        pairs = [(q, s) for q in queries for s in q.styles for _ in range(self.renditions if split == "train" else 1)]
+        count = self.count if split == "train" else lambda *_: 1
+        pairs = [(q, s) for q in queries for s in q.styles for _ in range(count(q.factor, s))]
         return spoken_queries([pairs[i] for i in random.permutation(len(pairs))], split, cache_dir, random)
+
+    def count(self, factor: str, style: str) -> int:
+        """Recordings of a training query in a style."""
+        if isinstance(self.renditions, int):
+            return self.renditions
+        return self.renditions.get(style, self.renditions.get(factor, 1))
 
 
 class ManifestDialogues(DialogueSource):
