@@ -1,0 +1,52 @@
+"""The README's figure, from its rows: each system's score by judge and audit, and its label-swap gain.
+
+python benchmarks/results.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+
+def draw(rows: list[dict], path: Path) -> Figure:
+    """Rows as in results/embedded.jsonl, drawn in their order from above."""
+    seeds = [len(r["seed"]) if isinstance(r["seed"], list) else 1 for r in rows]
+    names = [r["system"] + (f" ({n} seeds)" if n > 1 else "") for r, n in zip(rows, seeds, strict=True)]
+    at = range(len(rows))[::-1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12.4, 4.2), sharey=True)
+    for axis, key, colour, label in ((left, "mean", "#3b6fb6", "judge"), (right, "label_swap_gain", "#c8553d", None)):
+        values = [r[key] for r in rows]
+        bounds = [r["ci95" if key == "mean" else f"{key}_ci95"] for r in rows]
+        error = [
+            [v - b[side] if side == 0 else b[side] - v for v, b in zip(values, bounds, strict=True)] for side in (0, 1)
+        ]
+        axis.errorbar(values, at, xerr=error, fmt="o", markersize=8, capsize=4, linewidth=2, color=colour, label=label)
+        axis.grid(axis="x", color="#e5e7eb")
+        axis.spines[["top", "right"]].set_visible(False)
+    left.scatter([r["audit_mean"] for r in rows], [y - 0.17 for y in at], marker="D", color="#6b7280", label="audit")
+    left.set(xlim=(1, 5), title="score, 1 to 5", yticks=list(at), yticklabels=names)
+    left.legend(frameon=False, loc="upper right")
+    right.set_title("label-swap gain")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, default=Path("results/embedded.jsonl"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/results.png"))
+    given = parser.parse_args()
+    draw([json.loads(line) for line in given.rows.read_text().splitlines()], given.figure)
+
+
+if __name__ == "__main__":
+    main()
