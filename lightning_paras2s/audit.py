@@ -21,11 +21,12 @@ import torch
 from torchaudio.functional import create_dct
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
+from lightning_paras2s.bench.logs import Log
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
 from lightning_paras2s.models.features import MELS, log_mel
 from lightning_paras2s.style import HEADS, StyleRecognizer
 from lightning_paras2s.tts import EspeakSynthesizer
-from lightning_paras2s.types import Audio, Response, Style, UserError, read_jsonl
+from lightning_paras2s.types import Audio, Response, Style, UserError
 
 
 class EGemapsRecognizer(StyleRecognizer):
@@ -178,7 +179,9 @@ def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
     CI."""
     from statsmodels.stats.proportion import proportion_confint
 
-    responses = [r for r in read_jsonl(Path(run) / "responses.jsonl", Response) if r.status == "ok" and r.text]
+    responses = [r for r in Log(Path(run)).read("responses", Response) if r.status == "ok" and r.text]
+    if not responses:
+        raise UserError(f"a run must be a folder of `evaluate` with spoken answers; got {run}; finish it first")
     ear = TemplateEar(sorted({r.text for r in responses if r.text}))
     result = {}
     for system in sorted({r.system for r in responses}):

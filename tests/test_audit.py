@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.audit import EGemapsRecognizer, TemplateEar, cepstra, fit_egemaps, warp_distance
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.audit import (
+    EGemapsRecognizer,
+    TemplateEar,
+    cepstra,
+    fit_egemaps,
+    intelligibility,
+    warp_distance,
+)
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio
 from lightning_paras2s.style import HEADS
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.types import Audio, Response, UserError, append_jsonl
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/audit.json"
 
@@ -77,6 +85,21 @@ def test_ear_answers_the_same_whatever_else_it_hears(replies):
         TemplateEar(texts).understood(audios[:1], texts[1:2])
         == TemplateEar(texts).understood(audios[:2], texts[1:3])[:1]
     )
+
+
+def test_every_shard_of_a_run_is_listened_to(replies, tmp_path):
+    """Two workers of `evaluate` left five answers each; the second system says other texts than it writes."""
+    texts, audios = replies
+    for i, (text, audio) in enumerate(zip(texts, audios, strict=True)):
+        write_audio(tmp_path / f"{i}.flac", audio)
+        said = (("clear", text), ("other", texts[i - 1]))
+        rows = [Response(f"q{i}", name, 0, f"{i}.flac", text=written, status="ok") for name, written in said]
+        append_jsonl(tmp_path / f"responses-{i % 2}of2.jsonl", rows)
+    found = intelligibility(str(tmp_path))
+    assert [(name, share["n"]) for name, share in found.items()] == [("clear", 10), ("other", 10)]
+    assert found["clear"]["understood"] > 0.85 > 0.45 > found["other"]["understood"]
+    with pytest.raises(UserError, match="folder of `evaluate` with spoken answers"):
+        intelligibility(str(tmp_path / "none"))
 
 
 def test_audit_is_one_line_before_it_does_anything_when_opensmile_is_missing(monkeypatch, tmp_path):
