@@ -1,6 +1,8 @@
 """The README's figure, from its rows: each system's score by judge and audit, and its label-swap gain.
 
-python benchmarks/results.py
+Whiskers are 95 % intervals, clustered by contrast pair; of several seeds, over seeds too.
+
+    python benchmarks/results.py
 """
 
 from __future__ import annotations
@@ -9,11 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import numpy as np
+from matplotlib.figure import Figure
 
 
 def draw(rows: list[dict], path: Path) -> Figure:
@@ -21,14 +20,15 @@ def draw(rows: list[dict], path: Path) -> Figure:
     seeds = [len(r["seed"]) if isinstance(r["seed"], list) else 1 for r in rows]
     names = [r["system"] + (f" ({n} seeds)" if n > 1 else "") for r, n in zip(rows, seeds, strict=True)]
     at = range(len(rows))[::-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12.4, 4.2), sharey=True)
-    for axis, key, colour, label in ((left, "mean", "#3b6fb6", "judge"), (right, "label_swap_gain", "#c8553d", None)):
-        values = [r[key] for r in rows]
-        bounds = [r["ci95" if key == "mean" else f"{key}_ci95"] for r in rows]
-        error = [
-            [v - b[side] if side == 0 else b[side] - v for v, b in zip(values, bounds, strict=True)] for side in (0, 1)
-        ]
-        axis.errorbar(values, at, xerr=error, fmt="o", markersize=8, capsize=4, linewidth=2, color=colour, label=label)
+    figure = Figure(figsize=(12.4, 4.2))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axis, key, bounds, colour in (
+        (left, "mean", "ci95", "#3b6fb6"),
+        (right, "label_swap_gain", "label_swap_gain_ci95", "#c8553d"),
+    ):
+        values, ends = np.array([r[key] for r in rows]), np.array([r[bounds] for r in rows]).T
+        error = np.abs(ends - values)
+        axis.errorbar(values, at, xerr=error, fmt="o", markersize=8, capsize=4, lw=2, color=colour, label="judge")
         axis.grid(axis="x", color="#e5e7eb")
         axis.spines[["top", "right"]].set_visible(False)
     left.scatter([r["audit_mean"] for r in rows], [y - 0.17 for y in at], marker="D", color="#6b7280", label="audit")

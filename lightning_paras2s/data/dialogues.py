@@ -161,8 +161,8 @@ class UnlabelledQueries(DialogueSource):
     """
 
     def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
-        known = {name for factor, styles in STYLES.items() for name in (factor, *styles)}
-        if isinstance(renditions, dict) and (unknown := set(renditions) - known):
+        self.counts = renditions if isinstance(renditions, dict) else dict.fromkeys(STYLES, renditions)
+        if unknown := set(self.counts).difference(STYLES, *STYLES.values()):
             raise UserError(f"renditions must be a number or name factors and styles; got {', '.join(sorted(unknown))}")
         self.renditions, self.demonstrated, self.seed = renditions, demonstrated, seed
 
@@ -170,15 +170,9 @@ class UnlabelledQueries(DialogueSource):
         random = np.random.default_rng(self.seed + len(split))
         shown = set(demonstrated_queries(self.demonstrated))
         queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
-        count = self.count if split == "train" else lambda *_: 1
-        pairs = [(q, s) for q in queries for s in q.styles for _ in range(count(q.factor, s))]
+        counts = self.counts if split == "train" else {}
+        pairs = [(q, s) for q in queries for s in q.styles for _ in range(counts.get(s, counts.get(q.factor, 1)))]
         return spoken_queries([pairs[i] for i in random.permutation(len(pairs))], split, cache_dir, random)
-
-    def count(self, factor: str, style: str) -> int:
-        """Recordings of a training query in a style."""
-        if isinstance(self.renditions, int):
-            return self.renditions
-        return self.renditions.get(style, self.renditions.get(factor, 1))
 
 
 class ManifestDialogues(DialogueSource):
