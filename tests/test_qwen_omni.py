@@ -16,7 +16,7 @@ from lightning_paras2s.models.qwen_omni.scorer import (
     audio_tokens,
     mel_batch,
 )
-from lightning_paras2s.models.qwen_omni.scorer import scorer as qwen_omni
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.types import Audio
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_paras2s.models.kimi.attention import KeyValueCache, positions_of
+from lightning_paras2s.models.kimi.attention import positions_of
 from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class KimiRollout:
     def __init__(
         self, model: KimiAudio, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int
     ) -> None:
+        from lightning_paras2s.models.kimi.cache import KeyValueCache
+
         mask = prompt.mask.repeat_interleave(group_size, 0)
         rows, steps, device = len(mask), sampling.max_steps, mask.device
         self.model, self.temperatures = model, (sampling.text_temperature, sampling.audio_temperature)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.attention import KeyValueCache, attention_mask, positions_of, rotary_table
+from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
@@ -42,6 +43,9 @@ from lightning_paras2s.models.speech_lm import (
     Streams,
 )
 from lightning_paras2s.models.tiny.decoding import draw
+
+if TYPE_CHECKING:
+    from lightning_paras2s.models.kimi.cache import KeyValueCache
 
 LORA_TARGETS = r"(layers|mimo_layers)\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -107,8 +111,6 @@ class KimiTrunk(nn.Module):
             text = self.run(layer, text, allowed, rotary, cache)
         for layer in self.mimo_layers:
             audio = self.run(layer, audio, allowed, rotary, cache)
-        if cache is not None:
-            cache.length += x.shape[1]
         return self.norm(text), self.mimo_norm(audio)
 
     def run(
@@ -116,7 +118,11 @@ class KimiTrunk(nn.Module):
     ) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
             return checkpoint(layer, x, attention_mask=allowed, position_embeddings=rotary, use_reentrant=False)
-        return layer(x, attention_mask=allowed, position_embeddings=rotary, past_key_values=cache)
+        if cache is None:
+            return layer(x, attention_mask=allowed, position_embeddings=rotary)
+        from lightning_paras2s.models.kimi.cache import cache_argument
+
+        return layer(x, attention_mask=allowed, position_embeddings=rotary, **{cache_argument(): cache})
 
 
 class KimiAudio(SpeechLM):
