@@ -17,7 +17,7 @@ import torch
 from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
-from lightning_paras2s.models.pretrained import load_pretrained, one_line
+from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.types import Audio, Style
 
 # The words that the model was trained with (its repository's README).
@@ -34,6 +34,7 @@ QUESTION = (
 )
 PARSER_VERSION = 1
 PROMPT_SHA = hashlib.sha256(f"{PARSER_VERSION}\n{SYSTEM}\n{QUESTION}".encode()).hexdigest()
+MARKS = ("<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")  # of the prompt
 MAX_WORDS = 12
 TAG = re.compile(r"</?(?:THINK|PLANNING|CAPTION|REASONING|SUMMARY|RESPONSE)>")
 
@@ -72,6 +73,7 @@ class AudioReasoner(StyleRecognizer):
 
         with one_line(processor or path):
             self.processor = AutoProcessor.from_pretrained(processor or path, local_files_only=True)
+        token_ids(self.processor.tokenizer, list(MARKS))
         self.processor.tokenizer.padding_side = "left"  # replies begin at one place
         model = load_pretrained(Qwen2AudioForConditionalGeneration, path, getattr(torch, dtype))
         self.model = model.to(device).eval()

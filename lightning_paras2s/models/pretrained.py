@@ -85,3 +85,16 @@ def one_line(folder: str | Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} must load with transformers; got {said}; fetch it again") from None
+
+
+def token_ids(tokenizer, tokens: list[str]) -> list[int]:
+    """The ids of single tokens.
+
+    Raises:
+        UserError: the tokenizer has no such token.
+    """
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    for token, i in zip(tokens, ids):
+        if i is None or i == tokenizer.unk_token_id:
+            raise UserError(f"the tokenizer must have the token {token!r}; it does not; is it another model's?")
+    return ids

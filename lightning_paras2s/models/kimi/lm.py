@@ -89,7 +89,8 @@ class KimiTrunk(nn.Module):
         audio, text = self.embed_tokens(tokens[:, AUDIO]), self.embed_tokens(tokens[:, TEXT])
         if features is not None:
             placed = torch.zeros_like(audio)
-            placed[where] = self.vq_adaptor(features[where].to(audio.dtype))
+            # under autocast the adaptor gives another type than the embedding's
+            placed[where] = self.vq_adaptor(features[where].to(audio.dtype)).to(audio.dtype)
             # sqrt(2) is rounded to the activations' type, as upstream does
             audio = torch.where(where[..., None], (audio + placed) * audio.new_tensor(2.0).sqrt(), audio)
         return audio + text
@@ -228,8 +229,8 @@ class KimiAudio(SpeechLM):
         return outputs[TEXT], outputs[AUDIO]
 
     def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
+        sampling.check_scorable()
         values, entropies = [], []
-        temperatures = (sampling.text_temperature, sampling.audio_temperature)
         for stream, hidden in enumerate(self.response_states(prompt, completion)):
             weight, ranges = self.head(stream)
             where = completion.actions[:, stream]
@@ -240,7 +241,7 @@ class KimiAudio(SpeechLM):
                     f"actions of the {('text', 'audio')[stream]} stream must be ids in {ranges}; "
                     f"got {bad[:5].tolist()}; tokenize the responses with this model's tokenizer"
                 )
-            chosen, entropy = selective_logps(hidden[where], weight, ids, ranges, temperatures[stream])
+            chosen, entropy = selective_logps(hidden[where], weight, ids, ranges, sampling.of(stream)[0])
             values.append(torch.zeros(where.shape, device=where.device).index_put((where,), chosen))
             entropies.append(torch.zeros(where.shape, device=where.device).index_put((where,), entropy))
         return Logps(torch.stack(values, 1), torch.stack(entropies, 1))
@@ -269,11 +270,15 @@ class KimiAudio(SpeechLM):
         with unsharded(self):
             return KimiRollout(self, prompt, sampling, noise, group_size).run()
 
-    def draw(self, state: Tensor, stream: int, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
         weight, ranges = self.head(stream)
-        logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
-        choice, logps = draw(logits, uniform, temperature)
+        kind = state.device.type
+        if torch.is_autocast_enabled(kind):  # as `selective_logps` does: operands are rounded, logits are not
+            state, weight = (t.to(torch.get_autocast_dtype(kind)) for t in (state, weight))
+        with torch.autocast(kind, enabled=False):
+            logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
+        choice, logps = draw(logits, uniform, *sampling.of(stream))
         ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
         return ids, logps
 

@@ -26,7 +26,7 @@ from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.kimi.log_mel import HOP, SAMPLE_RATE, log_mel
 from lightning_paras2s.models.lora import add_lora
-from lightning_paras2s.models.pretrained import load_pretrained, one_line
+from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.models.sharding import shard_blocks, whole
 from lightning_paras2s.types import Audio
 
@@ -181,19 +181,6 @@ def open_tensors(path: Path):
         return safe_open(path, "pt")
     except SafetensorError as error:
         raise UserError(f"{path} must be a whole safetensors file; got {error}; train or fetch it again") from None
-
-
-def token_ids(tokenizer, tokens: list[str]) -> list[int]:
-    """The ids of single tokens.
-
-    Raises:
-        UserError: the tokenizer has no such token.
-    """
-    ids = tokenizer.convert_tokens_to_ids(tokens)
-    for token, i in zip(tokens, ids):
-        if i is None or i == tokenizer.unk_token_id:
-            raise UserError(f"the tokenizer must have the token {token!r}; it does not; is it Qwen2.5-Omni's?")
-    return ids
 
 
 def mel_batch(audios: list[Audio]) -> tuple[Tensor, Tensor]:
