@@ -47,7 +47,16 @@ def expand(path: str) -> list[str]:
 
 def exists(path: str) -> bool:
     """A file or glob, from the root, the package, or where files of the kind lie."""
-    places = (ROOT, PACKAGE, ROOT / "configs", ROOT / "docs", ROOT / "tests", ROOT / "speed", ROOT / "figures", ROOT / "notebooks")
+    places = (
+        ROOT,
+        PACKAGE,
+        ROOT / "configs",
+        ROOT / "docs",
+        ROOT / "tests",
+        ROOT / "speed",
+        ROOT / "figures",
+        ROOT / "notebooks",
+    )
     return all(any(any(place.glob(one)) for place in places) for one in expand(path))
 
 

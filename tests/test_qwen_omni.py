@@ -94,9 +94,7 @@ def test_logits_are_the_thinkers_own_at_the_digits(scorer, folder):
     mel, mask = mel_batch([tone(200, 0.5), tone(400, 0.8)])
     ids, attended = scorer.prompts([audio_tokens(int(n)) for n in mask.sum(1)])
     thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    whole = thinker(
-        input_ids=ids, attention_mask=attended, input_features=mel, feature_attention_mask=mask
-    ).logits
+    whole = thinker(input_ids=ids, attention_mask=attended, input_features=mel, feature_attention_mask=mask).logits
     digits = [scorer.tokenizer.convert_tokens_to_ids(d) for d in "12345"]
     got = scorer.score_logits([tone(200, 0.5)], [tone(400, 0.8)])
     assert (got[0] - whole[0, -1, digits]).abs().max() < 1e-5

@@ -87,7 +87,9 @@ def write_flow(folder: Path, shapes: dict, state: dict) -> None:
     norm = {"normalize_mel": True, "mel_mean": FLOW["mel_norm"]["mel_mean"], "mel_std": FLOW["mel_norm"]["mel_std"]}
     (folder / "config.yaml").write_text(yaml.safe_dump(other | norm))
     tensors = {f"speech_model.{k}": v for k, v in state.items()} | {"loss.weight": torch.ones(1)}
-    torch.save({"state_dict": tensors, "epoch": 3, "optimizer_states": [{"exp_avg": torch.ones(2)}]}, folder / "model.pt")
+    torch.save(
+        {"state_dict": tensors, "epoch": 3, "optimizer_states": [{"exp_avg": torch.ones(2)}]}, folder / "model.pt"
+    )
 
 
 SPECIAL = (
@@ -128,7 +130,7 @@ def write_omni(path: Path) -> None:
     moves = {"model.language_model.": "model.", "model.audio_tower.": "audio_tower.", "model.visual.": "visual."}
     state = {f"thinker.{renamed(k, moves)}": v.bfloat16() for k, v in model.state_dict().items()}
     state |= {name: torch.ones(2) for name in ("talker.codec_head.weight", "token2wav.code2wav_dit_model.proj.bias")}
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     write_shards(path, state, 5)
     config = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni", "enable_audio_output": True}
     config |= {"thinker_config": thinker | {"model_type": "qwen2_5_omni_thinker"}, "torch_dtype": "bfloat16"}
@@ -156,7 +158,7 @@ def write_reasoner(path: Path) -> None:
     state = Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**config)).state_dict()
     moves = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
     moves |= {f"model.{part}.": f"{part}." for part in ("audio_tower", "multi_modal_projector")}
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     write_shards(path, {renamed(k, moves): v for k, v in state.items()}, 4)
     config |= {"architectures": ["Qwen2AudioForConditionalGeneration"], "model_type": "qwen2_audio"}
     (path / "config.json").write_text(json.dumps(config | {"torch_dtype": "float32"}))
