@@ -1,5 +1,5 @@
-"""All commands of docs/paper.md, on a CPU, from releases that are written as upstream writes them. Only the machine, the
-lengths and what costs money (the judge of words, OpenAI's Whisper) are replaced.
+"""All commands of docs/paper.md, on a CPU, from releases that are written as upstream writes them. Only the machine,
+the lengths and what costs money (the judge of words, OpenAI's Whisper) are replaced.
 """
 
 import json
