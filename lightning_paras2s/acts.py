@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from lightning_paras2s.data.embedded import frames, lexicon
 from lightning_paras2s.data.phones import pronounce, sound
 from lightning_paras2s.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic, plain_words
+from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.types import UserError
 
 FORMAT = "acts-3"
@@ -255,11 +256,7 @@ def accuracy(
 
 
 def _load(path: Path) -> tuple[list[str], dict[str, int], frozenset[str], frozenset[str], dict[str, np.ndarray]]:
-    if not path.is_file():
-        raise UserError(
-            f"the act classifier must be an existing file; got {path}; "
-            f"write it with `python -m lightning_paras2s.acts --path {path}`"
-        )
+    path = weights_file(path, "the act classifier must be an existing file")
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {}).get("header", "{}"))

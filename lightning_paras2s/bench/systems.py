@@ -25,6 +25,7 @@ from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.modules.rewards import through_codec
 from lightning_paras2s.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.tts import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, UserError, read_jsonl
 
@@ -235,5 +236,5 @@ def digest(settings: list, paths: Iterable[str | None]) -> str:
     """Short hash of settings and of the contents of files."""
     whole = hashlib.sha256(repr(settings).encode())
     for path in filter(None, paths):
-        whole.update(Path(path).read_bytes())
+        whole.update(shipped(path).read_bytes())
     return whole.hexdigest()[:16]
