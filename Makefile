@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo bench benchmarks test reproduce checksums clean
+.PHONY: help demo bench speed test reproduce checksums clean
 
 # The first Python of at least 3.11 that runs.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -15,7 +15,7 @@ STAMPS := runs/reproduce
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
-	@echo "make benchmarks speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
+	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
 	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
 	@echo "make checksums  renew checkpoints/embedded/SHA256SUMS"
@@ -33,10 +33,10 @@ bench: .venv/demo.stamp
 	$(RUN) bench --config bench.yaml
 	@echo 'Listen: runs/bench/full/report.html. Table: runs/bench/full/leaderboard.md'
 
-# Tables on the terminal, one JSON object a line in results/benchmarks.jsonl.
-BENCHMARK := .venv/bin/python benchmarks
-RESULTS := results/benchmarks.jsonl
-benchmarks: .venv/bench.stamp
+# Tables on the terminal, one JSON object a line in results/speed.jsonl.
+BENCHMARK := .venv/bin/python speed
+RESULTS := results/speed.jsonl
+speed: .venv/bench.stamp
 	rm -f $(RESULTS)
 	$(BENCHMARK)/rollout.py --json $(RESULTS)
 	$(BENCHMARK)/rollout.py --dtype bfloat16 --peers transformers --repeats 2 --json $(RESULTS)
@@ -114,11 +114,11 @@ $(STAMPS)/polytone_control: $(STAMPS)/transcriber
 	$(call analysers,polytone_control,polytone-control)
 
 $(STAMPS)/acts: | .venv/demo.stamp
-	$(call timed,.venv/bin/python -m lightning_paras2s.acts --path $(WEIGHTS)/acts.safetensors)
+	$(call timed,.venv/bin/python -m lightning_paras2s.judging.acts --path $(WEIGHTS)/acts.safetensors)
 	@touch $@
 
 $(STAMPS)/audit: | .venv/demo.stamp
-	$(call timed,.venv/bin/python -m lightning_paras2s.audit $(WEIGHTS)/audit.json)
+	$(call timed,.venv/bin/python -m lightning_paras2s.hearing.audit $(WEIGHTS)/audit.json)
 	@touch $@
 
 $(STAMPS)/base: $(STAMPS)/tokenizer

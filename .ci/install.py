@@ -1,8 +1,8 @@
-"""Install what requirements.lock names, and the package itself: `install.py audit,test [--torch-index URL]`, with the Python of the environment.
+"""Install what requirements.lock names for some extras, and the package itself, into the environment of this Python.
 
-Every file is checked by its hash. With an index of CPU builds, torch and torchaudio come from there, in the locked versions, and no CUDA
-package is installed; the lock has no hashes of that index's files. What pip said is in install.log beside the environment's pyvenv.cfg.
-Standard library only.
+`install.py audit,test [--torch-index URL]`. Every file is checked by its hash. With an index of CPU builds, torch and
+torchaudio come from there, in the locked versions, and no CUDA package is installed; the lock has no hashes of that
+index's files. What pip said is in `install.log` in the environment's folder. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = "requirements.lock"
 TORCH = ("torch", "torchaudio")
 CUDA = re.compile(r"nvidia-|cuda-|triton$")
-NEEDED_GB = {False: 9, True: 4}  # of free disk, without and with an index of CPU builds: installed size and the largest download
+NEEDED_GB = {False: 9, True: 4}  # free on the disk; True: with an index of CPU builds
 CAUSES = (
     (
         r"DO NOT MATCH THE HASHES|THESE PACKAGES DO NOT MATCH",
@@ -78,7 +78,8 @@ def explain(output: str) -> str:
         if found:
             named = [text.split("from")[0].strip() for text in lines if re.match(r"\S+==\S+ from ", text)]
             return line.format(found=named[0] if named and "hash" in line else found[-1][:160])
-    return f"pip must succeed; got {next((t for t in reversed(lines) if t.startswith('ERROR')), lines[-1] if lines else 'nothing')[:200]}"
+    errors = [text for text in lines if text.startswith("ERROR")] or lines or ["nothing"]
+    return f"pip must succeed; got {errors[-1][:200]}"
 
 
 def fail(line: str) -> None:
@@ -88,8 +89,8 @@ def fail(line: str) -> None:
 
 def pip(log: Path, *arguments: str) -> None:
     """Run pip with what it says in `log`; a failure is one line."""
-    command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--retries", "2", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--retries", "2"]
+    done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         with log.open("a") as file:
             file.write(done.stdout)
@@ -99,15 +100,21 @@ def pip(log: Path, *arguments: str) -> None:
         fail(f"{explain(done.stdout)} (all of it: {log})")
 
 
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a first installation on a disk that is too full for it."""
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < needed and not list(Path(sys.prefix).glob("lib/python*/site-packages/torch")):
+        remedy = "make room, or give an index of CPU builds, which need half of it: make TORCH_INDEX=URL ..."
+        fail(f"the disk of {folder} must have {needed} GB free for the packages; got {free:.1f} GB; {remedy}")
+
+
 def install(extras: list[str], torch_index: str, lock: Path, log: Path, package: bool) -> None:
     """Install the locked packages, then this one as editable."""
     packages = read_lock(lock.read_text(encoding="utf-8"))
     requirements = select(packages, extras, bool(torch_index))
     log.unlink(missing_ok=True)
-    free = shutil.disk_usage(log.parent).free / 1e9
-    if free < NEEDED_GB[bool(torch_index)] and package and not list(Path(sys.prefix).glob("lib/python*/site-packages/torch")):
-        fail(f"the disk must have {NEEDED_GB[bool(torch_index)]} GB free for the packages; got {free:.1f} GB; make room"
-             + ("" if torch_index else ", or give an index of CPU builds: make TORCH_INDEX=URL"))  # fmt: skip
+    if package:
+        check_disk(log.parent, NEEDED_GB[bool(torch_index)])
     if torch_index:
         pip(log, "--no-deps", "--index-url", torch_index, *torch_pair(packages))
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
@@ -119,8 +126,6 @@ def install(extras: list[str], torch_index: str, lock: Path, log: Path, package:
 
 
 def main() -> None:
-    if sys.version_info < (3, 11):
-        fail(f"Python must be 3.11 or newer; got {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("extras", help="with commas between, or an empty string")
     parser.add_argument("--torch-index", default="", help="an index that has CPU builds of torch and torchaudio")

@@ -1,7 +1,8 @@
 """Write requirements.lock: exact versions with hashes of all that setup.cfg's extras need, resolved at once by uv.
 
-`lock.py [PACKAGE ...]` keeps what is locked and renews the named packages; `--all` renews every one. An extra that is added to setup.cfg is
-locked by the next run. The file names no index: pip takes files from wherever it is set up to look, and checks their hashes.
+`lock.py [PACKAGE ...]` keeps what is locked and renews the named packages; `--all` renews every one. An extra that is
+added to setup.cfg is locked by the next run. The file names no index: pip takes files from wherever it is set up to
+look, and checks their hashes.
 """
 
 from __future__ import annotations

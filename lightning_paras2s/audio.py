@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Audio
 
 MAX_SECONDS = 60.0
 SILENCE_RMS = 1e-3

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning_paras2s
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import OneLineErrors, UserError, user_error
 
 STAGES = {
     "fit": "train a stage: --config sft.yaml, reward.yaml, grpo.yaml, ...",
@@ -28,30 +28,23 @@ STAGES = {
 }
 COMMANDS = {
     "bench": "lightning_paras2s.bench.chain:bench",
-    "mine": "lightning_paras2s.bench.mine:mine",
-    "synthesize": "lightning_paras2s.bench.synthesize:synthesize",
-    "filter": "lightning_paras2s.bench.filters:filter",
+    "mine": "lightning_paras2s.bench.queries.mine:mine",
+    "synthesize": "lightning_paras2s.bench.queries.synthesize:synthesize",
+    "filter": "lightning_paras2s.bench.queries.filters:filter",
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
     "headline": "lightning_paras2s.bench.headline:headline",
     "skills": "lightning_paras2s.bench.skills:skills",
     "report": "lightning_paras2s.bench.report:report",
-    "arena": "lightning_paras2s.bench.arena:arena",
-    "annotate": "lightning_paras2s.bench.annotate:annotate",
-    "import_speech": "lightning_paras2s.bench.real_speech:import_speech",
-    "agreement": "lightning_paras2s.bench.agree:agreement",
-    "plan": "lightning_paras2s.plan:plan",
-    "leakage": "lightning_paras2s.bench.leakage:leakage",
-    "judge_table": "lightning_paras2s.bench.judge_table:judge_table",
+    "arena": "lightning_paras2s.bench.pairs.arena:arena",
+    "annotate": "lightning_paras2s.bench.people.annotate:annotate",
+    "import_speech": "lightning_paras2s.bench.queries.real_speech:import_speech",
+    "agreement": "lightning_paras2s.bench.people.agreement:agreement",
+    "plan": "lightning_paras2s.running.plan:plan",
+    "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
+    "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
 }
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
-
-
-class OneLineErrors:
-    """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        raise UserError(" ".join(message.split()))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,19 +60,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def user_error(error: BaseException | None) -> UserError | None:
-    """The `UserError` that an exception is, or was raised from."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
-
-
 def dispatch(argv: list[str]) -> None:
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(overview())
     elif name in STAGES:
-        from lightning_paras2s.fit import StageCLI
+        from lightning_paras2s.running.fit import StageCLI
 
         StageCLI(resolve_configs(argv))
     elif name in COMMANDS:

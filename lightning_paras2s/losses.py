@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
-from lightning_paras2s.types import UserError
 
 SCALES = ("std", "none")
 NORMALIZERS = ("response", "token", "constant")

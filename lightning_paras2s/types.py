@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from lightning_paras2s.errors import UserError
+
 FACTORS = ("emotion", "sarcasm", "age", "gender")
 STYLES: dict[str, tuple[str, ...]] = {
     "emotion": ("happy", "surprised", "sad", "angry", "fear", "disgust"),
@@ -24,11 +26,6 @@ STYLES: dict[str, tuple[str, ...]] = {
 }
 TONES = ("neutral", "cheerful", "excited", "empathetic", "calm", "apologetic")
 SPLITS = ("train", "val", "test")
-
-
-class UserError(Exception):
-    """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
-    code 2."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.rubric import plain_words
-from lightning_paras2s.style import StyleRecognizer
-from lightning_paras2s.tts import Synthesizer
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.rubric import plain_words
+from lightning_paras2s.speaking.synthesizers import Synthesizer
 from lightning_paras2s.types import STYLES, TONES, Audio, Query, Style, to_json
 
 RATE, WORD = 16_000, 1280  # 80 ms a word: bins of 12.5 Hz

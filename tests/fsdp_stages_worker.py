@@ -14,13 +14,13 @@ from test_kimi_audio import mixed_prompt, tiny_kimi
 from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.models import qwen_omni
-from lightning_paras2s.models.kimi_audio import KimiAudio
+from lightning_paras2s.data.preferences import PreferenceBatch
+from lightning_paras2s.models.kimi.lm import KimiAudio
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
-from lightning_paras2s.modules.preferences import PreferenceBatch
 from lightning_paras2s.modules.reward import RewardModule
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.runs import ResumableLoader, RunLogger
+from lightning_paras2s.running.runs import ResumableLoader, RunLogger
 from lightning_paras2s.types import Audio
 
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Prompt, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.rewards import Reward
-from lightning_paras2s.ranks import EndTogether
-from lightning_paras2s.runs import ResumableLoader, RunCheckpoint, RunLogger, StepSeed, last_checkpoint
+from lightning_paras2s.running.ranks import EndTogether
+from lightning_paras2s.running.runs import ResumableLoader, RunCheckpoint, RunLogger, StepSeed, last_checkpoint
 
-HEAVY = ("lightning_paras2s.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")
+HEAVY = ("lightning_paras2s.running.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")
 HEAVY += ("torch.distributed.checkpoint.state_dict", "torch.utils.tensorboard", "lightning.pytorch.strategies")
 
 

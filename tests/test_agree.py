@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.agree import agreement, in_words
-from lightning_paras2s.types import Human, Query, UserError, Verdict, append_jsonl, to_json
+from lightning_paras2s.bench.people.agreement import agreement, in_words
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Human, Query, Verdict, append_jsonl, to_json
 
 
 def study(folder, scores: dict[str, float | None], ratings: dict[str, dict[str, float]]):

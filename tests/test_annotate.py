@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from lightning_paras2s.bench.annotate import SCORES, Item, annotate, judgement, load_items, remaining
-from lightning_paras2s.types import Human, Query, Response, UserError, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.bench.people.annotate import SCORES, Item, annotate, judgement, load_items, remaining
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Human, Query, Response, append_jsonl, read_jsonl, to_json
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_annotate_is_one_clear_line_when_gradio_is_missing(study, monkeypatch):
 
 def test_the_page_is_built_when_gradio_is_there(study):
     gradio = pytest.importorskip("gradio")
-    from lightning_paras2s.bench.annotate import page
+    from lightning_paras2s.bench.people.annotate import page
 
     manifest, runs, out = study
     assert page(gradio, load_items(manifest, runs, True, None, 0), out, True) is not None

@@ -8,8 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.arena import arena, compare, davidson, elo, first_heard_wins, order_consistency, rank
-from lightning_paras2s.types import Battle, UserError, Verdict, to_json
+from lightning_paras2s.bench.pairs.arena import arena, compare, davidson, elo, first_heard_wins, order_consistency, rank
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Battle, Verdict, to_json
 
 # Agresti, Categorical Data Analysis (2002), table 10.10: American League 1987, and its Bradley-Terry estimates
 BASEBALL = np.array(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.asr import CTCNetwork, TinyTranscriber, pad_acoustics, plain_words
 from lightning_paras2s.audio import resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
-from lightning_paras2s.data.phones import SYMBOLS
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.phones import SYMBOLS
+from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics, plain_words
 from lightning_paras2s.models.checkpoint import save_module
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.types import Audio
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/transcriber.safetensors"
 

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from lightning_paras2s.audio import is_silent, read_audio, resample, rms, silence_fraction, write_audio
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Audio
 
 
 def tone(rate: int, hertz: float = 220.0, seconds: float = 0.5, level: float = 0.5) -> np.ndarray:

@@ -15,14 +15,15 @@ from loopback import Loopback, Sent, completion
 from test_qwen_omni import folder, scorer  # noqa: F401  its tiny thinker
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.audio_judge import AudioLLMJudge, ScorerJudge
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.systems import Answer, S2SSystem
-from lightning_paras2s.llm import OpenAIChat
-from lightning_paras2s.models.scorer import ResponseScorer
-from lightning_paras2s.remote import Patience
-from lightning_paras2s.rubric import PROMPT
-from lightning_paras2s.types import Audio, Evidence, Query, UserError, Verdict, read_jsonl, to_json
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.audio_judges import AudioLLMJudge, ScorerJudge
+from lightning_paras2s.judging.rubric import PROMPT
+from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.types import Audio, Evidence, Query, Verdict, read_jsonl, to_json
 
 SECONDS = 0.32
 

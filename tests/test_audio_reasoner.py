@@ -14,13 +14,14 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from lightning_paras2s import audio_reasoner
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.audio_reasoner import QUESTION, SYSTEM, AudioReasoner, chat_prompt, parse_tone
-from lightning_paras2s.bench.hearing import Ears, hear
-from lightning_paras2s.judge import LLMJudge
-from lightning_paras2s.llm_scripted import ScriptedLLM
-from lightning_paras2s.types import Audio, Query, Response, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing import audio_reasoner
+from lightning_paras2s.hearing.audio_reasoner import QUESTION, SYSTEM, AudioReasoner, chat_prompt, parse_tone
+from lightning_paras2s.hearing.evidence import Ears, hear
+from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.servers.scripted import ScriptedLLM
+from lightning_paras2s.types import Audio, Query, Response
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 THOUGHT = "<THINK><PLANNING>Listen.</PLANNING><CAPTION>A voice.</CAPTION><REASONING>Slow.</REASONING></THINK>"

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.audit import (
+from lightning_paras2s.data.embedded import agent_lines, corpus_audio
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.audit import (
     EGemapsRecognizer,
     TemplateEar,
     cepstra,
@@ -17,9 +19,8 @@ from lightning_paras2s.audit import (
     intelligibility,
     warp_distance,
 )
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio
-from lightning_paras2s.style import HEADS
-from lightning_paras2s.types import Audio, Response, UserError, append_jsonl
+from lightning_paras2s.hearing.recognizers import HEADS
+from lightning_paras2s.types import Audio, Response, append_jsonl
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/audit.json"
 
@@ -103,22 +104,22 @@ def test_every_shard_of_a_run_is_listened_to(replies, tmp_path):
 
 
 def test_audit_is_one_line_before_it_does_anything_when_opensmile_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr("lightning_paras2s.audit.find_spec", lambda name: None)
-    monkeypatch.setattr("lightning_paras2s.audit.corpus_audio", lambda lines: pytest.fail("speech was made"))
+    monkeypatch.setattr("lightning_paras2s.hearing.audit.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_paras2s.hearing.audit.corpus_audio", lambda lines: pytest.fail("speech was made"))
     for start in (EGemapsRecognizer, fit_egemaps):
         with pytest.raises(UserError, match=r"needs the package opensmile; got none; pip install .*\[audit\]"):
             start(str(tmp_path / "audit.json"))
 
 
 def test_recognizer_is_one_line_when_its_coefficients_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr("lightning_paras2s.audit.find_spec", lambda name: name)
+    monkeypatch.setattr("lightning_paras2s.hearing.audit.find_spec", lambda name: name)
     with pytest.raises(UserError, match="must be an existing file; got"):
         EGemapsRecognizer(str(tmp_path / "none.json"))
 
 
 def test_linear_classifier_takes_the_largest_score(monkeypatch, tmp_path):
     """Two values of one feature around its mean: above is class 2 of the head's values, below is class 0."""
-    monkeypatch.setattr("lightning_paras2s.audit.find_spec", lambda name: name)
+    monkeypatch.setattr("lightning_paras2s.hearing.audit.find_spec", lambda name: name)
     head = {"mean": [10.0], "scale": [2.0], "weight": [[-1.0], [1.0]], "bias": [0.0, 0.0], "classes": [0, 2]}
     (tmp_path / "a.json").write_text(json.dumps({"response/tone": head}))
     recognizer = EGemapsRecognizer(str(tmp_path / "a.json"))

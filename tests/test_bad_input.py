@@ -14,13 +14,13 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.cli import main
-from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.hearing.recognizers import StyleNetwork
+from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import FORMAT, save_module
-from lightning_paras2s.models.tiny_lm import TinySpeechLM
-from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
-from lightning_paras2s.style import StyleNetwork
+from lightning_paras2s.models.tiny.lm import TinySpeechLM
+from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
 ROOT = Path(__file__).parents[1]
 RATE = 16_000

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
 import bench_parts  # noqa: E402
 import bench_tenfold  # noqa: E402
 import grpo_step  # noqa: E402
@@ -22,7 +22,7 @@ import rollout  # noqa: E402
 import train_step  # noqa: E402
 from turns import Turns  # noqa: E402
 
-from lightning_paras2s.cost import Shape  # noqa: E402
+from lightning_paras2s.running.cost import Shape  # noqa: E402
 
 SIZES = ["--queries", "2", "--group_size", "2", "--prompt", "4", "--steps", "6", "--repeats", "1", "--threads", "1"]
 SMALL = [*SIZES, "--device", "cpu", "--dtype", "float32"]
@@ -171,7 +171,7 @@ def test_tenfold_takes_the_start_off_the_time():
 
 @pytest.mark.slow
 def test_parts_and_tenfold_run_on_the_embedded_benchmark(tmp_path, monkeypatch):
-    from lightning_paras2s.bench.synthesize import synthesize
+    from lightning_paras2s.bench.queries.synthesize import synthesize
 
     monkeypatch.chdir(Path(__file__).parents[1])
     manifest = synthesize(str(tmp_path / "q"), limit=10, factors=["age"])["manifest"]

@@ -15,7 +15,7 @@ import pytest
 
 from lightning_paras2s.bench import chain
 from lightning_paras2s.cli import main
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -109,7 +109,7 @@ def test_check_builds_what_options_name_and_runs_nothing(tmp_path, capsys, monke
     main(options)
     audit = "audit_recognizer: {class_path: EGemapsRecognizer, init_args: {path: audit.json}}\n"
     (tmp_path / "evaluate.yaml").write_text(config + audit)
-    monkeypatch.setattr("lightning_paras2s.audit.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_paras2s.hearing.audit.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="2"):
         main(options)
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: the audit needs the package opensmile; got none")

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import FORMAT, load_module, save_module
-from lightning_paras2s.types import UserError
 
 
 class Small(nn.Module):

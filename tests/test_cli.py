@@ -12,7 +12,7 @@ import torch
 from test_runs import cli, toy_config
 
 from lightning_paras2s import cli as command_line
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 
 def one_line(result) -> str:

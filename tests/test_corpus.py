@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.data.embedded import Line, Utterance, spoken_chunks
-from lightning_paras2s.types import Style, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Style
 
 
 def fragile(lines: list[Line]) -> list[Utterance]:

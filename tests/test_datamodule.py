@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.data import dialogues
+from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule, encode_all
-from lightning_paras2s.data.dialogues import (
+from lightning_paras2s.data.dual_stream import AudioIds, Example, build_completion, build_prompt, collate
+from lightning_paras2s.data.embedded import Utterance, hear, reply_frames, text_queries
+from lightning_paras2s.data.sources import (
     Demonstrations,
     Dialogue,
     DialogueSource,
@@ -22,14 +23,14 @@ from lightning_paras2s.data.dialogues import (
     UnlabelledQueries,
     demonstrated_queries,
 )
-from lightning_paras2s.data.dual_stream import AudioIds, Example, build_completion, build_prompt, collate
-from lightning_paras2s.data.embedded import Utterance, hear, reply_frames, text_queries
-from lightning_paras2s.data.vocabulary import BLANK, EOS, TextVocab
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
-from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
-from lightning_paras2s.tts import EspeakSynthesizer
-from lightning_paras2s.types import Audio, Query, Style, UserError
+from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+from lightning_paras2s.models.tiny.vocabulary import BLANK, EOS, TextVocab
+from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
+from lightning_paras2s.types import Audio, Query, Style
 
 VOCAB, IDS = TextVocab(), AudioIds(10)
 THE, HOUSE, SAD = (VOCAB.index[w] for w in ("the", "house", "sad"))

@@ -17,9 +17,9 @@ DOCUMENTS = [ROOT / n for n in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", 
 DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 COMMAND = re.compile(r"python -m lightning_paras2s (\w+)(.*)")
 # Folders of the repository; what stands under others (runs/, data/, models of the release) is the reader's.
-FOLDERS = ("lightning_paras2s", "configs", "checkpoints", "benchmarks", "notebooks", "docs", "results", "tests")
-# A run's and a release's config; what `make benchmarks` writes; weights' prefix.
-ELSEWHERE = {"config.yaml", "results/benchmarks.jsonl", "checkpoints/embedded/polytone"}
+FOLDERS = ("lightning_paras2s", "configs", "checkpoints", "speed", "figures", "notebooks", "docs", "results", "tests")
+# A run's and a release's config; what `make speed` writes; weights' prefix.
+ELSEWHERE = {"config.yaml", "results/speed.jsonl", "checkpoints/embedded/polytone"}
 LIBRARIES = {"ModelParallelStrategy", "FSDPStrategy", "LightningCLI", "GRPOTrainer"}
 
 
@@ -47,7 +47,8 @@ def expand(path: str) -> list[str]:
 
 def exists(path: str) -> bool:
     """A file or glob, from the root, the package, or where files of the kind lie."""
-    places = (ROOT, PACKAGE, ROOT / "configs", ROOT / "docs", ROOT / "tests", ROOT / "benchmarks", ROOT / "notebooks")
+    folders = ("configs", "docs", "tests", "speed", "figures", "notebooks")
+    places = (ROOT, PACKAGE, *(ROOT / name for name in folders))
     return all(any(any(place.glob(one)) for place in places) for one in expand(path))
 
 

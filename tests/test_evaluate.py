@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
 
-from lightning_paras2s.acts import texts
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.manifest import batches_of, other_styles, read_queries, shard_of
+from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import Judged, judged, summarise
-from lightning_paras2s.bench.systems import Answer, CascadeSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.systems.base import Answer, CascadeSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
-from lightning_paras2s.judge import EmbeddedJudge
-from lightning_paras2s.rubric import plain_words
-from lightning_paras2s.types import Audio, Evidence, Query, Response, UserError, Verdict, read_jsonl
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.acts import texts
+from lightning_paras2s.judging.judges import EmbeddedJudge
+from lightning_paras2s.judging.rubric import plain_words
+from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
 FILES = ("responses.jsonl", "evidence.jsonl", "verdicts.jsonl", "swaps.jsonl")

@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.models.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics, log_mel, pitch, vocode
-from lightning_paras2s.tts import AGENT_PROSODY, EspeakSynthesizer
+from lightning_paras2s.models.tiny.features import (
+    ACOUSTIC_SIZE,
+    HOP,
+    MELS,
+    SAMPLE_RATE,
+    acoustics,
+    log_mel,
+    pitch,
+    vocode,
+)
+from lightning_paras2s.speaking.synthesizers import AGENT_PROSODY, EspeakSynthesizer
 
 
 def buzz(hertz: float, seconds: float = 1.0, harmonics: int = 8) -> torch.Tensor:

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.filters import Hearing, best_emotion, filter, overlaps, read_counts, reject
-from lightning_paras2s.style import StyleRecognizer
-from lightning_paras2s.types import Audio, Query, Style, UserError, read_jsonl, to_json
+from lightning_paras2s.bench.queries.filters import Hearing, filter, overlaps, read_counts, reject
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.emotion2vec import best_emotion
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.types import Audio, Query, Style, read_jsonl, to_json
 
 TEXT = "The train home leaves in five minutes."
 PITCH = {"happy": 800, "sad": 200}

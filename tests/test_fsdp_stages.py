@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from test_kimi_audio import tiny_kimi
 from tiny_models import write_omni
 
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.models.kimi_checkpoint import save_kimi
+from lightning_paras2s.models.kimi.checkpoint import save_kimi
+from lightning_paras2s.models.kimi.lm import KimiAudio
 
 TESTS = Path(__file__).parent
 pytestmark = pytest.mark.slow

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from toys import ToyData, ToyLM, ToyTokenizer, ToyVocab, quiet_trainer
 
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import Reward, TokenCountReward
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.rewards import Reward, TokenCountReward
-from lightning_paras2s.types import UserError
 
 
 class Unscored(Reward):

@@ -11,7 +11,8 @@ import pytest
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.headline import headline, repetition
 from lightning_paras2s.cli import main
-from lightning_paras2s.types import Audio, Evidence, Query, Response, UserError, Verdict, append_jsonl
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl
 
 PAIRS = {
     "age": (("p1", "adult", "child"), ("p2", "adult", "child")),

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.acts import ActClassifier, accuracy, add_noise, examples, fit, mask_topic, sounding_like
-from lightning_paras2s.judge import EmbeddedJudge, LLMJudge
-from lightning_paras2s.llm import ChatLLM, Reply
-from lightning_paras2s.types import Evidence, Query, Style, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.acts import ActClassifier, accuracy, add_noise, examples, fit, mask_topic, sounding_like
+from lightning_paras2s.judging.judges import EmbeddedJudge, LLMJudge
+from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.types import Evidence, Query, Style
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.judge_table import (
+from lightning_paras2s.bench.diagnostics.judge_table import (
     JUDGES,
     KINDS,
     Recorded,
@@ -18,10 +18,11 @@ from lightning_paras2s.bench.judge_table import (
     stage_scores,
     table,
 )
-from lightning_paras2s.judge import Judge
-from lightning_paras2s.rubric import BEST_TONES, names_topic, score_act
-from lightning_paras2s.style import StyleRecognizer
-from lightning_paras2s.types import STYLES, Audio, Evidence, Query, Style, UserError, Verdict
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rubric import BEST_TONES, names_topic, score_act
+from lightning_paras2s.types import STYLES, Audio, Evidence, Query, Style, Verdict
 
 SILENCE = Audio(np.zeros(160, np.float32), 16_000)
 

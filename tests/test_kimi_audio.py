@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_paras2s.models.kimi_attention import KeyValueCache, positions_of
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.models.kimi_config import KimiConfig
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.attention import KeyValueCache, positions_of
+from lightning_paras2s.models.kimi.config import KimiConfig
+from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.lora import adapters_off
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
-from lightning_paras2s.types import UserError
 
 GOLDEN = torch.load(Path(__file__).parent / "golden/kimi_lm_tiny.pt", weights_only=True)
 CASES = GOLDEN["cases"]

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_kimi_audio import GOLDEN, fill_adapters, mixed_prompt, tiny_config, tiny_kimi
 
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.models.kimi_checkpoint import INDEX, base_parameters, save_kimi, shard_names
-from lightning_paras2s.models.kimi_config import KimiConfig, read_config
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.checkpoint import INDEX, base_parameters, save_kimi, shard_names
+from lightning_paras2s.models.kimi.config import KimiConfig, read_config
+from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
-from lightning_paras2s.types import UserError
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from test_kimi_tokenizer import tokenizer  # noqa: F401
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.kimi import KimiDataModule
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.types import Audio
 
 
 class Bytes:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.models.kimi_decoding import KimiRollout, Replayed, attend, one_query
+from lightning_paras2s.models.kimi.decoding import KimiRollout, Replayed, attend, one_query
+from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.speech_lm import Prompt, Sampling, sampling_noise
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "speed"))
 from policies import KIMI_TEST  # noqa: E402
 
 SAMPLING = Sampling(7, 0.9, 1.2)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
-from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching, FlowStream, euler_times, seeded_noise
-from lightning_paras2s.models.kimi_detokenizer import Detokenizer
+from lightning_paras2s.models.kimi.bigvgan import BigVGAN, BigVGANConfig
+from lightning_paras2s.models.kimi.detokenizer import Detokenizer
+from lightning_paras2s.models.kimi.flow_matching import FlowConfig, FlowMatching, FlowStream, euler_times, seeded_noise
 
 GOLDEN = Path(__file__).parent / "golden"
 FLOW = torch.load(GOLDEN / "detokenizer_tiny.pt", weights_only=True)

@@ -11,11 +11,12 @@ from tiny_models import write_models
 
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.kimi_system import KimiSystem, fingerprint
-from lightning_paras2s.judge import EmbeddedJudge
-from lightning_paras2s.models.kimi_tokenizer import ReleasedTokenizer
+from lightning_paras2s.bench.systems.kimi import KimiSystem, fingerprint
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import EmbeddedJudge
+from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
+from lightning_paras2s.types import Audio, Query, Response, read_jsonl
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
 

@@ -5,9 +5,9 @@ import base64
 import pytest
 from test_kimi_audio import tiny_kimi
 
-from lightning_paras2s.models.kimi_checkpoint import save_kimi
-from lightning_paras2s.models.kimi_text import SPECIAL_TOKENS, KimiText
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.checkpoint import save_kimi
+from lightning_paras2s.models.kimi.text import SPECIAL_TOKENS, KimiText
 
 BYTES = [bytes([i]) for i in range(190)]
 MERGED = [b"lo", b"low", b" l", b"er", b"we", b"wer", b"es", b"est", b" lo", b" low"]  # ranks 190 ... 199

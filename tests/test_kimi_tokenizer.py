@@ -14,19 +14,20 @@ from test_kimi_audio import tiny_config
 from test_kimi_detokenizer import FLOW, tiny_flow, tiny_gan
 from test_kimi_encoders import GLM4, WHISPER
 
-from lightning_paras2s.models.flow_matching import FlowConfig, FlowMatching
-from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
-from lightning_paras2s.models.kimi_config import KimiConfig
-from lightning_paras2s.models.kimi_detokenizer import Detokenizer
-from lightning_paras2s.models.kimi_prompt import demonstration, speech_prompt
-from lightning_paras2s.models.kimi_tokenizer import (
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.config import KimiConfig
+from lightning_paras2s.models.kimi.detokenizer import Detokenizer
+from lightning_paras2s.models.kimi.flow_matching import FlowConfig, FlowMatching
+from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer
+from lightning_paras2s.models.kimi.prompt import demonstration, speech_prompt
+from lightning_paras2s.models.kimi.tokenizer import (
     KimiTokenizer,
     flow_config,
     known_fields,
     load_strictly,
 )
-from lightning_paras2s.models.whisper_features import WhisperFeatures
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
+from lightning_paras2s.types import Audio
 
 
 @pytest.fixture(scope="module")

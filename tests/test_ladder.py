@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from toys import WORDS, ToyData, ToyTokenizer, ToyVocab, quiet_trainer
 
-from lightning_paras2s.judge import Judge
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rewards import Reward, TextJudgeReward, TokenCountReward
 from lightning_paras2s.losses import PerStream
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.models.tiny_lm import TinySpeechLM
+from lightning_paras2s.models.tiny.lm import TinySpeechLM
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.rewards import Reward, TextJudgeReward, TokenCountReward
 from lightning_paras2s.types import Evidence, Query, Style, Verdict
 
 LEVELS = (3, 2)  # 6 codes, as many as the toy tokenizer's

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lightning_paras2s.bench.leaderboard import leaderboard, read_summaries, render, table
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 
 def cell(mean, n=10, failed=0):

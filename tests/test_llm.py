@@ -12,11 +12,12 @@ from email.utils import formatdate
 import pytest
 from loopback import Loopback, Sent, completion
 
-from lightning_paras2s.judge import LLMJudge
-from lightning_paras2s.llm import OpenAIChat
-from lightning_paras2s.llm_batch import batch_rows
-from lightning_paras2s.remote import Patience, retry_after
-from lightning_paras2s.types import Evidence, Query, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.servers.batch import batch_rows
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.remote import Patience, retry_after
+from lightning_paras2s.types import Evidence, Query
 
 QUICK = Patience(retries=6, timeout_seconds=1.5, first_wait_seconds=0.01, longest_wait_seconds=1.0)
 PRICE = (1.0, 2.0)  # 10 prompt and 5 completion tokens: (10 * 1 + 5 * 2) / 1e6 USD

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import (
     PerStream,
     group_advantages,
@@ -16,7 +17,6 @@ from lightning_paras2s.losses import (
     sft_loss,
 )
 from lightning_paras2s.models.speech_lm import TEXT
-from lightning_paras2s.types import UserError
 
 NAN = math.nan
 

@@ -14,17 +14,18 @@ from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifes
 from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.logs import Log, half_line, unanswered
-from lightning_paras2s.bench.mine import mine
-from lightning_paras2s.bench.scripts import read_scripts
-from lightning_paras2s.bench.systems import Answer, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.queries.mine import mine
+from lightning_paras2s.bench.queries.scripts import read_scripts
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
-from lightning_paras2s.judge import LLMJudge
-from lightning_paras2s.llm import ChatLLM, OpenAIChat, Reply
-from lightning_paras2s.llm_scripted import ScriptedLLM
-from lightning_paras2s.remote import Patience
-from lightning_paras2s.rubric import plain_words
-from lightning_paras2s.types import Evidence, Response, UserError, Verdict, append_jsonl, read_jsonl
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.judging.rubric import plain_words
+from lightning_paras2s.running.logs import Log, half_line, unanswered
+from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.servers.scripted import ScriptedLLM
+from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, read_jsonl
 
 USD = (10 * 2 + 5 * 8) / 1e6  # a completion of gpt-4.1: 10 prompt and 5 completion tokens
 WAYS = ("timeout", "429", "500", "cut", "format", "ok", "ok", "ok")

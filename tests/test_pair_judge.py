@@ -12,13 +12,14 @@ import torch
 from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.arena import arena, read_trace
-from lightning_paras2s.bench.pair_judge import AudioPairJudge, Heard, ScorerPairJudge, parse_pair_verdict
-from lightning_paras2s.bench.play import draw
-from lightning_paras2s.llm import OpenAIChat
-from lightning_paras2s.models.scorer import ResponseScorer
-from lightning_paras2s.remote import Patience
-from lightning_paras2s.types import Audio, Battle, Human, Query, Response, UserError, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.bench.pairs.arena import arena, read_trace
+from lightning_paras2s.bench.pairs.play import draw
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.pair_judges import AudioPairJudge, Heard, ScorerPairJudge, parse_pair_verdict
+from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.types import Audio, Battle, Human, Query, Response, append_jsonl, read_jsonl, to_json
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from tiny_models import write_models
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.cli import dispatch
-from lightning_paras2s.models import qwen_omni
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.modules.preferences import Preference
-from lightning_paras2s.types import Audio, Response, UserError, read_jsonl
+from lightning_paras2s.data.preferences import Preference
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.lm import KimiAudio
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
+from lightning_paras2s.types import Audio, Response, read_jsonl
 
 ROOT = Path(__file__).parents[1]
 PAPER = ROOT / "configs" / "paper"

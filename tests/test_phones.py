@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.data.embedded import lexicon
-from lightning_paras2s.data.phones import BLANK, PHONES, SPACE, SYMBOLS, Lexicon, phone_ids, pronounce
+from lightning_paras2s.hearing.phones import BLANK, PHONES, SPACE, SYMBOLS, Lexicon, phone_ids, pronounce
 
 WORDS = ["cat", "at", "a", "tack", "attack", "see", "sea", "we"]
 

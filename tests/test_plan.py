@@ -11,7 +11,13 @@ import torch
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from lightning_paras2s.cli import main
-from lightning_paras2s.cost import (
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.bigvgan import BigVGAN, BigVGANConfig
+from lightning_paras2s.models.kimi.flow_matching import FlowMatching
+from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Tokenizer
+from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
+from lightning_paras2s.models.qwen_omni.scorer import GUIDELINE
+from lightning_paras2s.running.cost import (
     GPUS,
     Efficiency,
     Shape,
@@ -24,13 +30,7 @@ from lightning_paras2s.cost import (
     seconds_a_step,
     train_flops,
 )
-from lightning_paras2s.models.bigvgan import BigVGAN, BigVGANConfig
-from lightning_paras2s.models.flow_matching import FlowMatching
-from lightning_paras2s.models.glm4_tokenizer import Glm4Tokenizer
-from lightning_paras2s.models.qwen_omni import GUIDELINE
-from lightning_paras2s.models.whisper_features import WhisperFeatures
-from lightning_paras2s.plan import make_plan, plan, read_work
-from lightning_paras2s.types import UserError
+from lightning_paras2s.running.plan import make_plan, plan, read_work
 
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]
 

@@ -8,18 +8,18 @@ from torch import nn
 from toys import Largest, ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab, quiet_trainer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.models.kimi_audio import KimiAudio
-from lightning_paras2s.models.kimi_config import KimiConfig
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import ScorerReward, TokenCountReward
+from lightning_paras2s.models.kimi.config import KimiConfig
+from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.lora import add_lora
 from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling
-from lightning_paras2s.modules import policy
+from lightning_paras2s.modules import training as policy
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.policy import adamw, place, set_learning_rate
 from lightning_paras2s.modules.reward import RewardModule
-from lightning_paras2s.modules.rewards import ScorerReward, TokenCountReward
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.runs import StepSeed
-from lightning_paras2s.types import UserError
+from lightning_paras2s.modules.training import adamw, place, set_learning_rate
+from lightning_paras2s.running.runs import StepSeed
 
 
 def net() -> nn.Module:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.duplicates import near_duplicates
+from lightning_paras2s.bench.queries.duplicates import near_duplicates
 from lightning_paras2s.data.embedded import subjects, text_queries, words
 from lightning_paras2s.data.suggestive import (
     LABELS,
@@ -25,7 +25,17 @@ from lightning_paras2s.data.suggestive import (
     probe_texts,
     suggestive_texts,
 )
-from lightning_paras2s.modules.polytone import (
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.polytone import (
+    NOTHING,
+    AnalyserRecognizer,
+    PolyToneRecognizer,
+    WordAnalyser,
+    analyser_path,
+    word_bucket,
+)
+from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
+from lightning_paras2s.modules.analyzers import (
     Labelled,
     ManifestStyles,
     PolyToneDataModule,
@@ -34,17 +44,8 @@ from lightning_paras2s.modules.polytone import (
     save_heard,
     targets,
 )
-from lightning_paras2s.polytone import (
-    NOTHING,
-    AnalyserRecognizer,
-    PolyToneRecognizer,
-    WordAnalyser,
-    analyser_path,
-    word_bucket,
-)
-from lightning_paras2s.style import HEADS, StyleRecognizer
-from lightning_paras2s.tts import QUERY_VOICES
-from lightning_paras2s.types import STYLES, Audio, Query, Style, UserError, to_json
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES
+from lightning_paras2s.types import STYLES, Audio, Query, Style, to_json
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded"
 
@@ -284,7 +285,7 @@ def test_manifest_styles_when_read(tmp_path):
 
 def test_shipped_analysers_hear_unseen_voices():
     """The pair of analysers of each factor hears unseen voices better than chance."""
-    from lightning_paras2s.bench.leakage import AGREE, macro_mean, named, split_set
+    from lightning_paras2s.bench.diagnostics.leakage import AGREE, macro_mean, named, split_set
     from lightning_paras2s.data.embedded import corpus_audio
 
     spoken = split_set(1, 1, factors=("gender", "age"))

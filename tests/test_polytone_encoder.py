@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lightning_paras2s.data.suggestive import LABELS
-from lightning_paras2s.modules.polytone import Labelled, PolyToneModule, targets
-from lightning_paras2s.polytone import NOTHING, analyser_path
-from lightning_paras2s.types import STYLES, Audio, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.polytone import NOTHING, analyser_path
+from lightning_paras2s.modules.analyzers import Labelled, PolyToneModule, targets
+from lightning_paras2s.types import STYLES, Audio
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def encoders(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["WhisperAnalyser", "Wav2Vec2Analyser"])
 def test_encoder_analyser_when_saved_and_loaded(name, encoders, tmp_path):
-    from lightning_paras2s.models.audio_encoder import ANALYSERS, EncoderRecognizer, load_analyser
+    from lightning_paras2s.hearing.encoder_recognizer import ANALYSERS, EncoderRecognizer, load_analyser
 
     analyser = ANALYSERS[name]("emotion", encoders[name], lora_rank=2).eval()
     trained = {n for n, p in analyser.named_parameters() if p.requires_grad}
@@ -65,7 +66,7 @@ def test_encoder_analyser_learns_when_its_module_is_trained(encoders, tmp_path):
     import lightning as L
     from torch.utils.data import DataLoader
 
-    from lightning_paras2s.models.audio_encoder import Wav2Vec2Analyser, load_analyser
+    from lightning_paras2s.hearing.encoder_recognizer import Wav2Vec2Analyser, load_analyser
 
     time = np.arange(8000) / 16_000
     rows = []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.leakage import (
+from lightning_paras2s.bench.diagnostics.leakage import (
     AGREE,
     MISLEAD,
     NEUTRAL,
@@ -28,7 +28,8 @@ from lightning_paras2s.bench.leakage import (
     text_swap_probe,
 )
 from lightning_paras2s.data.suggestive import PROBE
-from lightning_paras2s.types import STYLES, Style, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import STYLES, Style
 
 STYLES_OF = {"sarcasm": STYLES["sarcasm"], "gender": STYLES["gender"]}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lightning_paras2s import fit
 from lightning_paras2s.cli import main
-from lightning_paras2s.preflight import Launched, check_trainer, device_count, launched
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running import fit
+from lightning_paras2s.running.preflight import Launched, check_trainer, device_count, launched
 
 ROOT = Path(__file__).parents[1]
 FSDP2 = yaml.safe_load((ROOT / "configs/trainer/fsdp2_8gpu.yaml").read_text())["trainer"]

@@ -8,9 +8,16 @@ from safetensors.torch import load_file, save_file
 from tiny_models import write_omni
 from transformers import WhisperFeatureExtractor
 
-from lightning_paras2s.models import qwen_omni
-from lightning_paras2s.models.qwen_omni import GUIDELINE, QwenOmniScorer, TrainedOmniScorer, audio_tokens, mel_batch
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
+from lightning_paras2s.models.qwen_omni.scorer import (
+    GUIDELINE,
+    QwenOmniScorer,
+    TrainedOmniScorer,
+    audio_tokens,
+    mel_batch,
+)
+from lightning_paras2s.types import Audio
 
 
 @pytest.fixture(scope="module")

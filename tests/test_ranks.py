@@ -6,8 +6,8 @@ import pytest
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_paras2s.ranks import EndTogether, one_voice
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.ranks import EndTogether, one_voice
 
 
 def watcher(rank: int, world_size: int = 3) -> EndTogether:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.real_speech import import_speech, styletalk_groups
+from lightning_paras2s.bench.queries.real_speech import import_speech, styletalk_groups
 from lightning_paras2s.cli import main
-from lightning_paras2s.types import Audio, Query, UserError, read_jsonl
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Audio, Query, read_jsonl
 
 
 def sound(path: Path) -> None:

@@ -16,15 +16,16 @@ from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifes
 from browser import AVAILABLE, Browser
 from test_evaluate import ACTS, Broken
 
-from lightning_paras2s.acts import texts
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.plots import SCORE_COLOURS, interval_plot, score_bars
 from lightning_paras2s.bench.report import encode, in_script, report
-from lightning_paras2s.bench.systems import CascadeSystem, ToplineSystem
+from lightning_paras2s.bench.systems.base import CascadeSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
-from lightning_paras2s.judge import EmbeddedJudge
-from lightning_paras2s.rubric import plain_words
-from lightning_paras2s.types import Audio, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.acts import texts
+from lightning_paras2s.judging.judges import EmbeddedJudge
+from lightning_paras2s.judging.rubric import plain_words
+from lightning_paras2s.types import Audio
 
 
 @pytest.fixture(scope="module")

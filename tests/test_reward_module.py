@@ -12,15 +12,17 @@ import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab
 
 from lightning_paras2s.data.embedded import reply_frames, text_queries
+from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
+from lightning_paras2s.data.written import WrittenAnswers
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import ScorerReward, word_error_rate
+from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.modules.preferences import Preference, PreferenceDataModule, build_preferences, swapped
 from lightning_paras2s.modules.reward import RewardModule, agreement, factor_loss, score_loss
-from lightning_paras2s.modules.rewards import ScorerReward, SpokenResponse, word_error_rate
-from lightning_paras2s.modules.written import WrittenAnswers
-from lightning_paras2s.rubric import BEST_TONES
-from lightning_paras2s.runs import RunLogger
-from lightning_paras2s.tts import EspeakSynthesizer
-from lightning_paras2s.types import Audio, Query, Style, UserError, append_jsonl, read_jsonl
+from lightning_paras2s.running.runs import RunLogger
+from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
+from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
 
 
 def trainer(folder: Path, **options) -> L.Trainer:

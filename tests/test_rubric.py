@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from lightning_paras2s import rubric
+from lightning_paras2s.judging import rubric
 from lightning_paras2s.types import STYLES, TONES, Evidence, Query
 
 QUERY = Query("q", "p", "emotion", "test", "We sold the old house.", {"emotion": "sad"}, "Home", "q.wav")

@@ -15,9 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
 from lightning_paras2s.modules.rollouts import Rollout, cut
-from lightning_paras2s.runs import (
+from lightning_paras2s.running.runs import (
     ResumableLoader,
     RunLogger,
     StepSeed,
@@ -28,7 +29,6 @@ from lightning_paras2s.runs import (
     remove,
     set_generators,
 )
-from lightning_paras2s.types import UserError
 
 TESTS = Path(__file__).parent
 STAGES = {

@@ -12,7 +12,7 @@ from test_runs import cli
 from toys import DeadlyReward
 
 from lightning_paras2s.cli import main
-from lightning_paras2s.modules.preferences import Preference
+from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.types import read_jsonl
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from toys import ToyData, ToyLM
 
-from lightning_paras2s.modules.policy import initial_policy, warmup_cosine
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.runs import RunLogger
-from lightning_paras2s.types import UserError
+from lightning_paras2s.modules.training import initial_policy, warmup_cosine
+from lightning_paras2s.running.runs import RunLogger
 
 
 def train(folder: Path, steps: int, data: ToyData, precision: str = "32-true", **options) -> L.Trainer:

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from lightning_paras2s.shards import check_model, check_whole
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.shards import check_model, check_whole
 
 SHAPES = {"policy.a": (4, 2), "policy.b": (3,)}
 

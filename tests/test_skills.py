@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from lightning_paras2s.acts import ActClassifier
 from lightning_paras2s.bench.skills import SCORES, Item, figures, score_answer, score_names, score_words
-from lightning_paras2s.bench.systems import Answer
+from lightning_paras2s.bench.systems.base import Answer
 from lightning_paras2s.cli import main
-from lightning_paras2s.data.dialogues import Dialogue
 from lightning_paras2s.data.embedded import TextQuery
+from lightning_paras2s.data.sources import Dialogue
+from lightning_paras2s.judging.acts import ActClassifier
 from lightning_paras2s.types import Audio
 
 SHIPPED = "checkpoints/embedded"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_paras2s.bench import agreement, statistics
-from lightning_paras2s.types import UserError
+from lightning_paras2s.bench import statistics
+from lightning_paras2s.bench.people import reliability as agreement
+from lightning_paras2s.errors import UserError
 
 # Paper, Table 3: age, emotion, gender, sarcasm, IEMOCAP, MELD, printed average.
 TABLE3 = {

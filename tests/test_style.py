@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import HEADS, AcousticStyleRecognizer, StyleNetwork
 from lightning_paras2s.models.checkpoint import save_module
-from lightning_paras2s.style import HEADS, AcousticStyleRecognizer, StyleNetwork
-from lightning_paras2s.types import STYLES, TONES, Audio, UserError
+from lightning_paras2s.types import STYLES, TONES, Audio
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/style.safetensors"
 

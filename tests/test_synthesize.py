@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.asr import Transcriber
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.scripts import load_scripts, pair_voices, plan
-from lightning_paras2s.bench.synthesize import synthesize, wer
+from lightning_paras2s.bench.queries.scripts import load_scripts, pair_voices, plan
+from lightning_paras2s.bench.queries.synthesize import synthesize, wer
 from lightning_paras2s.data.embedded import TextQuery
-from lightning_paras2s.tts import QUERY_VOICES, Voice
-from lightning_paras2s.tts_remote import RemoteSynthesizer
-from lightning_paras2s.types import FACTORS, Audio, Query, Style, UserError, read_jsonl
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.speaking.remote import RemoteSynthesizer
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Voice
+from lightning_paras2s.types import FACTORS, Audio, Query, Style, read_jsonl
 
 
 def script(factor: str, styles: tuple[str, str], script_id: str = "s-1") -> TextQuery:

@@ -8,20 +8,21 @@ import pytest
 import torch
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
 
-from lightning_paras2s.acts import texts
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.policy_system import PolicySystem
-from lightning_paras2s.bench.systems import (
+from lightning_paras2s.bench.systems.base import (
     CascadeSystem,
     CommandSystem,
     RecordedSystem,
     ToplineSystem,
     subject_of,
 )
+from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.acts import texts
+from lightning_paras2s.judging.rubric import BEST_TONES, plain_words
 from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.rubric import BEST_TONES, plain_words
-from lightning_paras2s.types import Audio, Query, Response, Style, UserError, append_jsonl
+from lightning_paras2s.types import Audio, Query, Response, Style, append_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,11 @@ def test_command_without_placeholders_or_program_is_one_line():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    from lightning_paras2s.asr import CTCNetwork
-    from lightning_paras2s.data.vocabulary import TextVocab
+    from lightning_paras2s.hearing.transcribers import CTCNetwork
     from lightning_paras2s.models.checkpoint import save_module
-    from lightning_paras2s.models.tiny_lm import TinySpeechLM
-    from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
+    from lightning_paras2s.models.tiny.lm import TinySpeechLM
+    from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+    from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
     torch.manual_seed(0)
     folder = Path(tmp_path_factory.mktemp("weights"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lightning_paras2s.bench.duplicates import first_of_each, near_duplicates
+from lightning_paras2s.bench.queries.duplicates import first_of_each, near_duplicates
 from lightning_paras2s.data.embedded import lexicon, reply_frames, text_queries, words
-from lightning_paras2s.tts import QUERY_VOICES
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES
 
 ROOT = Path(__file__).parents[1]

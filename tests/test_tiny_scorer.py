@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.asr import CTCNetwork
 from lightning_paras2s.audio import Recording, read_audio, write_audio
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleNetwork
+from lightning_paras2s.hearing.transcribers import CTCNetwork
+from lightning_paras2s.judging.scorer import expected_score
 from lightning_paras2s.models.checkpoint import save_module
-from lightning_paras2s.models.scorer import expected_score
-from lightning_paras2s.models.tiny_scorer import WHOLE, Heard, TinyScorer, TrainedScorer
+from lightning_paras2s.models.tiny.scorer import WHOLE, Heard, TinyScorer, TrainedScorer
 from lightning_paras2s.modules.reward import factor_loss
-from lightning_paras2s.style import StyleNetwork
-from lightning_paras2s.types import FACTORS, Audio, UserError
+from lightning_paras2s.types import FACTORS, Audio
 
 
 @pytest.fixture(scope="module")

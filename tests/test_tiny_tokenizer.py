@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.models.features import MELS, acoustics
-from lightning_paras2s.models.tiny_tokenizer import FSQ, TinyTokenizer
-from lightning_paras2s.tts import EspeakSynthesizer
+from lightning_paras2s.models.tiny.features import MELS, acoustics
+from lightning_paras2s.models.tiny.tokenizer import FSQ, TinyTokenizer
+from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/tokenizer.safetensors"
 FRAME = 640

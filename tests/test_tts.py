@@ -11,8 +11,9 @@ import torch
 from scipy.signal import butter, freqz
 
 from lightning_paras2s.audio import rms
-from lightning_paras2s.models.features import pitch
-from lightning_paras2s.tts import (
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.tiny.features import pitch
+from lightning_paras2s.speaking.synthesizers import (
     AGENT_PROSODY,
     QUERY_PROSODY,
     QUERY_VOICES,
@@ -25,7 +26,7 @@ from lightning_paras2s.tts import (
     vary,
     word_starts,
 )
-from lightning_paras2s.types import SPLITS, STYLES, TONES, Audio, Style, UserError
+from lightning_paras2s.types import SPLITS, STYLES, TONES, Audio, Style
 
 TEXT = "We sold the house I grew up in, and I packed the old garden chairs."
 CENTRES = EspeakSynthesizer(variation=0, noise=False)

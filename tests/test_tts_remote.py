@@ -10,11 +10,12 @@ import pytest
 import soundfile
 from loopback import Loopback, Sent
 
-from lightning_paras2s.bench.synthesize import synthesize
-from lightning_paras2s.llm import ChatLLM, Reply
-from lightning_paras2s.remote import Patience
-from lightning_paras2s.tts_remote import OPENAI_VOICES, CosyVoice, OpenAITTS, read_pcm
-from lightning_paras2s.types import Query, Style, UserError, read_jsonl
+from lightning_paras2s.bench.queries.synthesize import synthesize
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.speaking.remote import OPENAI_VOICES, CosyVoice, OpenAITTS, read_pcm
+from lightning_paras2s.types import Query, Style, read_jsonl
 
 QUICK = Patience(retries=3, timeout_seconds=2.0, first_wait_seconds=0.01, longest_wait_seconds=1.0)
 TONE = (0.3 * np.sin(np.arange(12_000) * 0.2)).astype(np.float32)  # half a second at 24 kHz

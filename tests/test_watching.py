@@ -14,14 +14,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import CODES, ToyData, ToyLM, ToyScorer, ToyTokenizer, ToyVocab
 
-from lightning_paras2s.asr import Transcriber
-from lightning_paras2s.callbacks import Probe, SampleWriter
-from lightning_paras2s.judge import Judge
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.models.speech_lm import Completion, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.rewards import ScorerReward
-from lightning_paras2s.runs import RunLogger, StepSeed
-from lightning_paras2s.style import StyleRecognizer
+from lightning_paras2s.running.callbacks import Probe, SampleWriter
+from lightning_paras2s.running.runs import RunLogger, StepSeed
 from lightning_paras2s.types import Audio, Evidence, Query, Style, Verdict
 
 STREAMS = ("text", "audio")

@@ -14,9 +14,9 @@ from test_kimi_audio import tiny_kimi
 from test_kimi_detokenizer import FLOW, tiny_flow, tiny_gan
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lightning_paras2s.models.glm4_tokenizer import Glm4Config, Glm4Tokenizer
-from lightning_paras2s.models.kimi_checkpoint import save_kimi
-from lightning_paras2s.models.whisper_features import WhisperFeatures
+from lightning_paras2s.models.kimi.checkpoint import save_kimi
+from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer
+from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
 
 
 def write_models(root: Path) -> None:

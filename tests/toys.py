@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_paras2s.data import preferences
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.data.preferences import PreferenceBatch
+from lightning_paras2s.judging.rewards import TokenCountReward
+from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import save_module
-from lightning_paras2s.models.scorer import ResponseScorer
 from lightning_paras2s.models.speech_lm import (
     AUDIO,
     TEXT,
@@ -27,11 +29,9 @@ from lightning_paras2s.models.speech_lm import (
     Streams,
     inverse_cdf,
 )
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules import preferences
-from lightning_paras2s.modules.preferences import PreferenceBatch
-from lightning_paras2s.modules.rewards import TokenCountReward
-from lightning_paras2s.runs import ResumableLoader, run_dir
+from lightning_paras2s.running.runs import ResumableLoader, run_dir
 from lightning_paras2s.types import Audio, Query, to_json
 
 WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.logs import say, write_summary
 from lightning_paras2s.bench.report import report as write_report
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say, write_summary
 
 TABLES = {"markdown": "md", "csv": "csv", "json": "json"}
 PR_SET_PDEATHSIG = 1  # Linux, <sys/prctl.h>

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.logs import Log
-from lightning_paras2s.bench.manifest import read_queries
+from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import Judged, judged, rounded, scores_of
-from lightning_paras2s.bench.systems import SAMPLE_RATE
-from lightning_paras2s.types import Evidence, Query, Response, UserError, Verdict
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import Log
+from lightning_paras2s.types import Evidence, Query, Response, Verdict
 
 REPEATS = 4000
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.bench.summary import OVERALL
-from lightning_paras2s.types import FACTORS, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
 AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on

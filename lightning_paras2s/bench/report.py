@@ -22,10 +22,11 @@ from rich.progress import track
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
-from lightning_paras2s.bench.logs import Log
 from lightning_paras2s.bench.plots import interval_plot, score_bars
-from lightning_paras2s.bench.systems import SAMPLE_RATE
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, UserError, Verdict, read_jsonl
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import Log
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),

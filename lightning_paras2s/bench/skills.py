@@ -20,21 +20,22 @@ from typing import NamedTuple
 import jiwer
 import numpy as np
 
-from lightning_paras2s import rubric
-from lightning_paras2s.acts import ActClassifier
-from lightning_paras2s.asr import TinyTranscriber, plain_words
-from lightning_paras2s.bench.hearing import word_error_rate
-from lightning_paras2s.bench.policy_system import answer_prompts
 from lightning_paras2s.bench.statistics import bootstrap_mean, compare_systems
 from lightning_paras2s.bench.summary import rounded, with_interval
-from lightning_paras2s.bench.systems import Answer
+from lightning_paras2s.bench.systems.base import Answer
+from lightning_paras2s.bench.systems.policy import answer_prompts
 from lightning_paras2s.data.datamodule import DialogueDataset
-from lightning_paras2s.data.dialogues import Dialogue, spoken_names, user_line
 from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
-from lightning_paras2s.judge import MAX_WER, heard_failure
-from lightning_paras2s.models.tiny_lm import TinySpeechLM
-from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer
-from lightning_paras2s.types import FACTORS, SPLITS, TONES, Evidence, UserError
+from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.evidence import word_error_rate
+from lightning_paras2s.hearing.transcribers import TinyTranscriber, plain_words
+from lightning_paras2s.judging import rubric
+from lightning_paras2s.judging.acts import ActClassifier
+from lightning_paras2s.judging.judges import MAX_WER, heard_failure
+from lightning_paras2s.models.tiny.lm import TinySpeechLM
+from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+from lightning_paras2s.types import FACTORS, SPLITS, TONES, Evidence
 
 
 class Item(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 REPEATS = 2000
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent

@@ -15,7 +15,7 @@ import numpy as np
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
-from lightning_paras2s.rubric import names_topic
+from lightning_paras2s.judging.rubric import names_topic
 from lightning_paras2s.types import Evidence, Query, Response, Verdict
 
 OVERALL = "overall"

@@ -12,8 +12,6 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import Dataset
 
-from lightning_paras2s.asr import CTCNetwork, read_ctc
-from lightning_paras2s.data.dialogues import Dialogue, DialogueSource
 from lightning_paras2s.data.dual_stream import (
     AudioIds,
     DualStreamBatch,
@@ -23,11 +21,13 @@ from lightning_paras2s.data.dual_stream import (
     collate,
 )
 from lightning_paras2s.data.embedded import Utterance
-from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.data.sources import Dialogue, DialogueSource
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import CTCNetwork, read_ctc
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.tiny_tokenizer import TinyTokenizer, silence, stack_frames
-from lightning_paras2s.runs import ResumableLoader
-from lightning_paras2s.types import UserError
+from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer, silence, stack_frames
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
+from lightning_paras2s.running.runs import ResumableLoader
 
 
 class DialogueDataset(Dataset):

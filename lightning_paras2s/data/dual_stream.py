@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_paras2s.data.vocabulary import BLANK, EOS, TextVocab
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt
+from lightning_paras2s.models.tiny.vocabulary import BLANK, EOS, TextVocab
 from lightning_paras2s.types import Audio, Query
 
 

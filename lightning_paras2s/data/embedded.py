@@ -26,10 +26,17 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from lightning_paras2s.models.features import HOP, acoustics
-from lightning_paras2s.rubric import BEST_TONES
-from lightning_paras2s.tts import AGENT_PROSODY, AGENT_VOICE, QUERY_PROSODY, QUERY_VOICES, EspeakSynthesizer
-from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style, UserError
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rubric import BEST_TONES
+from lightning_paras2s.models.tiny.features import HOP, acoustics
+from lightning_paras2s.speaking.synthesizers import (
+    AGENT_PROSODY,
+    AGENT_VOICE,
+    QUERY_PROSODY,
+    QUERY_VOICES,
+    EspeakSynthesizer,
+)
+from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
 
 FRAME = 640  # samples a code: 25 Hz
 CORPUS_VERSION = 3  # of the synthesis; raised whenever the same line would sound different

@@ -11,8 +11,9 @@ from lightning import LightningDataModule
 
 from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.models.kimi_config import KimiConfig
-from lightning_paras2s.models.kimi_prompt import (
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.config import KimiConfig
+from lightning_paras2s.models.kimi.prompt import (
     check_context,
     demonstration,
     pad_answers,
@@ -20,10 +21,10 @@ from lightning_paras2s.models.kimi_prompt import (
     response_steps,
     speech_prompt,
 )
-from lightning_paras2s.models.kimi_text import KimiText
-from lightning_paras2s.models.kimi_tokenizer import INPUT_RATE, KimiTokenizer
-from lightning_paras2s.runs import ResumableLoader
-from lightning_paras2s.types import Audio, Query, Response, UserError, read_jsonl
+from lightning_paras2s.models.kimi.text import KimiText
+from lightning_paras2s.models.kimi.tokenizer import INPUT_RATE, KimiTokenizer
+from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.types import Audio, Query, Response, read_jsonl
 
 RawItem = tuple[Query, Path, tuple[Response, Path] | None]
 

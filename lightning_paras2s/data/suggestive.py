@@ -16,7 +16,7 @@ from importlib.resources import files
 import numpy as np
 
 from lightning_paras2s.data.embedded import Line, query_style, text_queries
-from lightning_paras2s.tts import QUERY_VOICES, Voice
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Voice
 from lightning_paras2s.types import STYLES
 
 # What an analyser tells apart: "neutral" is how emotion sounds where there is none.

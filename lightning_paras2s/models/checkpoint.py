@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.shipped import weights_file
-from lightning_paras2s.types import UserError
 
 FORMAT = 1
 SCALE = ".row_scale"  # of a matrix kept as int8

@@ -17,8 +17,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import register_dataclass
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Logps
-from lightning_paras2s.types import UserError
 
 # FSDP2 finds the tensors that a backward pass begins with by walking what a forward method returns
 register_dataclass(Logps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 WORKING_PAIR = "torch 2.13 to 2.15 with torchaudio 2.11.1"
 

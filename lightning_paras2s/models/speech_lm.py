@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 TEXT, AUDIO = 0, 1
 

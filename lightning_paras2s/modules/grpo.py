@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
     PerStream,
     check_objective,
@@ -28,9 +29,11 @@ from lightning_paras2s.losses import (
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
-from lightning_paras2s.modules.policy import (
+from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
+from lightning_paras2s.modules.training import (
     adamw,
     clip_gradients,
     export,
@@ -39,10 +42,8 @@ from lightning_paras2s.modules.policy import (
     set_learning_rate,
     warmup_cosine,
 )
-from lightning_paras2s.modules.rewards import Reward, speak
-from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
-from lightning_paras2s.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
-from lightning_paras2s.types import UserError
+from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
+from lightning_paras2s.speaking.codec import speak
 
 
 class GRPOModule(L.LightningModule):

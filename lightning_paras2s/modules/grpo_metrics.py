@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_paras2s.audio import silence_fraction
 from lightning_paras2s.losses import GRPOLoss, masked_mean
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
-from lightning_paras2s.modules.rewards import SpokenResponse
+from lightning_paras2s.speaking.codec import SpokenResponse
 
 STREAM_NAMES = ("text", "audio")
 

@@ -11,9 +11,9 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_paras2s.models.scorer import ResponseScorer, expected_score
-from lightning_paras2s.modules.policy import adamw, clip_gradients, export, set_learning_rate, warmup_cosine
-from lightning_paras2s.modules.preferences import PreferenceBatch
+from lightning_paras2s.data.preferences import PreferenceBatch
+from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
+from lightning_paras2s.modules.training import adamw, clip_gradients, export, set_learning_rate, warmup_cosine
 from lightning_paras2s.types import FACTORS
 
 

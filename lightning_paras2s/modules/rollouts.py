@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
-from lightning_paras2s.modules.rewards import SpokenResponse
-from lightning_paras2s.types import UserError
+from lightning_paras2s.speaking.codec import SpokenResponse
 
 
 class MicroBatch(NamedTuple):

@@ -9,15 +9,15 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_paras2s.bench.logs import replace_file
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.vocabulary import TextVocab
+from lightning_paras2s.data.preferences import Preference, build_preferences
+from lightning_paras2s.data.written import WrittenAnswers
+from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.policy import initial_policy, place
-from lightning_paras2s.modules.preferences import Preference, build_preferences
-from lightning_paras2s.modules.rewards import Reward
-from lightning_paras2s.modules.written import WrittenAnswers
+from lightning_paras2s.modules.training import initial_policy, place
+from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
 SPLITS = ("train", "val")  # the order of the data module's loaders

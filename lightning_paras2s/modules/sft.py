@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
-from lightning_paras2s.modules.policy import (
+from lightning_paras2s.modules.training import (
     adamw,
     clip_gradients,
     export,
@@ -21,7 +22,6 @@ from lightning_paras2s.modules.policy import (
     set_learning_rate,
     warmup_cosine,
 )
-from lightning_paras2s.types import UserError
 
 
 class SFTModule(L.LightningModule):

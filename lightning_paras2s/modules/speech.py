@@ -9,14 +9,14 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_paras2s.asr import CTCNetwork, plain_words, read_ctc
 from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
 from lightning_paras2s.data.embedded import words as words_of
-from lightning_paras2s.data.phones import SYMBOLS, phone_ids
+from lightning_paras2s.hearing.phones import SYMBOLS, phone_ids
+from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
+from lightning_paras2s.hearing.transcribers import CTCNetwork, plain_words, read_ctc
 from lightning_paras2s.models.checkpoint import load_module, save_module
-from lightning_paras2s.models.features import MELS
-from lightning_paras2s.models.tiny_tokenizer import STRIDE, TinyTokenizer
-from lightning_paras2s.style import HEADS, StyleNetwork
+from lightning_paras2s.models.tiny.features import MELS
+from lightning_paras2s.models.tiny.tokenizer import STRIDE, TinyTokenizer
 
 
 class SpeechBatch(dict):
@@ -110,7 +110,7 @@ class SpeechDataModule(LightningDataModule):
 @torch.no_grad()
 def decode_utterance(tokenizer: TinyTokenizer, utterance: Utterance) -> Utterance:
     """What the codec makes of an utterance, heard again."""
-    from lightning_paras2s.models.features import acoustics, vocode
+    from lightning_paras2s.models.tiny.features import acoustics, vocode
 
     frames = torch.from_numpy(utterance.acoustics).float()[None]
     wav = vocode(tokenizer.reconstruct(tokenizer.quantise(frames)[1]))

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 import lightning_paras2s
-from lightning_paras2s.types import UserError
+from lightning_paras2s.errors import UserError
 
 PACKAGE = Path(lightning_paras2s.__file__).parent
 WEIGHTS = Path("checkpoints/embedded")

@@ -1,0 +1,112 @@
+"""The games of an arena: which responses meet, in both orders, and what a pairwise judge hears in them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lightning_paras2s.audio import read_audio
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
+from lightning_paras2s.running.logs import Log, half_line, replace_file, say
+from lightning_paras2s.servers.parts import AUDIO_RATE
+from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
+
+ORDERS = ("ab", "ba")  # who was heard first
+BATCH = 16  # games whose recordings are in memory
+
+
+class Game(NamedTuple):
+    """Two systems' responses to a query, heard in an order."""
+
+    query_id: str
+    a: str
+    b: str
+    audio_a: Path
+    audio_b: Path
+    order: str
+
+    def key(self, judge: str) -> tuple[str, ...]:
+        return self.query_id, self.a, self.b, self.order, judge
+
+
+def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
+    """All pairs of systems at each query, or `count` of them drawn evenly; each in both orders."""
+    found: dict[str, dict[str, Path]] = {}
+    for run in runs:
+        for r in Log(Path(run)).read("responses", Response):
+            if r.status == "ok" and r.audio and r.sample == 0:
+                found.setdefault(r.query_id, {})[r.system] = Path(run) / r.audio
+    pairs = [(q, a, b) for q, systems in sorted(found.items()) for a, b in combinations(sorted(systems), 2)]
+    if not pairs:
+        raise UserError(f"runs must hold responses of two systems to a query; got none in {', '.join(runs)}")
+    if count is not None and count < 1:
+        raise UserError(f"games must be at least 1; got {count}")
+    order = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    chosen = [pairs[i] for i in sorted(order)]
+    return [Game(q, a, b, found[q][a], found[q][b], order) for q, a, b in chosen for order in ORDERS]
+
+
+def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tuple[list[Battle], dict]:
+    """Let the judge hear the games that FOLDER/battles.jsonl lacks; what it could not judge is in failures.jsonl.
+
+    Returns:
+        The games' battles, and {"judging": the judge's name, what became of its judgements, and their cost in USD}.
+    """
+    path = folder / "battles.jsonl"
+    if path.is_file() and half_line(path):
+        say(f"{path} ended in the middle of a line: that line is dropped, and its game heard again")
+        append_jsonl(path, [])
+    held = read_jsonl(path, Battle) if path.is_file() else []
+    done = {battle_key(b) for b in held}
+    queries = {q.id: Path(manifest).parent / q.audio for q in read_jsonl(manifest, Query)}
+    if unknown := sorted({game.query_id for game in games} - queries.keys()):
+        raise UserError(f"{manifest} must hold the queries of the runs; {unknown[0]!r} is missing; check the manifest")
+    missing = [game for game in games if game.key(judge.name) not in done]
+    statuses, usd, failures = Counter({"held": len(games) - len(missing)}), 0.0, []
+    for start in range(0, len(missing), BATCH):
+        part = missing[start : start + BATCH]
+        outcomes = judge.compare([heard(game, queries[game.query_id]) for game in part])
+        pairs = list(zip(part, outcomes, strict=True))
+        append_jsonl(path, [battle(g, o.verdict, judge.name) for g, o in pairs if o.verdict is not None])
+        failures += [failure(g, o) for g, o in pairs if o.verdict is None]
+        statuses.update(o.status for o in outcomes)
+        usd += sum(o.usage.get("cost_usd", 0.0) for o in outcomes)
+    replace_file(folder / "failures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failures))
+    wanted = {game.key(judge.name) for game in games}
+    played = [b for b in (read_jsonl(path, Battle) if path.is_file() else []) if battle_key(b) in wanted]
+    if not played:
+        raise UserError(f"the judge must reach a verdict in some game; got {dict(statuses)}; see failures.jsonl")
+    return played, {"judging": {"judge": judge.name, "statuses": dict(statuses), "usd": round(usd, 6)}}
+
+
+def battle_key(battle: Battle) -> tuple[str, ...]:
+    return battle.query_id, battle.a, battle.b, battle.order, battle.judge
+
+
+def heard(game: Game, query: Path) -> Heard:
+    places = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
+    return Heard(read_audio(query, AUDIO_RATE), *(read_audio(place, AUDIO_RATE) for place in places))
+
+
+def battle(game: Game, verdict: str, judge: str) -> Battle:
+    """first and second, as heard, become a and b."""
+    winners = dict(zip(("first", "second"), game.order, strict=True))
+    return Battle(game.query_id, game.a, game.b, game.order, winners.get(verdict, verdict), judge)
+
+
+def failure(game: Game, outcome: Outcome) -> dict[str, str]:
+    return {
+        "query_id": game.query_id,
+        "a": game.a,
+        "b": game.b,
+        "order": game.order,
+        "status": outcome.status,
+        "raw": outcome.raw,
+    }

@@ -1,0 +1,1 @@
+"""Listeners: rating pages and agreement."""

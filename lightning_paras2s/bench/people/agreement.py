@@ -1,0 +1,180 @@
+"""`agreement`: does the judge agree with listeners, and do they agree with each other? (paper, Tables 2 and 7)
+
+Correlations come with n, unit of analysis and intervals, and beside them what no correlation sees: bias, error and
+kappa. Items on which all listeners disagree are kept; the paper drops them, which inflates agreement, so the figures
+without them stand apart. Where listeners agree no better than chance, the result says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from lightning_paras2s.bench.people import reliability as measures
+from lightning_paras2s.bench.statistics import REPEATS, bootstrap
+from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import replace_file, verdicts_of
+from lightning_paras2s.types import FACTORS, Human, Query, read_jsonl
+
+OVERALL = "overall"
+
+
+class Items(NamedTuple):
+    """What was rated: ratings [annotators, items] and the judge's scores [items], NaN where missing."""
+
+    ids: list[str]
+    ratings: NDArray
+    judge: NDArray
+    factors: list[str]
+    pairs: list[str]
+
+    def take(self, rows: Sequence[int]) -> Items:
+        rows = list(rows)
+        ids, factors, pairs = ([column[i] for i in rows] for column in (self.ids, self.factors, self.pairs))
+        return Items(ids, self.ratings[:, rows], self.judge[rows], factors, pairs)
+
+
+def agreement(
+    humans: str, runs: list[str], manifest: str, out: str | None = None, repeats: int = REPEATS, seed: int = 0
+) -> dict[str, Any]:
+    """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
+
+    Args:
+        humans: JSON lines of `annotate` with scores.
+        runs: folders of `evaluate` whose responses they rated, all by one judge.
+        manifest: the queries.
+        out: a JSON file to write.
+        repeats: bootstrap resamples of the contrast pairs.
+        seed: of the resamples.
+
+    Returns:
+        For each factor and overall: Krippendorff's alpha of the listeners with and without the items on which all of
+        them differ; correlations, kappa, bias and error of the judge; the human ceiling; the same by system.
+    """
+    items, judge = load(humans, runs, manifest)
+    table: dict[str, Any] = {"judge": judge, "annotators": len(items.ratings)}
+    for factor in [f for f in FACTORS if f in items.factors] + [OVERALL]:
+        part = items if factor == OVERALL else items.take([i for i, f in enumerate(items.factors) if f == factor])
+        table[factor] = between_listeners(part, repeats, seed) | judge_and_listeners(part, repeats, seed)
+    table["systems"] = by_system(items, repeats, seed)
+    if out is not None:
+        replace_file(Path(out), json.dumps(table, indent=1) + "\n")
+    Console(stderr=True).print(shown(table))
+    return table
+
+
+def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
+    """Ratings, scores and clusters of every rated response; the judge's name."""
+    queries = {q.id: q for q in read_jsonl(manifest, Query)}
+    judges, scores = set(), {}
+    for run in runs:
+        judging, verdicts = verdicts_of(Path(run))
+        judges.add(judging)
+        scores |= {name: mean_score(found) for name, found in scores_of(verdicts).items()}
+    if len(judges) != 1:
+        raise UserError(f"all runs must have one judge; got {len(judges)}; score them again")
+    rated = [h for h in read_jsonl(humans, Human) if h.score is not None]
+    ids = sorted({h.item_id for h in rated})
+    if not ids:
+        raise UserError(f"{humans} must hold ratings with a score; got none; pairwise choices go to `arena`")
+    asked = [queries.get(name.split("/", 1)[1].rsplit("/", 1)[0]) if name.count("/") > 1 else None for name in ids]
+    if None in asked:
+        raise UserError(f"{manifest} must hold the query of {ids[asked.index(None)]!r}; got none; check the manifest")
+    rows = {name: row for row, name in enumerate(sorted({h.annotator for h in rated}))}
+    columns = {name: column for column, name in enumerate(ids)}
+    ratings = np.full((len(rows), len(ids)), np.nan)
+    for h in rated:
+        ratings[rows[h.annotator], columns[h.item_id]] = h.score
+    judged = np.array([scores.get(name, np.nan) for name in ids])
+    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair_id for q in asked]), judges.pop().judge
+
+
+def between_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
+    """Krippendorff's alpha (ordinal) over all items, with its interval, and over those the paper would keep."""
+    found = {"items": len(items.ids), "ratings": int(np.isfinite(items.ratings).sum())}
+    alpha = measures.krippendorff_alpha(items.ratings)
+    low, high = bootstrap(
+        lambda rows: measures.krippendorff_alpha(items.ratings[:, rows]), items.pairs, min(repeats, 500), seed
+    )
+    kept = measures.without_full_disagreement(items.ratings)
+    found |= {"alpha": rounded(alpha), "alpha_ci95": [rounded(low), rounded(high)]}
+    found |= {"alpha_without_full_disagreement": rounded(measures.krippendorff_alpha(kept))}
+    return found | {"items_without_full_disagreement": kept.shape[1], "listeners": in_words(alpha)}
+
+
+def in_words(alpha: float) -> str:
+    """What an alpha means (Krippendorff's bounds: .8 reliable, .667 the least for tentative conclusions)."""
+    if not np.isfinite(alpha):
+        return "not defined: too few ratings, or all are equal"
+    if alpha <= 0:
+        return "no agreement: the listeners agree no better than chance; their means say nothing about the judge"
+    return "reliable" if alpha >= 0.8 else "tentative" if alpha >= 0.667 else "weak"
+
+
+def judge_and_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
+    """The judge against the listeners' mean, an item a response."""
+    human = human_means(items.ratings)
+    both = np.isfinite(human) & np.isfinite(items.judge)
+    found: dict[str, Any] = {"unit": "response", "n": int(both.sum()), "n_unjudged": int((~both).sum())}
+    for kind in measures.CORRELATIONS:
+        c = measures.correlation(items.judge, human, items.pairs, kind, repeats, seed)
+        found |= {kind: rounded(c.value), f"{kind}_ci95": [rounded(c.low), rounded(c.high)], f"{kind}_p": c.p}
+        found |= {f"{kind}_fisher95": [rounded(c.fisher_low), rounded(c.fisher_high)]}
+        found |= {f"{kind}_ceiling": rounded(measures.human_ceiling(items.ratings, kind))}
+    if both.any():
+        found |= {"bias": rounded(measures.bias(items.judge[both], human[both]))}
+        found |= {"mae": rounded(measures.mean_absolute_error(items.judge[both], human[both]))}
+        found |= {"kappa": rounded(measures.cohen_kappa(items.judge, human))}
+    return {name: None if value != value else value for name, value in found.items()}
+
+
+def by_system(items: Items, repeats: int, seed: int) -> dict[str, Any]:
+    """Each system's mean by either, and the correlation of these means where there are three systems or more."""
+    human = human_means(items.ratings)
+    both = np.flatnonzero(np.isfinite(human) & np.isfinite(items.judge))
+    systems = np.array([items.ids[i].split("/", 1)[0] for i in both])
+    names = sorted(set(systems.tolist()))
+
+    def means(rows: NDArray) -> NDArray:  # [systems, 2]
+        chosen = [rows[systems[rows] == name] for name in names]
+        pairs = [[human[both[c]].mean(), items.judge[both[c]].mean()] if len(c) else [np.nan] * 2 for c in chosen]
+        return np.array(pairs)
+
+    found: dict[str, Any] = {"unit": "system", "n": len(names)}
+    if not names:
+        return found
+    every = means(np.arange(len(both)))
+    found["means"] = {n: {"listeners": rounded(h), "judge": rounded(j)} for n, (h, j) in zip(names, every, strict=True)}
+    if len(names) >= 3:
+        clusters = [items.pairs[i] for i in both]
+        for kind, measure in measures.CORRELATIONS.items():
+            ends = bootstrap(lambda rows, m=measure: m(*means(rows).T), clusters, min(repeats, 500), seed)
+            found |= {kind: rounded(measure(*every.T)), f"{kind}_ci95": [rounded(end) for end in ends]}
+    return found
+
+
+def human_means(ratings: NDArray) -> NDArray:
+    """Mean over the listeners of each item, NaN without any: [A, N] -> [N]."""
+    counts = np.isfinite(ratings).sum(0)
+    return np.where(counts > 0, np.nansum(ratings, 0) / np.maximum(counts, 1), np.nan)
+
+
+def shown(table: dict[str, Any]) -> Table:
+    made = Table(title=f"{table['judge']} and {table['annotators']} listeners")
+    for heading in ("", "n", "alpha", "pearson [95 %]", "spearman", "ceiling", "kappa", "bias", "MAE", "listeners"):
+        made.add_column(heading)
+    for name in (f for f in (*FACTORS, OVERALL) if f in table):
+        row = table[name]
+        low, high = row["pearson_ci95"]
+        cells = [row["n"], row["alpha"], f"{row['pearson']} [{low}, {high}]", row["spearman"], row["pearson_ceiling"]]
+        cells += [row.get("kappa"), row.get("bias"), row.get("mae"), row["listeners"]]
+        made.add_row(name, *("-" if cell is None else str(cell) for cell in cells))
+    return made

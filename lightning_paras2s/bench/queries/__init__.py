@@ -1,0 +1,1 @@
+"""Queries: mining, synthesis, filters, manifests, imports."""

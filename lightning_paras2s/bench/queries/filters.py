@@ -1,0 +1,180 @@
+"""Keep the queries that say what they should, as they should (paper, section 3.1, steps 3 to 5): `filter`.
+
+Synthetic speech is dropped when its words are misheard (WER above a threshold), when a classifier does not hear its
+style, and when it shares a topic, a text or a voice with the training data. The paper prints no thresholds; ours are
+parameters, and the counts of each rejection are reported. A pair loses both halves when one is dropped, unless
+`keep_halves`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.queries.duplicates import near_duplicates
+from lightning_paras2s.bench.queries.synthesize import replace_file, wer
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.running.logs import write_summary
+from lightning_paras2s.types import Audio, Query, append_jsonl, read_jsonl, to_json
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What was heard in a query; None where nobody listened."""
+
+    id: str
+    transcript: str | None = None
+    styles: dict[str, str] | None = None
+    error: str = ""
+
+
+def filter(
+    manifest: str,
+    out: str,
+    transcriber: Transcriber | None = None,
+    recognizer: StyleRecognizer | None = None,
+    max_wer: float = 0.3,
+    factors_heard: Sequence[str] = ("emotion",),
+    train_manifest: str | None = None,
+    keep_halves: bool = False,
+    hearings: str | None = None,
+) -> dict:
+    """Filter a manifest of queries: OUT lists those kept, its neighbour `.rejected.jsonl` the others with why, and
+    `.filter.json` the counts, which `evaluate` takes into its summary.
+
+    Args:
+        manifest: queries.jsonl of `synthesize` or of an importer.
+        out: manifest to write, in the same folder (audio paths stay relative to it).
+        transcriber: hears the words; without one, words are not checked.
+        recognizer: hears the style; without one, styles are not checked.
+        max_wer: word error rate above which a query is dropped.
+        factors_heard: factors whose style the recognizer must hear (the paper: emotion).
+        train_manifest: queries whose topics, texts and voices may not occur.
+        keep_halves: keep a half whose other half was dropped.
+        hearings: file of what was heard; a run that was killed continues from it. MANIFEST's `.heard.jsonl` by default.
+
+    Returns:
+        Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.
+    """
+    if Path(out).parent.resolve() != Path(manifest).parent.resolve():
+        raise UserError(f"out must lie beside the manifest, whose audio paths it keeps; got {out} and {manifest}")
+    queries = read_jsonl(manifest, Query)
+    heard = hear(
+        queries, manifest, transcriber, recognizer, hearings or str(Path(manifest).with_suffix(".heard.jsonl"))
+    )
+    reasons = {q.id: reject(q, heard[q.id], max_wer, factors_heard) for q in queries}
+    if train_manifest:
+        overlap = overlaps(queries, read_jsonl(train_manifest, Query))
+        reasons = {query_id: why or overlap.get(query_id, "") for query_id, why in reasons.items()}
+    if not keep_halves:
+        halves = Counter(q.pair_id for q in queries if not reasons[q.id])
+        whole = Counter(q.pair_id for q in queries)
+        orphans = {q.id for q in queries if not reasons[q.id] and halves[q.pair_id] < whole[q.pair_id]}
+        reasons |= {query_id: "other_half: was dropped" for query_id in orphans}
+    rejected = [{**asdict(heard[q.id]), "id": q.id, "why": reasons[q.id]} for q in queries if reasons[q.id]]
+    replace_file(Path(out).with_suffix(".rejected.jsonl"), "".join(json.dumps(row) + "\n" for row in rejected))
+    kept = [q for q in queries if not reasons[q.id]]
+    replace_file(Path(out), "".join(to_json(q) + "\n" for q in kept))
+    counts = {
+        "manifest": out,
+        "read": len(queries),
+        "kept": len(kept),
+        "rejected": dict(Counter(why.split(":")[0] for why in reasons.values() if why).most_common()),
+        "kept_by_factor": dict(Counter(q.factor for q in kept)),
+        "read_by_factor": dict(Counter(q.factor for q in queries)),
+        "max_wer": max_wer,
+        "factors_heard": list(factors_heard),
+        "providers": {
+            "transcriber": transcriber.name if transcriber else "",
+            "recognizer": recognizer.name if recognizer else "",
+        },
+    }
+    write_summary(counts_path(out), counts)
+    return counts
+
+
+def counts_path(manifest: str | Path) -> Path:
+    """Where the counts of the filter that wrote a manifest are."""
+    return Path(manifest).with_suffix(".filter.json")
+
+
+def read_counts(manifest: str | Path) -> dict:
+    """{"filtered": the counts of the filter that wrote a manifest}; {} if none did."""
+    path = counts_path(manifest)
+    return {"filtered": json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+
+
+def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence[str]) -> str:
+    """Why a query is dropped for what was heard; "" if it is not. What was not listened for is not held against it."""
+    if heard.error:
+        return f"audio: {heard.error}"
+    if heard.transcript is not None and (error := wer(query.text, heard.transcript)) > max_wer:
+        return f"wer: {error:.3f}, heard {heard.transcript!r}"
+    for factor in factors_heard:
+        wanted = query.styles.get(factor)
+        if factor == query.factor and heard.styles is not None and heard.styles.get(factor) != wanted:
+            return f"style: heard {factor} {heard.styles.get(factor, 'none')}, not {wanted}"
+    return ""
+
+
+def overlaps(queries: list[Query], train: list[Query]) -> dict[str, str]:
+    """Query id -> what it shares with the training data: a voice, a topic of its factor, or a (nearly) same text."""
+    voices = {q.voice for q in train if q.voice}
+    topics = {(q.factor, q.topic) for q in train}
+    texts = sorted({q.text for q in train})
+    own = sorted({q.text for q in queries})
+    near = {own[j - len(texts)] for i, j in near_duplicates(texts + own) if i < len(texts) <= j}
+    found = {}
+    for q in queries:
+        if q.voice in voices:
+            found[q.id] = f"voice: {q.voice} is in the training data"
+        elif (q.factor, q.topic) in topics:
+            found[q.id] = f"topic: {q.topic} is in the training data"
+        elif q.text in near:
+            found[q.id] = "text: the training data has one like it"
+    return found
+
+
+def hear(
+    queries: list[Query], manifest: str, transcriber: Transcriber | None, recognizer: StyleRecognizer | None, path: str
+) -> dict[str, Hearing]:
+    """Listen to all queries, in chunks that are kept on disk."""
+    signature = f"{transcriber.name if transcriber else '-'} {recognizer.name if recognizer else '-'}"
+    log = Path(f"{path}.{signature.replace('/', '_').replace(' ', '+')}")
+    if log.is_file():
+        append_jsonl(log, [])
+    done = {h.id: h for h in read_jsonl(log, Hearing)} if log.is_file() else {}
+    todo = [q for q in queries if q.id not in done]
+    for start in range(0, len(todo), CHUNK):
+        rows = listen(todo[start : start + CHUNK], Path(manifest).parent, transcriber, recognizer)
+        append_jsonl(log, rows)
+        done |= {row.id: row for row in rows}
+    return done
+
+
+def listen(
+    queries: list[Query], root: Path, transcriber: Transcriber | None, recognizer: StyleRecognizer | None
+) -> list[Hearing]:
+    audios: dict[str, Audio] = {}
+    errors: dict[str, str] = {}
+    for query in queries:
+        try:
+            audios[query.id] = read_audio(root / query.audio, 16_000)
+        except UserError as error:
+            errors[query.id] = str(error)
+    sound = list(audios.values())
+    texts = transcriber.transcribe(sound) if transcriber and sound else [None] * len(sound)
+    styles = recognizer.recognize(sound, "query") if recognizer and sound else [None] * len(sound)
+    rows = {
+        query_id: Hearing(query_id, text, None if style is None else {k: v for k, v in asdict(style).items() if v})
+        for query_id, text, style in zip(audios, texts, styles, strict=True)
+    }
+    return [rows.get(q.id) or Hearing(q.id, error=errors[q.id]) for q in queries]

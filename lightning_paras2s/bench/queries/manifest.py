@@ -1,0 +1,66 @@
+"""What is evaluated: a manifest of queries, checked, and its contrast pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Query, read_jsonl
+
+
+def read_queries(manifest: str, limit: int | None) -> list[Query]:
+    """The manifest's queries, checked: factor, style, audio; at most `limit` contrast pairs a factor."""
+    queries = read_jsonl(manifest, Query)
+    if not queries:
+        raise UserError(f"a manifest must list at least one query; got none in {manifest}; write it with `synthesize`")
+    kept: dict[str, list[str]] = {}
+    for number, query in enumerate(queries, 1):
+        query.style  # noqa: B018  raises for an unknown style
+        if query.factor not in query.styles:
+            raise UserError(
+                f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
+            )
+        if not (Path(manifest).parent / query.audio).is_file():
+            raise UserError(
+                f"{manifest}:{number}: audio must be an existing file; got {query.audio!r}; check the manifest"
+            )
+        pairs = kept.setdefault(query.factor, [])
+        if query.pair_id not in pairs:
+            pairs.append(query.pair_id)
+    chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
+    return [q for q in queries if q.pair_id in chosen]
+
+
+def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:
+    """Whole contrast pairs in the manifest's order, at most `batch_size` queries a batch unless one pair has more."""
+    pairs: dict[str, list[Query]] = {}
+    for query in queries:
+        pairs.setdefault(query.pair_id, []).append(query)
+    batches: list[list[Query]] = []
+    for pair in pairs.values():
+        if not batches or len(batches[-1]) + len(pair) > batch_size:
+            batches.append([])
+        batches[-1] += pair
+    return batches
+
+
+def shard_of(batches: list[list[Query]], shard: str) -> list[list[Query]]:
+    """Every k-th batch from the i-th: a shard's batches are those of a single run, so even what a batch could touch
+    (the rounding of a matrix product) is the same."""
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f'a shard must be "i/k" with 0 <= i < k; got {shard!r}')
+    return batches[int(index) :: int(count)]
+
+
+def other_styles(queries: list[Query]) -> dict[str, str]:
+    """Query id -> the style of the other half of its pair; queries without another half are left out."""
+    styles: dict[str, set[str]] = {}
+    for query in queries:
+        styles.setdefault(query.pair_id, set()).add(query.styles[query.factor])
+    found = {}
+    for query in queries:
+        others = styles[query.pair_id] - {query.styles[query.factor]}
+        if len(others) == 1:
+            found[query.id] = others.pop()
+    return found

@@ -1,0 +1,222 @@
+"""Query mining (paper, section 3.1 steps 1, 2 and 4): generate, parse, deduplicate, and test each script thrice.
+
+Nothing is guessed: what a model did not answer in the format asked for is a status, counted and shown; every rejected
+candidate is kept with why. An answer that never came is asked for again by the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_paras2s.bench.queries.duplicates import first_of_each
+from lightning_paras2s.bench.queries.lists import flaw, parse_numbered_list, split_styles
+from lightning_paras2s.bench.queries.scripts import read_scripts
+from lightning_paras2s.bench.queries.styles import (
+    CONTRASTS,
+    NEUTRALITY_PROMPT,
+    REASONABILITY_PROMPT,
+    RELEVANCE_PROMPT,
+    RESPONSE_PROMPT,
+    TOPICS,
+    generation_prompt,
+)
+from lightning_paras2s.bench.queries.synthesize import replace_file
+from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
+from lightning_paras2s.data.embedded import TextQuery, text_queries
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import plain_words
+from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat
+from lightning_paras2s.servers.scripted import ScriptedLLM
+from lightning_paras2s.types import FACTORS, SPLITS, to_json
+
+ITEM_TOKENS, ANSWER_TOKENS = 18, 45  # of a generated query, of an answer to a test; for price estimates
+
+
+class Generation(NamedTuple):
+    """One prompt that asks for a list of queries."""
+
+    factor: str
+    split: str
+    topic: str
+    styles: tuple[str, str]
+    prompt: str
+
+
+def mine(
+    out: str,
+    llm: ChatLLM | None = None,
+    factors: Sequence[str] = FACTORS,
+    splits: Sequence[str] = SPLITS,
+    count: int = 100,
+    rounds: int = 1,
+    source: str | None = None,
+    max_usd: float | None = None,
+    dry_run: bool = False,
+) -> dict:
+    """Mine scripts with a chat model: OUT/scripts.jsonl for `synthesize`; every candidate and prompt with its status.
+
+    A run that was killed or ran out of money continues where it stopped: answers are in the model's cache.
+
+    Args:
+        out: folder to write.
+        llm: ScriptedLLM by default (offline); the paper's is OpenAIChat with gpt-4.1.
+        factors: emotion, sarcasm, age, gender.
+        splits: whose topics to ask for.
+        count: queries a prompt asks for.
+        rounds: how often each prompt is asked.
+        source: test these scripts instead of generating any: "embedded", or a file of scripts.
+        max_usd: ask nothing that could take the run's cost above this.
+        dry_run: ask nothing; tell the number of requests and what they would cost.
+
+    Returns:
+        Counts of prompts by status, of candidates by status and reason, and the cost.
+    """
+    check(factors, splits, count, rounds)
+    llm = capped(llm or ScriptedLLM(), max_usd)
+    prompts = [] if source else generations(factors, splits, count)
+    if dry_run:
+        existing = len(load(source, factors, splits)) if source else 0
+        return estimate(llm, [g.prompt for g in prompts] * rounds, count, existing)
+    if source:
+        rows, candidates = [], load(source, factors, splits)
+    else:
+        rows, candidates = generate(llm, prompts * rounds, count)
+    candidates = deduplicate(candidates)
+    for test in (neutrality, reasonability, relevance):
+        candidates = apply(test, llm, candidates)
+    candidates = [replace(c, status="accepted") if c.status == "open" else c for c in candidates]
+    folder = Path(out)
+    write(folder / "prompts.jsonl", rows)
+    replace_file(folder / "candidates.jsonl", "".join(to_json(c) + "\n" for c in candidates))
+    replace_file(
+        folder / "scripts.jsonl", "".join(to_json(script_of(c)) + "\n" for c in candidates if c.status == "accepted")
+    )
+    return summary(folder, llm, rows, candidates)
+
+
+def check(factors: Sequence[str], splits: Sequence[str], count: int, rounds: int) -> None:
+    if not factors or set(factors) - set(FACTORS):
+        raise UserError(f"factors must be some of {', '.join(FACTORS)}; got {', '.join(factors) or 'none'}")
+    if not splits or set(splits) - set(SPLITS):
+        raise UserError(f"splits must be some of {', '.join(SPLITS)}; got {', '.join(splits) or 'none'}")
+    if count < 2 or rounds < 1:
+        raise UserError(f"count must be at least 2 and rounds at least 1; got count={count}, rounds={rounds}")
+
+
+def capped(llm: ChatLLM, max_usd: float | None) -> ChatLLM:
+    if max_usd is not None and isinstance(llm, OpenAIChat):
+        if llm.prices == (0.0, 0.0):
+            raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
+        llm.max_usd = max_usd
+    return llm
+
+
+def generations(factors: Sequence[str], splits: Sequence[str], count: int) -> list[Generation]:
+    """The prompts of A.11.1 to A.11.4: one a topic, and for emotion one a topic and contrast."""
+    return [
+        Generation(factor, split, topic, styles, generation_prompt(factor, topic, styles, count))
+        for factor in factors
+        for split in splits
+        for topic in TOPICS[factor][split]
+        for styles in CONTRASTS[factor]
+    ]
+
+
+def generate(llm: ChatLLM, prompts: list[Generation], count: int) -> tuple[list[dict], list[Candidate]]:
+    """Ask for lists -> what came of each prompt, and all items as candidates (flawed ones rejected already)."""
+    rows, candidates = [], []
+    for generation, reply in zip(prompts, ask(llm, [g.prompt for g in prompts]), strict=True):
+        found = parse_numbered_list(reply.text, count) if reply.text is not None else None
+        items = [candidate_of(generation, item) for item in found.items] if found else []
+        repeats = sum(c.why == "repeats_example" for c in items)
+        status = reply.status if found is None else found.status
+        row = {"factor": generation.factor, "topic": generation.topic, "styles": generation.styles, "status": status}
+        rows.append(
+            {**row, "items": len(items), "repeats_example": repeats, "reply": reply.text if not items else None}
+        )
+        candidates += items
+    return rows, candidates
+
+
+def candidate_of(generation: Generation, item: str) -> Candidate:
+    text, styles = split_styles(item) if generation.factor == "emotion" else (item, None)
+    name = hashlib.sha256(plain_words(text).encode()).hexdigest()[:10]
+    candidate = Candidate(f"{generation.factor}-{name}", *generation[:3], text, generation.styles)
+    why = flaw(text, generation.factor)
+    if why is None and styles is not None and set(styles) != set(generation.styles):
+        why = f"wrong_styles: {', '.join(styles)}"
+    return replace(candidate, status="rejected", why=why) if why else candidate
+
+
+def load(source: str, factors: Sequence[str], splits: Sequence[str]) -> list[Candidate]:
+    """Scripts that exist, as candidates."""
+    scripts = [q for s in SPLITS for q in text_queries(s)] if source == "embedded" else read_scripts(source)
+    chosen = [s for s in scripts if s.factor in factors and s.split in splits]
+    return [Candidate(s.id, s.factor, s.split, s.topic, s.text, s.styles, s.subject) for s in chosen]
+
+
+def script_of(candidate: Candidate) -> TextQuery:
+    c = candidate
+    return TextQuery(c.id, c.factor, c.split, c.topic, c.subject, c.text, c.styles)
+
+
+def deduplicate(candidates: list[Candidate]) -> list[Candidate]:
+    """Reject near duplicates; where splits share a text, test keeps it, then val."""
+    order = sorted(range(len(candidates)), key=lambda i: ("test", "val", "train").index(candidates[i].split))
+    order = [i for i in order if candidates[i].status == "open"]
+    result = list(candidates)
+    for i, repeated in zip(order, first_of_each([candidates[i].text for i in order]), strict=True):
+        if repeated is not None:
+            original = candidates[order[repeated]]
+            result[i] = replace(candidates[i], status="rejected", why=f"duplicate: of {original.id} ({original.text})")
+    return result
+
+
+def estimate(llm: ChatLLM, prompts: list[str], count: int, existing: int) -> dict:
+    """What a run would ask and cost, if every item were parsed and passed every test."""
+    scripts = existing or count * len(prompts)
+    tests = (
+        NEUTRALITY_PROMPT,
+        REASONABILITY_PROMPT,
+        REASONABILITY_PROMPT,
+        RESPONSE_PROMPT,
+        RESPONSE_PROMPT,
+        RELEVANCE_PROMPT,
+    )
+    asked = sum(len(p) for p in prompts) / CHARACTERS_A_TOKEN
+    asked += scripts * sum(len(t) / CHARACTERS_A_TOKEN + 2 * ITEM_TOKENS for t in tests)
+    answered = count * len(prompts) * ITEM_TOKENS + scripts * len(tests) * ANSWER_TOKENS
+    usd = llm.cost(asked, answered) if isinstance(llm, OpenAIChat) else 0.0
+    requests = len(prompts) + scripts * len(tests)
+    return {
+        "dry_run": True,
+        "requests": requests,
+        "candidates": scripts,
+        "tokens": round(asked + answered),
+        "usd": round(usd, 2),
+    }
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def summary(folder: Path, llm: ChatLLM, rows: list[dict], candidates: list[Candidate]) -> dict:
+    paid = isinstance(llm, OpenAIChat)
+    accepted = Counter(f"{c.factor} {c.split}" for c in candidates if c.status == "accepted")
+    return {
+        "scripts": str(folder / "scripts.jsonl"),
+        "llm": llm.name,
+        "prompts": dict(Counter(row["status"] for row in rows)),
+        "candidates": dict(Counter(c.status for c in candidates)),
+        "why": dict(Counter(f"{c.status} {c.why.split(': ')[0]}" for c in candidates if c.why).most_common()),
+        "accepted": dict(accepted),
+        "usd": round(llm.spent_usd, 4) if paid else 0.0,
+        "asked": dict(llm.asked) if paid else {},
+    }

@@ -1,0 +1,241 @@
+"""Systems under test: spoken queries in, spoken responses out.
+
+`CascadeSystem` and `ToplineSystem` are the paper's baseline (the words alone, a neutral voice) and upper bound (gold
+labels) of section 5.6; `RecordedSystem` brings responses that exist already; `CommandSystem` runs any program; a
+trained policy is in policy_system.py. What a system answers to a query depends on that query alone, never on the
+batch, so that a run can be cut and resumed anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.acts import SLOT, texts
+from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
+from lightning_paras2s.running.shipped import shipped
+from lightning_paras2s.speaking.codec import through_codec
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.types import Audio, Query, Response, Style, read_jsonl
+
+SAMPLE_RATE = 16_000
+REMEMBERED = 64  # texts whose speech the agent's voice need not make again
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a system gave for one query: speech (None if `status` says why there is none), its own text where it has
+    one."""
+
+    audio: Audio | None
+    text: str | None = None
+    status: str = "ok"
+    latency: dict[str, float] = field(default_factory=dict)
+    cost_usd: float | None = None
+
+
+class S2SSystem(ABC):
+    """A speech-to-speech system."""
+
+    config_sha: str  # of everything that its answers depend on
+
+    def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
+        """Refuse queries of these lengths before any is answered: a `UserError` that names the first.
+
+        Most systems take any.
+        """
+
+    @abstractmethod
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        """Answer each query; `sample` counts repeated answers to one query."""
+
+
+class CascadeSystem(S2SSystem):
+    """Deaf to style: transcribe, answer the words with a generic reply, speak in a neutral voice (the paper's
+    Whisper-GPT-TTS).
+
+    Args:
+        tokenizer: weights of a codec to send the voice through, as a policy's is; none = as synthesised.
+    """
+
+    def __init__(self, transcriber: Transcriber, synthesizer: Synthesizer, tokenizer: str | None = None) -> None:
+        self.transcriber, self.voice = transcriber, _AgentVoice(synthesizer, tokenizer)
+        self.replies = [f["frame"] for f in frames() if (f["factor"], f["split"]) == (GENERIC, "train")]
+        self.config_sha = digest([type(self).__name__, transcriber.name, synthesizer.name, self.replies], [tokenizer])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        heard = self.transcriber.transcribe(audios)
+        replies = [choose(self.replies, words, sample).replace(SLOT, subject_of(words)) for words in heard]
+        return [Answer(self.voice.speak(text, "neutral"), text) for text in replies]
+
+
+class ToplineSystem(S2SSystem):
+    """Told the gold label: the authored answer to that style in a tone that fits it (the paper's topline).
+
+    Args:
+        split: whose reply frames it uses.
+        tokenizer: as in `CascadeSystem`.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:
+        self.voice, self.frames = _AgentVoice(synthesizer, tokenizer), {}
+        for frame in frames():
+            if frame["split"] == split:
+                self.frames.setdefault(frame["style"], []).append(frame["frame"])
+        self.subjects = {q["text"]: q["subject"] for name in ("train", "val", "test") for q in texts(name)}
+        self.config_sha = digest(
+            [type(self).__name__, synthesizer.name, self.frames, sorted(self.subjects)], [tokenizer]
+        )
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        answers = []
+        for query in queries:
+            style = query.styles[query.factor]
+            if style not in self.frames:
+                raise UserError(f"the topline answers to {', '.join(self.frames)}; got {style!r} in {query.id}")
+            subject = self.subjects.get(query.text) or subject_of(query.text)
+            text = choose(self.frames[style], query.id, sample).replace(SLOT, subject)
+            tone = choose(sorted(BEST_TONES[style]), query.id, sample)
+            answers.append(Answer(self.voice.speak(text, tone), text))
+        return answers
+
+
+class RecordedSystem(S2SSystem):
+    """Responses that exist already.
+
+    Args:
+        responses: a JSON-lines file of response records (audio paths relative to it), or a folder of `<query
+            id>.wav|.flac|.ogg`.
+    """
+
+    def __init__(self, responses: str) -> None:
+        path = Path(responses)
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix in (".wav", ".flac", ".ogg"))
+            self.found = {(p.stem, 0): Response(p.stem, "recorded", audio=str(p)) for p in files}
+        else:
+            rows = read_jsonl(path, Response)
+            self.found = {(r.query_id, r.sample): r for r in rows}
+            path = path.parent
+        self.root = path
+        self.config_sha = digest([type(self).__name__, [r.sha256 for r in self.found.values()]], [])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        return [self._answer(self.found.get((query.id, sample))) for query in queries]
+
+    def _answer(self, response: Response | None) -> Answer:
+        if response is None:
+            return Answer(None, status="missing")
+        if not response.audio:
+            return Answer(None, response.text, response.status if response.status != "ok" else "missing")
+        path = Path(response.audio)
+        place = self.root / path if (self.root / path).is_file() else path
+        return Answer(
+            read_audio(place, SAMPLE_RATE), response.text, response.status, response.latency, response.cost_usd
+        )
+
+
+class CommandSystem(S2SSystem):
+    """Any program, started once a batch.
+
+    It reads {requests}, JSON lines of {"id", "audio"} with absolute paths of WAV files, and writes {responses}, JSON
+    lines of {"id", "audio", "text"?} with paths relative to that file. What it does not answer has the status
+    "missing".
+
+    Args:
+        command: with the placeholders {requests} and {responses}; not run by a shell.
+    """
+
+    def __init__(self, command: str, timeout_seconds: float = 600.0) -> None:
+        if "{requests}" not in command or "{responses}" not in command:
+            raise UserError(f"a command must hold {{requests}} and {{responses}}; got {command!r}")
+        self.command, self.timeout_seconds = command, timeout_seconds
+        self.config_sha = digest([command], [])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        with tempfile.TemporaryDirectory() as folder:
+            requests, responses = Path(folder) / "requests.jsonl", Path(folder) / "responses.jsonl"
+            lines = []
+            for index, (query, audio) in enumerate(zip(queries, audios, strict=True)):
+                write_audio(Path(folder) / f"{index}.wav", audio)
+                lines.append(
+                    json.dumps({"id": query.id, "audio": str(Path(folder) / f"{index}.wav"), "sample": sample}) + "\n"
+                )
+            requests.write_text("".join(lines))
+            status = self._run(requests, responses)
+            found = {} if status != "ok" or not responses.is_file() else _read_answers(responses)
+            return [found.get(q.id, Answer(None, status="missing" if status == "ok" else status)) for q in queries]
+
+    def _run(self, requests: Path, responses: Path) -> str:
+        parts = [part.format(requests=requests, responses=responses) for part in shlex.split(self.command)]
+        try:
+            done = subprocess.run(parts, timeout=self.timeout_seconds, stdout=subprocess.DEVNULL, check=False)
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        except OSError as error:
+            raise UserError(f"a command must be a program that starts; got {parts[0]!r} ({error.strerror})") from None
+        return "ok" if done.returncode == 0 else f"exit_{done.returncode}"
+
+
+class _AgentVoice:
+    """The agent's voice in a tone, through the codec if there is one."""
+
+    def __init__(self, synthesizer: Synthesizer, tokenizer: str | None) -> None:
+        self.synthesizer, self.tokenizer = synthesizer, None
+        self.speak = lru_cache(REMEMBERED)(self._speak)  # the halves of a pair are often given the same answer
+        if tokenizer is not None:
+            from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+
+            self.tokenizer = TinyTokenizer.load(tokenizer)
+
+    def _speak(self, text: str, tone: str) -> Audio:
+        audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
+        if self.tokenizer is None:
+            return audio
+        return through_codec([audio], self.tokenizer)[0]
+
+
+def _read_answers(path: Path) -> dict[str, Answer]:
+    """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio"."""
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+            name, place, text = row["id"], path.parent / row["audio"], row.get("text")
+            found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        except UserError:
+            found[name] = Answer(None, text, "bad_audio")
+    return found
+
+
+def choose(options: list[str], key: str, sample: int) -> str:
+    """One of the options, always the same for the same key and sample."""
+    return options[int.from_bytes(hashlib.sha256(f"{key}/{sample}".encode()).digest()[:6]) % len(options)]
+
+
+def subject_of(text: str) -> str:
+    """A guess at what a sentence is about: its longest content word, the later of two."""
+    words = [w for w in plain_words(text) if w not in STOPWORDS]
+    return max(reversed(words), key=len) if words else "question"
+
+
+def digest(settings: list, paths: Iterable[str | None]) -> str:
+    """Short hash of settings and of the contents of files."""
+    whole = hashlib.sha256(repr(settings).encode())
+    for path in filter(None, paths):
+        whole.update(shipped(path).read_bytes())
+    return whole.hexdigest()[:16]

@@ -1,0 +1,225 @@
+"""Judged samples of the supervised policy, K a query: what the reward model learns from (paper, section 4.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_paras2s.audio import Recording, write_audio
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.data.written import WrittenAnswers
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import Reward, repeat
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
+from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
+
+
+@dataclass(frozen=True)
+class Preference:
+    """One judged sample; audio paths are relative to the manifest. Responses that could not be judged are not kept.
+
+    Attributes:
+        query_id: the query that the response was judged for.
+        sample: its number among the responses to a query: the sampled ones, then the written ones.
+        answers: the query that it was sampled or written for, where that is another one.
+        factor: what the query is about; "" where that is not known.
+    """
+
+    query_id: str
+    sample: int
+    query_audio: str
+    response_audio: str
+    score: float
+    text: str = ""
+    answers: str = ""
+    factor: str = ""
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    queries: list[Audio]
+    responses: list[Audio]
+    scores: Tensor  # [B], 1..5
+    factors: list[str]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def to(self, device) -> PreferenceBatch:
+        return PreferenceBatch(self.queries, self.responses, self.scores.to(device), self.factors)
+
+
+class PreferenceDataModule(L.LightningDataModule):
+    """Judged samples for `RewardModule`.
+
+    Args:
+        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
+            `train` may be several: of the supervised policy's answers, say, and of those that RL made of it.
+        lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
+            do, and would be most of what is learned.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str,
+        batch_size: int = 32,
+        lowest: float = 1.0,
+        seed: int = 0,
+        sample_rate: int = 16_000,
+    ) -> None:
+        super().__init__()
+        self.manifests = ([train] if isinstance(train, str) else train, [val])
+        self.batch_size, self.seed, self.sample_rate, self.lowest = batch_size, seed, sample_rate, lowest
+
+    def setup(self, stage: str | None = None) -> None:
+        self.train, self.val = ([item for path in paths for item in self._read(Path(path))] for paths in self.manifests)
+        drawn = np.random.default_rng(self.seed).random(len(self.train)) < self.lowest
+        pairs = zip(self.train, drawn, strict=True)
+        self.train = [item for item, kept in pairs if kept or not item[0].answers or item[0].score > 1]
+        shared = {p.query_id for p, _ in self.train} & {p.query_id for p, _ in self.val}
+        if shared:
+            raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
+
+    def _read(self, path: Path) -> list[tuple[Preference, Path]]:
+        return [(preference, path.parent) for preference in read_jsonl(path, Preference)]
+
+    def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
+        queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
+        responses = [Recording(folder / p.response_audio, self.sample_rate) for p, folder in items]
+        scores = torch.tensor([p.score for p, _ in items])
+        return PreferenceBatch(queries, responses, scores, [p.factor for p, _ in items])
+
+    def train_dataloader(self) -> ResumableLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return ResumableLoader(self.train, self._collate, self.batch_size, self.seed, rank=rank, world_size=world_size)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(self.val, self._collate, self.batch_size, shuffle=False, drop_last=False)
+
+
+@torch.no_grad()
+def build_preferences(
+    policy: SpeechLM,
+    tokenizer: SpeechTokenizer,
+    vocabulary: TextVocab,
+    reward: Reward,
+    batches: Iterable[DualStreamBatch],
+    folder: str | Path,
+    samples: int = 8,
+    sampling: Sampling = Sampling(),
+    seed: int = 0,
+    others: int = 0,
+    written: WrittenAnswers | None = None,
+) -> Path:
+    """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
+    query's samples are a function of (seed, its id), whatever else is in its batch.
+
+    Args:
+        others: each response is also judged as an answer to so many other queries of its batch (`swapped`), or the
+            scorer could learn which answers are good, and not for whom.
+        written: answers of demonstrations beside the sampled ones, or the scorer would never hear a good answer of a
+            kind that the policy doesn't give.
+
+    Returns:
+        The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
+    """
+    folder = Path(folder)
+    manifest = folder / "preferences.jsonl"
+    append_jsonl(manifest, [])  # mends a half line
+    done = {(p.query_id, p.answers, p.sample) for p in read_jsonl(manifest, Preference)}
+    attempted = folder / "done.txt"
+    finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
+    policy.eval()
+    for batch in batches:
+        if all(query.id in finished for query in batch.queries):
+            continue
+        noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
+        completion = policy.generate(batch.prompt, sampling, noise, samples)
+        pools = [(0, speak(completion, tokenizer, vocabulary))]
+        if written is not None:
+            pools.append((samples, written.answer(batch, tokenizer, seed)))
+        found, asked = [], [batch, *swapped(batch, others, seed)]
+        for first, responses in pools:
+            for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
+                found += _preferences(queries, batch, responses, scores, first)
+            _keep(folder, batch, responses, first)
+        for query, audio in zip(batch.queries, batch.audios, strict=True):
+            write_audio(folder / _recording(query.id), audio)
+        new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
+        append_jsonl(manifest, list(new.values()))
+        with attempted.open("a") as file:
+            file.write("".join(f"{query.id}\n" for query in batch.queries))
+    return manifest
+
+
+def swapped(batch: DualStreamBatch, others: int, seed: int = 0) -> list[DualStreamBatch]:
+    """`others` batches in which each query's place is taken by another one: by turns one of the same factor and another
+    style (the answer to a sad user, judged for a happy one), and any."""
+    random = np.random.default_rng([seed, number_of(batch.queries[0].id)])
+    batches = []
+    for turn in range(others if len(batch) > 1 else 0):
+        taken = []
+        for i, query in enumerate(batch.queries):
+            any_other = [j for j in range(len(batch)) if j != i]
+            contrast = [
+                j
+                for j in any_other
+                if batch.queries[j].factor == query.factor and batch.queries[j].style != query.style
+            ]
+            pool = contrast if contrast and turn % 2 == 0 else any_other
+            taken.append(pool[random.integers(len(pool))])
+        queries, audios = ([items[j] for j in taken] for items in (batch.queries, batch.audios))
+        batches.append(replace(batch, queries=queries, audios=audios))
+    return batches
+
+
+def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse], first: int) -> None:
+    """Write the recordings of a query's responses, numbered from `first`."""
+    count = len(responses) // len(batch)
+    for i, (query, response) in enumerate(zip(repeat(batch.queries, count), responses, strict=True)):
+        if len(response.audio.samples):
+            write_audio(folder / _recording(query.id, first + i % count), response.audio)
+
+
+def _preferences(
+    asked: DualStreamBatch, answered: DualStreamBatch, responses: list[SpokenResponse], scores: Tensor, first: int
+) -> list[Preference]:
+    """The responses to `answered`, numbered from `first`, with their scores as answers to `asked`."""
+    samples = len(responses) // len(answered)
+    pairs = zip(repeat(asked.queries, samples), repeat(answered.queries, samples), strict=True)
+    return [
+        Preference(
+            query.id,
+            first + i % samples,
+            _recording(query.id),
+            _recording(own.id, first + i % samples),
+            score,
+            response.text,
+            "" if own.id == query.id else own.id,
+            query.factor,
+        )
+        for i, ((query, own), response, score) in enumerate(zip(pairs, responses, scores.tolist(), strict=True))
+        if score == score and len(response.audio.samples)
+    ]
+
+
+def _recording(query_id: str, sample: int | None = None) -> str:
+    """Where the query, or a response to it, lies."""
+    return f"audio/{query_id}.flac" if sample is None else f"audio/{query_id}-{sample}.flac"
+
+
+def number_of(name: str) -> int:
+    """A number below 2^40 that stands for an id."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:5])

@@ -1,0 +1,289 @@
+"""Where dialogues come from: the embedded text set (spoken by eSpeak NG), or a manifest of recordings.
+
+The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone,
+echo, name the
+speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or
+answers.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lightning_paras2s.audio import read_audio
+from lightning_paras2s.data.embedded import (
+    Line,
+    TextQuery,
+    Utterance,
+    agent_lines,
+    choose_voice,
+    corpus,
+    demonstration_tone,
+    hear,
+    query_lines,
+    query_style,
+    reply,
+    text_queries,
+)
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
+from lightning_paras2s.types import STYLES, TONES, Query, Style, read_jsonl
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """One exchange, heard.
+
+    Attributes:
+        task: read, echo, name or chat.
+        transcript: the user's words as the policy's text stream is given them; None = ask a transcriber.
+        user, agent: speech; None where there is none.
+        query: the benchmark's record of the user's speech, for judges; None in pre-training.
+    """
+
+    task: str
+    transcript: str | None
+    user: Utterance | None = None
+    agent: Utterance | None = None
+    query: Query | None = None
+
+
+class DialogueSource(ABC):
+    """Gives the dialogues of a split, always the same ones in the same order."""
+
+    @abstractmethod
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]: ...
+
+
+class PretrainingDialogues(DialogueSource):
+    """Tasks that teach the base to hear and to speak, but no manners.
+
+    Args:
+        read: text and a tone in, the words read aloud in that tone out.
+        echo: user speech in, the same words out, neutral.
+        name: user speech in, the names of the speaker's attributes out, neutral.
+        chat: user speech in, a reply to a *random* style in a random tone out; every second query about another
+            query's subject (`about_another`).
+    """
+
+    def __init__(
+        self, read: int = 10000, echo: int = 3000, name: int = 8000, chat: int = 5000, seed: int = 100
+    ) -> None:
+        self.sizes, self.seed = {"read": read, "echo": echo, "name": name, "chat": chat}, seed
+
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        share, voices = (1.0, "train") if split == "train" else (0.02, "val")
+        seed = self.seed if split == "train" else self.seed + 50
+        size = {task: int(count * share) for task, count in self.sizes.items()}
+        made = []
+        for line in agent_lines(size["read"], seed, "train", 0.6 if split == "train" else 0.0):
+            made.append(("read", f"{line.style.tone} {line.text}", None, line))
+        for line in query_lines(size["echo"], seed + 1, voices, 0.5):
+            made.append(("echo", line.text, line, Line(line.text, Style(tone="neutral"), AGENT_VOICE, 0)))
+        for line in query_lines(size["name"], seed + 2, voices, 0.5):
+            names = Line(spoken_names(line.style), Style(tone="neutral"), AGENT_VOICE, 0)
+            made.append(("name", line.text, line, names))
+        made += [("chat", line.text, line, answer) for line, answer in _style_blind(size["chat"], seed + 3, voices)]
+        return _spoken(made, cache_dir)
+
+
+class Demonstrations(DialogueSource):
+    """Queries in both styles with fitting answers in fitting tones (paper, section 4.1).
+
+    Args:
+        share: of the queries that have demonstrations (every second training query; the others are left to RL).
+        renditions: recordings (voice, variation, answer) of each query and style.
+        exchanged: share of renditions that are about the subject of any other training query (`about_another`), so
+            that the answer's subject has to be copied and can't be remembered. The other query lends one noun; its
+            answers are not seen.
+        rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
+            hearing of styles fades.
+        reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
+        shuffled: controls from which no style can be learnt: answers are dealt out at random among all "queries", or go
+            to either of the two "styles" of their query. "" is no control.
+    """
+
+    def __init__(
+        self,
+        share: float = 1.0,
+        renditions: int = 4,
+        exchanged: float = 0.9,
+        rehearsal: int = 0,
+        reading: int = 0,
+        shuffled: str = "",
+        seed: int = 200,
+    ) -> None:
+        if shuffled not in ("", "queries", "styles"):
+            raise UserError(f"shuffled must be queries, styles or empty; got {shuffled!r}")
+        self.share, self.renditions, self.exchanged, self.shuffled = share, renditions, exchanged, shuffled
+        self.rehearsal, self.reading, self.seed = rehearsal, reading, seed
+
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        random = np.random.default_rng(self.seed + len(split))
+        queries = demonstrated_queries(self.share) if split == "train" else text_queries("val")
+        renditions = self.renditions if split == "train" else 1
+        lines = []
+        for query, style in [(q, s) for q in queries for s in q.styles for _ in range(renditions)]:
+            if split == "train" and random.random() < self.exchanged:
+                query = about_another(query, text_queries("train"), random)
+            user = user_line(query, style, split, random)
+            if self.shuffled == "styles":
+                style = query.styles[random.integers(2)]
+            tone = demonstration_tone(style, random)
+            lines.append((user, Line(reply(query, style, split, random), Style(tone=tone), AGENT_VOICE, 0)))
+        if self.shuffled == "queries":
+            order = random.permutation(len(lines))
+            lines = [(user, lines[i][1]) for (user, _), i in zip(lines, order, strict=True)]
+        shown = [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
+        return shown + self._rehearsed(cache_dir) if split == "train" else shown
+
+    def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
+        if not self.rehearsal + self.reading:
+            return []
+        sizes = {"read": self.reading, "echo": self.rehearsal, "name": self.rehearsal, "chat": 0}
+        return PretrainingDialogues(**sizes, seed=self.seed).dialogues("train", cache_dir)
+
+
+class UnlabelledQueries(DialogueSource):
+    """Queries for RL: the training queries without demonstrations, in both styles; `query` holds labels for judges
+    only.
+
+    Args:
+        renditions: recordings of each training query and style: a number, or one for each factor or style named, and 1
+            for the others.
+        demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
+            for RL too.
+    """
+
+    def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
+        self.counts = renditions if isinstance(renditions, dict) else dict.fromkeys(STYLES, renditions)
+        if unknown := set(self.counts).difference(STYLES, *STYLES.values()):
+            raise UserError(f"renditions must be a number or name factors and styles; got {', '.join(sorted(unknown))}")
+        self.renditions, self.demonstrated, self.seed = renditions, demonstrated, seed
+
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        random = np.random.default_rng(self.seed + len(split))
+        shown = set(demonstrated_queries(self.demonstrated))
+        queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
+        counts = self.counts if split == "train" else {}
+        pairs = [(q, s) for q in queries for s in q.styles for _ in range(counts.get(s, counts.get(q.factor, 1)))]
+        return spoken_queries([pairs[i] for i in random.permutation(len(pairs))], split, cache_dir, random)
+
+
+class ManifestDialogues(DialogueSource):
+    """Recordings listed in a manifest of query records, for RL or prediction.
+
+    Args:
+        manifest: JSON lines of `Query` records; audio paths are relative to it.
+    """
+
+    def __init__(self, manifest: str) -> None:
+        self.manifest = manifest
+
+    def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        found = []
+        root = Path(self.manifest).parent
+        for number, query in enumerate(read_jsonl(self.manifest, Query), 1):
+            try:
+                style, audio = query.style, read_audio(root / query.audio, 16_000)
+            except UserError as error:
+                raise UserError(f"{self.manifest}:{number}: {error}") from None
+            samples = (audio.samples * 32767).astype(np.int16)
+            found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, style, (), samples), None, query))
+        if not found:
+            raise UserError(
+                f"a manifest must list at least one query; got none in {self.manifest}; write it with `synthesize`"
+            )
+        return found
+
+
+def demonstrated_queries(share: float) -> list[TextQuery]:
+    """Every second training query, thinned evenly to `share`."""
+    every = [q for i, q in enumerate(text_queries("train")) if i % 2 == 0]
+    count = max(1, round(share * len(every)))
+    return [every[int(i * len(every) / count)] for i in range(count)]
+
+
+def about_another(query: TextQuery, queries: Sequence[TextQuery], random: np.random.Generator) -> TextQuery:
+    """The query with the subject of another one in its place: "We sold the *piano* I grew up in."
+
+    An answer has to copy what is new; its style doesn't change. The other query may be of any factor, or the subject
+    would tell the factor, and what a new subject is about would be guessed.
+    """
+    subject = queries[random.integers(len(queries))].subject
+    return replace(query, subject=subject, text=re.sub(rf"\b{re.escape(query.subject)}\b", subject, query.text))
+
+
+def user_line(
+    query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
+) -> Line:
+    """How a user of the split says a query in a style."""
+    name = choose_voice(query.factor, style, split, random)
+    voice = QUERY_VOICES[split][name]
+    labels = query_style(query.factor, style, voice.gender, voice.age)
+    return Line(query.text, labels, name, int(random.integers(2**31)), keep_samples)
+
+
+def spoken_queries(
+    pairs: list[tuple[TextQuery, str]], split: str, cache_dir: str, random: np.random.Generator
+) -> list[Dialogue]:
+    """Queries with their records and waveforms, without answers."""
+    lines = [user_line(query, style, split, random, True) for query, style in pairs]
+    dialogues = []
+    for index, ((query, style), line, utterance) in enumerate(zip(pairs, lines, corpus(lines, cache_dir), strict=True)):
+        styles = {k: v for k, v in asdict(line.style).items() if v and k != "tone"}
+        record = Query(
+            f"{query.id}-{style}-{index}",
+            query.id,
+            query.factor,
+            query.split,
+            query.text,
+            styles,
+            query.topic,
+            "",
+            line.voice,
+        )
+        dialogues.append(Dialogue("chat", None, utterance, None, record))
+    return dialogues
+
+
+def spoken_names(style: Style) -> str:
+    """What can be told of a speaker, as words."""
+    known = [
+        style.emotion or style.sarcasm or "",
+        style.age or "",
+        (style.gender or "") if style.age == "adult" else "",
+    ]
+    return " ".join(name for name in known if name)
+
+
+def _style_blind(size: int, seed: int, voices: str) -> list[tuple[Line, Line]]:
+    """Dialogue about the right topic whose answer knows nothing of the style: generic, or fit for a random style."""
+    random = np.random.default_rng(seed)
+    queries = [q for i, q in enumerate(text_queries("train")) if i % 2] if voices == "train" else text_queries("val")
+    answers = "train" if voices == "train" else "val"
+    lines = []
+    for _ in range(size):
+        query = queries[random.integers(len(queries))]
+        if voices == "train" and random.random() < 0.5:
+            query = about_another(query, queries, random)
+        user = user_line(query, query.styles[random.integers(2)], voices, random)
+        style = "generic" if random.random() < 0.6 else query.styles[random.integers(2)]
+        tone = "neutral" if random.random() < 0.4 else TONES[random.integers(len(TONES))]
+        lines.append((user, Line(reply(query, style, answers, random), Style(tone=tone), AGENT_VOICE, 0)))
+    return lines
+
+
+def _spoken(made: list[tuple[str, str, Line | None, Line]], cache_dir: str) -> list[Dialogue]:
+    users = iter(corpus([user for _, _, user, _ in made if user], cache_dir) if any(m[2] for m in made) else [])
+    agents = corpus([agent for *_, agent in made], cache_dir)
+    return [
+        Dialogue(task, transcript, next(users) if user else None, agent)
+        for (task, transcript, user, _), agent in zip(made, agents, strict=True)
+    ]

@@ -1,0 +1,22 @@
+"""Mistakes that a user can mend, and how the command line tells them."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
+    code 2."""
+
+
+class OneLineErrors:
+    """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        raise UserError(" ".join(message.split()))
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that an exception is, or was raised from."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error

@@ -1,0 +1,1 @@
+"""What was said and how: transcribers, style recognisers, the evidence that they make, the audit."""

@@ -1,0 +1,49 @@
+"""emotion2vec (Ma et al., 2024): the paper's classifier of a query's emotion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.types import Audio, Style
+
+
+class Emotion2Vec(StyleRecognizer):
+    """emotion2vec through funasr (paper: Ma et al., 2024); needs the package funasr and the model's weights.
+
+    Args:
+        model: a name that funasr knows, or a folder.
+        min_score: probability of the best emotion below which none is heard (the paper: "too low"; the value is ours).
+    """
+
+    LABELS = {  # its English names -> ours; "other" and "unknown" are no emotion of ours
+        "happy": "happy",
+        "surprised": "surprised",
+        "sad": "sad",
+        "angry": "angry",
+        "fearful": "fear",
+        "disgusted": "disgust",
+        "neutral": "neutral",
+    }
+
+    def __init__(self, model: str = "iic/emotion2vec_plus_large", min_score: float = 0.5, device: str = "cpu") -> None:
+        try:
+            from funasr import AutoModel
+        except ImportError:
+            raise UserError("Emotion2Vec needs the package funasr; got none; pip install funasr modelscope") from None
+        self.name = f"{Path(model).name}-p{min_score:g}"
+        self.model, self.min_score = AutoModel(model=model, device=device, disable_update=True), min_score
+
+    def recognize(self, audios: list[Audio], role: str) -> list[Style]:
+        found = []
+        for audio in audios:
+            result = self.model.generate(audio.samples, granularity="utterance", extract_embedding=False)[0]
+            found.append(Style(emotion=best_emotion(result["labels"], result["scores"], self.min_score)))
+        return found
+
+
+def best_emotion(labels: list[str], scores: list[float], min_score: float) -> str | None:
+    """The most probable emotion of ours, or None if it is none or too improbable; labels are like "开心/happy"."""
+    score, label = max(zip(scores, labels, strict=True))
+    return Emotion2Vec.LABELS.get(label.split("/")[-1].strip("<> ")) if score >= min_score else None

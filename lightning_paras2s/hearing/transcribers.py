@@ -1,0 +1,139 @@
+"""What was said: transcribers."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_paras2s.audio import is_silent, resample
+from lightning_paras2s.data import embedded
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.phones import SYMBOLS, Lexicon
+from lightning_paras2s.models.checkpoint import load_module
+from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
+from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
+from lightning_paras2s.types import Audio
+
+
+class Transcriber(ABC):
+    """Speech to text."""
+
+    name: str  # with version, recorded in every evidence
+
+    @abstractmethod
+    def transcribe(self, audios: list[Audio]) -> list[str]:
+        """Lower-case words without punctuation, one string an audio; "" for silence."""
+
+
+class CTCNetwork(nn.Module):
+    """Acoustics [B, T, 66] at 100 Hz -> logits [B, T / 2, 58] of phones (`hearing/phones.py`) at 50 Hz; pitch is
+    not used."""
+
+    def __init__(self, width: int = 176, blocks: int = 7) -> None:
+        super().__init__()
+        self.settings = {"width": width, "blocks": blocks}
+        self.stem = nn.Conv1d(MELS, width, 6, stride=2, padding=2)
+        self.body = nn.Sequential(*[ResidualBlock(width, 11) for _ in range(blocks)])
+        self.head = nn.Conv1d(width, SYMBOLS, 1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        # The level of a recording says nothing about its words.
+        mel = frames[..., :MELS] - frames[..., :MELS].mean((1, 2), keepdim=True)
+        return self.head(self.body(self.stem(mel.transpose(1, 2)))).transpose(1, 2).float()
+
+
+class TinyTranscriber(Transcriber):
+    """Convolutional phone CTC, trained on eSpeak speech and the codec's decoded speech (`fit --config
+    transcriber.yaml`), read with the embedded text set's words as a closed lexicon.
+
+    Args:
+        path: weights (.safetensors of `CTCNetwork`).
+        batch_size: recordings a forward pass.
+    """
+
+    name = "tiny-transcriber-2"
+
+    def __init__(self, path: str, batch_size: int = 32) -> None:
+        self.network = load_module(CTCNetwork, path).eval()
+        self.batch_size = batch_size
+
+    def transcribe(self, audios: list[Audio]) -> list[str]:
+        order = sorted(range(len(audios)), key=lambda i: len(audios[i].samples))
+        texts = [""] * len(audios)
+        heard = [i for i in order if not is_silent(audios[i])]
+        for start in range(0, len(heard), self.batch_size):
+            index = heard[start : start + self.batch_size]
+            for i, text in zip(index, self._batch([audios[i] for i in index]), strict=True):
+                texts[i] = text
+        return texts
+
+    @torch.no_grad()
+    def _batch(self, audios: list[Audio]) -> list[str]:
+        frames, lengths = pad_acoustics(audios)
+        return read_ctc(self.network(frames), lengths)
+
+
+class Whisper(Transcriber):
+    """openai-whisper (paper: large-v3); needs the extra `whisper` and its weights.
+
+    Args:
+        model: a name of the openai-whisper package, or a path to its weights.
+    """
+
+    def __init__(self, model: str = "large-v3", device: str = "cuda", language: str = "en") -> None:
+        try:
+            import whisper
+        except ImportError:
+            raise UserError(
+                "Whisper needs the package openai-whisper; got none; pip install 'lightning_paras2s[whisper]'"
+            ) from None
+        self.name = f"whisper-{Path(model).name}"
+        self.model, self.language = whisper.load_model(model, device=device), language
+
+    def transcribe(self, audios: list[Audio]) -> list[str]:
+        texts = []
+        for audio in audios:
+            samples = resample(audio, 16_000).samples
+            text = (
+                self.model.transcribe(samples, language=self.language, temperature=0.0)["text"] if len(samples) else ""
+            )
+            texts.append(plain_words(text))
+        return texts
+
+
+def plain_words(text: str) -> str:
+    """Lower-case words without punctuation."""
+    return " ".join(embedded.words(text))
+
+
+def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
+    """Recordings of any rate -> acoustics [B, T, 66], frame counts. A row's padding repeats its mean frame, so row
+    means stay."""
+    rows = [acoustics_of(torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())) for audio in audios]
+    lengths = [len(row) for row in rows]
+    longest = max(lengths)
+    padded = [torch.cat([row, row.mean(0, keepdim=True).expand(longest - len(row), -1)]) for row in rows]
+    return torch.stack(padded), lengths
+
+
+@functools.lru_cache
+def embedded_lexicon() -> Lexicon:
+    """The words of the embedded text set, weighed by its training texts."""
+    texts = [q.text for q in embedded.text_queries("train")]
+    texts += [f["frame"] for f in embedded.frames() if f["split"] == "train"]
+    return Lexicon(embedded.lexicon(), [embedded.words(text) for text in texts])
+
+
+def read_ctc(logits: Tensor, lengths: list[int]) -> list[str]:
+    """Logits [B, T / 2, symbols] of `CTCNetwork` and acoustic frame counts -> texts."""
+    logps = F.log_softmax(logits.float(), -1).numpy()
+    rows = [row[: -(-length // 2)] for row, length in zip(logps, lengths, strict=True)]
+    return [" ".join(embedded_lexicon().decode(row)) for row in rows]
+
+
+assert ACOUSTIC_SIZE == MELS + 2

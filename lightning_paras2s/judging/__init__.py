@@ -1,0 +1,1 @@
+"""Rubric, judges, scorers, rewards."""

@@ -1,0 +1,161 @@
+"""Is the response a good fit, in content and tone? Judges read what was heard (paper Eq. 1, guideline A.11.5)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging import rubric
+from lightning_paras2s.judging.acts import ActClassifier
+from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.types import TONES, Evidence, Query, Style, Verdict
+
+HEARD_FAILURES = (
+    "silent",
+    "truncated",
+)  # an evidence's statuses that a listener would score 1; any other is no judgement at all
+MAX_WER = 0.5
+LABEL_SOURCES = ("gold", "predicted")
+
+
+class Judge(ABC):
+    """Scores the fit of a response to a query on the Likert scale 1..5."""
+
+    name: str
+    rubric_sha: str
+    samples: int = 1  # verdicts on each response
+
+    @abstractmethod
+    def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
+        """`style` holds the query's labels (gold or predicted); `evidence` is what was heard in the response.
+
+        Never guesses: what can't be judged gets `score=None` and a status.
+        """
+
+    def verdict(
+        self,
+        evidence: Evidence,
+        score: rubric.Score,
+        sample: int = 0,
+        raw: str = "",
+        usage: dict[str, float] | None = None,
+    ) -> Verdict:
+        """A record in this judge's name."""
+        return Verdict(
+            evidence.response_id,
+            self.name,
+            score.score,
+            score.reason,
+            self.rubric_sha,
+            sample=sample,
+            raw=raw,
+            usage=usage or {},
+            status=score.status,
+        )
+
+    def locate(self, queries: Path, run: Path) -> None:  # noqa: B027  most judges read evidence alone
+        """Where the recordings are (the manifest's folder and the run's), for a judge that hears them."""
+
+    def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
+        """The `samples` verdicts on each response; a judge that asks a server overrides this to ask at once."""
+        return [[self.judge(*item)] for item in zip(queries, styles, evidence, strict=True)]
+
+
+class EmbeddedJudge(Judge):
+    """Guideline A.11.5 as rules over what was heard: the act (a text classifier over the transcript), the tone, the
+    topic, and failures.
+
+    Args:
+        acts: file of the act classifier (`python -m lightning_paras2s.judging.acts`).
+        max_wer: above this word error rate between what was heard and the response's own text, voice and text differ:
+            score 1.
+    """
+
+    rubric_sha = rubric.RUBRIC_SHA
+
+    def __init__(self, acts: str = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
+        self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
+        self.name = "embedded-rubric-1"
+
+    def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
+        value = getattr(style, query.factor)
+        act = ""
+        if (early := heard_failure(evidence, self.max_wer)) is not None:
+            score = early
+        elif value not in rubric.BEST_TONES:
+            score = rubric.Score(None, f"the query's {query.factor} is {value or 'unknown'}", "no_label")
+        elif evidence.tone not in TONES:
+            score = rubric.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
+        else:
+            act = self.classifier.classify(evidence.transcript, query.factor, query.text).name
+            score = rubric.score_act(value, act, evidence.tone, rubric.names_topic(query.text, evidence.transcript))
+        return self.verdict(evidence, score, raw=act)
+
+
+class LLMJudge(Judge):
+    """A chat model asked with guideline A.11.5 (the paper: GPT-4.1); `samples` independent judgements of each response.
+
+    Responses in which nothing could be heard are scored without asking.
+    """
+
+    rubric_sha = rubric.RUBRIC_SHA
+
+    def __init__(self, llm: ChatLLM, samples: int = 1, max_wer: float = MAX_WER) -> None:
+        if samples < 1:
+            raise UserError(f"a judge must draw at least one sample; got samples={samples}")
+        self.llm, self.samples, self.max_wer = llm, samples, max_wer
+        self.name = f"llm-rubric-{rubric.PARSER_VERSION}/{llm.name}"
+
+    def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
+        return self.judge_all([query], [style], [evidence])[0][0]
+
+    def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
+        def ask(rest: list[int]) -> list[list[Verdict]]:
+            prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in rest]
+            return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)
+
+        return judge_audible(self, evidence, self.max_wer, ask)
+
+
+def judge_audible(
+    judge: Judge, evidence: list[Evidence], max_wer: float, ask: Callable[[list[int]], list[list[Verdict]]]
+) -> list[list[Verdict]]:
+    """The verdicts on each response; `ask` judges those (their indices) that no failure has settled."""
+    early = [heard_failure(e, max_wer) for e in evidence]
+    rest = [i for i, score in enumerate(early) if score is None]
+    judged = dict(zip(rest, ask(rest) if rest else [], strict=True))
+    return [
+        judged[i] if score is None else [judge.verdict(e, score, sample) for sample in range(judge.samples)]
+        for i, (e, score) in enumerate(zip(evidence, early, strict=True))
+    ]
+
+
+def ask_samples(judge: Judge, llm: ChatLLM, evidence: list[Evidence], contents: list[Any]) -> list[list[Verdict]]:
+    """`judge.samples` verdicts on each content (a prompt, or its parts), all asked at once and strictly parsed."""
+    conversations = [[{"role": "user", "content": content}] for content in contents for _ in range(judge.samples)]
+    replies = iter(llm.complete(conversations))
+    return [[reply_verdict(judge, e, sample, next(replies)) for sample in range(judge.samples)] for e in evidence]
+
+
+def reply_verdict(judge: Judge, evidence: Evidence, sample: int, reply: Reply) -> Verdict:
+    """A verdict from what a model wrote, or from why it wrote nothing."""
+    usage = {**reply.usage, "cost_usd": reply.cost_usd}
+    if reply.status != "ok" or reply.text is None:
+        status = reply.status if reply.status != "ok" else "no_reply"
+        return judge.verdict(evidence, rubric.Score(None, "", status), sample, usage=usage)
+    return judge.verdict(evidence, rubric.parse_score(reply.text), sample, reply.text, usage)
+
+
+def heard_failure(evidence: Evidence, max_wer: float) -> rubric.Score | None:
+    """What is settled before any style: a failure that a listener hears scores 1, any other status is no score; None =
+    judge it."""
+    if evidence.status in HEARD_FAILURES:
+        return rubric.score_failure(evidence.status)
+    if evidence.status != "ok":
+        return rubric.Score(None, "there is no evidence to judge", evidence.status)
+    if evidence.wer is not None and evidence.wer > max_wer:
+        return rubric.score_failure("mismatch")
+    return None

@@ -1,0 +1,191 @@
+"""From spoken responses to rewards: scorers, judges and the simple rewards of the ladder. NaN = unscored, never 0."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+import jiwer
+import torch
+from torch import Tensor
+
+from lightning_paras2s.audio import is_silent
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber, plain_words
+from lightning_paras2s.judging import rubric
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.types import Evidence, Query, Style
+
+LABEL_SOURCES = ("gold", "predicted")
+Item = TypeVar("Item")
+
+
+class Reward(ABC):
+    """Scores responses; higher is better."""
+
+    needs_audio = True  # whether the audio stream must be decoded first
+
+    @abstractmethod
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        """[B*G], the responses to a query adjacent; NaN = unscored."""
+
+    def score_for(self, batches: list[DualStreamBatch], responses: list[SpokenResponse]) -> list[Tensor]:
+        """`score` of the same responses as answers to the queries of each batch."""
+        return [self.score(batch, responses) for batch in batches]
+
+    def to(self, device: torch.device) -> None:  # noqa: B027
+        """Move the networks that run on the policy's device; most have none, or choose theirs."""
+
+
+class TokenCountReward(Reward):
+    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?)."""
+
+    needs_audio = False
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        return torch.tensor([r.text_ids.count(self.token) / max(1, len(r.text_ids)) for r in responses])
+
+
+class JudgeReward(Reward):
+    """A judge's score of what is heard in the waveform.
+
+    Args:
+        labels: where the query's style comes from: "gold" labels, or "predicted" by `style` from the query's audio.
+    """
+
+    def __init__(self, judge: Judge, transcriber: Transcriber, style: StyleRecognizer, labels: str = "gold") -> None:
+        self.judge, self.transcriber, self.style = judge, transcriber, style
+        self.labels = check_labels(labels, style)
+
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        return self.score_for([batch], responses)[0]
+
+    def score_for(self, batches: list[DualStreamBatch], responses: list[SpokenResponse]) -> list[Tensor]:
+        """Hears each response once, however many batches it is judged for."""
+        evidence, found = self.hear(responses), []
+        for batch in batches:
+            group_size = len(responses) // len(batch)
+            styles = repeat(query_styles(batch, self.labels, self.style), group_size)
+            found.append(judge_scores(self.judge, repeat(batch.queries, group_size), styles, evidence))
+        return found
+
+    def hear(self, responses: list[SpokenResponse]) -> list[Evidence]:
+        transcripts = self.transcriber.transcribe([r.audio for r in responses])
+        tones = self.style.recognize([r.audio for r in responses], "response")
+        return [
+            Evidence(str(i), transcript, word_error_rate(r.text, transcript), tone.tone or "", status=listen_status(r))
+            for i, (r, transcript, tone) in enumerate(zip(responses, transcripts, tones, strict=True))
+        ]
+
+
+class TextJudgeReward(Reward):
+    """A judge's score of the text stream alone, as if spoken in the best tone (the ladder's second rung)."""
+
+    needs_audio = False
+
+    def __init__(self, judge: Judge, style: StyleRecognizer | None = None, labels: str = "gold") -> None:
+        self.judge, self.style = judge, style
+        self.labels = check_labels(labels, style)
+
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        group_size = len(responses) // len(batch)
+        queries = repeat(batch.queries, group_size)
+        styles = repeat(query_styles(batch, self.labels, self.style), group_size)
+        evidence = [
+            Evidence(str(i), response.text, 0.0, best_tones(query, style)[0])
+            for i, (query, style, response) in enumerate(zip(queries, styles, responses, strict=True))
+        ]
+        return judge_scores(self.judge, queries, styles, evidence)
+
+
+class ToneReward(Reward):
+    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung)."""
+
+    def __init__(self, style: StyleRecognizer, labels: str = "gold") -> None:
+        self.style, self.labels = style, check_labels(labels, style)
+
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        group_size = len(responses) // len(batch)
+        styles = query_styles(batch, self.labels, self.style)
+        wanted = repeat([best_tones(q, s) for q, s in zip(batch.queries, styles, strict=True)], group_size)
+        heard = self.style.recognize([r.audio for r in responses], "response")
+        return torch.tensor([float(tone.tone in best) for tone, best in zip(heard, wanted, strict=True)])
+
+
+class ScorerReward(Reward):
+    """The distilled reward model's expected score (paper, section 4.2).
+
+    A response that is silent or runs into the step limit gets 1, the lowest score, as the judge gives it: the model is
+    trained on whole answers and may like a cut one.
+
+    Args:
+        scorer: builds the scorer with its weights.
+    """
+
+    def __init__(self, scorer: Callable[[], ResponseScorer], batch_size: int = 64) -> None:
+        self.scorer, self.batch_size = scorer().eval().requires_grad_(False), batch_size
+
+    def to(self, device: torch.device) -> None:
+        self.scorer.to(device)
+
+    @torch.no_grad()
+    def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        queries = repeat(batch.audios, len(responses) // len(batch))
+        audios = [r.audio for r in responses]
+        starts = range(0, len(audios), self.batch_size)
+        spans = [slice(start, start + self.batch_size) for start in starts]
+        scores = torch.cat([self.scorer(queries[span], audios[span]) for span in spans]).cpu()
+        failed = torch.tensor([listen_status(r) != "ok" for r in responses])
+        return torch.where(failed, 1.0, scores)
+
+
+def listen_status(response: SpokenResponse) -> str:
+    if not len(response.audio.samples) or is_silent(response.audio):
+        return "silent"
+    return "ok" if response.finished else "truncated"
+
+
+def judge_scores(judge: Judge, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> Tensor:
+    """Mean score of each response's verdicts; NaN where there is none."""
+    means = []
+    for verdicts in judge.judge_all(queries, styles, evidence):
+        scores = [v.score for v in verdicts if v.score is not None]
+        means.append(sum(scores) / len(scores) if scores else float("nan"))
+    return torch.tensor(means)
+
+
+def query_styles(batch: DualStreamBatch, labels: str, style: StyleRecognizer | None) -> list[Style]:
+    if labels == "gold":
+        return [query.style for query in batch.queries]
+    return style.recognize(batch.audios, "query")
+
+
+def best_tones(query: Query, style: Style) -> tuple[str, ...]:
+    return tuple(sorted(rubric.BEST_TONES.get(getattr(style, query.factor), {"neutral"})))
+
+
+def check_labels(labels: str, style: StyleRecognizer | None) -> str:
+    if labels not in LABEL_SOURCES:
+        raise UserError(f"a reward's labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
+    if labels == "predicted" and style is None:
+        raise UserError("labels: predicted needs a style recogniser; got none; give the reward's option `style`")
+    return labels
+
+
+def word_error_rate(text: str, transcript: str) -> float:
+    """Of what was heard against the response's own text; 1 where words were heard but none written."""
+    reference, heard = plain_words(text), plain_words(transcript)
+    return jiwer.wer(reference, heard) if reference else float(bool(heard))
+
+
+def repeat(items: list[Item], group_size: int) -> list[Item]:
+    """Each item G times, copies adjacent."""
+    return [item for item in items for _ in range(group_size)]

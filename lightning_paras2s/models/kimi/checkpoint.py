@@ -1,0 +1,206 @@
+"""The released Kimi-Audio checkpoint layout, in and out: 36 safetensors shards, an index, config.json.
+
+One shard a layer (trunk, then mimo branch), one for the adaptor, one for embedding, heads and final norms: 419
+tensors of 9,766,334,464 numbers, plus 34 `rotary_emb.inv_freq` that the blocks recompute and the loader skips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.config import KimiConfig, read_json
+from lightning_paras2s.models.kimi.lm import KimiAudio
+from lightning_paras2s.models.sharding import whole
+
+INDEX = "model.safetensors.index.json"
+SKIPPED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
+SKIPPED_PREFIX = "whisper_model."  # fine-tuning checkpoints carry the feature encoder too; `KimiTokenizer` loads it
+COMPANIONS = (".py", ".json", ".model", ".tiktoken")  # code and text tokenizer, which lie beside the weights
+OWN_FILES = (INDEX, "config.json")
+DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
+
+
+def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters under their names in the checkpoint: without peft's wrappers and without adapters."""
+    named = model.named_parameters()
+    return {name.replace(".base_layer", ""): p for name, p in named if ".lora_" not in name}
+
+
+def check_kimi(model: KimiAudio, folder: str | Path) -> None:
+    """See from index and shard headers alone that every tensor fits, before a minute is spent loading.
+
+    Raises:
+        UserError: naming the first missing, extra or misshaped tensor, wrong type, or missing, damaged or truncated
+            file.
+    """
+    expected = {name: tuple(p.shape) for name, p in base_parameters(model).items()}
+    kinds = set()
+    for file, names in read_index(folder, set(expected)).items():
+        with open_shard(file) as shard:
+            held = set(shard.keys())
+            for name in names:
+                if name not in held:
+                    raise UserError(
+                        f"{file} must hold {name}, as {INDEX} says; it does not; fetch the checkpoint again"
+                    )
+                piece = shard.get_slice(name)
+                if tuple(piece.get_shape()) != expected[name]:
+                    got = tuple(piece.get_shape())
+                    raise UserError(
+                        f"{name} must have shape {expected[name]}; got {got} in {file}; is it another model?"
+                    )
+                if piece.get_dtype() not in DTYPES:
+                    raise UserError(
+                        f"{name} must be one of {', '.join(DTYPES)}; got {piece.get_dtype()} in {file}; convert it"
+                    )
+                kinds.add(piece.get_dtype())
+                if len(kinds) > 1:
+                    raise UserError(
+                        f"all tensors must share one type; got {' and '.join(sorted(kinds))} at {name} in {file}"
+                    )
+
+
+def read_index(folder: str | Path, expected: set[str]) -> dict[Path, list[str]]:
+    """Tensor names by shard file, checked against the names that the model needs."""
+    path = Path(folder) / INDEX
+    files = read_json(path).get("weight_map", {})
+    held = {name for name in files if not name.endswith(SKIPPED_SUFFIX) and not name.startswith(SKIPPED_PREFIX)}
+    if missing := sorted(expected - held):
+        raise UserError(f"{path} must list {missing[0]}; it does not ({len(missing)} missing); is it another model?")
+    if extra := sorted(held - expected):
+        raise UserError(
+            f"{path} must list only Kimi-Audio's tensors; got {extra[0]} ({len(extra)} extra); is it another model?"
+        )
+    shards: dict[Path, list[str]] = {}
+    for name in sorted(held):
+        shards.setdefault(Path(folder) / files[name], []).append(name)
+    return shards
+
+
+@torch.no_grad()
+def load_kimi(model: KimiAudio, folder: str | Path) -> None:
+    """Fill `model` shard by shard, converting to its type. Of a sharded (FSDP2) parameter each rank reads its own
+    rows only.
+    """
+    parameters = base_parameters(model)
+    for file, names in read_index(folder, set(parameters)).items():
+        with open_shard(file) as shard:
+            for name in names:
+                read_into(parameters[name], shard.get_slice(name))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:  # storage made by `to_empty` holds noise: peft's own start is A ~ uniform, B = 0
+            nn.init.zeros_(parameter) if ".lora_B." in name else nn.init.kaiming_uniform_(parameter, a=5**0.5)
+
+
+def read_into(parameter: nn.Parameter, piece) -> None:
+    """Copy a safetensors slice, or this rank's part of it, into `parameter`."""
+    if not isinstance(parameter, DTensor):
+        parameter.copy_(piece[:])
+        return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    local = parameter.to_local()
+    if local.numel():
+        local.copy_(piece[tuple(slice(o, o + n) for o, n in zip(offset, shape))])
+
+
+def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> None:
+    """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it.
+
+    The config keeps what the folder that the model was read from says beside the shapes (`auto_map` and others), and
+    that folder's own code and text tokenizer come along. The new folder appears whole or not at all, in place of an
+    earlier checkpoint. Sharded: all ranks call, one writes.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / INDEX).is_file():
+        raise UserError(f"a checkpoint must be saved to a new folder; {folder} holds other things; choose another")
+    part, old = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "old"))
+    merged, writes = merged_adapters(model), not dist.is_initialized() or dist.get_rank() == 0
+    weight_map, total = {}, 0
+    if writes:
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        part.mkdir(parents=True)
+    for file, names in shard_names(model.config).items():
+        # every rank gathers, one writes
+        tensors = {name: merged(name) for name in names}
+        if writes:
+            tensors = {name: t.to("cpu", getattr(torch, dtype)).contiguous() for name, t in tensors.items()}
+            save_file(tensors, part / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(names, file)
+            total += sum(t.numel() * t.element_size() for t in tensors.values())
+    if not writes:
+        return
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (part / INDEX).write_text(json.dumps(index, indent=2))
+    save_beside(model, part, dtype)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_beside(model: KimiAudio, folder: Path, dtype: str) -> None:
+    """The config, and code and tokenizer files of the folder that the model came from."""
+    config = {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": "kimi_audio", "hidden_act": "silu"}
+    config |= {"tie_word_embeddings": False, "use_whisper_feature": True}
+    if model.path is not None:
+        source = Path(model.path)
+        config |= read_json(source / "config.json")
+        for file in sorted(p for p in source.iterdir() if p.suffix in COMPANIONS and p.name not in OWN_FILES):
+            shutil.copy2(file, folder / file.name)
+    config |= dataclasses.asdict(model.config) | {"torch_dtype": dtype}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def shard_names(config: KimiConfig) -> dict[str, list[str]]:
+    """Tensor names by file name, as released: one file a layer, one for the adaptor, one for the rest (36 in all)."""
+    with torch.device("meta"):
+        names = list(base_parameters(KimiAudio(config=config)))
+    trunk, mimo = config.num_hidden_layers, config.kimia_mimo_layers
+    groups = [f"model.layers.{i}." for i in range(trunk)] + [f"model.mimo_layers.{i}." for i in range(mimo)]
+    groups.append("model.vq_adaptor.")
+    count = len(groups)
+    shards = {
+        f"model-{i}-of-{count}.safetensors": [n for n in names if n.startswith(g)] for i, g in enumerate(groups, 1)
+    }
+    rest = [n for n in names if not n.startswith(tuple(groups))]
+    return shards | {f"model-{count + 1}-of-{count + 1}.safetensors": rest}
+
+
+def merged_adapters(model: KimiAudio):
+    """A function from a checkpoint name to its whole tensor, with W + (alpha / r) B A where there is an adapter."""
+    parameters, modules = base_parameters(model), dict(model.named_modules())
+
+    @torch.no_grad()
+    def tensor(name: str) -> Tensor:
+        weight = whole(parameters[name])
+        layer = modules[name.rpartition(".")[0]]
+        if not name.endswith("_proj.weight") or "default" not in getattr(layer, "lora_A", {}):
+            return weight
+        down, up = whole(layer.lora_A["default"].weight), whole(layer.lora_B["default"].weight)
+        return (weight.float() + layer.scaling["default"] * up.float() @ down.float()).to(weight.dtype)
+
+    return tensor
+
+
+def open_shard(file: Path):
+    """A safetensors file opened without reading its tensors."""
+    if not file.is_file():
+        raise UserError(f"the checkpoint must have the shard {file}; it is missing; fetch it")
+    try:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        raise UserError(f"{file} must be a whole safetensors file; got {error}; fetch it again") from None

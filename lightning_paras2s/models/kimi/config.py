@@ -1,0 +1,86 @@
+"""Shapes and special ids of Kimi-Audio."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.selective import Ranges
+
+
+@dataclass(frozen=True)
+class KimiConfig:
+    """Names as in the released config.json, values of Kimi-Audio-7B; `rope_theta` and `pad_token_id` are inferred
+    from Qwen2.5-7B.
+
+    The ids of special tokens (`blank` ... `speech_ctd`) are fixed by the released text tokenizer.
+    """
+
+    vocab_size: int = 168448
+    hidden_size: int = 3584
+    intermediate_size: int = 18944
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 28
+    num_key_value_heads: int = 4
+    max_position_embeddings: int = 8192
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    pad_token_id: int = 152063
+    kimia_token_offset: int = 152064
+    kimia_text_output_vocab: int = 152064
+    kimia_mimo_layers: int = 6
+    kimia_mimo_transformer_from_layer_index: int = 21
+    kimia_mimo_audiodelaytokens: int = 6
+    kimia_adaptor_input_dim: int = 5120
+    msg_end: int = 151645
+    media_begin: int = 151661
+    media_end: int = 151663
+    blank: int = 151666
+    text_eos: int = 151667
+    user_start: int = 151670
+    assistant_start: int = 151671
+    speech_ct: int = 151675
+    speech_ctd: int = 151676
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def text_ids(self) -> Ranges:
+        return ((0, self.kimia_text_output_vocab),)
+
+    @property
+    def audio_ids(self) -> Ranges:
+        """The codes and the two tokens that end a turn."""
+        ends = ((i, i + 1) for i in sorted((self.msg_end, self.media_end)))
+        return (*ends, (self.kimia_token_offset, self.vocab_size))
+
+
+def read_config(folder: str | Path) -> KimiConfig:
+    """Shapes from the folder's config.json; keys that it lacks keep the released model's values.
+
+    Raises:
+        UserError: no config.json, not JSON, or of another architecture.
+    """
+    path = Path(folder) / "config.json"
+    values = read_json(path)
+    architectures = values.get("architectures", [])
+    if architectures != ["MoonshotKimiaForCausalLM"]:
+        raise UserError(
+            f"{path} must be of architecture MoonshotKimiaForCausalLM; got {architectures}; choose another folder"
+        )
+    names = {f.name for f in dataclasses.fields(KimiConfig)}
+    return KimiConfig(**{name: value for name, value in values.items() if name in names and value is not None})
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"the checkpoint must have {path}; it is missing; check the folder")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} must be JSON; got {error.msg} at line {error.lineno}; fetch it again") from None

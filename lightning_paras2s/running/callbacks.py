@@ -1,0 +1,158 @@
+"""What a person watches: progress with stage timings, samples to listen to, a fixed probe set judged and audited."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.hearing.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rewards import JudgeReward, judge_scores
+from lightning_paras2s.models.speech_lm import sampling_noise
+from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.modules.grpo_metrics import rollout_metrics
+from lightning_paras2s.running.runs import batches_done, replace_file, run_dir
+from lightning_paras2s.speaking.codec import speak
+from lightning_paras2s.types import Evidence, Query
+
+SHOWN = (
+    "train/loss",
+    "train/reward",
+    "train/kl",
+    "val/loss",
+    "seconds/step",
+    "seconds/rollout",
+    "seconds/reward",
+    "seconds/update",
+)
+
+
+class StageProgress(RichProgressBar):
+    """A Rich progress bar with the loss or reward, the KL and the seconds of each part of a step.
+
+    Args:
+        refresh_rate: in batches; 0 turns the bar off.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = trainer.callback_metrics
+        return {name.removeprefix("train/"): f"{float(metrics[name]):.3g}" for name in SHOWN if name in metrics}
+
+
+class SampleWriter(Callback):
+    """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
+
+    Args:
+        every_n_batches: how often; count: responses each time, one a query.
+    """
+
+    def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
+        self.every_n_batches, self.count = every_n_batches, count
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: GRPOModule, outputs: Any, batch: DualStreamBatch, *args: Any
+    ) -> None:
+        step = batches_done(trainer)
+        folder = run_dir(trainer)
+        if step % self.every_n_batches or folder is None or not trainer.is_global_zero:
+            return
+        rollout, rewards = pl_module.last_rollout
+        place = folder / "samples" / f"step-{step:08d}"
+        place.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for i, query in enumerate(batch.queries[: self.count]):
+            response, reward = rollout.responses[i * pl_module.group_size], float(rewards[i * pl_module.group_size])
+            lines.append({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward})
+            for name, audio in (("query", batch.audios[i]), ("response", response.audio)):
+                if len(audio.samples):
+                    write_audio(place / f"{i}-{name}.wav", audio)
+                    sound = torch.from_numpy(audio.samples).unsqueeze(0)
+                    trainer.logger.experiment.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
+            trainer.logger.experiment.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        replace_file(place / "samples.jsonl", lambda part: part.write_text(text))
+
+
+class Probe(Callback):
+    """Judges greedy answers to a fixed set of held-out queries: with gold labels, and by an audit's ears beside.
+
+    Before the first batch and then every few, it logs `probe/judge`, `probe/audit`, the share of each that is unscored,
+    `probe/wer` (the voice against the text), `probe/silence_fraction`, lengths, EOS rates and its own time.
+
+    Args:
+        judge: of what is heard; transcriber, style: its ears.
+        audit: hears the tone for the judge once more; nothing is trained on it or against it.
+        max_queries: spread evenly over the data's validation set.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        transcriber: Transcriber,
+        style: StyleRecognizer,
+        audit: StyleRecognizer | None = None,
+        every_n_batches: int = 50,
+        max_queries: int = 32,
+    ) -> None:
+        self.ears, self.audit = JudgeReward(judge, transcriber, style), audit
+        self.every_n_batches, self.max_queries = every_n_batches, max_queries
+        self.batch: DualStreamBatch | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
+        loader = trainer.datamodule.val_dataloader()
+        size = len(loader.items)
+        count = min(self.max_queries, size)
+        self.batch = loader.collate([loader.items[i * size // count] for i in range(count)])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:
+        if batches_done(trainer) == 1:  # the counter of this batch is already raised
+            self._log(trainer, pl_module, 0)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:
+        step = batches_done(trainer)
+        if step % self.every_n_batches == 0:
+            self._log(trainer, pl_module, step - 1)
+
+    def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
+        started = time.perf_counter()
+        metrics = self.measure(module, self.batch) | {"seconds": time.perf_counter() - started}
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
+
+    @torch.no_grad()
+    def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
+        """What greedy answers to the batch are worth; means of scores leave out what could not be scored."""
+        module.policy.eval()
+        greedy = replace(module.sampling, text_temperature=0.0, audio_temperature=0.0)
+        noise = sampling_noise(0, 0, len(batch), greedy.max_steps).to(module.device)
+        completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise)
+        responses = speak(completion, module.tokenizer, module.vocabulary)
+        heard = self.ears.hear(responses)
+        metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
+        metrics["wer"] = float(np.mean([evidence.wer for evidence in heard]))
+        metrics |= self._judged("judge", batch.queries, heard)
+        if self.audit is not None:
+            tones = self.audit.recognize([r.audio for r in responses], "response")
+            again = [replace(evidence, tone=style.tone or "") for evidence, style in zip(heard, tones, strict=True)]
+            metrics |= self._judged("audit", batch.queries, again)
+        return metrics
+
+    def _judged(self, name: str, queries: list[Query], heard: list[Evidence]) -> dict[str, float]:
+        scores = judge_scores(self.ears.judge, queries, [query.style for query in queries], heard)
+        scored = scores.isfinite()
+        unscored = {f"{name}_unscored": float((~scored).float().mean())}
+        return unscored | ({name: float(scores[scored].mean())} if scored.any() else {})

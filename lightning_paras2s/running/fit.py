@@ -1,0 +1,146 @@
+"""The stages' command line: `fit|validate|test|predict` (LightningCLI; model and data are chosen by class name)."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import warnings
+import zipfile
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from lightning_paras2s.errors import OneLineErrors, UserError
+from lightning_paras2s.running.callbacks import StageProgress
+from lightning_paras2s.running.preflight import check_trainer, launched, visible_gpus
+from lightning_paras2s.running.ranks import EndTogether, one_voice
+from lightning_paras2s.running.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
+from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+
+# A class can be named short (`policy: TinySpeechLM`) once its module is imported.
+SEAM_PACKAGES = ("models", "data", "hearing", "speaking", "judging", "servers", "modules", "running")
+
+
+class StageParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with one-line errors."""
+
+
+class StageCLI(LightningCLI):
+    """One command line for all stages.
+
+    Runs go to `runs/<name>/<version>/`. A run whose version exists already goes on from its last checkpoint, as with
+    `--ckpt_path last`.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        import_seams()
+        with one_voice():
+            super().__init__(
+                L.LightningModule,
+                L.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunConfig,
+                seed_everything_default=0,
+                parser_class=StageParser,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(StepSeed, "step_seed")
+        parser.add_lightning_class_args(EndTogether, "end_together")
+        parser.add_lightning_class_args(StageProgress, "progress")
+        parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
+
+    def before_instantiate_classes(self) -> None:
+        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+
+    def before_fit(self) -> None:
+        self._resolve_checkpoint("fit", default="last")
+
+    def before_validate(self) -> None:
+        self._resolve_checkpoint("validate", default=None)
+
+    def before_test(self) -> None:
+        self._resolve_checkpoint("test", default=None)
+
+    def before_predict(self) -> None:
+        self._resolve_checkpoint("predict", default=None)
+
+    def _folder(self) -> Path | None:
+        """The run's; None without a logger, and with fast_dev_run's, which keeps nothing. `runs.run_dir` asks all
+        ranks, which have not been started yet."""
+        found = getattr(self.trainer.logger, "log_dir", None)
+        return None if found is None else Path(found)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """A mistake noticed before the first batch leaves nothing of the run behind.
+
+        Raises:
+            UserError: also where the checkpoint is another model's.
+        """
+        folder = self._folder()
+        before = set() if folder is None else set(folder.glob("*"))
+        try:
+            super()._run_subcommand(subcommand)
+        except (UserError, RuntimeError) as error:
+            if folder is not None and batches_done(self.trainer) == 0:
+                for path in set(folder.glob("*")) - before:
+                    remove(path)
+                if not before and folder.is_dir():
+                    folder.rmdir()
+            if "loading state_dict" not in str(error):
+                raise
+            path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
+            raise another_models(path, misfit) from None
+
+    def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
+        config = self.config_init[subcommand]
+        asked = config.ckpt_path or default
+        if asked == "last":
+            folder = self._folder()
+            found = None if folder is None else last_checkpoint(folder)
+            asked = None if found is None else str(found)
+            if subcommand != "fit" and asked is None:
+                raise UserError(f"--ckpt_path last needs a run with checkpoints; got {folder}; name its version")
+        elif asked is not None and not Path(asked).exists():
+            raise UserError(f"--ckpt_path must be an existing checkpoint or 'last'; got {asked}")
+        if asked is not None:
+            self._check_checkpoint(Path(asked))
+        config.ckpt_path = asked
+
+    def _check_checkpoint(self, path: Path) -> None:
+        """A file was written by one process, a folder by several (FSDP2)."""
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise damaged(path, "")
+        if path.is_dir():
+            check_whole(path)
+            strategy = self.trainer.strategy
+            if not isinstance(strategy, ModelParallelStrategy):
+                raise UserError(
+                    f"{path} was written in shards (FSDP2) and must be read so; got {type(strategy).__name__}; set the "
+                    "trainer's options as they were, or start a new run from the weights in the run's folder"
+                )
+            self.trainer.callbacks.append(ShardsFit(path))
+
+
+def import_seams() -> None:
+    """Import the modules whose classes a config may name."""
+    for package in SEAM_PACKAGES:
+        parent = importlib.import_module(f"lightning_paras2s.{package}")
+        for module in pkgutil.walk_packages(parent.__path__, f"{parent.__name__}."):
+            importlib.import_module(module.name)

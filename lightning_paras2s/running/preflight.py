@@ -1,0 +1,118 @@
+"""What a trainer's config must hold for this machine and for FSDP2, checked before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from lightning_paras2s.errors import UserError
+
+GPU = ("gpu", "cuda")
+USE_FSDP2 = "use --config trainer/fsdp2_8gpu.yaml (FSDP2)"
+
+
+class Launched(NamedTuple):
+    """What torchrun or srun started: the option that says how many processes a node, their number, and of the nodes."""
+
+    option: str
+    processes: int
+    nodes: int
+
+
+def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | None) -> None:
+    """Refuse a trainer's options that would fail late, or train something else in silence.
+
+    Args:
+        trainer: `accelerator`, `devices`, `num_nodes` and `strategy` as in a config.
+        gpus: that this machine has.
+        started: the processes that there are already, None where Lightning starts them.
+
+    Raises:
+        UserError: no GPU where one is asked for, too few, other processes or nodes than were started, a mesh that is
+            not all processes' data parallelism, or FSDP1.
+    """
+    check_strategy(trainer)
+    devices = device_count(trainer["devices"], gpus)
+    if trainer["accelerator"] in GPU or (trainer["accelerator"] == "auto" and devices > 1):
+        if not gpus:
+            raise UserError(
+                f"trainer.accelerator {trainer['accelerator']} with {devices} devices needs CUDA GPUs; got none (torch "
+                f"{torch.__version__}); run where there are, or set --trainer.accelerator cpu --trainer.devices 1"
+            )
+        if devices > gpus:
+            raise UserError(
+                f"trainer.devices must be at most the GPUs of this machine; got {trainer['devices']} with {gpus}; "
+                f"set --trainer.devices {gpus} and, with FSDP2, data_parallel_size to the number of all processes"
+            )
+    nodes = trainer["num_nodes"] or 1
+    if started is not None and (devices, nodes) != (started.processes, started.nodes):
+        raise UserError(
+            "trainer.devices and trainer.num_nodes must be the processes on each node and the nodes that were started; "
+            f"got {devices} and {nodes} with {started.option} {started.processes} on {started.nodes}; make them equal"
+        )
+    check_mesh(trainer, devices * nodes)
+
+
+def check_strategy(trainer: Mapping[str, Any]) -> None:
+    """FSDP1 fails in manual optimization (Lightning #19626, after a whole rollout) and cannot run on CPU."""
+    name = strategy_name(trainer)
+    if name.startswith("fsdp") or name.endswith("FSDPStrategy"):
+        raise UserError(
+            f"trainer.strategy must not be FSDP1, which fails in manual optimization; got {name}; {USE_FSDP2}"
+        )
+
+
+def check_mesh(trainer: Mapping[str, Any], processes: int) -> None:
+    """Lightning's default mesh is tensor parallelism over all GPUs of a node: each rank would hold all weights and
+    never hear of the others' gradients.
+    """
+    if strategy_name(trainer) != "ModelParallelStrategy":
+        return
+    sizes = trainer["strategy"]["init_args"]
+    got = (sizes["data_parallel_size"], sizes["tensor_parallel_size"])
+    if got != (processes, 1):
+        raise UserError(
+            f"the strategy's data_parallel_size must be the number of all processes, {processes}, and its "
+            f"tensor_parallel_size 1; got {got[0]} and {got[1]}; set both (the defaults are another mesh)"
+        )
+
+
+def strategy_name(trainer: Mapping[str, Any]) -> str:
+    """`ddp`, `ModelParallelStrategy`, ...: a strategy's name or its class's."""
+    strategy = trainer["strategy"]
+    return strategy if isinstance(strategy, str) else strategy["class_path"].rpartition(".")[2]
+
+
+def device_count(devices: int | str | list[int], gpus: int) -> int:
+    """How many devices of a node Lightning reads from 8, "8", -1, "auto", "0,1" or [0, 1]."""
+    if isinstance(devices, list):
+        return len(devices)
+    if str(devices) in ("auto", "-1"):
+        return max(1, gpus)
+    return len([d for d in str(devices).split(",") if d]) if "," in str(devices) else int(devices)
+
+
+def visible_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else int(torch.backends.mps.is_available())
+
+
+def launched(environment: Mapping[str, str]) -> Launched | None:
+    """What torchrun's or srun's variables say, in this order, as Lightning reads them.
+
+    Raises:
+        UserError: tasks without --ntasks-per-node, of which Lightning cannot tell where they are.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        here = int(environment["LOCAL_WORLD_SIZE"])
+        return Launched("--nproc-per-node", here, int(environment["WORLD_SIZE"]) // here)
+    if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    tasks = int(environment["SLURM_NTASKS"])
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        raise UserError(
+            f"SLURM's job must say how many tasks a node has; got {tasks} tasks; set --ntasks-per-node, one task a GPU"
+        )
+    here, nodes = environment.get("SLURM_NTASKS_PER_NODE", "1"), environment.get("SLURM_NNODES", "1")
+    return Launched("--ntasks-per-node", int(here), int(nodes))

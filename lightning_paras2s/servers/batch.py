@@ -1,0 +1,40 @@
+"""Files of OpenAI's Batch API: requests to upload, results that came back; half the price of asking at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.errors import UserError
+
+
+def write_batch(path: Path, bodies: dict[str, dict[str, Any]]) -> None:
+    """Add requests to a file in the Batch API's format; those that it holds already are not repeated."""
+    held = {row["custom_id"] for row in batch_rows(str(path))} if path.is_file() else set()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for key, body in bodies.items():
+            if key not in held:
+                row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def batch_rows(path: str) -> list[dict[str, Any]]:
+    """A Batch API file's lines.
+
+    Raises:
+        UserError: no such file, or a line that is no object with a custom_id.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"a batch file must exist; got {path}; download it from the Batch API")
+    rows = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+            rows[-1]["custom_id"]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(
+                f"{path}:{number}: a line must be a JSON object with a custom_id; got {line[:60]!r}"
+            ) from None
+    return rows

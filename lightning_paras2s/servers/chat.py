@@ -1,0 +1,283 @@
+"""Chat language models behind one call, with usage and cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.servers.batch import batch_rows, write_batch
+from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
+from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
+
+PRICES = {  # USD a million tokens (prompt, completion), platform.openai.com, 2025
+    "gpt-4.1": (2.0, 8.0),
+    "gpt-4.1-mini": (0.4, 1.6),
+    "gpt-4.1-nano": (0.1, 0.4),
+    "gpt-4o": (2.5, 10.0),
+    "gpt-4o-mini": (0.15, 0.6),
+    "gpt-audio": (2.5, 10.0),
+    "gpt-audio-mini": (0.6, 2.4),
+    "gpt-4o-audio-preview": (2.5, 10.0),
+    "gpt-4o-mini-audio-preview": (0.15, 0.6),
+}
+AUDIO_PRICES = {  # of a million prompt tokens of audio
+    "gpt-audio": 32.0,
+    "gpt-audio-mini": 10.0,
+    "gpt-4o-audio-preview": 40.0,
+    "gpt-4o-mini-audio-preview": 10.0,
+}
+BATCH_DISCOUNT = 0.5
+CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates lie above
+AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
+KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A chat model's answer; `text` is None unless `status` is "ok"."""
+
+    text: str | None
+    status: str = "ok"
+    usage: dict[str, float] = field(default_factory=dict)
+    cost_usd: float = 0.0
+
+
+class ChatLLM(ABC):
+    """A chat model."""
+
+    name: str
+
+    @abstractmethod
+    def complete(self, conversations: list[Conversation]) -> list[Reply]:
+        """Answer each conversation; replies keep the order. A model that hears takes `llm_parts.audio_part`, too."""
+
+
+class OpenAIChat(ChatLLM):
+    """Any server with OpenAI's chat completions (paper: gpt-4.1): bounded, patient, cached, with a cap on the cost.
+
+    One bad answer never raises: it is a reply with a status (timeout, connection, malformed, http_500, truncated,
+    refused, empty, max_usd, pending). A repeated conversation is an independent sample. With `batch_requests`, what the
+    cache lacks is written there in the Batch API's format and answered "pending"; `batch_results` reads what came back.
+
+    Args:
+        model: the server's name for it.
+        base_url: up to and including the version.
+        api_key_env: the environment variable that holds the key; a server without keys needs none.
+        temperature: 0 repeats itself, as far as the server can.
+        max_tokens: of a completion.
+        seed: part of the request; another one gives other samples.
+        concurrency: requests at a time.
+        patience: retries, timeout, waits.
+        cache_dir: replies are kept here; "" keeps none.
+        max_usd: no request is sent that could take this object's spending above it.
+        usd_per_million: (prompt, completion) tokens, where `PRICES` lacks the model.
+        audio_usd_per_million: prompt tokens of audio, where `AUDIO_PRICES` lacks the model.
+        batch_requests: JSON lines to write for the Batch API, which costs half.
+        batch_results: JSON lines that it gave back.
+    """
+
+    def __init__(
+        self,
+        model: str = "gpt-4.1",
+        base_url: str = "https://api.openai.com/v1",
+        api_key_env: str = "OPENAI_API_KEY",
+        temperature: float = 0.0,
+        max_tokens: int = 4096,
+        seed: int | None = None,
+        concurrency: int = 16,
+        patience: Patience = Patience(),
+        cache_dir: str = "cache/llm",
+        max_usd: float | None = None,
+        usd_per_million: tuple[float, float] | None = None,
+        audio_usd_per_million: float | None = None,
+        batch_requests: str | None = None,
+        batch_results: list[str] | None = None,
+    ) -> None:
+        if max_usd is not None and usd_per_million is None and model not in PRICES:
+            known = ", ".join(PRICES)
+            raise UserError(f"max_usd needs the model's price; got {model!r} (known: {known}); give usd_per_million")
+        self.model, self.url = model, base_url.rstrip("/") + "/chat/completions"
+        self.name = f"{model}-t{temperature:g}"
+        self.options = {"temperature": temperature, "max_tokens": max_tokens} | ({} if seed is None else {"seed": seed})
+        self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience
+        self.prices = usd_per_million or PRICES.get(model, (0.0, 0.0))
+        known = AUDIO_PRICES.get(model, self.prices[0])
+        self.audio_price = known if audio_usd_per_million is None else audio_usd_per_million
+        self.cache = ReplyCache(cache_dir)
+        self.max_usd, self.spent_usd, self.reserved_usd = max_usd, 0.0, 0.0
+        self.asked: Counter[str] = Counter()  # statuses of the answers that were not in the cache
+        self.batch_requests = Path(batch_requests) if batch_requests else None
+        for path in batch_results or []:
+            self.read_batch(path)
+
+    def complete(self, conversations: list[Conversation]) -> list[Reply]:
+        keys = self.keys(conversations)
+        replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
+        missing = {key: c for key, c in zip(keys, conversations, strict=True) if key not in replies}
+        if missing and self.batch_requests:
+            write_batch(self.batch_requests, {key: self.body(c) for key, c in missing.items()})
+            replies |= {key: Reply(None, "pending") for key in missing}
+        elif missing:
+            gate = Gate()
+
+            async def work(session: Any, item: tuple[str, Conversation]) -> Reply:
+                return await self._ask(session, gate, *item)
+
+            found = gather(list(missing.items()), work, self.concurrency, self.patience)
+            self.asked.update(reply.status for reply in found)
+            replies |= dict(zip(missing, found, strict=True))
+        return [replies[key] for key in keys]
+
+    def keys(self, conversations: list[Conversation]) -> list[str]:
+        """A name for each reply: the request, and how often it came before in this call."""
+        seen: Counter[str] = Counter()
+        keys = []
+        for conversation in conversations:
+            request = json.dumps([self.url, self.body(conversation)], sort_keys=True)
+            keys.append(hashlib.sha256(f"{request}/{seen[request]}".encode()).hexdigest())
+            seen[request] += 1
+        return keys
+
+    def body(self, conversation: Conversation) -> dict[str, Any]:
+        return {"model": self.model, "messages": conversation, **self.options}
+
+    def cost(self, prompt_tokens: float, completion_tokens: float, audio_tokens: float = 0.0) -> float:
+        """USD; `audio_tokens` are those of the prompt tokens that are audio."""
+        text = (prompt_tokens - audio_tokens) * self.prices[0]
+        return (text + audio_tokens * self.audio_price + completion_tokens * self.prices[1]) / 1e6
+
+    def at_most(self, conversation: Conversation) -> float:
+        """What a request can cost, in USD."""
+        parts = [part for message in conversation for part in parts_of(message)]
+        text = sum(len(part.get("text", "")) for part in parts) / CHARACTERS_A_TOKEN + 50
+        audio = sum(map(audio_seconds, parts)) * AUDIO_TOKENS_A_SECOND
+        return self.cost(text + audio, self.options["max_tokens"], audio)
+
+    async def _ask(self, session: Any, gate: Gate, key: str, conversation: Conversation) -> Reply:
+        reserved = self.at_most(conversation)
+        if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
+            return Reply(None, "max_usd")
+        self.reserved_usd += reserved
+        key_value = os.environ.get(self.api_key_env, "")
+        headers = {"Authorization": f"Bearer {key_value}"} if key_value else {}
+        request = {"url": self.url, "json": self.body(conversation), "headers": headers}
+        wasted: list[float] = []  # a malformed completion that states its usage is paid for all the same
+
+        def read(body: bytes) -> dict[str, Any]:
+            try:
+                return read_completion(body)
+            except ValueError:
+                wasted.append(self.cost(*stated_usage(body)))
+                raise
+
+        answer = await ask(session, lambda: request, read, self.patience, gate)
+        self.reserved_usd -= reserved
+        self.spent_usd += sum(wasted)
+        refuse_to_go_on(answer, self.api_key_env, self.url)
+        if answer.status != "ok":
+            return Reply(None, answer.status, cost_usd=sum(wasted))
+        reply = self.reply(answer.value, reserved)
+        self.spent_usd += reply.cost_usd
+        reply = replace(reply, cost_usd=reply.cost_usd + sum(wasted))
+        self.cache.put(key, reply)
+        return reply
+
+    def reply(self, completion: dict[str, Any], at_most: float, discount: float = 1.0) -> Reply:
+        """A reply from a completion's JSON; one that states no usage is booked at the most it can have cost."""
+        choice, stated = completion["choices"][0], completion.get("usage")
+        text, reason = choice["message"].get("content"), choice.get("finish_reason")
+        status = {"length": "truncated", "content_filter": "refused"}.get(reason, "ok" if text else "empty")
+        if not stated:
+            return Reply(text if status == "ok" else None, status, {"usage_unknown": 1}, at_most * discount)
+        usage = {name: float(stated.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")}
+        if audio := (stated.get("prompt_tokens_details") or {}).get("audio_tokens"):
+            usage["audio_tokens"] = float(audio)
+        cost = self.cost(**usage) * discount
+        return Reply(text if status == "ok" else None, status, usage, cost)
+
+    def read_batch(self, path: str) -> dict[str, int]:
+        """Put the Batch API's results into the cache -> how many of each status; what failed there stays missing."""
+        if not self.cache.folder:
+            raise UserError('batch_results need a cache to go to; got cache_dir=""; name a folder')
+        counts: Counter[str] = Counter()
+        for row in batch_rows(path):
+            response = row.get("response") or {}
+            try:
+                completion = read_completion(json.dumps(response.get("body")).encode())
+            except ValueError:
+                counts[
+                    f"http_{response['status_code']}" if response.get("status_code", 200) != 200 else "malformed"
+                ] += 1
+                continue
+            reply = self.reply(completion, 0.0, BATCH_DISCOUNT)
+            self.spent_usd += reply.cost_usd if self.cache.put(row["custom_id"], reply) else 0.0
+            counts[reply.status] += 1
+        return dict(counts)
+
+
+def read_completion(body: bytes) -> dict[str, Any]:
+    """A chat completion's JSON.
+
+    Raises:
+        ValueError: if it is cut, or is something else.
+    """
+    completion = json.loads(body)
+    match completion:
+        case {"choices": [{"message": {"content": str() | None}}, *_]}:
+            return completion
+    raise ValueError("a completion must hold choices[0].message.content")
+
+
+def stated_usage(body: bytes) -> tuple[float, float]:
+    """(prompt, completion) tokens that a body states, whatever else it holds; (0, 0) if it states none."""
+    try:
+        match json.loads(body):
+            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
+                return prompt, completion
+    except ValueError:
+        pass
+    return 0, 0
+
+
+def refuse_to_go_on(answer: Answer, api_key_env: str, url: str) -> None:
+    """Raise where every further request would fail as well: a wrong key, model or address, or an empty account."""
+    if answer.status in ("http_401", "http_403"):
+        raise UserError(f"{url} must accept the key in ${api_key_env}; got {answer.status}; check the variable")
+    if answer.status == "http_404":
+        raise UserError(f"{url} must exist and know the model; got {answer.status}; check base_url and model")
+    if answer.status == "http_429" and b"insufficient_quota" in answer.body:
+        raise UserError(f"the account at {url} must have credit; got insufficient_quota; add some and run again")
+
+
+class ReplyCache:
+    """Replies on disk, a file each, whole or not at all; several processes may share one."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder) if folder else None
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def get(self, key: str) -> Reply | None:
+        if self.folder is None or not self.path(key).is_file():
+            return None
+        reply = Reply(**json.loads(self.path(key).read_text(encoding="utf-8")))
+        return replace(reply, usage={**reply.usage, "cached": 1})
+
+    def put(self, key: str, reply: Reply) -> bool:
+        """Keep a reply that was paid for; -> whether it is new."""
+        if self.folder is None or reply.status not in KEPT or self.path(key).is_file():
+            return False
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(asdict(reply), ensure_ascii=False), encoding="utf-8")
+        part.replace(path)
+        return True

@@ -1,0 +1,1 @@
+"""Text and style to speech; codes to speech."""

@@ -1,0 +1,67 @@
+"""From codes to speech: completions as a listener gets them, and what a codec leaves of recordings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
+from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.types import Audio
+
+
+@dataclass(frozen=True)
+class SpokenResponse:
+    """A completion as a listener gets it.
+
+    Attributes:
+        audio: the decoded audio stream; empty where it was not decoded, or held no code.
+        text: the text stream in words.
+        finished: ended by audio EOS and not by the step limit.
+        text_ids: ids that were sampled on the text stream, blanks and EOS included.
+    """
+
+    audio: Audio
+    text: str
+    finished: bool
+    text_ids: tuple[int, ...]
+
+
+@torch.no_grad()
+def speak(
+    completion: Completion, tokenizer: SpeechTokenizer, vocabulary: TextVocab, decode_audio: bool = True
+) -> list[SpokenResponse]:
+    """Decode both streams of every completion; forced tokens and special ids are not spoken."""
+    rows = []
+    for tokens, actions in zip(completion.tokens.cpu(), completion.actions.cpu(), strict=True):
+        codes = tokens[AUDIO][actions[AUDIO]]
+        rows.append((codes[codes < tokenizer.vocab_size], tokens[TEXT][actions[TEXT]].tolist()))
+    silence = Audio(np.zeros(0, np.float32), tokenizer.sample_rate)
+    audios = decode_codes(tokenizer, [codes for codes, _ in rows]) if decode_audio else [silence] * len(rows)
+    return [
+        SpokenResponse(audio, vocabulary.decode(ids), bool(finished), tuple(ids))
+        for audio, (_, ids), finished in zip(audios, rows, completion.finished, strict=True)
+    ]
+
+
+def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]:
+    """Codes of several responses, [T] each, to waveforms."""
+    lengths = torch.tensor([len(c) for c in codes])
+    padded = torch.nn.utils.rnn.pad_sequence([*codes, codes[0].new_zeros(1)], batch_first=True)[:-1]
+    wav, samples = tokenizer.decode(padded, lengths)
+    wav = wav.float().cpu().numpy()
+    return [Audio(row[: int(n)], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
+
+
+def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:
+    """What the codec leaves of recordings at its rate."""
+    codes = []
+    for audio in audios:
+        wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
+        found, counts = tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
+        codes.append(found[0, : int(counts[0])])
+    return decode_codes(tokenizer, codes)
