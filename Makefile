@@ -63,8 +63,8 @@ doctor: .venv/demo.stamp
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python must be 3.11 or newer; got none; set PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: Python must be 3.11 or \
-	newer; got $$($(PYTHON) --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: Python must be 3.11 or newer; got $$($(PYTHON) --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
 # $(call install,EXTRAS): exactly what requirements.lock names for them.
@@ -97,7 +97,7 @@ test-newest: RESOLUTION := highest
 test-lowest: RESOLUTION := lowest-direct
 test-newest test-lowest: .venv/lock.stamp
 	rm -rf .venv-$@
-	.venv/bin/python -m uv venv --quiet --python .venv/bin/python .venv-$@
+	.venv/bin/python -m uv venv --quiet --seed --python .venv/bin/python .venv-$@
 	.venv/bin/python -m uv pip install --quiet --python .venv-$@/bin/python --resolution $(RESOLUTION) -e '.[audit,test]'
 	.venv-$@/bin/python -m lightning_paras2s doctor
 	.venv-$@/bin/python -m pytest $(SHORT) $(PYTEST_ARGS)

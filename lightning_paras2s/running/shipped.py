@@ -44,7 +44,8 @@ def remedy(path: Path) -> str:
     """What to do about weights that are not there."""
     parts = path.parts
     if len(parts) == 4 and parts[0] == "runs" and (PACKAGE / "configs" / f"{parts[1]}.yaml").is_file():
-        return f"`fit --config {parts[1]}.yaml --trainer.logger.version {parts[2]}` makes it"
+        command = f"python -m lightning_paras2s fit --config {parts[1]}.yaml --trainer.logger.version {parts[2]}"
+        return f"`{command}` makes it"
     if path.parent != WEIGHTS:
         return "train them or check the path"
     there = sorted(p.name for p in (PACKAGE / WEIGHTS).glob("*.*") if p.suffix in (".safetensors", ".json"))
