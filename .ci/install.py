@@ -21,20 +21,44 @@ LOCK = "requirements.lock"
 TORCH = ("torch", "torchaudio")
 CUDA = re.compile(r"nvidia-|cuda-|triton$")
 NEEDED_GB = {False: 9, True: 4}  # free on the disk; True: with an index of CPU builds
+
+
+class Cause(NamedTuple):
+    """A reason for which pip fails: how it is known, what of it is shown, and the line for the user."""
+
+    pattern: str
+    shown: str
+    line: str
+
+
 CAUSES = (
-    (
-        r"DO NOT MATCH THE HASHES|THESE PACKAGES DO NOT MATCH",
-        f"every package must be the file that {LOCK} names; got another hash: {{found}}; "
-        "`.venv/bin/python -m pip cache purge` and run again; where setup.cfg has changed, `make lock` first",
+    Cause(
+        r"DO NOT MATCH THE HASHES",
+        "package",
+        f"every package must be the file that {LOCK} names; got another hash: {{}}; `.venv/bin/python -m pip cache purge`"
+        " and run again; where setup.cfg has changed, `make lock` first",
     ),
-    (r"No space left|Disk quota exceeded|File too large", "the disk must have room for the packages; got {found}"),
-    (
-        r"NewConnectionError|Temporary failure in name resolution|Name or service not known|Network is unreachable"
-        r"|Connection refused|ProxyError|ConnectTimeout|Read timed out",
-        "the package index must be reachable; got {found}; check the network and pip's settings (`pip config list`)",
+    Cause(
+        r"No space left|Disk quota exceeded|File too large",
+        "reason",
+        "the disk must have room for the packages; got {}; make room there and in the temporary folder",
     ),
-    (r"The user requested \(constraint\)", f"this machine's pip settings must admit what {LOCK} names; got {{found}}"),
-    (r"No matching distribution|Could not find a version", f"the index must have what {LOCK} names; got {{found}}"),
+    Cause(
+        r"Connection refused|Temporary failure in name resolution|Name or service not known|Network is unreachable"
+        r"|No route to host|Read timed out|connect timeout|ProxyError|CERTIFICATE_VERIFY_FAILED|Connection reset",
+        "reason",
+        "the package index must be reachable; got {}; check the network and pip's settings (`pip config list`)",
+    ),
+    Cause(
+        r"The user requested \(constraint\).*",
+        "reason",
+        f"this machine's pip settings must admit what {LOCK} names; got {{}}; lift that constraint (`pip config list`)",
+    ),
+    Cause(
+        r"No matching distribution.*|Could not find a version.*",
+        "reason",
+        f"the index must have what {LOCK} names; got {{}}; try another index (`pip config list`)",
+    ),
 )
 
 
@@ -73,11 +97,12 @@ def torch_pair(packages: list[Package]) -> list[str]:
 def explain(output: str) -> str:
     """What pip said -> one line: what must hold, what came, what to do."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    for pattern, line in CAUSES:
-        found = [text for text in lines if re.search(pattern, text)]
+    for cause in CAUSES:
+        found = [text for text in lines if re.search(cause.pattern, text)]
         if found:
-            named = [text.split("from")[0].strip() for text in lines if re.match(r"\S+==\S+ from ", text)]
-            return line.format(found=named[0] if named and "hash" in line else found[-1][:160])
+            named = [text.split(" from ")[0] for text in lines if re.match(r"\S+==\S+ from ", text)]
+            what = {"package": (named or found)[0], "reason": re.search(cause.pattern, found[-1])[0], "line": found[-1]}
+            return cause.line.format(what[cause.shown][:160])
     errors = [text for text in lines if text.startswith("ERROR")] or lines or ["nothing"]
     return f"pip must succeed; got {errors[-1][:200]}"
 
