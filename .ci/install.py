@@ -35,8 +35,8 @@ CAUSES = (
     Cause(
         r"DO NOT MATCH THE HASHES",
         "package",
-        f"every package must be the file that {LOCK} names; got another hash: {{}}; `.venv/bin/python -m pip cache purge`"
-        " and run again; where setup.cfg has changed, `make lock` first",
+        f"every package must be the file that {LOCK} names; got another hash: {{}}; `.venv/bin/python -m pip cache "
+        "purge` and run again; where setup.cfg has changed, `make lock` first",
     ),
     Cause(
         r"No space left|Disk quota exceeded|File too large",

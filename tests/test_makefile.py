@@ -40,7 +40,7 @@ def test_steps_come_after_those_whose_weights_they_read(commands):
                 assert policy in runs
             named = re.search(r"--(?:trainer\.logger\.version|model\.folder) (\S+)", command)
             runs.append(f"{Path(config).stem}/{named[1] if named else ''}")
-        if re.search(r"-m lightning_paras2s\.(acts|audit) |&& mv ", command):
+        if re.search(r"-m lightning_paras2s\.[\w.]*\b(acts|audit) |&& mv ", command):
             made |= {name for name in SHIPPED.findall(command) if not name.startswith(".")}
     assert len(runs) == len(set(runs)) >= 9
     listed = {line.split()[1] for line in (ROOT / "checkpoints/embedded/SHA256SUMS").read_text().splitlines()}
