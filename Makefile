@@ -54,9 +54,11 @@ speed: .venv/bench.stamp
 	$(BENCHMARK)/grpo_step.py --dtype bfloat16 --repeats 3 --json $(RESULTS)
 	$(BENCHMARK)/memory.py --figure docs/memory.png --json $(RESULTS)
 
+# Workers share no file: each takes whole test files, and pytest gives each its own temporary folder. WORKERS= runs all in one process.
+WORKERS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 test: .venv/test.stamp
 	.venv/bin/ruff check
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 doctor: .venv/demo.stamp
 	@$(RUN) doctor

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = "requirements.lock"
 TORCH = ("torch", "torchaudio")
 CUDA = re.compile(r"nvidia-|cuda-|triton$")
-NEEDED_GB = {False: 9, True: 4}  # free on the disk; True: with an index of CPU builds
+NEEDED_GB = {False: 9, True: 3}  # free on the disk; True: with an index of CPU builds
 
 
 class Cause(NamedTuple):
@@ -129,7 +129,7 @@ def check_disk(folder: Path, needed: int) -> None:
     """Refuse a first installation on a disk that is too full for it."""
     free = shutil.disk_usage(folder).free / 1e9
     if free < needed and not list(Path(sys.prefix).glob("lib/python*/site-packages/torch")):
-        remedy = "make room, or give an index of CPU builds, which need half of it: make TORCH_INDEX=URL ..."
+        remedy = "make room, or give an index of CPU builds, which need a third of it: make TORCH_INDEX=URL ..."
         fail(f"the disk of {folder} must have {needed} GB free for the packages; got {free:.1f} GB; {remedy}")
 
 

@@ -125,22 +125,23 @@ def arithmetic() -> list[Finding]:
     text = f"{machine.cpu_name()}: {features}"
     if slow:
         text += "; without AVX2 a step takes several times as long"
-    native = cpu_computes_bfloat16()
-    precision = "bfloat16, which this CPU computes" if native else "float32: this CPU would emulate bfloat16"
+    precision, reason = auto_precision()
     count, limit = machine.usable_threads()
     threads = f"{count}, {limit}; {os.cpu_count()} in the machine, load {os.getloadavg()[0]:.1f}"
     if count < 2:
         threads += "; one thread makes a step 1.4 times as long as two"
     return [
         Finding("cpu", text, "warning" if slow else "ok"),
-        Finding("precision", f"auto is {precision}"),
+        Finding("precision", f"auto is {precision}: {reason}"),
         Finding("threads", threads, "warning" if count < 2 else "ok"),
     ]
 
 
-def cpu_computes_bfloat16() -> bool:
-    """Whether bfloat16 is native here."""
-    return bool({"avx512_bf16", "amx_bf16"} & machine.cpu_flags())
+def auto_precision() -> tuple[str, str]:
+    """What `precision: auto` is here, and why."""
+    if {"avx512_bf16", "amx_bf16"} & machine.cpu_flags():
+        return "bf16-mixed", "this CPU computes bfloat16"
+    return "32-true", "this CPU would emulate bfloat16"
 
 
 def room() -> list[Finding]:
