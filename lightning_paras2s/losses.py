@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from torch import Tensor
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 
-SCALES = ("std", "none")
-NORMALIZERS = ("response", "token", "constant")
+Scale = Literal["std", "none"]
+Normalizer = Literal["response", "token", "constant"]
+Ratio = Literal["joint", "stream", "sequence"]
+Kl = Literal["k1", "k2", "k3"]
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and would overflow
 
 
@@ -30,6 +32,50 @@ class PerStream:
     def tensor(self, like: Tensor) -> Tensor:
         """[S, 1], to multiply [R, S, T]."""
         return like.new_tensor([[self.text], [self.audio]])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run of GRPO minimises: the options of `grpo_loss`, where each is explained; defaults are the paper's."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float | PerStream = 0.2
+    ratio: Ratio = "joint"
+    normalizer: Normalizer = "response"
+    kl: Kl = "k3"
+    unbiased_kl: bool = False
+    weights: PerStream = PerStream()
+
+    def __post_init__(self) -> None:
+        check_objective(self.ratio, self.normalizer, self.kl)
+
+    def loss(
+        self,
+        logps: Tensor,
+        old_logps: Tensor,
+        ref_logps: Tensor,
+        advantages: Tensor,
+        actions: Tensor,
+        denominator: Tensor,
+    ) -> GRPOLoss:
+        """`grpo_loss` with these options."""
+        return grpo_loss(
+            logps,
+            old_logps,
+            ref_logps,
+            advantages,
+            actions,
+            denominator=denominator,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            beta=self.beta,
+            ratio=self.ratio,
+            normalizer=self.normalizer,
+            kl=self.kl,
+            unbiased_kl=self.unbiased_kl,
+            weights=self.weights,
+        )
 
 
 class GRPOLoss(NamedTuple):
@@ -65,7 +111,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     return kept.sum(dim) / mask.sum(dim).clamp(min=1)
 
 
-def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: float = 1e-4) -> Tensor:
+def group_advantages(rewards: Tensor, group_size: int, scale: Scale = "std", eps: float = 1e-4) -> Tensor:
     """Standardise rewards within each group of responses to one query (DeepSeekMath, arXiv 2402.03300, section 4.1).
 
     Unscored responses (NaN) take no part in their group's mean and standard deviation, and get advantage 0. A group
@@ -86,7 +132,7 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: 
     """
     if rewards.numel() % group_size:
         raise ValueError(f"group_size must divide the number of rewards; got {group_size} and {rewards.numel()}")
-    check_choice("scale", scale, SCALES)
+    check_choice("scale", scale, get_args(Scale))
     groups = rewards.detach().float().view(-1, group_size)  # [B, G]
     scored = groups.isfinite()
     centred = torch.where(scored, groups - masked_mean(groups, scored, 1).unsqueeze(1), 0)
@@ -99,13 +145,13 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: 
     return torch.where(highest > lowest, centred, 0).flatten()
 
 
-def loss_denominator(actions: Tensor, normalizer: str = "response", max_steps: int = 1) -> Tensor:
+def loss_denominator(actions: Tensor, normalizer: Normalizer = "response", max_steps: int = 1) -> Tensor:
     """What the sum over a *global* batch is divided by; micro-batches (and ranks) then add up to the whole.
 
     actions [R, S, T] -> the number of responses ("response": paper Eq. 3), of steps ("token": DAPO, arXiv 2503.14476),
     or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783).
     """
-    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("normalizer", normalizer, get_args(Normalizer))
     if normalizer == "token":
         return actions.any(1).sum().clamp(min=1).float()
     return actions.new_tensor(len(actions) * (max_steps if normalizer == "constant" else 1), dtype=torch.float32)
@@ -122,9 +168,9 @@ def grpo_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     beta: float | PerStream = 0.2,
-    ratio: str = "joint",
-    normalizer: str = "response",
-    kl: str = "k3",
+    ratio: Ratio = "joint",
+    normalizer: Normalizer = "response",
+    kl: Kl = "k3",
     unbiased_kl: bool = False,
     weights: PerStream = PerStream(),
 ) -> GRPOLoss:
@@ -228,9 +274,9 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), c
 
 def check_objective(ratio: str, normalizer: str, kl: str, scale: str = "std") -> None:
     """Raises UserError for an option that the loss or the advantages do not know, before a rollout is spent on it."""
-    options = {"ratio": (ratio, RATIOS), "normalizer": (normalizer, NORMALIZERS), "kl": (kl, KL_ESTIMATORS)}
-    for name, (value, choices) in {**options, "scale": (scale, SCALES)}.items():
-        check_choice(name, value, choices)
+    options = {"ratio": (ratio, Ratio), "normalizer": (normalizer, Normalizer), "kl": (kl, Kl), "scale": (scale, Scale)}
+    for name, (value, choices) in options.items():
+        check_choice(name, value, get_args(choices))
 
 
 def check_choice(name: str, value: str, choices) -> None:

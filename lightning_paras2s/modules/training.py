@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import lightning as L
 import torch
@@ -17,6 +20,65 @@ from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.speech_lm import SpeechLM
 from lightning_paras2s.running.runs import remove, run_dir
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a stage's weights move: the options of its module, where each is explained."""
+
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+    state_bits: int
+
+
+class StageModule(L.LightningModule):
+    """What supervised fine-tuning, reward modelling and RL repeat: one model that trains, its optimizer and its export.
+
+    Attributes:
+        exported: the file of the run's folder that holds the trained model.
+    """
+
+    exported = "policy.safetensors"
+
+    def __init__(self, optimization: Optimization, seed: int) -> None:
+        super().__init__()
+        self.optimization, self.seed = optimization, seed
+
+    @property
+    @abstractmethod
+    def trained(self) -> SpeechLM | ResponseScorer:
+        """The model that trains, once it is built."""
+
+    def configure_optimizers(self) -> Optimizer:
+        o = self.optimization
+        return adamw(self.trained.parameters(), o.lr, o.weight_decay, o.betas, o.state_bits)
+
+    def set_rate(self, optimizer: Optimizer, total_steps: int) -> float:
+        """The learning rate of the optimizer step that comes; 0 total steps = it does not fall."""
+        lr = self.optimization.lr * warmup_cosine(self.global_step, self.optimization.warmup_steps, total_steps)
+        set_learning_rate(optimizer, lr)
+        return lr
+
+    def clip_gradients(self) -> Tensor:
+        """Scale gradients down to `max_grad_norm`; the norm before."""
+        return clip_gradients(self.trained, self.optimization.max_grad_norm)
+
+    def on_train_end(self) -> None:
+        export(self, self.trained, self.exported)
+
+
+class SupervisedModule(StageModule):
+    """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run."""
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        self.log("train/grad_norm", self.clip_gradients())
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        lr = self.set_rate(self.optimizers().optimizer, int(self.trainer.estimated_stepping_batches))
+        self.log("train/lr", lr)
 
 
 def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: int) -> SpeechLM:
