@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.models.kimi.lm import KimiAudio
-from lightning_paras2s.models.qwen_omni.scorer import scorer as qwen_omni
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
 from lightning_paras2s.modules.reward import RewardModule
 from lightning_paras2s.modules.sft import SFTModule

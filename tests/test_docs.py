@@ -47,7 +47,8 @@ def expand(path: str) -> list[str]:
 
 def exists(path: str) -> bool:
     """A file or glob, from the root, the package, or where files of the kind lie."""
-    places = (ROOT, PACKAGE, ROOT / "configs", ROOT / "docs", ROOT / "tests", ROOT / "speed", ROOT / "figures", ROOT / "notebooks")
+    folders = ("configs", "docs", "tests", "speed", "figures", "notebooks")
+    places = (ROOT, PACKAGE, *(ROOT / name for name in folders))
     return all(any(any(place.glob(one)) for place in places) for one in expand(path))
 
 

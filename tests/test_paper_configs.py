@@ -17,7 +17,7 @@ from lightning_paras2s.cli import dispatch
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.lm import KimiAudio
-from lightning_paras2s.models.qwen_omni.scorer import scorer as qwen_omni
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.types import Audio, Response, read_jsonl
 
 ROOT = Path(__file__).parents[1]

@@ -9,6 +9,7 @@ from tiny_models import write_omni
 from transformers import WhisperFeatureExtractor
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.models.qwen_omni.scorer import (
     GUIDELINE,
     QwenOmniScorer,
@@ -16,7 +17,6 @@ from lightning_paras2s.models.qwen_omni.scorer import (
     audio_tokens,
     mel_batch,
 )
-from lightning_paras2s.models.qwen_omni.scorer import scorer as qwen_omni
 from lightning_paras2s.types import Audio
 
 
