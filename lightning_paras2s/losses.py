@@ -24,72 +24,32 @@ MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and woul
 
 @dataclass(frozen=True)
 class PerStream:
-    """One number for each stream."""
+    """One number for each stream; neither has a default, or one that is not named would be set in silence."""
 
-    text: float = 1.0
-    audio: float = 1.0
+    text: float
+    audio: float
 
     def tensor(self, like: Tensor) -> Tensor:
         """[S, 1], to multiply [R, S, T]."""
         return like.new_tensor([[self.text], [self.audio]])
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a run of GRPO minimises: the options of `grpo_loss`, where each is explained; defaults are the paper's."""
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    beta: float | PerStream = 0.2
-    ratio: Ratio = "joint"
-    normalizer: Normalizer = "response"
-    kl: Kl = "k3"
-    unbiased_kl: bool = False
-    weights: PerStream = PerStream()
-
-    def __post_init__(self) -> None:
-        check_objective(self.ratio, self.normalizer, self.kl)
-
-    def loss(
-        self,
-        logps: Tensor,
-        old_logps: Tensor,
-        ref_logps: Tensor,
-        advantages: Tensor,
-        actions: Tensor,
-        denominator: Tensor,
-    ) -> GRPOLoss:
-        """`grpo_loss` with these options."""
-        return grpo_loss(
-            logps,
-            old_logps,
-            ref_logps,
-            advantages,
-            actions,
-            denominator=denominator,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            beta=self.beta,
-            ratio=self.ratio,
-            normalizer=self.normalizer,
-            kl=self.kl,
-            unbiased_kl=self.unbiased_kl,
-            weights=self.weights,
-        )
+EVEN = PerStream(1.0, 1.0)
 
 
 class GRPOLoss(NamedTuple):
     """`loss` has gradient and adds up over micro-batches; the rest are this micro-batch's means, for logging.
 
     Attributes:
-        kl_text, kl_audio: the chosen estimator of KL(policy || reference), a mean over the stream's actions, nats.
+        kl_text, kl_audio: the chosen estimator of KL(policy || reference), a mean over the stream's actions, nats; None
+            without a reference.
         clip_low, clip_high: share of steps whose ratio was clipped below (advantage < 0) and above (advantage > 0).
         ratio: mean of policy / sampler.
     """
 
     loss: Tensor
-    kl_text: Tensor
-    kl_audio: Tensor
+    kl_text: Tensor | None
+    kl_audio: Tensor | None
     clip_low: Tensor
     clip_high: Tensor
     ratio: Tensor
@@ -149,18 +109,20 @@ def loss_denominator(actions: Tensor, normalizer: Normalizer = "response", max_s
     """What the sum over a *global* batch is divided by; micro-batches (and ranks) then add up to the whole.
 
     actions [R, S, T] -> the number of responses ("response": paper Eq. 3), of steps ("token": DAPO, arXiv 2503.14476),
-    or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783).
+    or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783). A response without an action takes no
+    part: unscored ones, whose actions do not count, would else make the gradient of the scored ones smaller by the
+    share of a group that a judge failed on. Nothing there is 0.
     """
     check_choice("normalizer", normalizer, get_args(Normalizer))
     if normalizer == "token":
-        return actions.any(1).sum().clamp(min=1).float()
-    return actions.new_tensor(len(actions) * (max_steps if normalizer == "constant" else 1), dtype=torch.float32)
+        return actions.any(1).sum().float()
+    return actions.any(1).any(1).sum().float() * (max_steps if normalizer == "constant" else 1)
 
 
 def grpo_loss(
     logps: Tensor,
     old_logps: Tensor,
-    ref_logps: Tensor,
+    ref_logps: Tensor | None,
     advantages: Tensor,
     actions: Tensor,
     *,
@@ -172,7 +134,7 @@ def grpo_loss(
     normalizer: Normalizer = "response",
     kl: Kl = "k3",
     unbiased_kl: bool = False,
-    weights: PerStream = PerStream(),
+    weights: PerStream = EVEN,
 ) -> GRPOLoss:
     """The negative of the paper's objective (Eq. 3), with its KL term (Eq. 4).
 
@@ -181,7 +143,7 @@ def grpo_loss(
     (appendix A.6); it prints no clip, 0.2 is PPO's (arXiv 1707.06347).
 
     Args:
-        logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference.
+        logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference; None = no reference, beta 0.
         advantages: [R]; actions: [R, S, T], bool.
         denominator: `loss_denominator` of the global batch, of which this may be a part.
         beta: weight of the KL of the pair, or of each stream's own (whose sum is the pair's KL in expectation, with
@@ -203,19 +165,22 @@ def grpo_loss(
     policy = -torch.minimum(ratios * advantage, clipped * advantage)
     per_step = torch.where(mask, policy * scale, 0).sum(1)  # [R, T]
 
-    kl_streams = kl_estimate(logps, ref_logps, old_logps, actions, kl, unbiased_kl)  # [R, S, T]
-    if isinstance(beta, PerStream):
-        per_step = per_step + (kl_streams * beta.tensor(logps)).sum(1)
-    elif beta:
-        pair = (torch.where(actions, t, 0).sum(1) for t in (logps, ref_logps, old_logps))  # [R, T] each
-        per_step = per_step + beta * kl_estimate(*pair, steps, kl, unbiased_kl)
+    kl_streams = None
+    if ref_logps is not None:
+        kl_streams = kl_estimate(logps, ref_logps, old_logps, actions, kl, unbiased_kl)  # [R, S, T]
+        if isinstance(beta, PerStream):
+            per_step = per_step + (kl_streams * beta.tensor(logps)).sum(1)
+        elif beta:
+            pair = (torch.where(actions, t, 0).sum(1) for t in (logps, ref_logps, old_logps))  # [R, T] each
+            per_step = per_step + beta * kl_estimate(*pair, steps, kl, unbiased_kl)
 
     share = steps / (steps.sum(1, keepdim=True).clamp(min=1) if normalizer == "response" else 1)
     loss = (per_step * share).sum() / denominator
     with torch.no_grad():
         low = masked_mean(((ratios < 1 - clip_low) & (advantage < 0)).float(), mask)
         high = masked_mean(((ratios > 1 + clip_high) & (advantage > 0)).float(), mask)
-        kls = (masked_mean(kl_streams[:, s], actions[:, s]) for s in (TEXT, AUDIO))
+        found = kl_streams is not None
+        kls = [masked_mean(kl_streams[:, s], actions[:, s]) if found else None for s in (TEXT, AUDIO)]
         return GRPOLoss(loss, *kls, low, high, masked_mean(ratios, mask))
 
 
@@ -257,7 +222,7 @@ def kl_estimate(
     return (weight * value).detach() + slope * (score - score.detach())
 
 
-def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), counts: Tensor | None = None) -> SFTLoss:
+def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: Tensor | None = None) -> SFTLoss:
     """Next-token cross-entropy of demonstrations (paper, section 4.1), a mean over each stream's actions.
 
     Padding and forced tokens take no part: with them the text stream would mostly learn its blanks.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -19,9 +19,9 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
+    EVEN,
     Kl,
     Normalizer,
-    Objective,
     PerStream,
     Ratio,
     Scale,
@@ -35,34 +35,11 @@ from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_nois
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
+from lightning_paras2s.modules.objective import Experience, Objective
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
-from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place
+from lightning_paras2s.modules.training import Optimization, StageModule, check_sampling, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import speak
-
-
-@dataclass(frozen=True)
-class Experience:
-    """What the updates of one rollout learn from.
-
-    Attributes:
-        rewards, advantages: [B*G]; a reward is NaN where a response is unscored.
-        old_logps: [B*G, 2, T], the sampler's; None = exactly on-policy: the update's own, detached.
-        ref_logps: [B*G, 2, T], the reference's.
-        gap: between the sampler's log-probabilities in training and in decoding, for logging.
-    """
-
-    rollout: Rollout
-    rewards: Tensor
-    advantages: Tensor
-    old_logps: Tensor | None
-    ref_logps: Tensor
-    gap: dict[str, Tensor]
-
-    @property
-    def scored(self) -> Tensor:
-        """[B*G], bool."""
-        return self.rewards.isfinite()
 
 
 class GRPOModule(StageModule):
@@ -72,7 +49,8 @@ class GRPOModule(StageModule):
         policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
-        beta: weight of the KL to the reference, of the pair or per stream.
+        beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
+            named). 0 builds and runs no reference, and logs no KL.
         lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over
             `trainer.max_steps`.
         clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
@@ -86,8 +64,11 @@ class GRPOModule(StageModule):
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: of the rollouts, and of all log-probabilities.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
-        rollout_seed: with the step's number decides all rollouts.
+        rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
+        max_skipped: the run stops after so many optimizer steps in a row whose gradient was not finite (each is left
+            out and counted), or rollouts in a row without anything to learn from.
+        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(
@@ -111,7 +92,7 @@ class GRPOModule(StageModule):
         normalizer: Normalizer = "response",
         kl: Kl = "k3",
         unbiased_kl: bool = False,
-        weights: PerStream = PerStream(),
+        weights: PerStream = EVEN,
         scale: Scale = "std",
         drop_zero_variance: bool = False,
         mu: int = 1,
@@ -120,18 +101,23 @@ class GRPOModule(StageModule):
         sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
         state_bits: int = 32,
-        rollout_seed: int = 0,
+        rollout_seed: int | None = None,
         max_unscored: float = 0.5,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits), seed)
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
+        )
         check_cuts(group_size, mu, minibatches)
         check_choice("scale", scale, get_args(Scale))
+        check_sampling(sampling)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
         self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
         self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
-        self.rollout_seed, self.max_unscored, self.drop_zero_variance = rollout_seed, max_unscored, drop_zero_variance
+        self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
+        self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
         self.sync_every_micro_batch = sync_every_micro_batch
         self.policy: SpeechLM | None = None
@@ -146,15 +132,21 @@ class GRPOModule(StageModule):
             return
         policy, tokenizer, reward, vocabulary = self.build
         self.policy = initial_policy(policy, self.init_from, self.seed)
-        # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
-        self.__dict__["reference"] = self.policy.reference()
+        # Kept out of the module tree, so out of checkpoints: a resumed run makes it anew from the same files.
+        self.__dict__["reference"] = self.policy.reference() if self.objective.needs_reference else None
         for model in (self.policy, self.reference):
-            place(self, model)
+            if model is not None:
+                place(self, model)
         self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
         self.reward, self.vocabulary = reward(), vocabulary()
 
     def on_fit_start(self) -> None:
-        self.reference.to(self.device)
+        if self.lr_decay and self.trainer.max_steps < 1:
+            raise UserError(
+                f"model.lr_decay falls over trainer.max_steps, which must be set; got {self.trainer.max_steps}; set it"
+            )
+        if self.reference is not None:
+            self.reference.to(self.device)
         self.tokenizer.to(self.device)
         self.reward.to(self.device)
 
@@ -170,6 +162,7 @@ class GRPOModule(StageModule):
             means = Means()
             for queries in self.minibatch_queries(learned):
                 self.update(learned, queries, means)
+            self.check_idle(means)
         self.log_step(rollout, rewards, means.read() | learned.gap)
 
     @contextmanager
@@ -209,19 +202,19 @@ class GRPOModule(StageModule):
         return rewards
 
     @torch.no_grad()
-    def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+    def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """Log-probabilities under the sampler and the reference, [B*G, 2, T], and the sampler's gap to decoding.
 
         Exactly on-policy (one update a rollout) the sampler's are the update's own, detached: None.
         """
-        everything = torch.arange(len(rollout.prompt), device=self.device)
+        old_logps = ref_logps = None
         with self.timed("logps"):
-            parts = self.micro_batches(rollout, everything)
-            ref_logps = self.all_logps(self.reference, rollout, parts)
-            if self.mu * self.minibatches == 1:
-                return None, ref_logps, {}
-            old_logps = self.all_logps(self.policy, rollout, parts)
-        return old_logps, ref_logps, logp_gap(old_logps, rollout.completion)
+            parts = self.micro_batches(rollout, torch.arange(len(rollout.prompt), device=self.device))
+            if self.reference is not None:
+                ref_logps = self.all_logps(self.reference, rollout, parts)
+            if self.mu * self.minibatches > 1:
+                old_logps = self.all_logps(self.policy, rollout, parts)
+        return old_logps, ref_logps, {} if old_logps is None else logp_gap(old_logps, rollout.completion)
 
     def all_logps(self, model: SpeechLM, rollout: Rollout, parts: list[MicroBatch]) -> Tensor:
         found = [(self.logps(model, rollout, part.queries)[0], part.counts) for part in parts]
@@ -261,12 +254,26 @@ class GRPOModule(StageModule):
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
 
-    def denominator(self, learned: Experience, queries: Tensor) -> Tensor:
-        """What the loss of an optimizer step is divided by. Ranks average their gradients, so their share of the global
-        denominator is its mean.
+    def check_idle(self, means: Means) -> None:
         """
-        completion = learned.rollout.queries(queries)[1]
-        return mean_over_ranks(loss_denominator(completion.actions, self.objective.normalizer, self.sampling.max_steps))
+        Raises:
+            UserError: too many rollouts in a row had nothing to learn from: `max_steps` would never come.
+        """
+        self.idle = 0 if "loss" in means.sums else self.idle + 1
+        if self.idle >= self.optimization.max_skipped:
+            raise UserError(
+                f"a rollout must have something to learn from; got none in {self.idle} in a row; look at "
+                "train/unscored and train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
+            )
+
+    def denominator(self, learned: Experience, queries: Tensor) -> Tensor:
+        """What the loss of an optimizer step is divided by: its scored responses or their steps. Ranks average their
+        gradients, so their share of the global denominator is its mean.
+        """
+        _, completion, rows = learned.rollout.queries(queries)
+        actions = completion.actions & learned.scored[rows, None, None]
+        share = loss_denominator(actions, self.objective.normalizer, self.sampling.max_steps)
+        return mean_over_ranks(share)
 
     def backward_part(self, learned: Experience, part: MicroBatch, denominator: Tensor, means: Means) -> Tensor:
         """Adds a micro-batch's gradient; its share of the loss."""
@@ -274,11 +281,10 @@ class GRPOModule(StageModule):
         logps, entropy = self.logps(self.policy, learned.rollout, part.queries)
         on_policy = learned.old_logps is None
         old = logps.detach() if on_policy else learned.old_logps[rows]
+        ref = None if learned.ref_logps is None else learned.ref_logps[rows]
         # Unscored responses are not learned from at all: they feel no KL either.
         actions = completion.actions & learned.scored[rows, None, None] & part.counts
-        result = self.objective.loss(
-            logps, old, learned.ref_logps[rows], learned.advantages[rows], actions, denominator
-        )
+        result = self.objective.loss(logps, old, ref, learned.advantages[rows], actions, denominator)
         self.manual_backward(result.loss)
         if part.counts:
             means.add(result, entropy, completion, logps if on_policy else None)
@@ -287,6 +293,7 @@ class GRPOModule(StageModule):
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
         """Metrics of the global batch; seconds are this rank's."""
         update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
+        update["skipped"] = torch.tensor(float(self.skipped.count))
         update["lr"] = torch.tensor(float(self.optimizers().param_groups[0]["lr"]))
         metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
         metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)

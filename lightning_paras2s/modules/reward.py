@@ -24,6 +24,9 @@ class RewardModule(SupervisedModule):
         factor_weight: of the cross-entropy of the factor that a query is about, told from its audio alone; for scorers
             that have `factor_logits`. The judge is told it, so its student may be told in training.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
+            counted (`train/skipped`).
+        seed: of random first weights; null follows `seed_everything`.
     """
 
     exported = "scorer.safetensors"
@@ -38,9 +41,12 @@ class RewardModule(SupervisedModule):
         max_grad_norm: float = 1.0,
         factor_weight: float = 0.0,
         state_bits: int = 32,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits), seed)
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
+        )
         self.build, self.factor_weight = scorer, factor_weight
         self.scorer: ResponseScorer | None = None
         self.judged: list[tuple[Tensor, Tensor]] = []

@@ -27,6 +27,9 @@ class SFTModule(SupervisedModule):
         audio_weight: weight of the audio stream's mean loss.
         max_grad_norm: gradients are scaled down to this norm.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
+            counted (`train/skipped`).
+        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(
@@ -41,9 +44,12 @@ class SFTModule(SupervisedModule):
         audio_weight: float = 1.0,
         max_grad_norm: float = 1.0,
         state_bits: int = 32,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__(Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits), seed)
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
+        )
         self.build, self.init_from = policy, init_from
         self.weights = PerStream(text_weight, audio_weight)
         self.policy: SpeechLM | None = None
