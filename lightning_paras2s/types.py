@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,17 +227,8 @@ def iter_jsonl(path: str | Path, record: type[Record], skip_half_line: bool = Fa
 
 
 def to_json(item: Any) -> str:
-    """One JSON line for a record (no trailing newline); null for a number that is none."""
-    return json.dumps(defined(dataclasses.asdict(item)), ensure_ascii=False, allow_nan=False)
-
-
-def defined(value: Any) -> Any:
-    """The same with None for NaN and infinity, which JSON has not and other programs refuse to read."""
-    if isinstance(value, dict):
-        return {key: defined(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [defined(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """One JSON line for a record (no trailing newline)."""
+    return json.dumps(dataclasses.asdict(item), ensure_ascii=False)
 
 
 def append_jsonl(path: str | Path, items: list[Any]) -> None:

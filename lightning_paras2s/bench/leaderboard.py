@@ -16,7 +16,7 @@ from rich.text import Text
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
-from lightning_paras2s.types import FACTORS, defined
+from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
 AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
@@ -104,7 +104,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def render(result: dict[str, Any], format: str) -> str:
     """The table as text in one of FORMATS."""
     if format == "json":
-        return json.dumps(defined(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     if format == "csv":
         return csv_table(result)
     if format == "markdown":

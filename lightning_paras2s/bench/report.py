@@ -26,7 +26,7 @@ from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, defined, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
@@ -221,4 +221,4 @@ def _write(
 
 def in_script(value: Any) -> str:
     """JSON that can't end the script element that it stands in."""
-    return json.dumps(defined(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, defined, iter_jsonl, to_json
+from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, iter_jsonl, to_json
 
 Record = TypeVar("Record", Response, Evidence, Verdict)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
@@ -129,7 +129,7 @@ def check_config(name: str, config_sha: str, done: Iterable[Response], folder: P
 
 def write_summary(path: Path, result: dict[str, Any]) -> None:
     """JSON, whole or not at all."""
-    replace_file(path, json.dumps(defined(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    replace_file(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
 def replace_file(path: Path, text: str) -> None:

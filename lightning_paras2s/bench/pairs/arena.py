@@ -26,7 +26,7 @@ from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.running.logs import replace_file, verdicts_of
-from lightning_paras2s.types import Battle, Human, defined, read_jsonl, to_json
+from lightning_paras2s.types import Battle, Human, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
@@ -79,7 +79,7 @@ def arena(
     result = rank(played, bootstrap, orders, seed) | judging
     if listeners is not None:
         result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
-    replace_file(folder / "arena.json", json.dumps(defined(result), indent=1, allow_nan=False) + "\n")
+    replace_file(folder / "arena.json", json.dumps(result, indent=1) + "\n")
     return result
 
 

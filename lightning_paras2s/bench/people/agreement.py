@@ -22,7 +22,7 @@ from lightning_paras2s.bench.statistics import REPEATS, bootstrap
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, verdicts_of
-from lightning_paras2s.types import FACTORS, Human, Query, defined, read_jsonl
+from lightning_paras2s.types import FACTORS, Human, Query, read_jsonl
 
 OVERALL = "overall"
 
@@ -66,7 +66,7 @@ def agreement(
         table[factor] = between_listeners(part, repeats, seed) | judge_and_listeners(part, repeats, seed)
     table["systems"] = by_system(items, repeats, seed)
     if out is not None:
-        replace_file(Path(out), json.dumps(defined(table), indent=1, allow_nan=False) + "\n")
+        replace_file(Path(out), json.dumps(table, indent=1) + "\n")
     Console(stderr=True).print(shown(table))
     return table
 
@@ -92,8 +92,7 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     columns = {name: column for column, name in enumerate(ids)}
     ratings = np.full((len(rows), len(ids)), np.nan)
     for h in rated:
-        score = float(measures.require_scale([h.score], measures.SCALE, f"{humans}: the score of {h.item_id}")[0])
-        ratings[rows[h.annotator], columns[h.item_id]] = score
+        ratings[rows[h.annotator], columns[h.item_id]] = h.score
     judged = np.array([scores.get(name, np.nan) for name in ids])
     return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair_id for q in asked]), judges.pop().judge
 

@@ -15,7 +15,6 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from lightning_paras2s.bench.statistics import REPEATS, bootstrap
-from lightning_paras2s.errors import UserError
 
 SCALE = (1, 2, 3, 4, 5)
 
@@ -98,29 +97,10 @@ def implied_n(r: float, p: float) -> int:
     return round(float(brentq(lambda n: np.log(max(pearson_p(r, n), 1e-300)) - np.log(p), 3, 1e6)))
 
 
-def require_scale(values: ArrayLike, scale: Sequence[int], what: str) -> NDArray:
-    """The values, which must lie on the scale or between its ends; NaN = missing.
-
-    Raises:
-        UserError: for a value outside: a score of 0 to 100, or -9 for "missing".
-    """
-    values = np.asarray(values, float)
-    outside = values[(values < min(scale)) | (values > max(scale))]  # NaN is neither
-    if len(outside):
-        raise UserError(
-            f"{what} must be from {min(scale)} to {max(scale)}; got {outside[0]:g}; rescale it, or leave it out"
-        )
-    return values
-
-
 def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Sequence[int] = SCALE) -> float:
     """Cohen's kappa of two raters over a scale; quadratic weights by default. Scores are rounded to the scale; NaN rows
-    are left out.
-
-    Raises:
-        UserError: for a score outside the scale.
-    """
-    a, b = (require_scale(scores, scale, "a rater's score") for scores in (a, b))
+    are left out."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return float("nan")
