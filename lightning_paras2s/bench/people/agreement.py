@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_paras2s.bench.people import reliability as measures
-from lightning_paras2s.bench.statistics import REPEATS, bootstrap
+from lightning_paras2s.bench.people.resampling import means_by_draw, percentiles
+from lightning_paras2s.bench.statistics import REPEATS
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import verdicts_of, write_summary
@@ -103,9 +104,7 @@ def between_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
     """Krippendorff's alpha (ordinal) over all items, with its interval, and over those the paper would keep."""
     found = {"items": len(items.ids), "ratings": int(np.isfinite(items.ratings).sum())}
     alpha = measures.krippendorff_alpha(items.ratings)
-    low, high = bootstrap(
-        lambda rows: measures.krippendorff_alpha(items.ratings[:, rows]), items.pairs, min(repeats, 500), seed
-    )
+    low, high = measures.krippendorff_interval(items.ratings, items.pairs, min(repeats, 500), seed)
     kept = measures.without_full_disagreement(items.ratings)
     found |= {"alpha": rounded(alpha), "alpha_ci95": [rounded(low), rounded(high)]}
     found |= {"alpha_without_full_disagreement": rounded(measures.krippendorff_alpha(kept))}
@@ -145,20 +144,16 @@ def by_system(items: Items, repeats: int, seed: int) -> dict[str, Any]:
     systems = np.array([answered(items.ids[i]).system for i in both])
     names = sorted(set(systems.tolist()))
 
-    def means(rows: NDArray) -> NDArray:  # [systems, 2]
-        chosen = [rows[systems[rows] == name] for name in names]
-        pairs = [[human[both[c]].mean(), items.judge[both[c]].mean()] if len(c) else [np.nan] * 2 for c in chosen]
-        return np.array(pairs)
-
     found: dict[str, Any] = {"unit": "system", "n": len(names)}
     if not names:
         return found
-    every = means(np.arange(len(both)))
+    scores = np.stack([human[both], items.judge[both]], 1)
+    every = np.array([scores[systems == name].mean(0) for name in names])  # [systems, 2]
     found["means"] = {n: {"listeners": rounded(h), "judge": rounded(j)} for n, (h, j) in zip(names, every, strict=True)}
     if len(names) >= 3:
-        clusters = [items.pairs[i] for i in both]
+        drawn = means_by_draw(scores, systems, [items.pairs[i] for i in both], min(repeats, 500), seed)
         for kind, measure in measures.CORRELATIONS.items():
-            ends = bootstrap(lambda rows, m=measure: m(*means(rows).T), clusters, min(repeats, 500), seed)
+            ends = percentiles([np.array([measure(*means.T) for means in drawn])])
             found |= {kind: rounded(measure(*every.T)), f"{kind}_ci95": [rounded(end) for end in ends]}
     return found
 
