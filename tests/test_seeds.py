@@ -47,7 +47,8 @@ def test_intervals_cover_the_truth_over_seeds_and_pairs(seeds, of_seeds):
     random, covered = np.random.default_rng(0), 0
     design = Design(np.arange(30), np.array(["age"] * 15 + ["gender"] * 15))
     for _ in range(1000):
-        values = 3 + random.normal(0, 1, 30) + of_seeds * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 30))
+        of_both = of_seeds * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 30))
+        values = 3 + random.normal(0, 1, 30) + of_both
         found = estimate(macro_parts(values, design), design)
         covered += found.low <= 3 <= found.high
     assert 929 <= covered <= 980

@@ -266,7 +266,7 @@ def test_holm_refuses_what_is_no_p():
 def test_kappa_refuses_scores_off_the_scale():
     """-9 ("missing") was taken for 1, and a score of 0 to 100 for 5."""
     for wrong in (-9, 80):
-        with pytest.raises(UserError, match=f"a rater's score must be from 1 to 5; got {wrong}"):
+        with pytest.raises(UserError, match=f"a score must be from 1 to 5; got {wrong}"):
             agreement.cohen_kappa([1, 2, wrong], [1, 2, 3])
     assert agreement.cohen_kappa([1, 2.4, np.nan, 5], [1, 2, 3, 5]) == 1
 

@@ -22,7 +22,7 @@ from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, s
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import Evidence, Query, Response, Verdict, defined
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples")
@@ -208,4 +208,4 @@ def append_rows(path: Path, runs: list[str], found: list[Evaluation], names: lis
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write("".join(json.dumps(defined(line), allow_nan=False) + "\n" for line in lines))
+        file.write("".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines))

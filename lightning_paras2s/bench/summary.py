@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.judging.rubric import names_topic
-from lightning_paras2s.types import Evidence, Query, Response, Verdict
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, answered
 
 OVERALL = "overall"
 
@@ -208,7 +208,7 @@ def judging(verdicts: Iterable[Verdict]) -> dict[str, Any]:
     statuses: dict[str, dict[str, int]] = {}
     usd = 0.0
     for verdict in verdicts:
-        found = statuses.setdefault(verdict.response_id.split("/", 1)[0], {})
+        found = statuses.setdefault(answered(verdict.response_id).system, {})
         found[verdict.status] = found.get(verdict.status, 0) + 1
         usd += verdict.usage.get("cost_usd", 0.0)
     return {"verdict_statuses": statuses, "judge_usd": round(usd, 6)}

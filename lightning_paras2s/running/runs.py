@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import defined
+from lightning_paras2s.types import finite
 
 
 class RunLogger(TensorBoardLogger):
@@ -44,7 +44,7 @@ class RunLogger(TensorBoardLogger):
         values = {name: float(value) for name, value in metrics.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("a") as file:
-            file.write(json.dumps(defined({"step": step, **values}), allow_nan=False) + "\n")
+            file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
