@@ -8,6 +8,7 @@ seeds averaged first (`statistics.macro_sign_flip_test`).
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench import statistics
+from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts
 from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples")
@@ -31,12 +33,14 @@ METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds
 
 
 class Evaluation(NamedTuple):
-    """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean."""
+    """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
+    answer of every system, as of seed 0."""
 
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
     summary: dict[str, Any]
     config_sha: dict[str, str]
+    items: list[Item]
 
 
 def headline(
@@ -47,6 +51,7 @@ def headline(
     full: str = "sft",
     topline: str = "topline",
     rows: str | None = None,
+    items: str | None = None,
 ) -> dict[str, Any]:
     """Print what several seeds of one experiment show, as JSON with --json.
 
@@ -56,6 +61,8 @@ def headline(
         grpo: name of the system that it became.
         base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
+        items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
+            systems and seeds are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
@@ -76,6 +83,8 @@ def headline(
         result[metric] = difference(found, queries, design, grpo, sft, metric)
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
+    if items is not None:
+        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found) for i in e.items])
     return result
 
 
@@ -89,17 +98,26 @@ def read_evaluation(run: Path) -> Evaluation:
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
                             ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
-    values, transcripts, shas = {}, {}, {}
+    values, transcripts, shas, rows = {}, {}, {}, []
     for system in summary["systems"]:
-        ids = {q.id: [f"{system}/{q.id}/{s}" for s in range(summary["samples"])] for q in queries}
-        items = [judged(q, ids[q.id], evidence, scores, swaps) for q in queries]
+        ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
+        items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
         audited = [judged(q, ids[q.id], evidence, audit, {}).score for q in queries]
         speech = [speech_metrics(run, responses.get(ids[q.id][0]), i.transcript) for q, i in zip(queries, items)]
         values[system] = item_metrics(items) | {"audit": np.array(audited)}
         values[system] |= dict(zip(("seconds", "silence", "repetition"), np.array(speech).T))
+        statuses = [r.status if (r := responses.get(ids[q.id][0])) else "missing" for q in queries]
+        rows += [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
-    return Evaluation(values, transcripts, summary, shas)
+    return Evaluation(values, transcripts, summary, shas, rows)
+
+
+def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
+    known = {"score": row.score, "swapped": row.swapped, "audit": audit, "wer": row.wer}
+    known |= {"topic": float(row.topic), "topic_written": row.topic_written}
+    about = (row.query_id, row.pair_id, row.factor, row.style)
+    return Item(system, 0, *about, **{k: rounded(v) for k, v in known.items()}, tone=row.tone, status=status)
 
 
 def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:
