@@ -92,7 +92,7 @@ class KimiTokenizer(SpeechTokenizer):
 
     def heard(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The waveforms at 16 kHz, and their lengths."""
-        from torchaudio.functional import resample
+        from lightning_paras2s.models.signals import resample
 
         return resample(wav, self.sample_rate, INPUT_RATE), -(-lengths * INPUT_RATE // self.sample_rate)
 
