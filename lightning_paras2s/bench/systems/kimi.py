@@ -44,8 +44,8 @@ class KimiSystem(S2SSystem):
         path: folder of Kimi-Audio as released; its encoders, detokenizer and text tokenizer serve every policy.
         glm4_path: folder of glm-4-voice-tokenizer.
         policy: folder of trained weights (`runs/paper_grpo/version_0/policy`); None = those of `path`.
-        sampling: temperatures, cuts and step limit; text greedy and audio at 0.8 are the release's own, and its demo cuts
-            at `audio_top_k: 10`. 12.5 steps a second.
+        sampling: temperatures, cuts and step limit, 12.5 steps a second; text greedy and audio at 0.8 are the release's
+            own, and its demo cuts at `audio_top_k: 10`.
         seed: with query and sample decides the noise.
         device: `auto` is the GPU if there is one.
         dtype: of the policy's weights, `bfloat16` or `float32`.
