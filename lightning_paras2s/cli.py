@@ -166,5 +166,7 @@ def run_command(name: str, argv: list[str]) -> None:
     as_json, check = options.pop("json"), options.pop("check")
     result = None if check else function(**options)
     if as_json:
+        from lightning_paras2s.types import finite
+
         record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
-        print(json.dumps({} if record is None else record, ensure_ascii=False))
+        print(json.dumps({} if record is None else finite(record), ensure_ascii=False, allow_nan=False))
