@@ -97,7 +97,7 @@ class Log:
         """
         today = [(row, found) for row in rows if (found := inputs(row)) is not None]
         if today and name not in self.origins.kinds:
-            say(f"{self.folder}: what its {len(today)} {name} were made from is not recorded; they are kept as they are")
+            say(f"{self.folder}: what its {len(today)} {name} were made from is not recorded; they are kept")
             self.vouch(name, [row for row, _ in today], [found for _, found in today])
         differing = {record_key(row): self.origins.differing(name, row, found) for row, found in today}
         stale = {key: names for key, names in differing.items() if names}
@@ -107,7 +107,7 @@ class Log:
         return stale
 
     def append(self, name: str, rows: list[Any], inputs: Sequence[Inputs] | None = None) -> None:
-        """Add records; `inputs` of each are written before, so that a kill leaves no record that nothing vouches for."""
+        """Add records; the `inputs` of each are written before: a kill leaves no record that nothing vouches for."""
         if inputs is not None:
             self.vouch(name, rows, inputs)
         append_jsonl(self.path(name), rows)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
 
