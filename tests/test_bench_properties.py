@@ -92,7 +92,9 @@ def test_any_file_of_json_lines_ends_in_records_or_in_one_line(found):
             inputs_of(rows[0], Path(folder))
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"id": ' * 50_000, b"9" * 10_000, b'{"id": 1e999}', b"\xff\xfe{\x00"])
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"id": ' * 50_000, b"9" * 10_000, b'{"id": 1e999}', b"\xff\xfe{\x00"]
+)
 def test_a_monstrous_line_is_one_line(tmp_path, data):
     (tmp_path / "x.jsonl").write_bytes(data)
     with pytest.raises(UserError, match="x.jsonl:1: "):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
 from test_filters import Listener, query, record
+from test_synthesize import FlakySynthesizer
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.evaluate import evaluate
@@ -19,15 +20,17 @@ from lightning_paras2s.bench.pairs.arena import arena, from_listeners, rank
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.bench.people.annotate import SCORES, folders_of, keep, load_items, remaining
 from lightning_paras2s.bench.queries.filters import filter
+from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.bench.systems.base import Answer, CommandSystem, RecordedSystem, S2SSystem, ToplineSystem
-from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.data.embedded import TextQuery, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge, LLMJudge
+from lightning_paras2s.judging.pair_judges import Outcome, PairJudge
 from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
-from lightning_paras2s.types import Audio, Battle, Human, Response, Style, Verdict, append_jsonl, read_jsonl
+from lightning_paras2s.types import Audio, Battle, Human, Response, Style, Verdict, append_jsonl, read_jsonl, to_json
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
 
@@ -225,6 +228,62 @@ def test_filter_listens_again_to_another_recording(tmp_path, capsys):
     record(tmp_path, queries[1], 200)
     assert filter(str(path), str(tmp_path / "kept.jsonl"), listener, listener)["kept"] == 2
     assert listener.heard == 4  # two at first, then one, then one
+
+
+def test_a_script_that_was_rewritten_under_its_id_is_spoken_anew(tmp_path, capsys):
+    source, out = tmp_path / "scripts.jsonl", tmp_path / "out"
+    rows = [TextQuery(f"s{i}", "emotion", "test", "T", "train", "The train leaves.", ("happy", "sad")) for i in (1, 2)]
+    source.write_text("".join(to_json(row) + "\n" for row in rows))
+    synthesize(str(out), str(source), factors=["emotion"])
+    rows[0] = replace(rows[0], text="The train leaves in five minutes.")
+    source.write_text("".join(to_json(row) + "\n" for row in rows))
+    made = synthesize(str(out), str(source), factors=["emotion"])
+    assert made["resumed"] == 2 and "2 utterances are spoken anew" in capsys.readouterr().err
+    synthesize(str(tmp_path / "fresh"), str(source), factors=["emotion"])
+    for path in (tmp_path / "fresh/audio").iterdir():
+        assert path.read_bytes() == (out / "audio" / path.name).read_bytes()
+
+
+def test_the_price_of_speech_is_known_before_and_capped(tmp_path):
+    source = tmp_path / "scripts.jsonl"
+    rows = [TextQuery(f"s{i}", "emotion", "test", "T", "train", "Go by train now.", ("happy", "sad")) for i in range(4)]
+    source.write_text("".join(to_json(row) + "\n" for row in rows))
+    options = {"source": str(source), "factors": ["emotion"], "synthesizer": FlakySynthesizer(0)}
+    told = synthesize(str(tmp_path / "out"), **options, usd_per_minute=60.0, dry_run=True)
+    # 8 utterances of 4 words at 120 words a minute and 60 USD a minute
+    assert told == {"dry_run": True, "utterances": 8, "usd": 16.0} and not (tmp_path / "out").exists()
+    options["synthesizer"].concurrency = 1
+    # 1 s costs 1 USD, an utterance may last 60 s: after three, no fourth may be asked for
+    made = synthesize(str(tmp_path / "out"), **options, usd_per_minute=60.0, max_usd=62.5)
+    assert made["statuses"] == {"ok": 3, "max_usd": 5} and made["usd"] == 3.0
+    again = synthesize(str(tmp_path / "out"), **options, usd_per_minute=60.0)
+    assert (again["resumed"], again["usd"]) == (3, 5.0)
+    with pytest.raises(UserError, match="max_usd needs the price of speech"):
+        synthesize(str(tmp_path / "out"), **options, max_usd=1.0)
+
+
+class LouderWins(PairJudge):
+    """Prefers the higher tone."""
+
+    name = "higher"
+
+    def compare(self, games):
+        pitches = [[np.mean(np.diff(np.sign(a.samples)) != 0) for a in game[1:]] for game in games]
+        return [Outcome("first" if a > b else "second") for a, b in pitches]
+
+
+def test_games_are_heard_again_when_an_answer_was_recorded_anew(tmp_path, capsys):
+    path = manifest(tmp_path)
+    for name, pitch in (("a", 800), ("b", 300)):
+        append_jsonl(tmp_path / name / "responses.jsonl", [Response("q0", name, audio="x.wav")])
+        sine(tmp_path / name / "x.wav", pitch)
+    runs, out = [str(tmp_path / name) for name in "ab"], str(tmp_path / "out")
+    options = {"runs": runs, "judge": LouderWins(), "manifest": path, "bootstrap": 5, "orders": 5}
+    assert arena(out, **options)["systems"][0]["system"] == "a"
+    sine(tmp_path / "a/x.wav", 100)
+    assert arena(out, **options)["systems"][0]["system"] == "b"
+    assert "2 of 2 battles are made anew, their inputs changed: a 2" in capsys.readouterr().err
+    assert len(read_jsonl(tmp_path / "out/battles.jsonl", Battle)) == 2
 
 
 def test_recorded_answers_that_were_replaced_are_read_anew(tmp_path, capsys):

@@ -274,7 +274,7 @@ def picky(rejects: dict[str, str]):
 
 
 TOKENS = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-WARMTH = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value is supported."
+WARMTH = "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) value is"
 
 
 def test_a_model_is_sent_what_it_takes_after_one_rejection(tmp_path, capsys):
