@@ -21,6 +21,7 @@ from lightning_paras2s.bench.people.resampling import correlation_interval
 from lightning_paras2s.bench.statistics import bootstrap
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.origins import Origins, inputs_of, made_from
 from lightning_paras2s.servers.chat import OpenAIChat
 from lightning_paras2s.types import (
@@ -31,7 +32,6 @@ from lightning_paras2s.types import (
     Response,
     Verdict,
     append_jsonl,
-    finite,
     read_jsonl,
     to_json,
 )

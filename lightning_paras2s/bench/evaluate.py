@@ -90,11 +90,11 @@ def evaluate(
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(list(systems), samples, batch_size, label_source)
     queries = read_queries(manifest, limit)
-    ears = Ears(transcriber, recognizer)
-    other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
-    audited = audit_transcriber is not None or audit_recognizer is not None
+    ears, audited = [Ears(transcriber, recognizer)], audit_transcriber is not None or audit_recognizer is not None
+    if audited:
+        ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer))
     if dry_run:
-        return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * (1 + audited))
+        return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
         cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
@@ -102,22 +102,31 @@ def evaluate(
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     plan = Plan(Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
     steps = Steps(plan, log)
-    if count == "1" and len(steps.faults) == len(queries):
+    if not log.suffix and len(steps.faults) == len(queries):
         raise UserError(f"a query must be heard; got none of {len(queries)}: {next(iter(steps.faults.values()))}")
     judge.locate(Path(manifest).parent, Path(output))
     steps.keep() if rescore else steps.respond()
-    heard = steps.score(ears, log, "", {})
-    result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, ears, manifest)
-    if audited:
-        words = {} if audit_transcriber else {e.response_id: e.transcript for e in log.read("evidence", Evidence)}
-        again = steps.score(other, Log(Path(output) / "audit", log.suffix), "audit: ", words)
+    result = score(steps, ears, manifest, audit_transcriber is None)
+    result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
+    if not log.suffix:
+        write_summary(Path(output) / "summary.json", result)
+        require_a_score(steps.verdicts, output)
+    return result
+
+
+def score(steps: Steps, ears: list[Ears], manifest: str, same_words: bool) -> dict[str, Any]:
+    """Hear and judge with each pair of ears -> the summary by the first, the second's under "audit"; of a shard, a
+    count. With the `same_words`, the audit hears anew only how they are said."""
+    log, (first, *others) = steps.log, ears
+    heard = steps.score(first, log, "", {})
+    result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, first, manifest)
+    for other in others:
+        words = {e.response_id: e.transcript for e in log.read("evidence", Evidence)} if same_words else {}
+        again = steps.score(other, Log(log.folder / "audit", log.suffix), "audit: ", words)
         if not log.suffix:
             result["audit"] = summary_of(steps, again, other, manifest)
             result["judge_usd"] = round(result["judge_usd"] + result["audit"]["judge_usd"], 6)
-    result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
-    if count == "1":
-        write_summary(Path(output) / "summary.json", result)
-        require_a_score(heard.verdicts, output)
+    steps.verdicts = heard.verdicts
     return result
 
 

@@ -25,8 +25,9 @@ from lightning_paras2s.bench.leaderboard import caption, headings, read_summarie
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, finite, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.origins import UNKNOWN, Inputs, Origins, made_from, reasons
-from lightning_paras2s.types import Battle, Evidence, Response, Verdict, append_jsonl, finite, iter_jsonl, to_json
+from lightning_paras2s.types import Battle, Evidence, Response, Verdict, append_jsonl, iter_jsonl, to_json
 
 Record = TypeVar("Record", Response, Evidence, Verdict, Battle)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
