@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text, read_summary, replace_file
@@ -180,7 +181,8 @@ def caption(result: dict[str, Any]) -> str:
         for name, why in result["unscored"].items()
     ]
     return (
-        f"Scores 1..5 with 95 % intervals, clustered by contrast pair; overall = mean of the factors. "
+        f"Scores 1..5 with 95 % intervals over contrast pairs (none with fewer than {MIN_CLUSTERS}); "
+        f"overall = mean of the factors. "
         f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
         f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"

@@ -27,11 +27,13 @@ from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
-from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
+from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
 from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style
@@ -245,7 +247,7 @@ def read_answer(place: Path, text: str | None) -> Answer:
     if text is not None and not (isinstance(text, str) and is_text(text)):
         return Answer(None, status="bad_text")
     try:
-        return Answer(read_audio(place, SAMPLE_RATE), text)
+        return Answer(read_audio(place, SAMPLE_RATE), text or None)  # "" is no text to be compared with
     except (UserError, ValueError, OSError):  # ValueError: a NUL in the path
         return Answer(None, text, "bad_audio")
 
@@ -274,5 +276,5 @@ def digest(settings: list, paths: Iterable[str | None]) -> str:
     """Short hash of settings and of the contents of files."""
     whole = hashlib.sha256(repr(settings).encode("utf-8", "backslashreplace"))
     for path in filter(None, paths):
-        whole.update(Path(path).read_bytes())
+        whole.update(shipped(path).read_bytes())
     return whole.hexdigest()[:16]
