@@ -290,6 +290,31 @@ def test_a_model_is_sent_what_it_takes_after_one_rejection(tmp_path, capsys):
         assert chat(server.url, tmp_path).complete([said("a")])[0].status == "ok" and not server.requests  # cached
 
 
+@pytest.mark.parametrize(
+    "message, learnt",
+    [  # as servers word them
+        (TOKENS, {"max_completion_tokens", "temperature"}),
+        ("Unrecognized request argument supplied: max_tokens", {"max_completion_tokens", "temperature"}),
+        (WARMTH, {"max_tokens"}),
+        ("max_tokens is too large: 20000. This model supports at most 16384 completion tokens", None),
+        ("Invalid 'temperature': decimal above maximum value. Expected a value <= 2", None),
+        ("This model's maximum context length is 8192 tokens", None),
+    ],
+)
+def test_only_an_option_that_is_not_taken_is_left_out(tmp_path, message, learnt):
+    llm = chat("http://127.0.0.1:9/v1", tmp_path)
+    assert llm.learn(message) == (learnt is not None)
+    assert set(llm.taken) == (learnt or {"max_tokens", "temperature"})
+
+
+def test_a_kept_reply_that_is_broken_is_asked_for_again(tmp_path):
+    with Loopback(lambda *_: Sent(200, completion("hello"))) as server:
+        chat(server.url, tmp_path).complete([said("a")])
+        next(tmp_path.rglob("*.json")).write_text("")
+        assert [chat(server.url, tmp_path).complete([said("a")])[0].text for _ in range(2)] == ["hello"] * 2
+        assert len(server.requests) == 2  # at first, and once more; then it is kept again
+
+
 def test_options_say_from_the_start_what_a_model_takes(tmp_path):
     with Loopback(picky({"max_tokens": TOKENS, "temperature": WARMTH})) as server:
         llm = chat(server.url, tmp_path, tokens_field="max_completion_tokens", temperature=None)
@@ -318,6 +343,21 @@ def test_a_server_that_rejects_everything_is_asked_a_few_times_only(tmp_path, st
         with pytest.raises(UserError, match=f"http_{status}: this model is not for you"):
             chat(server.url, tmp_path, concurrency=1).complete([said(f"q{i}") for i in range(20)])
         assert len(server.requests) <= most + 1
+
+
+def test_a_clip_that_could_not_be_cut_costs_itself_alone(tmp_path):
+    """MELD's dia125_utt3 can't be decoded (declare-lab/MELD issue 39), dia110_utt7 is missing (issues 22 and 27)."""
+    header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
+    rows = [f"{i},{LONG},Ross,anger,negative,{d},{u},1,1,0,1" for i, (d, u) in enumerate(((125, 3), (110, 7), (1, 1)))]
+    (tmp_path / "data/MELD").mkdir(parents=True)
+    (tmp_path / "data/MELD/train_sent_emo.csv").write_text("\n".join([header, *rows, ""]))
+    sine(tmp_path / "MELD.Raw/train_splits/dia1_utt1.wav", 800)
+    (tmp_path / "MELD.Raw/train_splits/dia125_utt3.wav").touch()  # what a converter leaves of it
+    made = import_speech("meld", str(tmp_path), str(tmp_path / "q.jsonl"), "train")
+    assert made["counts"] == {"kept": 2, "no_audio": 1}
+    cell = run(tmp_path, made["manifest"])["systems"]["parrot"]["overall"]
+    assert (cell["n"], cell["n_failed"]) == (1, 1)
+    assert statuses(tmp_path) == {"meld-train-dia125_utt3": "bad_query", "meld-train-dia1_utt1": "ok"}
 
 
 # --- options and records

@@ -40,6 +40,7 @@ BATCH_DISCOUNT = 0.5
 CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates lie above
 AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
 TOKENS = ("max_tokens", "max_completion_tokens")
+NOT_TAKEN = re.compile(r"(?:not |un)support|unrecogni[sz]ed|unknown|unexpected|not permitted", re.I)
 MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
 
 
@@ -208,6 +209,8 @@ class OpenAIChat(ChatLLM):
     def learn(self, message: str) -> bool:
         """Take from a rejection what the server wants instead of an option that it names -> whether it named one that
         was sent as the user has it."""
+        if NOT_TAKEN.search(message) is None:  # "max_tokens is too large" is another complaint
+            return False
         field = next((name for name in TOKENS if name in self.taken and name in self.options), "")
         if field and re.search(rf"\b{field}\b", message):
             other = TOKENS[1 - TOKENS.index(field)]

@@ -76,12 +76,15 @@ class ReplyCache:
     def get(self, key: str) -> Reply | None:
         if self.folder is None or not self.path(key).is_file():
             return None
-        reply = Reply(**json.loads(self.path(key).read_text(encoding="utf-8")))
+        try:
+            reply = Reply(**json.loads(self.path(key).read_text(encoding="utf-8")))
+        except (ValueError, TypeError):  # a full disk, or another version's: asked for again
+            return None
         return replace(reply, usage={**reply.usage, "cached": 1})
 
     def put(self, key: str, reply: Reply) -> bool:
         """Keep a reply that was paid for; -> whether it is new."""
-        if self.folder is None or reply.status not in KEPT or self.path(key).is_file():
+        if self.folder is None or reply.status not in KEPT or self.get(key) is not None:
             return False
         path = self.path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
