@@ -29,6 +29,10 @@ class Transcriber(ABC):
     def transcribe(self, audios: list[Audio]) -> list[str]:
         """Lower-case words without punctuation, one string an audio; "" for silence."""
 
+    def write_down(self, audios: list[Audio]) -> list[str]:
+        """As `transcribe`, with the punctuation, capitals and digits of an ear that writes them."""
+        return self.transcribe(audios)
+
 
 class CTCNetwork(nn.Module):
     """Acoustics [B, T, 66] at 100 Hz -> logits [B, T / 2, 58] of phones (`hearing/phones.py`) at 50 Hz; pitch is
