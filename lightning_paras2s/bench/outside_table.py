@@ -1,4 +1,4 @@
-"""The table of ears from outside: beside the leaderboard, in the report, on the terminal. What was not heard is told."""
+"""The table of ears from outside: beside the leaderboard, in the report, on the terminal, with what was not heard."""
 
 from __future__ import annotations
 
