@@ -19,8 +19,8 @@ from lightning_paras2s.bench.queries.scripts import read_scripts
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.judges import LLMJudge
-from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.running.logs import Log, half_line, unanswered
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience

@@ -27,9 +27,9 @@ from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.controls import INSTALL as INSTALL_PIPER
 from lightning_paras2s.hearing.controls import AgentBeforeCodec, Control, OtherSynthesizer, missing_piper
-from lightning_paras2s.hearing.evidence import word_error_rate
 from lightning_paras2s.hearing.outside import Clip, Outside, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.running.logs import Log, say, write_summary
 from lightning_paras2s.types import Evidence, Query, Response

@@ -98,11 +98,6 @@ def frames() -> tuple[dict[str, str], ...]:
     return tuple(json.loads(line) for line in lines)
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower()).split()
-
-
 @functools.lru_cache
 def lexicon(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
     """The words that the embedded networks know, sorted: those of the splits' queries and replies when the base was

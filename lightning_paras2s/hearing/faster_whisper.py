@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import Transcriber, plain_words
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.types import Audio
 
 PACKAGED = "tiny.en"
@@ -59,7 +60,7 @@ class FasterWhisper(Transcriber):
         self.name = f"faster-whisper-{version('faster-whisper')}/{Path(model).name}-{compute_type}-{found[:8]}"
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
-        return [plain_words(text) for text in self.write_down(audios)]
+        return [plain_text(text) for text in self.write_down(audios)]
 
     def write_down(self, audios: list[Audio]) -> list[str]:
         """What is heard, with Whisper's own punctuation, capitals and digits."""

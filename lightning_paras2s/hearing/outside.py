@@ -16,11 +16,11 @@ import numpy as np
 
 from lightning_paras2s.hearing.dnsmos import DNSMOS, missing_dnsmos
 from lightning_paras2s.hearing.dnsmos import INSTALL as INSTALL_EARS
-from lightning_paras2s.hearing.evidence import word_error_rate
 from lightning_paras2s.hearing.faster_whisper import FasterWhisper, missing_ear
 from lightning_paras2s.hearing.perplexity import INSTALL as INSTALL_MODEL
 from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
-from lightning_paras2s.hearing.transcribers import Transcriber, plain_words
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import plain_text, word_error_rate
 from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.types import Audio
 
@@ -123,7 +123,7 @@ def hear_outside(rows: list[Outside], audios: list[Audio], ears: OutsideEars) ->
         rows = [replace(r, **rounded(m._asdict())) for r, m in zip(rows, rated, strict=True)]
     if ears.sense is not None:
         for name, texts in (("written", [r.text for r in rows]), ("heard", [r.heard or "" for r in rows])):
-            found = ears.sense.of([plain_words(text) for text in texts])
+            found = ears.sense.of([plain_text(text) for text in texts])
             rows = [replace(r, **rounded({f"perplexity_{name}": p})) for r, p in zip(rows, found, strict=True)]
     return rows
 

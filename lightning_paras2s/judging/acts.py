@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from lightning_paras2s.data.embedded import frames, lexicon
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.phones import pronounce, sound
-from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, is_broken, names_topic, plain_words
+from lightning_paras2s.hearing.words import plain_words
+from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, is_broken, names_topic
 
 FORMAT = "acts-3"
 SLOT = "{subject}"

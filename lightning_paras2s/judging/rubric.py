@@ -12,6 +12,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from lightning_paras2s.hearing.words import plain_words, said_numbers
 from lightning_paras2s.types import FACTORS, Evidence, Query, Style
 
 PROMPT = """\
@@ -247,11 +248,6 @@ def _tone_fit(style: str, tone: str) -> tuple[float, str]:
     return 3.0, f"answers to {style}, but the {tone} tone does not fit"
 
 
-def plain_words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower().replace("\u2019", "'")).split()
-
-
 def is_broken(words: list[str]) -> bool:
     """Is this no sentence, whatever its words are? (FAILURES: "the words make no sense".)
 
@@ -271,8 +267,10 @@ def is_broken(words: list[str]) -> bool:
 
 
 def names_topic(query_text: str, transcript: str) -> bool:
-    """Does the response share a content word with the query? A plural, or one wrong letter in a word of five or more,
-    still counts."""
+    """Does the response share a content word or a number with the query? A plural, or one wrong letter in a word of
+    five or more, still counts, and so does a number written otherwise."""
+    if said_numbers(query_text) & said_numbers(transcript):
+        return True
     asked = {w for w in plain_words(query_text) if w not in STOPWORDS and len(w) > 2}
     heard = {w for w in plain_words(transcript) if w not in STOPWORDS and len(w) > 2}
     return any(

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
-from lightning_paras2s.bench.queries.synthesize import replace_file, wer
+from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.evidence import Heard
+from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import write_summary
-from lightning_paras2s.types import Audio, Query, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl, to_json
 
 CHUNK = 64
 
@@ -116,7 +119,7 @@ def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence
     """Why a query is dropped for what was heard; "" if it is not. What was not listened for is not held against it."""
     if heard.error:
         return f"audio: {heard.error}"
-    if heard.transcript is not None and (error := wer(query.text, heard.transcript)) > max_wer:
+    if heard.transcript is not None and (error := word_error_rate(query.text, heard.transcript)) > max_wer:
         return f"wer: {error:.3f}, heard {heard.transcript!r}"
     for factor in factors_heard:
         wanted = query.styles.get(factor)
@@ -160,6 +163,11 @@ def hear(
     return done
 
 
+def as_hearing(query_id: str, heard: Heard) -> Hearing:
+    style = None if heard.style is None else {k: v for k, v in asdict(heard.style).items() if v}
+    return Hearing(query_id, heard.transcript, style)
+
+
 def listen(
     queries: list[Query], root: Path, transcriber: Transcriber | None, recognizer: StyleRecognizer | None
 ) -> list[Hearing]:
@@ -170,11 +178,7 @@ def listen(
             audios[query.id] = read_audio(root / query.audio, 16_000)
         except UserError as error:
             errors[query.id] = str(error)
-    sound = list(audios.values())
-    texts = transcriber.transcribe(sound) if transcriber and sound else [None] * len(sound)
-    styles = recognizer.recognize(sound, "query") if recognizer and sound else [None] * len(sound)
-    rows = {
-        query_id: Hearing(query_id, text, None if style is None else {k: v for k, v in asdict(style).items() if v})
-        for query_id, text, style in zip(audios, texts, styles, strict=True)
-    }
+    heard = hear_all(audios, transcriber, recognizer, "query")
+    silent = Heard("" if transcriber else None, Style() if recognizer else None)
+    rows = {i: as_hearing(i, heard.get(i, silent)) for i in audios}
     return [rows.get(q.id) or Hearing(q.id, error=errors[q.id]) for q in queries]

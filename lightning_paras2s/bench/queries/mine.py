@@ -30,7 +30,7 @@ from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery, text_queries
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import plain_words
+from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat
 from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import FACTORS, SPLITS, to_json
@@ -146,7 +146,7 @@ def generate(llm: ChatLLM, prompts: list[Generation], count: int) -> tuple[list[
 
 def candidate_of(generation: Generation, item: str) -> Candidate:
     text, styles = split_styles(item) if generation.factor == "emotion" else (item, None)
-    name = hashlib.sha256(plain_words(text).encode()).hexdigest()[:10]
+    name = hashlib.sha256(plain_text(text).encode()).hexdigest()[:10]
     candidate = Candidate(f"{generation.factor}-{name}", *generation[:3], text, generation.styles)
     why = flaw(text, generation.factor)
     if why is None and styles is not None and set(styles) != set(generation.styles):

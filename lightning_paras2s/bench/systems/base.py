@@ -23,8 +23,9 @@ from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
-from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
+from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
 from lightning_paras2s.speaking.codec import through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, read_jsonl
@@ -142,7 +143,7 @@ class RecordedSystem(S2SSystem):
         path = Path(response.audio)
         place = self.root / path if (self.root / path).is_file() else path
         return Answer(
-            read_audio(place, SAMPLE_RATE), response.text, response.status, response.latency, response.cost_usd
+            read_audio(place, SAMPLE_RATE), response.text or None, response.status, response.latency, response.cost_usd
         )
 
 
@@ -212,7 +213,7 @@ def _read_answers(path: Path) -> dict[str, Answer]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            name, place, text = row["id"], path.parent / row["audio"], row.get("text")
+            name, place, text = row["id"], path.parent / row["audio"], row.get("text") or None
             found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
