@@ -141,7 +141,8 @@ class _Part:
             query = by_query[row.response_id.rsplit("/", 1)[0].removeprefix(f"{name}/")]
             ours = self.evidence.get(row.response_id)
             numbers = {n: getattr(row, n) for n in ("overall", "signal", "background", *LOGS)}
-            numbers |= {"wer_outside": again(row), "wer_ours": ours.wer if ours else None}
+            numbers |= {"wer_outside": error_rate(row.text, row.heard)}
+            numbers |= {"wer_ours": error_rate(row.text, ours.transcript) if ours else None}
             rows.append({"query": query, **numbers, **scores(query, ours, row, judge)})
         return rows
 
@@ -157,9 +158,9 @@ def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:
     return [query for factor, pair in turns for query in found[factor][pair]]
 
 
-def again(row: Outside) -> float | None:
-    """The word error rate from the words, so that a better normaliser needs no new hearing."""
-    return word_error_rate(row.text, row.heard) if row.text and row.heard is not None else None
+def error_rate(text: str, heard: str | None) -> float | None:
+    """From the words, not from the log's number: a better normaliser then needs no new hearing."""
+    return word_error_rate(text, heard) if text and heard is not None else None
 
 
 def scores(query: Query, ours: Evidence | None, outside: Outside, judge: Judge | None) -> dict[str, float | None]:
@@ -168,7 +169,7 @@ def scores(query: Query, ours: Evidence | None, outside: Outside, judge: Judge |
         return {}
     found = {"score_ours": judge.judge(query, query.style, ours).score}
     if outside.heard is not None:
-        heard = replace(ours, transcript=outside.heard, wer=again(outside))
+        heard = replace(ours, transcript=outside.heard, wer=error_rate(outside.text, outside.heard))
         found["score_outside"] = judge.judge(query, query.style, heard).score
     return found
 

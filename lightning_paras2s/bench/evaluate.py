@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lightning_paras2s.audio import read_audio, seconds_of, write_audio
 from lightning_paras2s.bench.queries.filters import read_counts
@@ -32,6 +32,8 @@ from lightning_paras2s.hearing import (
 )
 from lightning_paras2s.hearing import encoder_recognizer as audio_encoder  # noqa: F401  as above
 from lightning_paras2s.hearing.evidence import Ears, hear
+from lightning_paras2s.hearing.familiar import check_familiar
+from lightning_paras2s.hearing.faster_whisper import FasterWhisper  # noqa: F401  for its short name in configs
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
@@ -59,6 +61,7 @@ def evaluate(
     audit_transcriber: Transcriber | None = None,
     audit_recognizer: StyleRecognizer | None = None,
     rescore: bool = False,
+    foreign_speech: Literal["stop", "allow", "judge"] = "stop",
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -79,6 +82,9 @@ def evaluate(
         label_swap: judge each response against the other style of its pair, too.
         audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
+        foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
+            knows eSpeak's alone): stop before anything is judged; allow it, such answers being counted as failed,
+            "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
     """
     if rescore:
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
@@ -90,9 +96,12 @@ def evaluate(
     judge.locate(Path(manifest).parent, Path(output))
     if not rescore:
         run.respond()
-    result = run.score(Ears(transcriber, recognizer), log, "", {})
+    if foreign_speech == "stop":
+        answers = [row for row in log.read("responses", Response) if row.system in systems]
+        check_familiar(answers, Path(output), transcriber)
+    result = run.score(Ears(transcriber, recognizer, foreign_speech == "judge"), log, "", {})
     if audit_transcriber is not None or audit_recognizer is not None:
-        other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
+        other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, foreign_speech == "judge")
         words = {} if audit_transcriber else {e.response_id: e.transcript for e in log.read("evidence", Evidence)}
         result["audit"] = run.score(other, Log(Path(output) / "audit", log.suffix), "audit: ", words)
     result["seconds"] = {name: round(value, 2) for name, value in run.stages.seconds.items()}

@@ -31,8 +31,8 @@ def check_familiar(responses: Sequence[Response], root: Path, transcriber: Trans
         strange = sum(transcriber.strange(audios))
         if 2 * strange > len(audios):
             raise UserError(
-                f"a transcriber must know the voice that it hears; {transcriber.name} knows eSpeak's voices and took "
-                f"{strange} of the first {len(audios)} answers of {system!r} for other speech, of which it hears wrong "
-                "words; give an ear for any speech (--transcriber FasterWhisper), or leave such answers unscored "
-                "(--foreign_speech allow)"
+                f"a transcriber must know the speech that it hears; {transcriber.name} knows eSpeak's voices alone; "
+                f"{strange} of the first {len(audios)} answers of {system!r} are in another voice, or in none; give an "
+                "ear for any speech (--transcriber FasterWhisper), or go on without scores for such answers "
+                "(--foreign_speech allow), or judge what is heard (--foreign_speech judge)"
             )
