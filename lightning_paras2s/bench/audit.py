@@ -140,7 +140,8 @@ class _Part:
         for row in found:
             query = by_query[row.response_id.rsplit("/", 1)[0].removeprefix(f"{name}/")]
             ours = self.evidence.get(row.response_id)
-            numbers = {n: getattr(row, n) for n in ("overall", "signal", "background", *LOGS)}
+            numbers = {"dnsmos": row.overall, "dnsmos_signal": row.signal, "dnsmos_background": row.background}
+            numbers |= {name: getattr(row, name) for name in LOGS}
             numbers |= {"wer_outside": error_rate(row.text, row.heard)}
             numbers |= {"wer_ours": error_rate(row.text, ours.transcript) if ours else None}
             rows.append({"query": query, **numbers, **scores(query, ours, row, judge)})
@@ -203,7 +204,7 @@ def differences(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         left, right = ({row["query"].id: row for row in rows[name]} for name in (a, b))
         both = [query for query in left if query in right]
         pairs = [left[query]["query"].pair_id for query in both]
-        for name in ("wer_ours", "wer_outside", "score_ours", "score_outside", "overall", *LOGS):
+        for name in ("wer_ours", "wer_outside", "score_ours", "score_outside", "dnsmos", *LOGS):
             values = column([right[q] for q in both], name) - column([left[q] for q in both], name)
             estimate = statistics.clustered_mean(values, pairs)
             if estimate.n:

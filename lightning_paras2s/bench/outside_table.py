@@ -16,17 +16,26 @@ NOT_ASKED = "Ears from outside have not heard these answers: `python -m lightnin
 COLUMNS = {
     "wer_ours": ("WER ours", 3),
     "wer_outside": ("WER outside", 3),
-    "overall": ("DNSMOS", 2),
+    "dnsmos": ("DNSMOS", 2),
     "perplexity_written": ("perplexity written", 0),
     "perplexity_heard": ("perplexity heard", 0),
     "score_ours": ("score ours", 2),
     "score_outside": ("score outside", 2),
 }
 
+BESIDE = ["wer_outside", "dnsmos", "perplexity_heard"]  # what the leaderboard's csv and json hold of it, too
+
 
 def read_outside(run: Path) -> dict[str, Any] | None:
     """What `audit` left in a run's folder."""
-    return json.loads((run / FILE).read_text(encoding="utf-8")) if (run / FILE).is_file() else None
+    path = (run if run.is_dir() else run.parent) / FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def beside(cells: dict[str, Any], column: str, result: dict[str, Any] | None, system: str) -> dict[str, Any]:
+    """A system's cells with `BESIDE` in one column of theirs; None where nobody listened."""
+    heard = (result or {}).get("systems", {}).get(system, {})
+    return {**cells, column: {**cells[column], **{name: heard.get(name) for name in BESIDE}}}
 
 
 def headings() -> list[str]:
@@ -74,6 +83,14 @@ def markdown_table(result: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(headings()) + " |", "|" + "|".join(["---", *["---:"] * (len(headings()) - 1)]) + "|"]
     lines += ["| " + " | ".join(cells(name, row)) + " |" for name, row in result["systems"].items()]
     return "\n".join([*lines, "", about(result)]) + "\n"
+
+
+def markdown_tables(outside: dict[str, dict[str, Any] | None]) -> str:
+    """Below the leaderboard: a table, or a line, for each run."""
+    return "".join(
+        "\n" + (NOT_ASKED.format(run=run) + "\n" if result is None else markdown_table(result))
+        for run, result in outside.items()
+    )
 
 
 def html_table(run: Path) -> str:

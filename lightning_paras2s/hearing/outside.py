@@ -66,9 +66,9 @@ class Clip(NamedTuple):
 class OutsideEars(NamedTuple):
     """Who listens; None = not installed or not asked for, with the reason in `notes`."""
 
-    transcriber: Transcriber | None
-    naturalness: DNSMOS | None
-    sense: Perplexity | None
+    transcriber: Transcriber | None = None
+    naturalness: DNSMOS | None = None
+    sense: Perplexity | None = None
     notes: tuple[str, ...] = ()
 
     @property
