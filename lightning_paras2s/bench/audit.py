@@ -31,7 +31,7 @@ from lightning_paras2s.hearing.outside import Clip, Outside, listen, outside_ear
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.running.logs import Log, say, write_summary
+from lightning_paras2s.running.logs import Log, replace_file, say, write_summary
 from lightning_paras2s.types import Evidence, Query, Response
 
 LOGS = ("perplexity_heard", "perplexity_written")  # averaged as logarithms
@@ -47,6 +47,7 @@ def audit(
     naturalness: bool = True,
     sense: bool = True,
     judge: Judge | None = None,
+    rows: str | None = None,
 ) -> dict[str, Any]:
     """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped.
 
@@ -62,6 +63,7 @@ def audit(
         naturalness: rate answers by DNSMOS.
         sense: measure the perplexity of what was heard and of what was written, by a language model.
         judge: scores the words of either ear with the tone of the run's own; without one, no scores.
+        rows: write every answer's numbers to this file, too, one JSON line each (results/ears.jsonl).
     """
     if pairs < 1:
         raise UserError(f"pairs must be at least 1 contrast pair a factor; got {pairs}")
@@ -74,10 +76,10 @@ def audit(
     voices, notes = control_voices(controls, part.systems)
     for voice in voices:
         items[voice.name] = listen(part.control_clips(voice, controls), ears, Log(Path(run)))
-    rows = {name: part.rows(name, found, controls, judge) for name, found in items.items()}
+    numbers = {name: part.rows(name, found, judge) for name, found in items.items()}
     result = {
-        "systems": {name: measures(found) for name, found in rows.items()},
-        "differences": differences({name: rows[name] for name in part.systems}),
+        "systems": {name: measures(found) for name, found in numbers.items()},
+        "differences": differences({name: numbers[name] for name in part.systems}),
         "notes": [*ears.notes, *notes],
         "providers": ears.providers,
         "judge": judge.name if judge else None,
@@ -86,6 +88,9 @@ def audit(
         "seed": seed,
     }
     write_summary(Path(run) / FILE, result)
+    if rows is not None:
+        lines = [as_line(name, row) for name, found in numbers.items() for row in found]
+        replace_file(Path(rows), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     for note in result["notes"]:
         say(note)
     Console().print(terminal_table(result))
@@ -133,7 +138,7 @@ class _Part:
                 tone = heard.tone if heard else ""
                 yield Clip(f"{voice.name}/{query.id}/0", row.text, lambda t=row.text, s=tone: voice.say(t, s))
 
-    def rows(self, name: str, found: list[Outside], controls: str | None, judge: Judge | None) -> list[dict[str, Any]]:
+    def rows(self, name: str, found: list[Outside], judge: Judge | None) -> list[dict[str, Any]]:
         """One dict of numbers an answer; a control has no answer that our ears heard."""
         by_query = {q.id: q for q in self.queries}
         rows = []
@@ -144,7 +149,9 @@ class _Part:
             numbers |= {name: getattr(row, name) for name in LOGS}
             numbers |= {"wer_outside": error_rate(row.text, row.heard)}
             numbers |= {"wer_ours": error_rate(row.text, ours.transcript) if ours else None}
-            rows.append({"query": query, **numbers, **scores(query, ours, row, judge)})
+            said = {"text": row.text, "heard_outside": row.heard}
+            said |= {"heard_ours": ours.transcript, "tone": ours.tone} if ours else {}
+            rows.append({"query": query, "said": said, **numbers, **scores(query, ours, row, judge)})
         return rows
 
 
@@ -157,6 +164,14 @@ def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:
     order = {f: sorted(p, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest()) for f, p in found.items()}
     turns = [(f, order[f][turn]) for turn in range(pairs) for f in sorted(order) if turn < len(order[f])]
     return [query for factor, pair in turns for query in found[factor][pair]]
+
+
+def as_line(system: str, row: dict[str, Any]) -> dict[str, Any]:
+    """What `results/` keeps of an answer: every number here can be computed from it again."""
+    query = row["query"]
+    about = {"system": system, "query_id": query.id, "pair_id": query.pair_id, "factor": query.factor}
+    about |= {"style": query.styles[query.factor], "query": query.text}
+    return about | row["said"] | {name: value for name, value in row.items() if name not in ("query", "said")}
 
 
 def error_rate(text: str, heard: str | None) -> float | None:
@@ -180,7 +195,7 @@ def measures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     means."""
     pairs = [row["query"].pair_id for row in rows]
     found: dict[str, Any] = {"n": len(rows), "n_pairs": len(set(pairs))}
-    for name in sorted({n for row in rows for n in row} - {"query"}):
+    for name in sorted({n for row in rows for n in row} - {"query", "said"}):
         values = column(rows, name)
         estimate = statistics.clustered_mean(values, pairs)
         if not estimate.n:

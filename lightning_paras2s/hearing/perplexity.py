@@ -41,6 +41,7 @@ class Perplexity:
         if (lack := missing_model(model)) is not None:
             raise UserError(f"perplexity needs the package {lack}; got none; {INSTALL}")
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
         if model == PACKAGED:
             folder = Path(find_spec(PACKAGE).origin).parent
@@ -50,8 +51,12 @@ class Perplexity:
             folder, where, self.name = Path(model), {}, f"{Path(model).name}"
         else:
             raise UserError(f"a language model must be {PACKAGED} or a folder; got {model!r}; check the path")
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # of 272 tensors
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **where)
         self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
+        if shown:
+            logging.enable_progress_bar()
         start = self.tokenizer.convert_tokens_to_ids(DOCUMENT_START)
         self.start = self.tokenizer.bos_token_id if start is None else start
         self.batch_size = batch_size
