@@ -158,7 +158,7 @@ NEAR = 5
 DETERMINERS = frozenset("a an the my your our their its".split())
 UNENDED = DETERMINERS | frozenset("and or but because if than i'm i'd i'll i've we're you're they're".split())
 UNDETERMINED = UNENDED | frozenset(
-    "am is are was were be been have has to for from with at by about into do does did could would should he "
+    "am is are was were be been have has to for from with at by in on about into do does did could would should he "
     "she it we they you me him them us i it's that's who what where why how again also".split()
 )
 
