@@ -26,6 +26,7 @@ _ALIKE = (
     (re.compile(r"\bvs\b\.?"), "versus"),
     (re.compile(r"\ba (?=(?:hundred|thousand|million|billion)\b)"), "one "),
     (re.compile(r"&"), " and "),
+    (re.compile(r"\bninth(?=s?\b)"), "nineth"),  # as the normaliser spells it
     (re.compile(r"(?<![\w.])-(?=\d)"), "minus "),
 )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_paras2s.audio import is_silent, write_audio
-from lightning_paras2s.bench.queries.scripts import Job, load_scripts, plan
+from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
@@ -185,7 +185,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 def is_kept(folder: Path, attempt: Attempt) -> bool:
     """Whether an attempt needs no repetition: its audio is there, unchanged."""
-    query_audio = folder / "audio" / f"{attempt.id}.flac"
+    query_audio = folder / audio_of(attempt.id)
     return query_audio.is_file() and hashlib.sha256(query_audio.read_bytes()).hexdigest() == attempt.sha256
 
 
