@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.audit import audit, chosen, differences, measures
+from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.outside_table import html_table
+from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -73,12 +74,13 @@ def rows(values: list[float], name: str) -> list[dict]:
 
 
 def test_intervals_are_clustered_by_pair():
-    """Pairs (0, .2), (.4, .6): pair means .1 and .5, so the mean is .3 and its standard error sqrt(.08 / 2) = .2;
-    Student's t with one degree of freedom is 12.706."""
-    found = measures(rows([0.0, 0.2, 0.4, 0.6], "wer_outside"))
+    """Halves (0, .2) and (.4, .6) in ten pairs each: pair means .1 and .5, so the mean is .3, the pairs' deviation
+    .2 sqrt(20 / 19) = .2052 and the standard error that over sqrt(20) = .04588; Student's t with 19 degrees of freedom
+    is 2.0930, and nothing is skewed."""
+    found = measures(rows([0.0, 0.2, 0.4, 0.6] * 10, "wer_outside"))
     assert found["wer_outside"] == pytest.approx(0.3)
-    assert found["wer_outside_ci95"] == pytest.approx([0.3 - 2.5412, 0.3 + 2.5412], abs=1e-3)
-    assert (found["n"], found["n_pairs"]) == (4, 2)
+    assert found["wer_outside_ci95"] == pytest.approx([0.3 - 0.0960, 0.3 + 0.0960], abs=1e-3)
+    assert (found["n"], found["n_pairs"]) == (40, 20)
 
 
 def test_perplexities_are_averaged_as_logarithms_and_compared_as_ratios():
@@ -119,10 +121,10 @@ def test_an_outside_ear_stands_beside_ours_in_every_table(run, capsys):
     leaderboard([str(run)])
     assert "0.333" in capsys.readouterr().out
     leaderboard([str(run)], "markdown")
-    assert "| quiet | 0.000 [0.000, 0.000] | 0.333 [0.333, 0.333] |" in capsys.readouterr().out
+    assert "| quiet | 0.000 | 0.333 |" in capsys.readouterr().out
     leaderboard([str(run)], "csv")
     assert capsys.readouterr().out.splitlines()[0].count("wer_outside") == 1
-    assert "<td>0.333 [0.333, 0.333]</td>" in html_table(Path(run))
+    assert "<td>0.333</td>" in html_table(Path(run))
 
 
 def test_tables_say_when_nobody_listened(run, capsys):
@@ -155,3 +157,18 @@ def test_mistakes_are_one_line(run, tmp_path):
         audit(str(run), pairs=0)
     with pytest.raises(UserError, match="must be a folder of `evaluate` with summary.json"):
         audit(str(tmp_path / "none"))
+
+
+def test_the_results_page_says_what_the_shipped_rows_say():
+    """The page's table, made from results/ears.jsonl again; word error rates from the transcripts."""
+    root, found = Path(__file__).parents[1], {}
+    for line in (root / "results/ears.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        numbers = {name: row.get(name) for name in COLUMNS}
+        numbers["wer_outside"] = error_rate(row["text"], row["heard_outside"])
+        numbers["wer_ours"] = error_rate(row["text"], row.get("heard_ours"))
+        found.setdefault(row["system"], []).append({"query": SimpleNamespace(pair_id=row["pair_id"]), **numbers})
+    page = (root / "docs/results.md").read_text(encoding="utf-8")
+    assert len(found) == 7
+    for system, numbers in found.items():
+        assert "| " + " | ".join(cells(system, measures(numbers))) + " |" in page
