@@ -32,6 +32,7 @@ COMMANDS = {
     "synthesize": "lightning_paras2s.bench.queries.synthesize:synthesize",
     "filter": "lightning_paras2s.bench.queries.filters:filter",
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
+    "audit": "lightning_paras2s.bench.audit:audit",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
     "headline": "lightning_paras2s.bench.headline:headline",
     "skills": "lightning_paras2s.bench.skills:skills",

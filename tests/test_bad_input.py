@@ -99,6 +99,7 @@ def place(tmp_path, monkeypatch, weights) -> Path:
         },
         "transcriber": ear,
         "recognizer": {"class_path": "AcousticStyleRecognizer", "init_args": {"path": part["style"]}},
+        "foreign_speech": "judge",  # to an untrained ear, all speech is strange
     }
     Path("fit.yaml").write_text(json.dumps(fit))  # JSON is YAML
     Path("evaluate.yaml").write_text(json.dumps(evaluate))

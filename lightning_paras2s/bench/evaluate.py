@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of
@@ -30,6 +30,8 @@ from lightning_paras2s.hearing import (
 )
 from lightning_paras2s.hearing import encoder_recognizer as audio_encoder  # noqa: F401  as above
 from lightning_paras2s.hearing.evidence import Ears
+from lightning_paras2s.hearing.familiar import check_familiar
+from lightning_paras2s.hearing.faster_whisper import FasterWhisper  # noqa: F401  for its short name in configs
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
@@ -37,7 +39,7 @@ from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.running.logs import Log, recorded, write_summary
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, OpenAIChat, cap
-from lightning_paras2s.types import Evidence, Query, Verdict, response_id
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
 HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and an answer, of what it writes; estimates
 
@@ -60,6 +62,7 @@ def evaluate(
     rescore: bool = False,
     max_usd: float | None = None,
     dry_run: bool = False,
+    foreign_speech: Literal["stop", "allow", "judge"] = "stop",
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -82,6 +85,9 @@ def evaluate(
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
         max_usd: ask the judge nothing that could take this run's cost above so many USD (of each shard by itself).
         dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what the judge would cost.
+        foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
+            knows eSpeak's alone): stop before anything is judged; allow it, such answers being counted as failed,
+            "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
 
     Raises:
         UserError: after the summary is written, if no answer has a score.
@@ -90,9 +96,10 @@ def evaluate(
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(list(systems), samples, batch_size, label_source)
     queries = read_queries(manifest, limit)
-    ears, audited = [Ears(transcriber, recognizer)], audit_transcriber is not None or audit_recognizer is not None
+    trusting, audited = foreign_speech == "judge", audit_transcriber is not None or audit_recognizer is not None
+    ears = [Ears(transcriber, recognizer, trusting)]
     if audited:
-        ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer))
+        ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
         return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
@@ -106,6 +113,9 @@ def evaluate(
         raise UserError(f"a query must be heard; got none of {len(queries)}: {next(iter(steps.faults.values()))}")
     judge.locate(Path(manifest).parent, Path(output))
     steps.keep() if rescore else steps.respond()
+    if foreign_speech == "stop":
+        answers = [row for row in log.read("responses", Response) if row.system in systems]
+        check_familiar(answers, Path(output), transcriber)
     result = score(steps, ears, manifest, audit_transcriber is None)
     result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
     if not log.suffix:

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
@@ -70,7 +71,7 @@ def report(
     fill = {
         TITLE: escape(title),
         ABOUT: escape(caption(result)),
-        TABLE: html_table(result),
+        TABLE: html_table(result) + outside_table.html_table(Path(run)),
         PLOTS: figure("Mean score and 95 % interval", interval_plot(systems, result["columns"]))
         + figure("How often each score was given (-: unscored)", score_bars(counts)),
     }

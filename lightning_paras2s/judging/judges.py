@@ -78,7 +78,7 @@ class EmbeddedJudge(Judge):
 
     def __init__(self, acts: str = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
         self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
-        self.name = "embedded-rubric-1"
+        self.name = "embedded-rubric-2"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
         value = getattr(style, query.factor)
