@@ -22,19 +22,11 @@ from lightning_paras2s.audio import read_audio, seconds_of, write_audio
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
-from lightning_paras2s.bench.systems import kimi as kimi_system  # noqa: F401  likewise
-from lightning_paras2s.bench.systems import policy as policy_system  # noqa: F401  likewise
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing import (
-    audio_reasoner,  # noqa: F401  for their short names in configs
-    audit,  # noqa: F401  for their short names in configs
-)
-from lightning_paras2s.hearing import encoder_recognizer as audio_encoder  # noqa: F401  as above
 from lightning_paras2s.hearing.evidence import Ears, hear
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.running.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
 from lightning_paras2s.running.progress import Stages

@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.hearing.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import warnings
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import lightning as L
@@ -14,14 +13,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_paras2s.errors import OneLineErrors, UserError
-from lightning_paras2s.running.callbacks import StageProgress
+from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.preflight import check_trainer, launched, visible_gpus
-from lightning_paras2s.running.ranks import EndTogether, one_voice
-from lightning_paras2s.running.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
+from lightning_paras2s.running.ranks import one_voice
+from lightning_paras2s.running.runs import RunConfig, batches_done, last_checkpoint, remove
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
-
-# A class can be named short (`policy: TinySpeechLM`) once its module is imported.
-SEAM_PACKAGES = ("models", "data", "hearing", "speaking", "judging", "servers", "modules", "running")
 
 
 class StageParser(OneLineErrors, LightningArgumentParser):
@@ -36,7 +32,6 @@ class StageCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        import_seams()
         with one_voice():
             super().__init__(
                 L.LightningModule,
@@ -52,10 +47,9 @@ class StageCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(StepSeed, "step_seed")
-        parser.add_lightning_class_args(EndTogether, "end_together")
-        parser.add_lightning_class_args(StageProgress, "progress")
+        for name, callback in CALLBACKS.items():
+            module, _, cls = callback.partition(":")
+            parser.add_lightning_class_args(getattr(import_module(module), cls), name)
         parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
@@ -136,11 +130,3 @@ class StageCLI(LightningCLI):
                     "trainer's options as they were, or start a new run from the weights in the run's folder"
                 )
             self.trainer.callbacks.append(ShardsFit(path))
-
-
-def import_seams() -> None:
-    """Import the modules whose classes a config may name."""
-    for package in SEAM_PACKAGES:
-        parent = importlib.import_module(f"lightning_paras2s.{package}")
-        for module in pkgutil.walk_packages(parent.__path__, f"{parent.__name__}."):
-            importlib.import_module(module.name)

@@ -23,8 +23,6 @@ from lightning_paras2s.bench.people.reliability import cohen_kappa
 from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.running.logs import replace_file, verdicts_of
 from lightning_paras2s.types import Battle, Human, read_jsonl, to_json
 
