@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
+
 
 class UserError(Exception):
     """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with

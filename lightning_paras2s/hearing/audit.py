@@ -22,7 +22,7 @@ from torchaudio.functional import create_dct
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.models.tiny.features import MELS, log_mel
 from lightning_paras2s.running.logs import Log
@@ -34,7 +34,7 @@ class EGemapsRecognizer(StyleRecognizer):
     """88 functionals of pitch, loudness, timbre and tempo -> one linear classifier a factor.
 
     Args:
-        path: coefficients (JSON), written by `fit_egemaps`.
+        path: coefficients (JSON), written by `fit_egemaps`; by default those that are shipped.
 
     Raises:
         UserError: openSMILE (the extra `audit`) or the file is missing.
@@ -42,7 +42,7 @@ class EGemapsRecognizer(StyleRecognizer):
 
     name = "egemaps-logistic-1"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: InputPath = "checkpoints/embedded/audit.json") -> None:
         require_opensmile()
         if not Path(path).is_file():
             raise UserError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import SYMBOLS, Lexicon
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
@@ -52,13 +52,13 @@ class TinyTranscriber(Transcriber):
     transcriber.yaml`), read with the embedded text set's words as a closed lexicon.
 
     Args:
-        path: weights (.safetensors of `CTCNetwork`).
+        path: weights (.safetensors of `CTCNetwork`); by default those that are shipped.
         batch_size: recordings a forward pass.
     """
 
     name = "tiny-transcriber-2"
 
-    def __init__(self, path: str, batch_size: int = 32) -> None:
+    def __init__(self, path: InputPath = "checkpoints/embedded/transcriber.safetensors", batch_size: int = 32) -> None:
         self.network = load_module(CTCNetwork, path).eval()
         self.batch_size = batch_size
 

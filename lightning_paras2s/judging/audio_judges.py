@@ -20,6 +20,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import Judge, ask_samples, judge_audible
 from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import AUDIO_RATE, audio_part, text_part
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Style, Verdict, iter_jsonl

@@ -73,7 +73,8 @@ def check(command: str, argv: list[str]) -> dict[str, Any]:
     """
     options = options_of(command)
     typed = split(argv, switches_of(options))
-    checker, tree = Checker(command, options), {}
+    idle = any(one.key.partition("=")[0] in ("check", "print_config") for one in typed)
+    checker, tree = Checker(command, options, files=not idle), {}
     for one in typed:
         if one.key == "config" and one.value is not None and not any(o.name == "config" and o.type for o in options):
             checker.origin = one.value
@@ -110,10 +111,15 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 class Checker:
-    """Merges one source of options after another, and checks each. `origin` names the file; "" = the command line."""
+    """Merges one source of options after another, and checks each.
 
-    def __init__(self, command: str, options: tuple[Option, ...]) -> None:
-        self.command, self.options, self.origin = command, options, ""
+    Args:
+        files: whether files must be there: not where nothing is run.
+    """
+
+    def __init__(self, command: str, options: tuple[Option, ...], files: bool) -> None:
+        self.command, self.options, self.files = command, options, files
+        self.origin = ""  # the config that is read; "" = the command line
 
     def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         return self._group(self.options, tree, more, "", f"{self.command}")
@@ -173,8 +179,8 @@ class Checker:
         if name not in class_index() or not (ancestors(name) & set(bases)) or is_abstract(name):
             near = close(name, fitting)
             raise UserError(
-                f"{self._at(where)} must be a {' or '.join(bases)}: {', '.join(fitting)}, or a class of your own by its "
-                f"path (package.Class); got {name!r}{f'; did you mean {near[0]}?' if near else ''}"
+                f"{self._at(where)} must be a {' or '.join(bases)}: {', '.join(fitting)}, or a class of your own by "
+                f"its path (package.Class); got {name!r}{f'; did you mean {near[0]}?' if near else ''}"
             )
         return name
 
@@ -186,7 +192,7 @@ class Checker:
                 f"{self._at(where)} must be one of {', '.join(choices)}; got {value!r}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
-        if option.holds("InputPath") and isinstance(value, str) and not there(value):
+        if self.files and option.holds("InputPath") and isinstance(value, str) and not there(value):
             raise UserError(f"{self._at(where)} must be a file or folder that is there; got {value}; check the path")
 
     def _at(self, where: str) -> str:
