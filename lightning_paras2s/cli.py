@@ -21,8 +21,8 @@ import lightning_paras2s
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
 from lightning_paras2s.running.check import check, close, switches_of
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, options_of
-from lightning_paras2s.running.pages import class_page, command_page, first_sentence
-from lightning_paras2s.running.source import about, class_index, path_of
+from lightning_paras2s.running.pages import brief, class_page, command_page
+from lightning_paras2s.running.source import class_index, path_of
 
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
@@ -65,10 +65,9 @@ def dispatch(argv: list[str]) -> None:
 
 
 def overview() -> str:
-    lines = [f"usage: {PROGRAM} COMMAND [--config NAME.yaml] [--option value ...]", ""]
-    told = {**STAGES, **{n: first_sentence(about(*target.split(":"))) for n, target in COMMANDS.items()}}
-    for name, line in told.items():
-        lines += textwrap.wrap(f"  {name:14} {line}", 80, subsequent_indent=" " * 17)
+    lines = [f"usage: {PROGRAM} COMMAND [--config NAME.yaml] [--option value]", ""]
+    for name in (*STAGES, *COMMANDS):
+        lines += textwrap.wrap(f"  {name:14} {brief(name)}", 80, subsequent_indent=" " * 17)
     configs = textwrap.fill(f"configs: {', '.join(config_names())}", 80, subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join([*lines, "", configs, "", f"{PROGRAM} COMMAND --help lists a command's options."])
 

@@ -23,7 +23,7 @@ NOW = {
     "grpo_tone.yaml": ("grpo.yaml", "ladder/tone.yaml"),
     "grpo_judge.yaml": ("grpo.yaml", "ladder/judge.yaml"),
     "sft_shuffled.yaml": ("sft.yaml", "controls/sft_shuffled.yaml"),
-    "polytone_control.yaml": ("polytone.yaml", "controls/polytone.yaml"),
+    "polytone_control.yaml": ("polytone.yaml", "controls/polytone_control.yaml"),
     "trainer/watched.yaml": ("sft.yaml", "trainer/watched.yaml"),
     "trainer/fsdp2_8gpu.yaml": ("sft.yaml", "trainer/fsdp2_8gpu.yaml"),
 }

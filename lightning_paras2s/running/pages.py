@@ -24,9 +24,11 @@ from lightning_paras2s.running.source import (
 WIDTH = 80
 
 
-def first_sentence(text: str) -> str:
-    """A docstring up to its first stop."""
-    return re.split(r"[.:;](?:\s|$)", " ".join(text.split()))[0]
+def brief(command: str) -> str:
+    """What a command does, in a line: its docstring up to the first stop."""
+    if command in STAGES:
+        return STAGES[command]
+    return re.split(r"[.:;](?:\s|$)", " ".join(about(*COMMANDS[command].split(":")).split()))[0]
 
 
 def command_page(command: str) -> str:
