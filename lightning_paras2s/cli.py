@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning_paras2s
+from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
 from lightning_paras2s.running.check import check, close, switches_of
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, options_of
@@ -156,8 +157,8 @@ def load_command(name: str) -> Callable[..., Any]:
 def run_command(name: str, argv: list[str]) -> None:
     """Parse the arguments of a benchmark function from its signature and docstring, and call it.
 
-    With --json, what it returns (a dict or a record) is printed last as one JSON object on one line. With --check, all
-    that the options name is built, and nothing is run.
+    What it returns (a dict or a record) is shown as a table, or with --json printed last as one JSON object in a line.
+    With --check, all that the options name is built, and nothing is run. Exit code 1: it ran, and nothing came out.
     """
     from jsonargparse import ArgumentParser
 
@@ -179,6 +180,10 @@ def run_command(name: str, argv: list[str]) -> None:
         options.pop("config")
     as_json, check = options.pop("json"), options.pop("check")
     result = None if check else function(**options)
+    record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    missing = show(name, record, options, PROGRAM, as_json)
     if as_json:
-        record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
         print(json.dumps({} if record is None else record, ensure_ascii=False))
+    if missing:
+        print(f"error: nothing came out: {missing}", file=sys.stderr)
+        sys.exit(1)

@@ -27,8 +27,8 @@ CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
 COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
 # Configs that are differences: what they lie on.
-BASE_OF = {"ladder": "grpo.yaml", "controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
-BASE_OF |= {"trainer": "sft.yaml"}
+BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
+BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
 SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
