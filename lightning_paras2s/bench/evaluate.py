@@ -69,7 +69,9 @@ def evaluate(
         shard: "i/k": only every k-th batch, from the i-th, and no statistics; then run 0/1, which merges the shards and
             does what they lack.
         label_swap: judge each response against the other style of its pair, too.
-        audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
+        audit_transcriber: another ear for words, which nothing was trained on; what it hears is judged again and
+            reported apart.
+        audit_recognizer: another ear for tones; likewise.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
     """
     if rescore:

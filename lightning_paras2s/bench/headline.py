@@ -64,7 +64,9 @@ def headline(
         runs: folders of `evaluate`, one a seed, over the same manifest.
         sft: name of the system that GRPO started from.
         grpo: name of the system that it became.
-        base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
+        base: name of the system before SFT.
+        full: name of the system of SFT on all demonstrations.
+        topline: name of the system that is told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
     """
     if not runs:

@@ -64,7 +64,9 @@ def skills(
         n: texts a factor; each is asked for once a skill.
         split: whose texts and voices.
         seed: of the choice of texts, voices, tones.
-        tokenizer, transcriber, acts: weights of the codec, the ear, and the classifier of what a reply does.
+        tokenizer: weights of the codec.
+        transcriber: weights of the ear.
+        acts: weights of the classifier of what a reply does.
         cache_dir: where speech is kept between runs.
     """
     if split not in SPLITS or n < 1 or not policies:

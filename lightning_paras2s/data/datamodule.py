@@ -103,7 +103,9 @@ class DualStreamDataModule(LightningDataModule):
             the paper).
         labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
         batch_size: queries a batch (B).
+        val_batch_size: queries a batch in validation.
         delay: audio delay in steps; the policy's.
+        seed: of the order of the training batches.
         cache_dir: where speech is kept between runs.
     """
 

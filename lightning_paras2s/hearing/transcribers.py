@@ -83,6 +83,8 @@ class Whisper(Transcriber):
 
     Args:
         model: a name of the openai-whisper package, or a path to its weights.
+        device: where it computes: cuda, cuda:1, cpu.
+        language: of the speech, as an ISO 639-1 code.
     """
 
     def __init__(self, model: str = "large-v3", device: str = "cuda", language: str = "en") -> None:

@@ -43,7 +43,11 @@ class Reward(ABC):
 
 
 class TokenCountReward(Reward):
-    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?)."""
+    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?).
+
+    Args:
+        token: text id that is counted.
+    """
 
     needs_audio = False
 
@@ -58,6 +62,9 @@ class JudgeReward(Reward):
     """A judge's score of what is heard in the waveform.
 
     Args:
+        judge: scores what was heard.
+        transcriber: hears the response's words.
+        style: hears the response's tone, and with predicted labels the query's style.
         labels: where the query's style comes from: "gold" labels, or "predicted" by `style` from the query's audio.
     """
 
@@ -87,7 +94,13 @@ class JudgeReward(Reward):
 
 
 class TextJudgeReward(Reward):
-    """A judge's score of the text stream alone, as if spoken in the best tone (the ladder's second rung)."""
+    """A judge's score of the text stream alone, as if spoken in the best tone (the ladder's second rung).
+
+    Args:
+        judge: scores the text.
+        style: hears the query's style, where `labels` are predicted.
+        labels: where the query's style comes from: gold labels, or predicted by `style` from the query's audio.
+    """
 
     needs_audio = False
 
@@ -107,7 +120,12 @@ class TextJudgeReward(Reward):
 
 
 class ToneReward(Reward):
-    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung)."""
+    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung).
+
+    Args:
+        style: hears the tone, and with predicted labels the query's style.
+        labels: where the query's style comes from: gold labels, or predicted by `style` from the query's audio.
+    """
 
     def __init__(self, style: StyleRecognizer, labels: str = "gold") -> None:
         self.style, self.labels = style, check_labels(labels, style)
@@ -128,6 +146,7 @@ class ScorerReward(Reward):
 
     Args:
         scorer: builds the scorer with its weights.
+        batch_size: responses a forward pass.
     """
 
     def __init__(self, scorer: Callable[[], ResponseScorer], batch_size: int = 64) -> None:

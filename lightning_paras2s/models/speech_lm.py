@@ -97,7 +97,13 @@ class Completion:
 @dataclass(frozen=True)
 class Sampling:
     """How rollouts are drawn. Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never
-    differ; 0 is greedy."""
+    differ; 0 is greedy.
+
+    Args:
+        max_steps: longest response, in steps.
+        text_temperature: of the text stream; 0 = the likeliest token.
+        audio_temperature: of the audio stream; 0 = the likeliest token.
+    """
 
     max_steps: int = 128
     text_temperature: float = 1.0

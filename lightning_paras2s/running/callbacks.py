@@ -56,7 +56,8 @@ class SampleWriter(Callback):
     """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
 
     Args:
-        every_n_batches: how often; count: responses each time, one a query.
+        every_n_batches: training batches between two writings.
+        count: responses each time, one a query.
     """
 
     def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
@@ -93,8 +94,11 @@ class Probe(Callback):
     `probe/wer` (the voice against the text), `probe/silence_fraction`, lengths, EOS rates and its own time.
 
     Args:
-        judge: of what is heard; transcriber, style: its ears.
+        judge: scores what is heard.
+        transcriber: hears the answer's words.
+        style: hears the answer's tone.
         audit: hears the tone for the judge once more; nothing is trained on it or against it.
+        every_n_batches: training batches between two probes; there is one before the first.
         max_queries: spread evenly over the data's validation set.
     """
 

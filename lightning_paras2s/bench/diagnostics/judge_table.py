@@ -90,12 +90,15 @@ def judge_table(
     """Agreement of five judges with replies whose right score is known by construction (no human rated them).
 
     Args:
-        polytone, control: prefixes of the analysers' weights.
+        polytone: prefix of the analysers' weights.
+        control: prefix of the control analysers' weights.
         texts: neutral (the benchmark's queries) or suggestive (words that suggest a style, spoken in all styles).
         n: test texts a factor; each is spoken in several styles and answered in seven ways.
         training: training texts a factor, on whose replies the end-to-end judge is fitted where it has no weights.
         scorer: weights of a `TrainedScorer` as the end-to-end judge; without, a small regression on pooled hearing.
-        transcriber, style, acts: weights of what the judges hear with.
+        transcriber: weights of the judges' ear for words.
+        style: weights of their ear for style.
+        acts: weights of their classifier of what a reply does.
         repeats: draws of each interval.
         seed: of texts, voices and replies.
     """

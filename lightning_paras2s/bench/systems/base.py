@@ -66,6 +66,8 @@ class CascadeSystem(S2SSystem):
     Whisper-GPT-TTS).
 
     Args:
+        transcriber: hears the query's words.
+        synthesizer: speaks the reply.
         tokenizer: weights of a codec to send the voice through, as a policy's is; none = as synthesised.
     """
 
@@ -84,8 +86,9 @@ class ToplineSystem(S2SSystem):
     """Told the gold label: the authored answer to that style in a tone that fits it (the paper's topline).
 
     Args:
-        split: whose reply frames it uses.
+        synthesizer: speaks the answer.
         tokenizer: as in `CascadeSystem`.
+        split: whose reply frames it uses.
     """
 
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:
@@ -155,6 +158,7 @@ class CommandSystem(S2SSystem):
 
     Args:
         command: with the placeholders {requests} and {responses}; not run by a shell.
+        timeout_seconds: after which a batch's program is ended and its queries have failed.
     """
 
     def __init__(self, command: str, timeout_seconds: float = 600.0) -> None:

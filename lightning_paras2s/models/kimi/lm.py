@@ -125,11 +125,13 @@ class KimiAudio(SpeechLM):
     Args:
         path: folder of a released (or saved) checkpoint; None builds random weights of `config`.
         config: shapes and special ids; None reads the folder's config.json, or without a folder takes the release's
-            values. lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear
-            layers of all
-            blocks. lora_alpha: scale of the adapters' output, alpha / r. attention: `sdpa` or `eager`.
-            gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-            dtype: of the weights, `float32` or `bfloat16` (the release).
+            values.
+        lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear layers of all
+            blocks.
+        lora_alpha: scale of the adapters' output: alpha / r.
+        attention: `sdpa` or `eager`.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        dtype: of the weights: float32, or bfloat16 as the release has them.
         gather: type in which sharded weights are gathered and computed with; alone or unsharded it plays no part.
     """
 

@@ -59,7 +59,11 @@ class TinySpeechLM(SpeechLM):
         text_vocab_size: number of text ids; null = as many as `TextVocab` has.
         feature_size: F, numbers a frame of `Prompt.features`; by default those of a `TinyTokenizer`.
         levels: levels of each FSQ dimension of the codec; code = mixed-radix number of the dimensions, first fastest.
-        width, heads: of every layer; shared_layers, text_layers, audio_layers: trunk and branches.
+        width: of every layer; a multiple of 2 heads.
+        heads: attention heads a layer.
+        shared_layers: layers of the trunk.
+        text_layers: layers of the text branch.
+        audio_layers: layers of the audio branch.
         delay: steps by which audio trails text.
     """
 

@@ -89,7 +89,11 @@ class TinyScorer(ResponseScorer):
     """See the module's docstring.
 
     Args:
-        transcriber, style: weights of the ears; looked for beside the scorer's own file when it is loaded.
+        transcriber: weights of the ear for words; looked for beside the scorer's own file when it is loaded.
+        style: weights of the ear for style; likewise.
+        width: of every layer.
+        layers: of the transformer.
+        heads: attention heads a layer.
     """
 
     def __init__(
