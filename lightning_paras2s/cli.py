@@ -15,15 +15,18 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning_paras2s
 from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
 from lightning_paras2s.running.check import check, close, switches_of
-from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, options_of
+from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
 from lightning_paras2s.running.pages import brief, class_page, command_page
 from lightning_paras2s.running.source import class_index, path_of
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
@@ -154,32 +157,40 @@ def load_command(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def run_command(name: str, argv: list[str]) -> None:
-    """Parse the arguments of a benchmark function from its signature and docstring, and call it.
-
-    What it returns (a dict or a record) is shown as a table, or with --json printed last as one JSON object in a line.
-    With --check, all that the options name is built, and nothing is run. Exit code 1: it ran, and nothing came out.
-    """
+def parser_of(name: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of a benchmark function's signature and docstring."""
     from jsonargparse import ArgumentParser
 
     class Parser(OneLineErrors, ArgumentParser):
         pass
 
-    function = load_command(name)
-    about = (function.__doc__ or "").strip().split("\n\n")[0]
-    parser = Parser(prog=f"python -m lightning_paras2s {name}", description=about)
-    # `plan` reads a training config itself
-    own_config = "config" in inspect.signature(function).parameters
-    if not own_config:
+    parser = Parser(prog=f"{PROGRAM} {name}")
+    if not takes_config(function):
         parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--check", action="store_true", help="build what the options name, and run nothing")
+    for switch in SWITCHES:
+        parser.add_argument(f"--{switch.name}", action="store_true", help=switch.help)
     parser.add_function_arguments(function, as_group=False)
+    return parser
+
+
+def takes_config(function: Callable[..., Any]) -> bool:
+    """`plan` reads a training config itself."""
+    return "config" in inspect.signature(function).parameters
+
+
+def run_command(name: str, argv: list[str]) -> None:
+    """Parse the arguments of a benchmark function, and call it.
+
+    What it returns (a dict or a record) is shown as a table, or with --json printed last as one JSON object in a line.
+    With --check, all that the options name is built, and nothing is run. Exit code 1: it ran, and nothing came out.
+    """
+    function = load_command(name)
+    parser = parser_of(name, function)
     options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
-    if not own_config:
+    if not takes_config(function):
         options.pop("config")
-    as_json, check = options.pop("json"), options.pop("check")
-    result = None if check else function(**options)
+    as_json, check_only = options.pop("json"), options.pop("check")
+    result = None if check_only else function(**options)
     record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
     missing = show(name, record, options, PROGRAM, as_json)
     if as_json:

@@ -22,7 +22,12 @@ MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and woul
 
 @dataclass(frozen=True)
 class PerStream:
-    """One number for each stream."""
+    """One number for each stream.
+
+    Args:
+        text: of the text stream.
+        audio: of the audio stream.
+    """
 
     text: float = 1.0
     audio: float = 1.0

@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lightning_paras2s.audio import read_audio, seconds_of, write_audio
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears, hear
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -36,13 +36,13 @@ Item = TypeVar("Item")
 
 
 def evaluate(
-    manifest: str,
+    manifest: InputPath,
     systems: dict[str, S2SSystem],
     judge: Judge,
     transcriber: Transcriber,
     recognizer: StyleRecognizer,
     output: str = "runs/evaluate",
-    label_source: str = "gold",
+    label_source: Literal["gold", "predicted"] = "gold",
     samples: int = 1,
     batch_size: int = 32,
     limit: int | None = None,

@@ -20,7 +20,7 @@ from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import Judged, judged, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.types import Evidence, Query, Response, Verdict
 
@@ -50,7 +50,7 @@ class Draws(NamedTuple):
 
 
 def headline(
-    runs: list[str],
+    runs: list[InputPath],
     sft: str = "sft_fifth",
     grpo: str = "grpo",
     base: str = "base",

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_paras2s.bench.summary import OVERALL
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import FACTORS
 
@@ -23,7 +23,9 @@ AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained 
 SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
 
 
-def leaderboard(runs: list[str], format: str = "rich", output: str | None = None) -> dict[str, Any]:
+def leaderboard(
+    runs: list[InputPath], format: Literal["rich", "markdown", "csv", "json"] = "rich", output: str | None = None
+) -> dict[str, Any]:
     """Print the systems of one or more evaluations, best first.
 
     Args:

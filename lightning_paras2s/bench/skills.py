@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jiwer
 import numpy as np
@@ -27,7 +27,7 @@ from lightning_paras2s.bench.systems.policy import answer_prompts
 from lightning_paras2s.data.datamodule import DialogueDataset
 from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
 from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import word_error_rate
 from lightning_paras2s.hearing.transcribers import TinyTranscriber, plain_words
 from lightning_paras2s.judging import rubric
@@ -48,13 +48,13 @@ class Item(NamedTuple):
 
 
 def skills(
-    policies: dict[str, str],
+    policies: dict[str, InputPath],
     n: int = 40,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     seed: int = 0,
-    tokenizer: str = "checkpoints/embedded/tokenizer.safetensors",
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    acts: str = "checkpoints/embedded/acts.safetensors",
+    tokenizer: InputPath = "checkpoints/embedded/tokenizer.safetensors",
+    transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+    acts: InputPath = "checkpoints/embedded/acts.safetensors",
     cache_dir: str = "cache",
 ) -> dict:
     """Print what each policy does of four ordinary skills, paired with the first policy.

@@ -1,9 +1,8 @@
 """Where dialogues come from: the embedded text set (spoken by eSpeak NG), or a manifest of recordings.
 
-The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone,
-echo, name the
-speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or
-answers.
+The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone, echo,
+name the speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels
+or answers.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class Demonstrations(DialogueSource):
         exchanged: float = 0.9,
         rehearsal: int = 0,
         reading: int = 0,
-        shuffled: str = "",
+        shuffled: Literal["", "queries", "styles"] = "",
         seed: int = 200,
     ) -> None:
         if shuffled not in ("", "queries", "styles"):

@@ -115,8 +115,8 @@ class TemplateEar:
     """Intelligibility without a recogniser: is a response nearer to its own words than to others?
 
     A rendition of each text (neutral, another prosody than the response's tone) is compared with the response by
-    dynamic time warping
-    over mean-normalised cepstra. A response is understood if its own text is the nearest of all candidates.
+    dynamic time warping over mean-normalised cepstra. A response is understood if its own text is the nearest of all
+    candidates.
     """
 
     name = "template-dtw-1"

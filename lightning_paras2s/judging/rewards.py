@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import jiwer
 import torch
@@ -68,7 +68,13 @@ class JudgeReward(Reward):
         labels: where the query's style comes from: "gold" labels, or "predicted" by `style` from the query's audio.
     """
 
-    def __init__(self, judge: Judge, transcriber: Transcriber, style: StyleRecognizer, labels: str = "gold") -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        transcriber: Transcriber,
+        style: StyleRecognizer,
+        labels: Literal["gold", "predicted"] = "gold",
+    ) -> None:
         self.judge, self.transcriber, self.style = judge, transcriber, style
         self.labels = check_labels(labels, style)
 
@@ -104,7 +110,9 @@ class TextJudgeReward(Reward):
 
     needs_audio = False
 
-    def __init__(self, judge: Judge, style: StyleRecognizer | None = None, labels: str = "gold") -> None:
+    def __init__(
+        self, judge: Judge, style: StyleRecognizer | None = None, labels: Literal["gold", "predicted"] = "gold"
+    ) -> None:
         self.judge, self.style = judge, style
         self.labels = check_labels(labels, style)
 
@@ -127,7 +135,7 @@ class ToneReward(Reward):
         labels: where the query's style comes from: gold labels, or predicted by `style` from the query's audio.
     """
 
-    def __init__(self, style: StyleRecognizer, labels: str = "gold") -> None:
+    def __init__(self, style: StyleRecognizer, labels: Literal["gold", "predicted"] = "gold") -> None:
         self.style, self.labels = style, check_labels(labels, style)
 
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:

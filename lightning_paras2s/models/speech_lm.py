@@ -139,8 +139,7 @@ class SpeechLM(nn.Module, ABC):
         """Teacher-forced logits of each response step: text [B, T, V_text], audio [B, T, V_audio].
 
         Entry t predicts `completion.tokens[:, :, t]` from the prompt and the steps before t. If `completion` has G
-        times as many rows
-        as `prompt`, each prompt serves G adjacent rows.
+        times as many rows as `prompt`, each prompt serves G adjacent rows.
         """
 
     @abstractmethod

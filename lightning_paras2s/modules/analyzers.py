@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ class PolyToneDataModule(FactorBatches):
 
     def __init__(
         self,
-        arrangement: str = "polytone",
+        arrangement: Literal["polytone", "confounded"] = "polytone",
         factors: tuple[str, ...] = FACTORS,
         emotions: int = 36,
         others: int = 120,
@@ -205,7 +205,7 @@ class ManifestStyles(FactorBatches):
         self,
         train: str,
         val: str,
-        arrangement: str = "polytone",
+        arrangement: Literal["polytone", "confounded"] = "polytone",
         factors: tuple[str, ...] = FACTORS,
         batch_size: int = 32,
         seed: int = 0,

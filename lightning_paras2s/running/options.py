@@ -73,5 +73,7 @@ def stage_options(stage: str) -> tuple[Option, ...]:
     for key, target in CALLBACKS.items():
         options = class_options(*reversed(target.split(":")))
         kept = tuple(o for o in options if o.name not in LINKED.get(key, ()))
+        if not kept:
+            continue
         groups.append(Option(key, group=kept, help=f"of {target.split(':')[1]}", default=""))
     return (replace(CONFIG, default="null"), PRINTED, SEED, MODEL, DATA, *groups, *calls)

@@ -67,9 +67,10 @@ def class_page(name: str, where: str = "") -> str:
 
 
 def class_hint(options: tuple[Option, ...]) -> list[str]:
-    option = next((o for o in options if is_class(o)), None)
-    chosen = [] if option is None else [c for base in option.classes for c in choices(base)]
-    return [f"--{option.name}.help {chosen[0]} shows that class's options; likewise for every class."] if chosen else []
+    option = next((o for o in options if is_class(o)), Option(""))
+    chosen = [c for base in option.classes for c in choices(base)]
+    told = f"--{option.name}.help {chosen[0]} shows that class's options; likewise for every class." if chosen else ""
+    return textwrap.wrap(told, WIDTH, break_on_hyphens=False)
 
 
 def option_lines(option: Option, prefix: str) -> list[str]:
@@ -110,7 +111,9 @@ def type_text(option: Option) -> str:
     """A type as a reader says it: CLASS for what is named by class, a|b for a closed choice."""
     if option.choices:
         return "|".join(option.choices)
-    return spoken(option.type, option.module)
+    text = spoken(option.type, option.module)
+    text = text if "[" in text or "{" in text else "|".join(dict.fromkeys(text.split("|")))
+    return text if len(text) < WIDTH - 20 else text.replace("|", " | ")
 
 
 def spoken(node: ast.expr | None, module: str) -> str:

@@ -11,7 +11,7 @@ not whether the rules agree with people.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lightning_paras2s.bench.statistics import bootstrap
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import word_error_rate
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer
@@ -77,13 +77,13 @@ class Recorded:
 def judge_table(
     polytone: str = "checkpoints/embedded/polytone",
     control: str = "checkpoints/embedded/polytone-control",
-    texts: str = "neutral",
+    texts: Literal["neutral", "suggestive"] = "neutral",
     n: int = 12,
     training: int = 12,
-    scorer: str | None = None,
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    style: str = "checkpoints/embedded/style.safetensors",
-    acts: str = "checkpoints/embedded/acts.safetensors",
+    scorer: InputPath | None = None,
+    transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+    style: InputPath = "checkpoints/embedded/style.safetensors",
+    acts: InputPath = "checkpoints/embedded/acts.safetensors",
     repeats: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from scipy.optimize import minimize
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, play
 from lightning_paras2s.bench.people.reliability import cohen_kappa
 from lightning_paras2s.bench.statistics import bootstrap as resample
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.running.logs import replace_file, verdicts_of
 from lightning_paras2s.types import Battle, Human, read_jsonl, to_json
@@ -34,12 +34,12 @@ ELO_START, ELO_K, ELO_SCALE = 1000.0, 32.0, 400.0
 
 def arena(
     out: str,
-    battles: str | None = None,
-    runs: Sequence[str] = (),
+    battles: InputPath | None = None,
+    runs: Sequence[InputPath] = (),
     judge: PairJudge | None = None,
-    manifest: str | None = None,
+    manifest: InputPath | None = None,
     games: int | None = None,
-    listeners: str | None = None,
+    listeners: InputPath | None = None,
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.scripts import Job, load_scripts, plan
@@ -47,7 +48,7 @@ class Attempt:
 def synthesize(
     out: str,
     source: str = "embedded",
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     factors: Sequence[str] = FACTORS,
     limit: int | None = None,
     seed: int = 0,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -141,9 +142,9 @@ class KimiAudio(SpeechLM):
         config: KimiConfig | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
-        attention: str = "sdpa",
+        attention: Literal["sdpa", "eager"] = "sdpa",
         gradient_checkpointing: bool = False,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         gather: str = "bfloat16",
     ) -> None:
         super().__init__()

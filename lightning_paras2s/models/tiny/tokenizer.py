@@ -1,10 +1,8 @@
 """`TinyTokenizer`: a neural codec with one stream of codes at 25 Hz (finite scalar quantisation, arXiv 2309.15505).
 
 Speech is heard as log-mel, pitch and voicing (`features.py`), compressed by strided convolutions to four numbers of
-eight levels a frame,
-expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code need not carry the
-speaker; and as in
-its GLM-4 tokenizer, a transcription loss on the quantised frames keeps the words.
+eight levels a frame, expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code
+need not carry the speaker; and as in its GLM-4 tokenizer, a transcription loss on the quantised frames keeps the words.
 """
 
 from __future__ import annotations
