@@ -64,6 +64,10 @@ def dispatch(argv: list[str]) -> None:
         from lightning_paras2s.running.fit import StageCLI
 
         StageCLI([name, *arguments])
+    elif name == "doctor":  # its exit code tells, and it starts without a parser of types
+        from lightning_paras2s.running.doctor import main
+
+        sys.exit(main(arguments))
     else:
         run_command(name, arguments)
 
@@ -194,7 +198,9 @@ def run_command(name: str, argv: list[str]) -> None:
     record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
     missing = show(name, record, options, PROGRAM, as_json)
     if as_json:
-        print(json.dumps({} if record is None else record, ensure_ascii=False))
+        from lightning_paras2s.types import finite
+
+        print(json.dumps({} if record is None else finite(record), ensure_ascii=False, allow_nan=False))
     if missing:
         print(f"error: nothing came out: {missing}", file=sys.stderr)
         sys.exit(1)

@@ -16,7 +16,7 @@ from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.training import initial_policy, place
+from lightning_paras2s.modules.training import check_sampling, initial_policy, place
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
@@ -42,7 +42,7 @@ class SampleModule(L.LightningModule):
             their own alone.
         written: adds written answers to the training queries, see `build_preferences`; null = none.
         sampling: temperatures and longest response of the samples.
-        seed: of the samples.
+        seed: with a query's id decides its samples; null follows `seed_everything`.
     """
 
     def __init__(
@@ -57,11 +57,12 @@ class SampleModule(L.LightningModule):
         others: int = 0,
         written: WrittenAnswers | None = None,
         sampling: Sampling = Sampling(),
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_sampling(sampling)
         self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
-        self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed
+        self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
         self.others, self.written = others, written
         self.policy: SpeechLM | None = None
 

@@ -16,6 +16,7 @@ import yaml
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.options import PROGRAM, options_of
+from lightning_paras2s.running.shipped import remedy
 from lightning_paras2s.running.source import (
     PACKAGE,
     Option,
@@ -193,7 +194,8 @@ class Checker:
                 + (f"; did you mean {near[0]}?" if near else "")
             )
         if self.files and option.holds("InputPath") and isinstance(value, str) and not there(value):
-            raise UserError(f"{self._at(where)} must be a file or folder that is there; got {value}; check the path")
+            told = remedy(Path(value))
+            raise UserError(f"{self._at(where)} must be a file or folder that is there; got {value}; {told}")
 
     def _at(self, where: str) -> str:
         return f"--{where}" if not self.origin else f"{where} in {self.origin}"
@@ -234,7 +236,7 @@ def module_of(name: str) -> str | None:
 
 def there(path: str) -> bool:
     """Whether a file or folder is there: here, or among the package's."""
-    return Path(path).expanduser().exists() or (PACKAGE / path).exists()
+    return Path(path).exists() or (PACKAGE / path).exists()
 
 
 def similar(key: str, options: tuple[Option, ...]) -> list[str]:

@@ -31,11 +31,12 @@ COMMANDS = {
     "plan": "lightning_paras2s.running.plan:plan",
     "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
     "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
+    "doctor": "lightning_paras2s.running.doctor:doctor",
 }
 TRAINER = ("lightning.pytorch.trainer.trainer", "Trainer")
 # Callbacks of every run, each with options under its name.
 CALLBACKS = {
-    "checkpoint": "lightning_paras2s.running.runs:RunCheckpoint",
+    "checkpoint": "lightning_paras2s.running.checkpoints:RunCheckpoint",
     "step_seed": "lightning_paras2s.running.runs:StepSeed",
     "end_together": "lightning_paras2s.running.ranks:EndTogether",
     "progress": "lightning_paras2s.running.callbacks:StageProgress",
@@ -59,6 +60,8 @@ def options_of(command: str) -> tuple[Option, ...]:
     if command in STAGES:
         return stage_options(command)
     found = function_options(*COMMANDS[command].split(":"))
+    if command == "doctor":  # nothing is built
+        return (SWITCHES[0], *found)
     # `plan` reads a training config itself
     shared = () if any(o.name == "config" for o in found) else (replace(CONFIG, default="null"), PRINTED)
     return (*shared, *SWITCHES, *found)

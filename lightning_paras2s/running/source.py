@@ -184,13 +184,16 @@ def reachable(options: Iterable[Option]) -> list[str]:
 
 
 def is_abstract(name: str) -> bool:
-    """Whether it leaves a method to its subclasses."""
-    for module, bases in class_index()[name]:
-        node = names_in(module)[name]
-        methods = [m for m in ast.walk(node) if isinstance(m, ast.FunctionDef)]
-        if "ABC" in bases or any(name_of(d) == "abstractmethod" for m in methods for d in m.decorator_list):
-            return True
-    return False
+    """Whether it, or what it builds on, leaves a method to its subclasses."""
+    open_, done = set(), set()
+    for one in ancestors(name):
+        for module, bases in class_index().get(one, ()):
+            if one == name and "ABC" in bases:
+                return True
+            for method in (m for m in names_in(module)[one].body if isinstance(m, ast.FunctionDef)):
+                left = any(name_of(d) == "abstractmethod" for d in method.decorator_list)
+                (open_ if left else done).add(method.name)
+    return bool(open_ - done)
 
 
 def class_options(name: str, module: str | None = None) -> tuple[Option, ...] | None:

@@ -37,6 +37,8 @@ class Patience:
         longest_wait_seconds: bound of that wait.
     """
 
+    config_sha = ""  # how long one waits changes no answer
+
     retries: int = 6
     timeout_seconds: float = 120.0
     first_wait_seconds: float = 1.0
