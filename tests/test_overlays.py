@@ -28,7 +28,7 @@ NOW = {
     "trainer/fsdp2_8gpu.yaml": ("sft.yaml", "trainer/fsdp2_8gpu.yaml"),
 }
 COMMANDS = {"bench": "bench", "mine": "mine", "synthesize": "synthesize", "filter": "filter", "evaluate": "evaluate"}
-COMMANDS |= {"demo": "evaluate", "preferences": "predict"}
+COMMANDS |= {"demo": "evaluate", "baseline": "evaluate", "preferences": "predict"}
 # Options whose value changed on purpose: last part of the name -> before, now.
 CHANGED = {"text_vocab_size": (3552, None)}  # read from the vocabulary, see below
 

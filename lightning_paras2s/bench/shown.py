@@ -74,12 +74,13 @@ def cell(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def with_ends(value: float | None, ends: Iterable[float | None] | None) -> str:
-    """ "3.21 [3.05, 3.37]"."""
+def with_ends(value: float | None, ends: Iterable[float | None] | None, digits: int = 3) -> str:
+    """ "3.210 [3.050, 3.370]"; "-" where there is no number."""
     if value is None:
         return "-"
     low, high = ends or (None, None)
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    interval = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{value:.{digits}f}{interval}"
 
 
 def counted(counts: Result) -> str:
@@ -205,9 +206,9 @@ def report(result: Result, options: Result) -> Shown:
 
 
 def arena(result: Result, options: Result) -> Shown:
+    counts = ("wins", "losses", "both_good", "both_bad")
     rows = [
-        (r["system"], f"{r['strength']:.0f} [{r['ci95'][0]:.0f}, {r['ci95'][1]:.0f}]", f"{r['elo']:.0f}")
-        + (r["wins"], r["losses"], r["both_good"], r["both_bad"])
+        (r["system"], with_ends(r["strength"], r["ci95"], 0), with_ends(r["elo"], None, 0), *(r[c] for c in counts))
         for r in result["systems"]
     ]
     shown = table(("system", "strength [95 %]", "Elo", "won", "lost", "both good", "both bad"), rows)
