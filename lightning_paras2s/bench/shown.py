@@ -248,7 +248,7 @@ def agreement(result: Result, options: Result) -> Shown:
 
 def plan(result: Result, options: Result) -> Shown:
     """It prints its own lines."""
-    tokens = result["micro_batch_tokens"]
+    tokens = result.get("micro_batch_tokens", 0)
     return Shown(
         [], f"fit --config paper/grpo.yaml --config trainer/fsdp2_8gpu.yaml --model.micro_batch_tokens {tokens}"
     )
