@@ -116,6 +116,11 @@ reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft sft_s
 # $(call timed,COMMAND): its seconds are those since the last interruption.
 timed = mkdir -p $(STAMPS); SECONDS=0; $(1); echo "$(notdir $@) $$SECONDS" >> $(STAMPS)/seconds.txt
 
+# $(call configs,RUN): a control is a difference that lies on a stage's config.
+on_sft_shuffled := sft.yaml --config controls/sft_shuffled.yaml
+on_polytone_control := polytone.yaml --config controls/polytone_control.yaml
+configs = --config $(or $(on_$(1)),$(1).yaml)
+
 # $(call ship,FILE,SHIPPED NAME)
 define ship
 cp $(1) $(WEIGHTS)/.$(2).part && mv $(WEIGHTS)/.$(2).part $(WEIGHTS)/$(2)
@@ -124,7 +129,7 @@ endef
 
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS,VERSION or nothing: reproduce)
 define fit
-	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version $(or $(5),reproduce) $(4))
+	$(call timed,$(RUN) fit $(call configs,$(1)) --trainer.logger.version $(or $(5),reproduce) $(4))
 	$(if $(3),$(call ship,runs/$(1)/$(or $(5),reproduce)/$(2),$(3)),test -s runs/$(1)/$(or $(5),reproduce)/$(2))
 	@touch $@
 endef
@@ -142,7 +147,7 @@ $(STAMPS)/style: $(STAMPS)/tokenizer
 
 # One analyser a factor, and the control that leaks on purpose; a run trains all four.
 define analysers
-	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(call export_to,$(1),$(2)))
+	$(call timed,$(RUN) fit $(call configs,$(1)) --trainer.logger.version reproduce $(call export_to,$(1),$(2)))
 	$(foreach factor,emotion sarcasm age gender,$(call ship,runs/$(1)/reproduce/$(2)-$(factor).safetensors,$(2)-$(factor).safetensors))
 	@touch $@
 endef

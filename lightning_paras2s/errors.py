@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
+
 
 class UserError(Exception):
     """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with

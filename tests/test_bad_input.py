@@ -193,7 +193,8 @@ def test_manifest_is_refused_when_it_is_missing_empty_or_no_text(place, command)
     Path("queries.jsonl").write_bytes(b"\xff\xfe\x00\x01\n")
     assert "queries.jsonl" in refused(command)
     Path("queries.jsonl").unlink()
-    assert "must be an existing JSON-lines file" in refused(command)
+    must = {"fit": "must be an existing JSON-lines file", "evaluate": "must be a file or folder that is there"}
+    assert must[command] in refused(command)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_fit_is_refused_when_an_option_is_wrong(place, options, must):
     "options, must",
     [
         (["--samples", "0"], "there must be a system, a sample and a batch; got 1, 0, 32"),
-        (["--label_source", "guess"], "label_source must be gold or predicted; got 'guess'"),
+        (["--label_source", "guess"], "label_source must be one of gold, predicted; got 'guess'"),
         (["--config", "nosuch.yaml"], "got 'nosuch.yaml'"),
         (["--systems.cascade.class_path", "NoSystem"], "NoSystem"),
     ],

@@ -62,6 +62,7 @@ def write_lab(folder: Path) -> None:
     names = [f"train{i}" for i in range(8)] + [f"val{i}" for i in range(2)]
     rows = [{"query_id": n, "system": "demo", "audio": "answer.wav", "text": "oh no"} for n in names]
     (demonstrations / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+STYLE = "checkpoints/embedded/style.safetensors"  # said, because the config's other recogniser has a path, too
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,7 @@ def sft(lab) -> Path:
 def judged(sft) -> Path:
     """The paper's judge asks GPT-4.1; the embedded one takes its place."""
     embedded = yaml.safe_load((ROOT / "configs" / "preferences.yaml").read_text())["model"]["init_args"]["reward"]
+    embedded["init_args"]["style"] = {"class_path": "AcousticStyleRecognizer", "init_args": {"path": STYLE}}
     options = [*HERE[:3], *SHORT, "--model.samples=2", f"--model.reward={json.dumps(embedded)}", "--data.batch_size=2"]
     dispatch(["predict", "--config", "paper/preferences.yaml", *options])
     return Path("runs/paper_preferences/data")

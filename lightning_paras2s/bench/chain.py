@@ -44,7 +44,11 @@ def bench(
 
     Args:
         out: folder to write: mined/, queries/, evaluate/, leaderboard.md, .csv, .json, report.html, bench.json.
-        mine, synthesize, filter, evaluate, audit: options of these commands, as one types them, but for the paths.
+        mine: options of `mine`, as one types them, but for the paths.
+        synthesize: options of `synthesize`, likewise.
+        filter: options of `filter`, likewise.
+        evaluate: options of `evaluate`, likewise.
+        audit: options of `audit`, likewise.
         workers: processes of `evaluate`, one a core; each runs on one thread.
         limit: scripts a factor; all by default.
         max_pairs: contrast pairs a factor that the report holds audio of.

@@ -20,21 +20,13 @@ from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
-from lightning_paras2s.bench.systems import kimi as kimi_system  # noqa: F401  for their short names in configs
-from lightning_paras2s.bench.systems import policy as policy_system  # noqa: F401  as above
 from lightning_paras2s.bench.systems.base import S2SSystem
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing import (
-    audio_reasoner,  # noqa: F401  for their short names in configs
-    audit,  # noqa: F401  for their short names in configs
-)
-from lightning_paras2s.hearing import encoder_recognizer as audio_encoder  # noqa: F401  as above
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.familiar import check_familiar
 from lightning_paras2s.hearing.faster_whisper import FasterWhisper  # noqa: F401  for its short name in configs
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.running.logs import Log, recorded, write_summary
@@ -45,13 +37,13 @@ HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and a
 
 
 def evaluate(
-    manifest: str,
+    manifest: InputPath,
     systems: dict[str, S2SSystem],
     judge: Judge,
     transcriber: Transcriber,
     recognizer: StyleRecognizer,
     output: str = "runs/evaluate",
-    label_source: str = "gold",
+    label_source: Literal["gold", "predicted"] = "gold",
     samples: int = 1,
     batch_size: int = 32,
     limit: int | None = None,
@@ -81,7 +73,9 @@ def evaluate(
         shard: "i/k": only every k-th batch, from the i-th, and no statistics; then run 0/1, which merges the shards and
             does what they lack.
         label_swap: judge each response against the other style of its pair, too.
-        audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
+        audit_transcriber: another ear for words, which nothing was trained on; what it hears is judged again and
+            reported apart.
+        audit_recognizer: another ear for tones; likewise.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
         max_usd: ask the judge nothing that could take this run's cost above so many USD (of each shard by itself).
         dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what the judge would cost.

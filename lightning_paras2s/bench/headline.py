@@ -22,7 +22,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts
 from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
 
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
 
 def headline(
-    runs: list[str],
+    runs: list[InputPath],
     sft: str = "sft_fifth",
     grpo: str = "grpo",
     base: str = "base",
@@ -59,7 +59,9 @@ def headline(
         runs: folders of `evaluate`, one a seed, over the same manifest.
         sft: name of the system that GRPO started from.
         grpo: name of the system that it became.
-        base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
+        base: name of the system before SFT.
+        full: name of the system of SFT on all demonstrations.
+        topline: name of the system that is told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
         items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
             systems and seeds are replaced.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import json_text, read_summary, replace_file
 from lightning_paras2s.types import FACTORS
 
@@ -26,7 +26,9 @@ ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what o
 WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
 
 
-def leaderboard(runs: list[str], format: str = "rich", output: str | None = None) -> dict[str, Any]:
+def leaderboard(
+    runs: list[InputPath], format: Literal["rich", "markdown", "csv", "json"] = "rich", output: str | None = None
+) -> dict[str, Any]:
     """Print the systems of one or more evaluations, best first.
 
     Args:

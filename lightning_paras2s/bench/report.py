@@ -14,7 +14,7 @@ import json
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import soundfile
 from rich.console import Console
@@ -25,7 +25,7 @@ from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
@@ -39,12 +39,12 @@ DATA, TABLE, PLOTS, TITLE, ABOUT = ("__DATA__", "__TABLE__", "__PLOTS__", "__TIT
 
 
 def report(
-    run: str,
+    run: InputPath,
     output: str = "report.html",
     max_pairs: int = 20,
-    encoding: str = "mp3",
+    encoding: Literal["mp3", "opus", "flac"] = "mp3",
     title: str = "ParaS2SBench",
-    manifest: str | None = None,
+    manifest: InputPath | None = None,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file of an evaluation.
 

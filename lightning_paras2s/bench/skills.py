@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from lightning_paras2s.bench.systems.policy import answer_prompts
 from lightning_paras2s.data.datamodule import DialogueDataset
 from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
 from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging import rubric
@@ -47,13 +47,13 @@ class Item(NamedTuple):
 
 
 def skills(
-    policies: dict[str, str],
+    policies: dict[str, InputPath],
     n: int = 40,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     seed: int = 0,
-    tokenizer: str = "checkpoints/embedded/tokenizer.safetensors",
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    acts: str = "checkpoints/embedded/acts.safetensors",
+    tokenizer: InputPath = "checkpoints/embedded/tokenizer.safetensors",
+    transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+    acts: InputPath = "checkpoints/embedded/acts.safetensors",
     cache_dir: str = "cache",
 ) -> dict:
     """Print what each policy does of four ordinary skills, paired with the first policy.
@@ -63,7 +63,9 @@ def skills(
         n: texts a factor; each is asked for once a skill.
         split: whose texts and voices.
         seed: of the choice of texts, voices, tones.
-        tokenizer, transcriber, acts: weights of the codec, the ear, and the classifier of what a reply does.
+        tokenizer: weights of the codec.
+        transcriber: weights of the ear.
+        acts: weights of the classifier of what a reply does.
         cache_dir: where speech is kept between runs.
     """
     if split not in SPLITS or n < 1 or not policies:

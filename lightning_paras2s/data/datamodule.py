@@ -102,6 +102,7 @@ class DualStreamDataModule(LightningDataModule):
             the paper).
         labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
         batch_size: queries a batch (B).
+        val_batch_size: queries a batch in validation.
         delay: audio delay in steps; the policy's.
         seed: of the order of the training queries; null follows `seed_everything`.
         cache_dir: where speech is kept between runs.

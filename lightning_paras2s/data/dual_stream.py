@@ -2,9 +2,8 @@
 t_o).
 
 Prompt: user_start, the query's codes, user_end on the audio stream; then the query's transcript on the text stream;
-then assistant_start
-with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript summed onto the codes
-was not copied from.)
+then assistant_start with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript
+summed onto the codes was not copied from.)
 Completion: each word at its onset on the text stream, its audio `delay` steps later.
 """
 
@@ -109,8 +108,7 @@ def build_completion(
     """codes [T] and the words with their onsets (in codes) -> tokens [2, delay + T + 1], actions.
 
     A spelt word takes as many steps as it has letters. Text EOS follows the last word; the blanks after it and the
-    audio blanks of the
-    delay are forced, not actions.
+    audio blanks of the delay are forced, not actions.
     """
     total = len(codes) + delay + 1
     tokens = torch.empty(2, total, dtype=torch.long)

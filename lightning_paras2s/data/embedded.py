@@ -2,9 +2,8 @@
 eSpeak NG.
 
 Training speech uses training topics, texts and voices only. The *words* of all splits form one lexicon, from which
-random strings are
-read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of another split appears
-there.
+random strings are read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of
+another split appears there.
 """
 
 from __future__ import annotations

@@ -42,11 +42,13 @@ class KimiDataModule(LightningDataModule):
     """Batches of spoken queries, with spoken answers for SFT. Files and lengths are checked before any weight is read.
 
     Args:
-        train, val: JSON lines of queries; audio paths are relative to the file.
+        train: JSON lines of queries to train on; audio paths are relative to the file.
+        val: JSON lines of queries to validate on.
         tokenizer: builds the `KimiTokenizer`.
         answers: JSON lines of responses (`query_id`, `audio`, `text`), one a query, for SFT; None = queries alone (RL).
         text: builds the text stream's tokenizer; needed with `answers`.
         batch_size: queries a GPU (the global B is this times the GPUs).
+        val_batch_size: queries a GPU in validation.
         seed: of the order of the training queries; null follows `seed_everything`.
         max_steps: of the policy's own answers (`model.sampling.max_steps`), which must fit behind the query.
     """

@@ -64,11 +64,14 @@ class PreferenceDataModule(L.LightningDataModule):
     """Judged samples for `RewardModule`.
 
     Args:
-        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
-            `train` may be several: of the supervised policy's answers, say, and of those that RL made of it.
+        train: manifest (JSON lines of `Preference`) written by `build_preferences`; may be several: of the supervised
+            policy's answers, say, and of those that RL made of it.
+        val: manifest of other queries, to validate on.
+        batch_size: judged responses a batch.
         lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
             do, and would be most of what is learned.
         seed: of the order, and of what is kept; null follows `seed_everything`.
+        sample_rate: Hz, at which recordings are read.
     """
 
     def __init__(

@@ -1,9 +1,8 @@
 """Where dialogues come from: the embedded text set (spoken by eSpeak NG), or a manifest of recordings.
 
-The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone,
-echo, name the
-speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or
-answers.
+The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone, echo,
+name the speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels
+or answers.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class PretrainingDialogues(DialogueSource):
         name: user speech in, the names of the speaker's attributes out, neutral.
         chat: user speech in, a reply to a *random* style in a random tone out; every second query about another
             query's subject (`about_another`).
+        seed: of texts, voices and tones.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Demonstrations(DialogueSource):
         reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
         shuffled: controls from which no style can be learnt: answers are dealt out at random among all "queries", or go
             to either of the two "styles" of their query. "" is no control.
+        seed: of voices, variations and answers.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Demonstrations(DialogueSource):
         exchanged: float = 0.9,
         rehearsal: int = 0,
         reading: int = 0,
-        shuffled: str = "",
+        shuffled: Literal["", "queries", "styles"] = "",
         seed: int = 200,
     ) -> None:
         if shuffled not in ("", "queries", "styles"):
@@ -159,6 +161,7 @@ class UnlabelledQueries(DialogueSource):
             for the others.
         demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
             for RL too.
+        seed: of voices and variations.
     """
 
     def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:

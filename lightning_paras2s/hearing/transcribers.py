@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
@@ -62,7 +62,7 @@ class TinyTranscriber(Transcriber):
     transcriber.yaml`), read with the embedded text set's words as a closed lexicon.
 
     Args:
-        path: weights (.safetensors of `CTCNetwork`).
+        path: weights (.safetensors of `CTCNetwork`); by default those that are shipped.
         batch_size: recordings a forward pass.
         min_confidence: speech of which the network is less sure is strange to it; 1 in 100 recordings of its training
             voices falls below the default.
@@ -70,7 +70,12 @@ class TinyTranscriber(Transcriber):
 
     name = "tiny-transcriber-2"
 
-    def __init__(self, path: str, batch_size: int = 32, min_confidence: float = 0.84) -> None:
+    def __init__(
+        self,
+        path: InputPath = "checkpoints/embedded/transcriber.safetensors",
+        batch_size: int = 32,
+        min_confidence: float = 0.84,
+    ) -> None:
         self.network = load_module(CTCNetwork, path).eval()
         self.batch_size, self.min_confidence = batch_size, min_confidence
 
@@ -112,6 +117,8 @@ class Whisper(Transcriber):
 
     Args:
         model: a name of the openai-whisper package, or a path to its weights.
+        device: where it computes: cuda, cuda:1, cpu.
+        language: of the speech, as an ISO 639-1 code.
     """
 
     def __init__(self, model: str = "large-v3", device: str = "cuda", language: str = "en") -> None:

@@ -46,24 +46,41 @@ class GRPOModule(StageModule):
     """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
-        policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.
+        policy: builds the policy; its weights are those of `init_from`.
+        tokenizer: builds the codec that speaks its codes.
+        reward: builds what scores each response: any `Reward`.
+        vocabulary: builds the text stream's vocabulary.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
             named). 0 builds and runs no reference, and logs no KL.
-        lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over
-            `trainer.max_steps`.
-        clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
-        ratio, normalizer, kl, unbiased_kl, weights: see `losses.grpo_loss`.
-        scale: of advantages, see `losses.group_advantages`.
+        lr: peak learning rate, reached after `warmup_steps`; then constant, or see `lr_decay`.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        lr_decay: whether the rate falls after the rise: half a cosine to a tenth over `trainer.max_steps`.
+        weight_decay: weight decay of matrices; vectors have none.
+        betas: AdamW's decay of its first and second moment, a step.
+        max_grad_norm: gradients are scaled down to this norm.
+        clip_low: how far a ratio may fall below 1 before its gradient stops; the paper prints none, 0.2 is PPO's (arXiv
+            1707.06347).
+        clip_high: how far it may rise above 1; 0.2 is PPO's, too.
+        ratio: what is clipped: the ratio of the pair (joint, the paper), of each stream (stream), or the response's
+            geometric mean (sequence: GSPO, arXiv 2507.18071).
+        normalizer: what the loss is averaged over: each response's steps, then responses (response, the paper), all
+            steps alike (token), or a fixed longest response (constant).
+        kl: estimator of the KL to the reference (joschu.net/blog/kl-approx.html); the paper's is k3.
+        unbiased_kl: give any estimator the gradient of KL(policy || reference), also off-policy, by weighing it with
+            the ratio (arXiv 2512.02556).
+        weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
+        scale: of advantages: divided by their group's deviation (std), or not (none: Dr. GRPO, arXiv 2503.20783).
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
-        mu: passes over each rollout; minibatches: optimizer steps a pass.
+        mu: passes over each rollout.
+        minibatches: optimizer steps a pass.
         micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass; 0 = a minibatch at once.
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
-        sampling: of the rollouts, and of all log-probabilities.
-        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
+        state_bits: of the optimizer's moments: 32, or 8 for less memory (needs torchao).
         rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
         max_skipped: the run stops after so many optimizer steps in a row whose gradient was not finite (each is left

@@ -31,12 +31,18 @@ class SampleModule(L.LightningModule):
     same samples. Killed and started again, also with other ranks, it draws only what no shard holds.
 
     Args:
-        policy, tokenizer, reward, vocabulary: build the parts.
+        policy: builds the policy.
+        tokenizer: builds the codec that speaks its codes.
+        reward: judges each response: any `Reward`.
+        folder: to write: manifests and recordings.
         init_from: the policy's weights (.safetensors); None = those that it brings.
+        vocabulary: builds the text stream's vocabulary.
         samples: K.
+        others: queries beside its own that each training response is judged for; held-out responses are judged for
+            their own alone.
+        written: adds written answers to the training queries, see `build_preferences`; null = none.
+        sampling: temperatures and longest response of the samples.
         seed: with a query's id decides its samples; null follows `seed_everything`.
-        others, written: each training response is judged for so many other queries too, and written answers are added,
-            see `build_preferences`; the held-out queries have sampled ones, judged for their own query alone.
     """
 
     def __init__(

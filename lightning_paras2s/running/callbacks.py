@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.hearing.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
 from lightning_paras2s.hearing.evidence import Ears, make_evidence
 from lightning_paras2s.hearing.outside import OutsideEars, outside_ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -61,7 +60,8 @@ class SampleWriter(Callback):
     """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
 
     Args:
-        every_n_batches: how often; count: responses each time, one a query.
+        every_n_batches: training batches between two writings.
+        count: responses each time, one a query.
     """
 
     def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
@@ -99,8 +99,11 @@ class Probe(Callback):
     `probe/silence_fraction`, lengths, EOS rates and its own time.
 
     Args:
-        judge: of what is heard; transcriber, style: its ears.
+        judge: scores what is heard.
+        transcriber: hears the answer's words.
+        style: hears the answer's tone.
         audit: hears the tone for the judge once more; nothing is trained on it or against it.
+        every_n_batches: training batches between two probes; there is one before the first.
         max_queries: spread evenly over the data's validation set.
         outside_queries: of them, so many are heard by Whisper tiny.en of the extra `ears`, too (1 s of one core each);
             where that is not installed, a line says so.

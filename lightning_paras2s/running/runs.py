@@ -90,6 +90,9 @@ class StepSeed(Callback):
     """Seeds every training batch by (seed, batch, rank), so that ranks differ: Lightning seeds them alike.
 
     Between batches (in a loader) each rank's generators run on, and checkpoints hold them; validation leaves them be.
+
+    Args:
+        seed: of the run (`seed_everything`).
     """
 
     def __init__(self, seed: int) -> None:

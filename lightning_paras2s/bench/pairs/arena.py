@@ -29,10 +29,8 @@ from lightning_paras2s.bench.pairs.strength import (
 )
 from lightning_paras2s.bench.people.reliability import cohen_kappa
 from lightning_paras2s.bench.statistics import bootstrap as resample
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
 from lightning_paras2s.types import Answered, Battle, Human, answered, read_jsonl, to_json
 
@@ -44,12 +42,12 @@ MIN_QUERIES = 20  # below, no interval is shown
 
 def arena(
     out: str,
-    battles: str | None = None,
-    runs: Sequence[str] = (),
+    battles: InputPath | None = None,
+    runs: Sequence[InputPath] = (),
     judge: PairJudge | None = None,
-    manifest: str | None = None,
+    manifest: InputPath | None = None,
     games: int | None = None,
-    listeners: str | None = None,
+    listeners: InputPath | None = None,
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,

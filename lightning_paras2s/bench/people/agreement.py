@@ -20,7 +20,7 @@ from lightning_paras2s.bench.people import reliability as measures
 from lightning_paras2s.bench.people.resampling import means_by_draw, percentiles
 from lightning_paras2s.bench.statistics import REPEATS
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import verdicts_of, write_summary
 from lightning_paras2s.types import FACTORS, Human, Query, answered, read_jsonl
 
@@ -43,7 +43,12 @@ class Items(NamedTuple):
 
 
 def agreement(
-    humans: str, runs: list[str], manifest: str, out: str | None = None, repeats: int = REPEATS, seed: int = 0
+    humans: InputPath,
+    runs: list[InputPath],
+    manifest: InputPath,
+    out: str | None = None,
+    repeats: int = REPEATS,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
 

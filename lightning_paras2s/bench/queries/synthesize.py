@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
@@ -86,7 +87,7 @@ class Attempt:
 def synthesize(
     out: str,
     source: str = "embedded",
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     factors: Sequence[str] = FACTORS,
     limit: int | None = None,
     seed: int = 0,

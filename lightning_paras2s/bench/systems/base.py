@@ -76,6 +76,8 @@ class CascadeSystem(S2SSystem):
     Whisper-GPT-TTS).
 
     Args:
+        transcriber: hears the query's words.
+        synthesizer: speaks the reply.
         tokenizer: weights of a codec to send the voice through, as a policy's is; none = as synthesised.
     """
 
@@ -95,8 +97,9 @@ class ToplineSystem(S2SSystem):
     """Told the gold label: the authored answer to that style in a tone that fits it (the paper's topline).
 
     Args:
-        split: whose reply frames it uses.
+        synthesizer: speaks the answer.
         tokenizer: as in `CascadeSystem`.
+        split: whose reply frames it uses.
     """
 
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:

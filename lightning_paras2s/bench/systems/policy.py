@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest
 from lightning_paras2s.data.dual_stream import AudioIds, Example, build_prompt, collate
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
@@ -30,16 +31,19 @@ class PolicySystem(S2SSystem):
     """A trained dual-stream policy behind the codec and the transcriber that it was trained with.
 
     Args:
-        policy, tokenizer, transcriber: weights (.safetensors).
+        policy: its weights (.safetensors).
+        tokenizer: the codec's weights; by default those that are shipped.
+        transcriber: weights of the ear that writes down the query for it; by default those that are shipped.
         sampling: temperatures and step limit; greedy by default.
+        seed: of the samples, where a temperature is not 0.
         rows: queries decoded at once, of like length.
     """
 
     def __init__(
         self,
-        policy: str,
-        tokenizer: str,
-        transcriber: str,
+        policy: InputPath,
+        tokenizer: InputPath = "checkpoints/embedded/tokenizer.safetensors",
+        transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
         sampling: Sampling = GREEDY,
         seed: int = 0,
         rows: int = 32,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -132,11 +132,13 @@ class KimiAudio(SpeechLM):
     Args:
         path: folder of a released (or saved) checkpoint; None builds random weights of `config`.
         config: shapes and special ids; None reads the folder's config.json, or without a folder takes the release's
-            values. lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear
-            layers of all
-            blocks. lora_alpha: scale of the adapters' output, alpha / r. attention: `sdpa` or `eager`.
-            gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-            dtype: of the weights, `float32` or `bfloat16` (the release).
+            values.
+        lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear layers of all
+            blocks.
+        lora_alpha: scale of the adapters' output: alpha / r.
+        attention: `sdpa` or `eager`.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        dtype: of the weights: float32, or bfloat16 as the release has them.
         gather: type in which sharded weights are gathered and computed with; alone or unsharded it plays no part.
     """
 
@@ -146,9 +148,9 @@ class KimiAudio(SpeechLM):
         config: KimiConfig | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
-        attention: str = "sdpa",
+        attention: Literal["sdpa", "eager"] = "sdpa",
         gradient_checkpointing: bool = False,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         gather: str = "bfloat16",
     ) -> None:
         super().__init__()

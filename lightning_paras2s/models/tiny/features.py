@@ -2,8 +2,7 @@
 waveform.
 
 The vocoder is deterministic and has no weights: a band-limited pulse train (voiced) or noise (unvoiced) whose
-short-time spectrum is
-shaped by the mel envelope.
+short-time spectrum is shaped by the mel envelope.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.tiny.decoding import Rollout, cast_once
+from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
 from lightning_paras2s.models.tiny.transformer import (
     Block,
     Memory,
@@ -33,6 +34,7 @@ from lightning_paras2s.models.tiny.transformer import (
     RMSNorm,
     rotary,
 )
+from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
 TEXT_BLANK, TEXT_EOS = 0, 1
 HEAD_CHUNK = 256  # tokens whose logits are held at once: 4 MB at 4,098 ids, so that a CPU's cache holds them
@@ -54,17 +56,21 @@ class TinySpeechLM(SpeechLM):
     three occur in prompts only and have no logit. Text ids: 0 = blank, 1 = EOS, the rest is the vocabulary's.
 
     Args:
-        text_vocab_size: number of text ids.
-        feature_size: F, numbers a frame of `Prompt.features`.
+        text_vocab_size: number of text ids; null = as many as `TextVocab` has.
+        feature_size: F, numbers a frame of `Prompt.features`; by default those of a `TinyTokenizer`.
         levels: levels of each FSQ dimension of the codec; code = mixed-radix number of the dimensions, first fastest.
-        width, heads: of every layer; shared_layers, text_layers, audio_layers: trunk and branches.
+        width: of every layer; a multiple of 2 heads.
+        heads: attention heads a layer.
+        shared_layers: layers of the trunk.
+        text_layers: layers of the text branch.
+        audio_layers: layers of the audio branch.
         delay: steps by which audio trails text.
     """
 
     def __init__(
         self,
-        text_vocab_size: int,
-        feature_size: int,
+        text_vocab_size: int | None = None,
+        feature_size: int = TinyTokenizer.feature_size,
         levels: tuple[int, ...] = (8, 8, 8, 8),
         width: int = 192,
         heads: int = 6,
@@ -78,6 +84,7 @@ class TinySpeechLM(SpeechLM):
             raise UserError(
                 f"width must be a multiple of 2 * heads; got width {width}, heads {heads}; change one of them"
             )
+        text_vocab_size = len(TextVocab()) if text_vocab_size is None else text_vocab_size
         self.settings = {
             "text_vocab_size": text_vocab_size,
             "feature_size": feature_size,
