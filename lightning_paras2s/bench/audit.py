@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.outside_table import FILE, terminal_table
+from lightning_paras2s.bench.outside_table import FILE, 
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
@@ -93,7 +92,6 @@ def audit(
         replace_file(Path(rows), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     for note in result["notes"]:
         say(note)
-    Console().print(terminal_table(result))
     return result
 
 

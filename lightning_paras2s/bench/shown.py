@@ -284,10 +284,18 @@ def judge_table(result: Result, options: Result) -> Shown:
     return Shown([shown, *told], "evaluate --config evaluate.yaml", missing)
 
 
+def audit(result: Result, options: Result) -> Shown:
+    from lightning_paras2s.bench.outside_table import terminal_table
+
+    heard = sum(system["n"] for system in result["systems"].values())
+    missing = "" if heard else "no answer was heard"
+    return Shown([terminal_table(result)], f"leaderboard --runs '[{options['run']}]'", missing)
+
+
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
-        *(bench, mine, synthesize, filter, evaluate, leaderboard, headline, skills, report, arena),
+        *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
         *(import_speech, agreement, plan, leakage, judge_table),
     )
 }
