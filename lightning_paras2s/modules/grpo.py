@@ -29,8 +29,6 @@ from lightning_paras2s.losses import (
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
 from lightning_paras2s.modules.training import (
@@ -43,14 +41,14 @@ from lightning_paras2s.modules.training import (
     warmup_cosine,
 )
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
-from lightning_paras2s.speaking.codec import speak
 
 
 class GRPOModule(L.LightningModule):
     """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
-        policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.
+        policy: builds the policy; what it hears and says goes through the data module's processor.
+        reward: builds the `Reward`.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or per stream.
@@ -74,9 +72,7 @@ class GRPOModule(L.LightningModule):
     def __init__(
         self,
         policy: Callable[[], SpeechLM],
-        tokenizer: Callable[[], SpeechTokenizer],
         reward: Callable[[], Reward],
-        vocabulary: Callable[[], TextVocab] = TextVocab,
         init_from: str | None = None,
         group_size: int = 8,
         beta: float | PerStream = 0.2,
@@ -108,7 +104,7 @@ class GRPOModule(L.LightningModule):
         super().__init__()
         check_cuts(group_size, mu, minibatches)
         self.automatic_optimization = False
-        self.build, self.init_from, self.seed = (policy, tokenizer, reward, vocabulary), init_from, seed
+        self.build, self.init_from, self.seed = (policy, reward), init_from, seed
         self.group_size, self.sampling = group_size, sampling
         self.rollout_seed, self.max_unscored = rollout_seed, max_unscored
         self.lr, self.warmup_steps, self.lr_decay = lr, warmup_steps, lr_decay
@@ -125,18 +121,16 @@ class GRPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        policy, tokenizer, reward, vocabulary = self.build
+        policy, reward = self.build
         self.policy = initial_policy(policy, self.init_from, self.seed)
         # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
         self.__dict__["reference"] = self.policy.reference()
         for model in (self.policy, self.reference):
             place(self, model)
-        self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
-        self.reward, self.vocabulary = reward(), vocabulary()
+        self.reward = reward()
 
     def on_fit_start(self) -> None:
         self.reference.to(self.device)
-        self.tokenizer.to(self.device)
         self.reward.to(self.device)
 
     def configure_optimizers(self) -> Optimizer:
@@ -173,7 +167,7 @@ class GRPOModule(L.LightningModule):
             mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
             completion = self.policy.generate(batch.prompt, self.sampling, mine, self.group_size)
         with self.timed("decode"):
-            responses = speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio)
+            responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         return Rollout(batch.prompt, completion, responses)
 
     @torch.no_grad()
@@ -289,7 +283,8 @@ class GRPOModule(L.LightningModule):
         greedy = replace(self.sampling, text_temperature=0.0, audio_temperature=0.0)
         noise = sampling_noise(self.rollout_seed, batch_idx, len(batch), greedy.max_steps).to(self.device)
         completion = self.policy.generate(batch.prompt, greedy, noise)
-        rewards = self.reward.score(batch, speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio))
+        responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
+        rewards = self.reward.score(batch, responses)
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
