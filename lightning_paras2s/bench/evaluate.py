@@ -22,7 +22,6 @@ from lightning_paras2s.audio import read_audio, seconds_of, write_audio
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
-from lightning_paras2s.bench.systems import kimi as kimi_system  # noqa: F401  likewise
 from lightning_paras2s.bench.systems import policy as policy_system  # noqa: F401  likewise
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.errors import UserError
