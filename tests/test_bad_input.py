@@ -75,6 +75,7 @@ def place(tmp_path, monkeypatch, weights) -> Path:
     data = {"source": source, "labelled": False, "batch_size": 2, "cache_dir": "cache"}
     heard = {name: part[name] for name in ("tokenizer", "transcriber")}
     heard = {name: part[name] for name in ("tokenizer", "transcriber")}
+    heard = {name: part[name] for name in ("tokenizer", "transcriber")}
     fit = {
         "trainer": {**trainer, "enable_model_summary": False, "logger": logger},
         "model": {"class_path": "GRPOModule", "init_args": model},

@@ -34,10 +34,9 @@ class BucketedLoader(ResumableLoader):
     ) -> None:
         super().__init__(items, collate, batch_size, seed, True, True, rank, world_size)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int, size: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, epoch])
         noisy = np.asarray(self.items.lengths) + random.random(len(self.items)) * 12
-        size = self.batch_size * self.world_size
         order = noisy.argsort(kind="stable")
         # A few items sit out each epoch, others every time, so that all batches are whole.
         order = np.delete(order, random.permutation(len(order))[: len(order) % size])
@@ -53,7 +52,7 @@ class DualStreamDataModule(LightningDataModule):
         labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
         batch_size: queries a batch and process (the global B is this times the processes).
         val_batch_size: the same for validation.
-        seed: of the order of the data.
+        seed: of the order of the training dialogues; null follows `seed_everything`.
         cache_dir: where speech and codes are kept between runs.
     """
 
@@ -64,19 +63,24 @@ class DualStreamDataModule(LightningDataModule):
         labelled: bool = True,
         batch_size: int = 32,
         val_batch_size: int = 64,
-        seed: int = 0,
+        seed: int | None = None,
         cache_dir: str = "cache",
     ) -> None:
         super().__init__()
         self.source = source if isinstance(source, DialogueSource) else source()
         self.processor = processor if isinstance(processor, Processor) else processor()
-        self.labelled, self.batch_size, self.val_batch_size, self.seed = labelled, batch_size, val_batch_size, seed
-        self.cache_dir = cache_dir
+        self.labelled, self.batch_size, self.val_batch_size = labelled, batch_size, val_batch_size
+        self.seed, self.cache_dir = seed or 0, cache_dir
         self.train: Items | None = None
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is None:
             found = [self.source.dialogues(split, self.cache_dir) for split in ("train", "val")]
+            train, val = ({d.query.id for d in part if d.query} for part in found)
+            if shared := train & val:
+                raise UserError(
+                    f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
+                )
             for dialogues in found:
                 self.processor.check(dialogues, self.labelled, self.max_steps)
             self.train, self.val = (self.processor.prepare(d, self.labelled, self.cache_dir) for d in found)
