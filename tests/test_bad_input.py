@@ -66,7 +66,6 @@ def place(tmp_path, monkeypatch, weights) -> Path:
     trainer = {"accelerator": "cpu", "devices": 1, "max_steps": 1, "num_sanity_val_steps": 0, "limit_val_batches": 0}
     model = {
         "policy": {"class_path": "TinySpeechLM", "init_args": POLICY},
-        "tokenizer": {"class_path": "TrainedTokenizer", "init_args": {"path": part["tokenizer"]}},
         "init_from": part["policy"],
         "reward": {"class_path": "TokenCountReward", "init_args": {"token": 0}},
         "group_size": 2,
@@ -74,12 +73,13 @@ def place(tmp_path, monkeypatch, weights) -> Path:
     }
     source = {"class_path": "ManifestDialogues", "init_args": {"manifest": "queries.jsonl"}}
     data = {"source": source, "labelled": False, "batch_size": 2, "cache_dir": "cache"}
+    heard = {name: part[name] for name in ("tokenizer", "transcriber")}
     fit = {
         "trainer": {**trainer, "enable_model_summary": False, "logger": logger},
         "model": {"class_path": "GRPOModule", "init_args": model},
         "data": {
             "class_path": "DualStreamDataModule",
-            "init_args": {**data, "tokenizer": part["tokenizer"], "transcriber": part["transcriber"]},
+            "init_args": {**data, "processor": {"class_path": "TinyProcessor", "init_args": heard}},
         },
         "progress": {"refresh_rate": 0},
     }

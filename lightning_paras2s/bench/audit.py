@@ -19,7 +19,7 @@ import numpy as np
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.outside_table import FILE, 
+from lightning_paras2s.bench.outside_table import FILE
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE

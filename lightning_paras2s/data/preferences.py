@@ -17,11 +17,10 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
+from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.running.runs import ResumableLoader
-from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
 
 
@@ -116,8 +115,7 @@ class PreferenceDataModule(L.LightningDataModule):
 @torch.no_grad()
 def build_preferences(
     policy: SpeechLM,
-    tokenizer: SpeechTokenizer,
-    vocabulary: TextVocab,
+    processor: Processor,
     reward: Reward,
     batches: Iterable[DualStreamBatch],
     folder: str | Path,
@@ -151,9 +149,9 @@ def build_preferences(
             continue
         noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
-        pools = [(0, speak(completion, tokenizer, vocabulary))]
+        pools = [(0, processor.speak(completion))]
         if written is not None:
-            pools.append((samples, written.answer(batch, tokenizer, seed)))
+            pools.append((samples, written.answer(batch, processor, seed)))
         found, asked = [], [batch, *swapped(batch, others, seed)]
         for first, responses in pools:
             for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):

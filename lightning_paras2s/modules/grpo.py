@@ -32,24 +32,19 @@ from lightning_paras2s.losses import (
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.objective import Experience, Objective
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
 from lightning_paras2s.modules.training import Optimization, StageModule, check_sampling, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
-from lightning_paras2s.speaking.codec import speak
 
 
 class GRPOModule(StageModule):
     """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
-        policy: builds the policy; its weights are those of `init_from`.
-        tokenizer: builds the codec that speaks its codes.
+        policy: builds the policy; what it hears and says goes through the data module's processor.
         reward: builds what scores each response: any `Reward`.
-        vocabulary: builds the text stream's vocabulary.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
@@ -91,9 +86,7 @@ class GRPOModule(StageModule):
     def __init__(
         self,
         policy: Callable[[], SpeechLM],
-        tokenizer: Callable[[], SpeechTokenizer],
         reward: Callable[[], Reward],
-        vocabulary: Callable[[], TextVocab] = TextVocab,
         init_from: str | None = None,
         group_size: int = 8,
         beta: float | PerStream = 0.2,
@@ -131,7 +124,7 @@ class GRPOModule(StageModule):
         check_sampling(sampling)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
-        self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
+        self.build, self.init_from = (policy, reward), init_from
         self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
         self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
         self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
@@ -147,15 +140,14 @@ class GRPOModule(StageModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        policy, tokenizer, reward, vocabulary = self.build
+        policy, reward = self.build
         self.policy = initial_policy(policy, self.init_from, self.seed)
         # Kept out of the module tree, so out of checkpoints: a resumed run makes it anew from the same files.
         self.__dict__["reference"] = self.policy.reference() if self.objective.needs_reference else None
         for model in (self.policy, self.reference):
             if model is not None:
                 place(self, model)
-        self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
-        self.reward, self.vocabulary = reward(), vocabulary()
+        self.reward = reward()
 
     def on_fit_start(self) -> None:
         if self.lr_decay and self.trainer.max_steps < 1:
@@ -164,7 +156,6 @@ class GRPOModule(StageModule):
             )
         if self.reference is not None:
             self.reference.to(self.device)
-        self.tokenizer.to(self.device)
         self.reward.to(self.device)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
@@ -198,7 +189,7 @@ class GRPOModule(StageModule):
             mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
             completion = self.policy.generate(batch.prompt, self.sampling, mine, self.group_size)
         with self.timed("decode"):
-            responses = speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio)
+            responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         return Rollout(batch.prompt, completion, responses)
 
     @torch.no_grad()
@@ -325,7 +316,8 @@ class GRPOModule(StageModule):
         greedy = replace(self.sampling, text_temperature=0.0, audio_temperature=0.0)
         noise = sampling_noise(self.rollout_seed, batch_idx, len(batch), greedy.max_steps).to(self.device)
         completion = self.policy.generate(batch.prompt, greedy, noise)
-        rewards = self.reward.score(batch, speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio))
+        responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
+        rewards = self.reward.score(batch, responses)
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)

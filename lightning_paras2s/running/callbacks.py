@@ -26,7 +26,7 @@ from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
 from lightning_paras2s.running.logs import say
 from lightning_paras2s.running.runs import batches_done, replace_file, run_dir
-from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
 
 SHOWN = (
@@ -155,7 +155,7 @@ class Probe(Callback):
         greedy = replace(module.sampling, text_temperature=0.0, audio_temperature=0.0)
         noise = sampling_noise(0, 0, len(batch), greedy.max_steps).to(module.device)
         completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise)
-        responses = speak(completion, module.tokenizer, module.vocabulary)
+        responses = module.trainer.datamodule.processor.speak(completion)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
         wers = [evidence.wer for evidence in heard if evidence.wer is not None]  # silence has none
