@@ -53,6 +53,8 @@ def bench(
     """
     if workers < 1:
         raise UserError(f"workers must be at least 1 process; got {workers}")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     folder = Path(out)
     steps = _Steps()
     scripts, queries, run = folder / "mined/scripts.jsonl", folder / "queries", folder / "evaluate"

@@ -22,7 +22,7 @@ from torchaudio.functional import create_dct
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, tell_in_one_line
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.models.tiny.features import MELS, log_mel
 from lightning_paras2s.running.logs import Log
@@ -197,8 +197,11 @@ def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
 def main() -> None:
     """`FOLDER of evaluate`: print how intelligible its responses are; `FILE.json`: fit the audit's recogniser there."""
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/embedded/audit.json")
+    if len(sys.argv) > 2 or not (target.is_dir() or target.suffix == ".json"):
+        got = " ".join(sys.argv[1:])
+        raise UserError(f"the audit takes a folder of `evaluate` or a .json file to write; got {got!r}; check the path")
     print(json.dumps(intelligibility(str(target)) if target.is_dir() else fit_egemaps(str(target))))
 
 
 if __name__ == "__main__":
-    main()
+    tell_in_one_line(main)

@@ -23,7 +23,7 @@ from rapidfuzz.distance import Levenshtein
 from safetensors import SafetensorError, safe_open
 
 from lightning_paras2s.data.embedded import frames, lexicon
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import OneLineErrors, UserError, tell_in_one_line
 from lightning_paras2s.hearing.phones import pronounce, sound
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic
@@ -278,10 +278,15 @@ def _load(path: Path) -> tuple[list[str], dict[str, int], frozenset[str], frozen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    class Parser(OneLineErrors, argparse.ArgumentParser):
+        pass
+
+    parser = Parser(description=__doc__)
     parser.add_argument("--path", default="checkpoints/embedded/acts.safetensors")
     parser.add_argument("--only-measure", action="store_true")
     options = parser.parse_args()
+    if Path(options.path).suffix != ".safetensors":
+        raise UserError(f"--path must be a .safetensors file; got {options.path}; name one")
     if not options.only_measure:
         fit(options.path)
     report = {
@@ -292,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell_in_one_line(main)

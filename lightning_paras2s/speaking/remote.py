@@ -36,6 +36,7 @@ class RemoteSynthesizer(Synthesizer):
     """A synthesizer that can fail for reasons of its own: a server, a network, a model."""
 
     concurrency: int = 1
+    usd_per_minute: float = 0.0  # of speech
 
     @abstractmethod
     def voices(self, split: str) -> dict[str, Voice]:
@@ -98,6 +99,7 @@ class OpenAITTS(RemoteSynthesizer):
     """
 
     sample_rate = 24_000
+    usd_per_minute = 0.015  # platform.openai.com, 2025
 
     def __init__(
         self,

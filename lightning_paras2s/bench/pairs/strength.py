@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
 from lightning_paras2s.types import Battle
@@ -98,14 +99,22 @@ def _likelihood(x: NDArray, wins: NDArray, ties: NDArray, ridge: float) -> tuple
     return float(loss + ridge * x @ x), slope + 2 * ridge * x, curve + 2 * ridge * np.eye(len(x))
 
 
-def resampled(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float], draws: NDArray) -> NDArray:
-    """Log strengths of each draw of queries: [D, Q] counts -> [D, S]; draws that leave a strength unbounded are left
-    out."""
-    start = np.append(estimate[0], np.log(estimate[1] or 1.0))
-    size = len(estimate[0])
-    drawn = zip(*((draws @ part.reshape(len(part), -1)).reshape(-1, size, size) for part in (wins, ties)), strict=True)
-    found = [davidson(won, tied, start=start)[0] for won, tied in drawn if is_bounded(won, tied)]
-    return np.array(found).reshape(-1, size)
+def half_widths(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float], ridge: float = 1e-6) -> NDArray:
+    """Half of each log strength's 95 % interval [S]: the robust variance clustered by query (White 1982; Liang and
+    Zeger 1986), and Student's t over the queries, Q - 1 degrees of freedom.
+
+    Args:
+        wins, ties: [Q, S, S] of each query.
+        estimate: of `davidson`, log strengths [S] and v.
+    """
+    size, queries = len(estimate[0]), len(wins)
+    x = np.append(estimate[0], np.log(estimate[1])) if estimate[1] else estimate[0]
+    curve = _likelihood(x, wins.sum(0), ties.sum(0), ridge)[2]
+    slopes = np.stack([_likelihood(x, won, tied, 0.0)[1] for won, tied in zip(wins, ties, strict=True)])
+    moves = np.linalg.solve(curve, slopes.T).T[:, :size]  # of the strengths, without each query
+    moves = moves - moves.mean(1, keepdims=True)  # their mean stays 0
+    errors = np.sqrt((moves**2).sum(0) * queries / (queries - 1))
+    return stats.t.ppf(0.975, queries - 1) * errors
 
 
 def elo(games: Sequence[Battle], systems: Sequence[str], orders: NDArray | None = None) -> NDArray:

@@ -84,7 +84,8 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     rated = [h for h in read_jsonl(humans, Human) if h.score is not None]
     for h in rated:
         if not measures.SCALE[0] <= h.score <= measures.SCALE[-1]:
-            raise UserError(f"{humans}: a listener's score must be from 1 to 5; got {h.score:g} of {h.item_id}; mend it")
+            got = f"{h.score:g} of {h.item_id}"
+            raise UserError(f"{humans}: a listener's score must be from 1 to 5; got {got}; mend the line")
     ids = sorted({h.item_id for h in rated})
     if not ids:
         raise UserError(f"{humans} must hold ratings with a score; got none; pairwise choices go to `arena`")

@@ -65,8 +65,8 @@ def filter(
         factors_heard: factors whose style the recognizer must hear (the paper: emotion).
         train_manifest: queries whose topics, texts and voices may not occur.
         keep_halves: keep a half whose other half was dropped.
-        hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording or
-            the ears changed. MANIFEST's `.heard.jsonl` by default.
+        hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording
+            or the ears changed. MANIFEST's `.heard.jsonl` by default.
 
     Returns:
         Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.

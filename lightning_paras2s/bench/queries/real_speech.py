@@ -247,7 +247,7 @@ def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             else:
                 yield row
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: a row must be readable as CSV; got {error}; mend it") from None
+        raise UserError(f"{path}:{reader.line_num + 1}: a row must be readable as CSV; got {error}; mend it") from None
 
 
 def plain(text: str) -> str:
