@@ -6,6 +6,7 @@ import json
 from itertools import combinations
 
 import numpy as np
+import pytest
 from scipy import stats
 
 from lightning_paras2s.bench.pairs.arena import arena, compare, davidson, elo, first_heard_wins, order_consistency, rank
