@@ -181,18 +181,6 @@ def voicebench_overall(scores: Mapping[str, float]) -> float:
     return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
 
 
-def pair_scores(scores: ArrayLike, pair_ids: Sequence[str], halves: Sequence[str]) -> tuple[NDArray, list[str]]:
-    """Scores -> [P, 2] of the pairs with both halves scored, and their ids. A half is a style; its samples are averaged
-    first."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for score, pair, half in zip(np.asarray(scores, float), pair_ids, halves, strict=True):
-        if np.isfinite(score):
-            found.setdefault(pair, {}).setdefault(half, []).append(float(score))
-    whole = {pair: styles for pair, styles in found.items() if len(styles) == 2}
-    rows = [[float(np.mean(styles[half])) for half in sorted(styles)] for styles in whole.values()]
-    return np.array(rows, float).reshape(-1, 2), list(whole)
-
-
 def pair_accuracy(pairs: NDArray) -> NDArray:
     """[P, 2] -> [P], 1 where both halves score at least 4."""
     return (pairs >= PASS).all(1).astype(float)
@@ -224,12 +212,6 @@ def awareness_gain(matched: NDArray, swapped: NDArray) -> NDArray:
 def response_contrast(a: str, b: str) -> float:
     """How differently the halves are answered: 1 - similarity of the word sequences (0 for equal replies)."""
     return 1 - SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()
-
-
-def label_swap_gain(matched: ArrayLike, swapped: ArrayLike, clusters: Sequence[str]) -> Estimate:
-    """Mean of (score - score against the other style of the pair): about 0 for a tone-deaf system, or for a judge that
-    ignores labels."""
-    return clustered_mean(np.asarray(matched, float) - np.asarray(swapped, float), clusters)
 
 
 def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int = 10_000, seed: int = 0) -> float:
