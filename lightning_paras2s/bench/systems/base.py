@@ -31,6 +31,7 @@ from lightning_paras2s.judging.acts import SLOT, texts
 from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style, is_text, iter_jsonl
@@ -300,5 +301,5 @@ def digest(settings: list, paths: Iterable[str | None]) -> str:
     """Short hash of settings and of the contents of files."""
     whole = hashlib.sha256(repr(settings).encode("utf-8", "backslashreplace"))
     for path in filter(None, paths):
-        whole.update(Path(path).read_bytes())
+        whole.update(shipped(path).read_bytes())
     return whole.hexdigest()[:16]
