@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "speed"))
-import coverage as script  # noqa: E402
+import intervals as script  # noqa: E402
 
 ROWS = [json.loads(line) for line in (ROOT / "results/coverage.jsonl").read_text().splitlines()]
 # A share has few values: the coverage of any interval of it moves by more than .02 with the share (Brown, Cai and

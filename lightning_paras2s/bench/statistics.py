@@ -19,7 +19,7 @@ from scipy import stats
 from lightning_paras2s.errors import UserError
 
 REPEATS = 2000
-MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/coverage.py)
+MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
 MIN_SHARED = 10  # for a share, in each column: 0 of 5 and 1 of 5 are far apart
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
 VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
@@ -67,7 +67,7 @@ def macro_mean(columns: Columns) -> Estimate:
     Student's t with Welch and Satterthwaite's degrees of freedom, moved by Johnson's correction for skewness (JASA 73,
     1978, p. 536): a system that rarely fails has few low scores, and a symmetric interval would cover too seldom. There
     is none (NaN) with fewer than `MIN_CLUSTERS` clusters, one in a column, or without any variation: it would say too
-    much (speed/coverage.py).
+    much (speed/intervals.py).
     """
     parts = _known(columns)
     if not parts:

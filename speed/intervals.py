@@ -1,6 +1,6 @@
 """Do the 95 % intervals cover the truth? Coverage of every interval that the benchmark shows, at few and many pairs.
 
-    python speed/coverage.py --json results/coverage.jsonl
+    python speed/intervals.py --json results/coverage.jsonl
 
 Populations are contrast pairs as policies answer them (`POPULATIONS`: scores of the halves, and against the other
 half's style, at the rates of the shipped systems' pairs); an experiment draws n pairs (of each factor for "overall"),
