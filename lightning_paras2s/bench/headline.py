@@ -34,7 +34,7 @@ METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds
 
 class Evaluation(NamedTuple):
     """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
-    answer of every system, as of seed 0."""
+    answer of every system, its seed still 0."""
 
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
@@ -62,7 +62,7 @@ def headline(
         base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
         items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
-            systems and seeds are replaced.
+            systems and seeds (the first run is seed 1) are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
@@ -84,7 +84,7 @@ def headline(
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
     if items is not None:
-        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found) for i in e.items])
+        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found, 1) for i in e.items])
     return result
 
 
