@@ -98,7 +98,7 @@ def read_evaluation(run: Path) -> Evaluation:
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
                             ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
-    values, transcripts, shas, rows = {}, {}, {}, []
+    values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
         items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
@@ -107,10 +107,18 @@ def read_evaluation(run: Path) -> Evaluation:
         values[system] = item_metrics(items) | {"audit": np.array(audited)}
         values[system] |= dict(zip(("seconds", "silence", "repetition"), np.array(speech).T))
         statuses = [r.status if (r := responses.get(ids[q.id][0])) else "missing" for q in queries]
-        rows += [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        made = [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        rows += [replace(item, **outside.get(ids[item.query_id][0], {})) for item in made]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
     return Evaluation(values, transcripts, summary, shas, rows)
+
+
+def heard_outside(run: Path) -> dict[str, dict[str, float | None]]:
+    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened."""
+    names = {"wer": "outside_wer", "overall": "naturalness", "perplexity_heard": "perplexity"}
+    lines = [json.loads(line) for path in sorted(run.glob("outside*.jsonl")) for line in path.read_text().splitlines()]
+    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in lines}
 
 
 def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
