@@ -28,7 +28,6 @@ from lightning_paras2s.bench.pairs.strength import (
     tables,
 )
 from lightning_paras2s.bench.people.reliability import cohen_kappa
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
@@ -40,6 +39,7 @@ from lightning_paras2s.types import Answered, Battle, Human, answered, read_json
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
+MIN_QUERIES = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
 
 def arena(
@@ -209,7 +209,7 @@ def rank_group(
     wins, ties, queries = tables(games, systems)
     strength, tie = davidson(wins.sum(0), ties.sum(0))
     bounded = is_bounded(wins.sum(0), ties.sum(0))
-    shown = bounded and len(queries) >= MIN_CLUSTERS
+    shown = bounded and len(queries) >= MIN_QUERIES
     half = half_widths(wins, ties, (strength, tie)) if shown else np.zeros(len(systems))
     ends = on_elo_scale(np.stack([strength - half, strength + half], 1)).tolist()  # [S, 2]
     order = np.array([random.permutation(len(games)) for _ in range(orders)], int).reshape(orders, len(games))
