@@ -20,7 +20,7 @@ from lightning_paras2s.errors import UserError
 
 REPEATS = 2000
 MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
-MIN_SHARED = 10  # for a share, in each column: 0 of 5 and 1 of 5 are far apart
+MIN_SHARED, MIN_SHARED_EACH = 40, 10  # for a share, and in each column: 0 of 5 and 1 of 5 are far apart
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
 VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
@@ -111,8 +111,8 @@ def macro_se(columns: Columns) -> float:
 
 def macro_share(columns: Columns) -> Estimate:
     """As `macro_mean`, of columns of 0 and 1, one value a cluster: Wilson's interval (1927), and of several columns
-    their intervals combined (Zou and Donner 2008), each column of at least `MIN_SHARED`. It has a width where all are
-    0."""
+    their intervals combined (Zou and Donner 2008), none with fewer than `MIN_SHARED` clusters, or
+    `MIN_SHARED_EACH` in a column. It has a width where all are 0."""
     parts = _known(columns)
     if not parts:
         return NOTHING
@@ -120,7 +120,7 @@ def macro_share(columns: Columns) -> Estimate:
     value, low, high = np.mean(wilsons, 0)
     below, above = (np.sqrt(sum((p - end[i]) ** 2 for p, *end in wilsons)) / len(wilsons) for i in (0, 1))
     clusters = sum(len(counts) for _, counts in parts.values())
-    few = clusters < MIN_CLUSTERS or any(len(counts) < MIN_SHARED for _, counts in parts.values())
+    few = clusters < MIN_SHARED or any(len(counts) < MIN_SHARED_EACH for _, counts in parts.values())
     ends = (np.nan, np.nan) if few else (float(value - below), float(value + above))
     return Estimate(float(value), *ends, clusters, clusters)
 
