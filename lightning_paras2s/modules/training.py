@@ -21,7 +21,7 @@ from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
-from lightning_paras2s.running.runs import run_dir
+from lightning_paras2s.running.runs import batches_done, run_dir
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StageModule(L.LightningModule):
     def __init__(self, optimization: Optimization, seed: int | None) -> None:
         super().__init__()
         self.optimization, self.seed = optimization, seed or 0
-        self.skipped = Skipped(optimization.max_skipped)
+        self.skipped, self.written = Skipped(optimization.max_skipped), False
 
     @property
     @abstractmethod
@@ -137,6 +137,12 @@ class StageModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         export(self, self.trained, self.exported)
+        self.written = True
+
+    def on_fit_end(self) -> None:
+        """A run that was ended between its last batch and its export has nothing left to train, but to write."""
+        if not self.written and batches_done(self.trainer) > 0:
+            export(self, self.trained, self.exported)
 
 
 class SupervisedModule(StageModule):
