@@ -149,7 +149,8 @@ class SupervisedModule(StageModule):
     """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run."""
 
     def on_fit_start(self) -> None:
-        if math.isinf(self.trainer.estimated_stepping_batches):
+        # not `estimated_stepping_batches`: it makes the loader before a resumed run's position is there to be loaded
+        if self.trainer.max_steps == -1 and self.trainer.max_epochs == -1:
             raise UserError(
                 "a run whose learning rate falls must know its length; got neither trainer.max_steps nor max_epochs; "
                 "set one (beside trainer.max_time, if that is to end it)"
