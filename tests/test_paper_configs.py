@@ -48,10 +48,8 @@ def write_queries(folder: Path, file: str, count: int, split: str = "train") -> 
     (folder / file).write_text("".join(rows))
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("lab")
-    write_models(folder / "models")
+def write_lab(folder: Path) -> None:
+    """The data of all steps, and what of the repository they name."""
     (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     (folder / "configs").symlink_to(ROOT / "configs")
     for part in ("demonstrations", "preferences", "queries"):
@@ -64,6 +62,13 @@ def lab(tmp_path_factory) -> Path:
     names = [f"train{i}" for i in range(8)] + [f"val{i}" for i in range(2)]
     rows = [{"query_id": n, "system": "demo", "audio": "answer.wav", "text": "oh no"} for n in names]
     (demonstrations / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    write_models(folder / "models")
+    write_lab(folder)
     with pytest.MonkeyPatch.context() as patch:
         # a byte is a token to the tiny reward model, and the real guideline is 5,000 bytes
         patch.setattr(qwen_omni, "GUIDELINE", "Fit?")
@@ -123,13 +128,14 @@ def test_reward_model_learns_adapters_alone(scorer):
     assert {p.dtype for n, p in trained.named_parameters() if "lora" not in n} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_grpo_moves_the_policy(rank, scorer):
+@pytest.mark.parametrize(("rank", "precision"), [(0, "32-true"), (4, "32-true"), (0, "bf16-mixed")])
+def test_grpo_moves_the_policy(rank, precision, scorer):
     options = [*HERE, *SHORT, "--trainer.max_steps=1", "--model.group_size=2", "--data.batch_size=2"]
     options += ["--trainer.limit_val_batches=1", f"--model.policy.init_args.lora_rank={rank}"]
-    options += ["--model.max_unscored=1.0", f"--trainer.logger.version=rank{rank}"]
+    options += ["--model.max_unscored=1.0", f"--trainer.logger.version=rank{rank}-{precision}"]
+    options += [f"--trainer.precision={precision}"]
     dispatch(["fit", "--config", "paper/grpo.yaml", *options])
-    run = Path(f"runs/paper_grpo/rank{rank}")
+    run = Path(f"runs/paper_grpo/rank{rank}-{precision}")
     (kl,) = logged(run, "train/kl")
     assert abs(kl) < 1e-5  # the first update starts at the reference
     assert KimiAudio(str(run / "policy")).lm_head.weight.isfinite().all()

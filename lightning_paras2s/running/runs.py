@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import finite
 
 
 class RunLogger(TensorBoardLogger):
@@ -50,7 +51,7 @@ class RunLogger(TensorBoardLogger):
         values = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
