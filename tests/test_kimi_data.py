@@ -76,3 +76,9 @@ def test_wrong_data_is_one_clear_line(folder, tokenizer):  # noqa: F811
         data(folder, tokenizer, answers=str(folder / "a.jsonl"), text=Bytes)
     with pytest.raises(UserError, match="data.answers without data.text"):
         data(folder, tokenizer, answers=str(folder / "a.jsonl"))
+
+
+def test_fit_is_refused_when_validation_is_the_training_manifest(folder, tokenizer):  # noqa: F811
+    path = str(folder / "q.jsonl")
+    with pytest.raises(UserError, match="training and validation must not share queries; got 'q0'"):
+        KimiDataModule(path, path, lambda: tokenizer, batch_size=2).setup("fit")

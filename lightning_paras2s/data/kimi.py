@@ -79,7 +79,8 @@ class KimiDataModule(LightningDataModule):
         if self.tokenizer is not None:
             return
         self.train, self.val = (self.read(Path(path)) for path in self.files)
-        if shared := {query.id for query, *_ in self.train} & {query.id for query, *_ in self.val}:
+        shared = {query.id for query, *_ in self.train} & {query.id for query, *_ in self.val}
+        if shared and stage == "fit":
             raise UserError(
                 f"training and validation must not share queries; got {min(shared)!r} in {self.files[0]} and "
                 f"{self.files[1]}; give other queries to data.val"
