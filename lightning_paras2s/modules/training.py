@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.models.speech_lm import SpeechLM
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
 from lightning_paras2s.running.runs import batches_done, run_dir
 
@@ -199,23 +199,6 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
                 "set the policy's options as they were when it was trained"
             )
     return loaded
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """
-    Raises:
-        UserError: answers without steps, or all alike.
-    """
-    if sampling.max_steps < 1:
-        raise UserError(
-            f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"
-        )
-    for name in ("text_temperature", "audio_temperature"):
-        if not getattr(sampling, name) > 0:
-            raise UserError(
-                f"sampling.{name} must be above 0, or all answers are one; got {getattr(sampling, name)}; "
-                f"set model.sampling.{name}"
-            )
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float = 0.1) -> float:
