@@ -96,9 +96,10 @@ class RunCheckpoint(Checkpoint):
                 publish(part, place)
                 for old in checkpoints(folder)[: 0 if self.keep == -1 else -self.keep]:
                     remove(old)
-        finally:
+        except OSError:
             if trainer.is_global_zero:
                 remove(part)  # of a disk that is full
+            raise
         self.saved = step
         trainer.strategy.barrier()
 
