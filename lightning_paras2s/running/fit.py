@@ -115,6 +115,7 @@ class StageCLI(LightningCLI):
         check_run(subcommand, self.model, self.trainer)
         folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
+        made = [] if folder is None else [place for place in (folder, *folder.parents[:2]) if not place.exists()]
         try:
             with one_line():
                 super()._run_subcommand(subcommand)
@@ -125,8 +126,9 @@ class StageCLI(LightningCLI):
             if folder is not None and batches_done(self.trainer) == 0:
                 for path in set(folder.glob("*")) - before:
                     remove(path)
-                if not before and folder.is_dir():
-                    folder.rmdir()
+                for place in made:
+                    if place.is_dir() and not any(place.iterdir()):
+                        place.rmdir()
             if "loading state_dict" not in str(error):
                 raise
             path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
