@@ -22,12 +22,12 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.report import encode
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, ToplineSystem
 from lightning_paras2s.bench.systems.policy import PolicySystem
-from lightning_paras2s.data.dual_stream import collate
 from lightning_paras2s.hearing.audit import EGemapsRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.models.tiny import features
+from lightning_paras2s.models.tiny.streams import collate
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import Evidence
 

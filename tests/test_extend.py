@@ -67,7 +67,8 @@ def test_stages_take_own_parts(name, folder):
 def test_own_base_model_is_built(folder):
     record(folder, 2)
     answers = ["--data.source=ManifestDialogues", "--data.source.manifest=queries.jsonl"]
-    answers += ["--data.source.answers=answers.jsonl", "--data.processor=TinyProcessor"]
+    answers += ["--data.source.answers=answers.jsonl"]
+    answers += ["--data.processor.transcriber=checkpoints/embedded/transcriber.safetensors"]
     (arguments,) = commands("my_model.py")
     dispatch([*arguments, *answers, *SHORT])
     assert list((folder / "runs/base").glob("*/policy.safetensors"))

@@ -12,10 +12,8 @@ from tiny_models import write_models
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.systems.policy import PolicySystem, fingerprint
-from lightning_paras2s.bench.systems.policy import PolicySystem, fingerprint
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import EmbeddedJudge
-from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling

@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import Largest
 
-from lightning_paras2s.data.dual_stream import AudioIds
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, inverse_cdf, sampling_noise
 from lightning_paras2s.models.tiny.decoding import draw
 from lightning_paras2s.models.tiny.lm import HEAD_CHUNK, TinySpeechLM, level_rows
+from lightning_paras2s.models.tiny.streams import AudioIds
 
 LEVELS, WORDS, FEATURES = (3, 2, 4), 11, 5
 CODES = 24

@@ -14,7 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume_properties import Killed, end, fit, logged, weights
 from torch import Tensor
-from toys import ToyData, ToyLM, ToyTokenizer, ToyVocab, quiet_trainer
+from toys import ToyData, ToyLM, quiet_trainer
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward, TokenCountReward
