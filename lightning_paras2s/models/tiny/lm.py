@@ -1,8 +1,8 @@
 """The embedded policy: a small dual-stream transformer like Kimi-Audio (paper Eq. 2; arXiv 2504.18425, section 2).
 
 The streams' embeddings are summed, a shared trunk reads them, and its hidden state forks into a text and an audio
-branch. One code path serves training and decoding: a prompt is read once, and the response's steps attend to its keys
-and values, in training all steps at once and with gradient, in decoding one by one from a static cache. Departures from
+branch. A prompt is read once, and the response's steps attend to its keys and values, in training all steps at once and
+with gradient, in decoding (`decoding.py`) one by one from a static cache. Departures from
 Kimi-Audio, all for its size: a tied text head, and audio embeddings and logits that are a full table plus one term for
 each FSQ dimension of the code (FSQ: arXiv 2309.15505), so that codes that sound alike share what they learn.
 
@@ -24,7 +24,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
-from lightning_paras2s.models.tiny.decoding import Rollout, cast_once
+from lightning_paras2s.models.tiny.decoding import Rollout
 from lightning_paras2s.models.tiny.transformer import (
     Block,
     Memory,
@@ -158,13 +158,12 @@ class TinySpeechLM(SpeechLM):
             raise UserError(
                 "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
             )
-        with cast_once(prompt.tokens.device.type):
-            rollout = Rollout(self, prompt, sampling, noise, group_size)
-            for step in range(sampling.max_steps):
-                rollout.choose(step)
-                if rollout.done or step + 1 == sampling.max_steps:
-                    break
-                rollout.advance(step)
+        rollout = Rollout(self, prompt, sampling, noise, group_size)
+        for step in range(sampling.max_steps):
+            rollout.choose(step)
+            if rollout.done or step + 1 == sampling.max_steps:
+                break
+            rollout.advance(step)
         return rollout.completion(step + 1)
 
     def reference(self) -> TinySpeechLM:
@@ -192,6 +191,13 @@ class TinySpeechLM(SpeechLM):
         """[R, 2, T] -> [R, T, C]."""
         return F.embedding(tokens[:, TEXT], tables.text_input) + F.embedding(tokens[:, AUDIO], tables.audio_input)
 
+    def _prompt_embedding(self, tables: Tables, prompt: Prompt) -> Tensor:
+        """[B, P, C]."""
+        x = self._embed(tables, prompt.tokens)
+        if prompt.features is None:
+            return x
+        return x + self.adaptor(prompt.features) * prompt.features_mask.unsqueeze(-1)
+
     def _run(
         self, x: Tensor, positions: Tensor, memory: Memory, text_steps: int | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -214,10 +220,7 @@ class TinySpeechLM(SpeechLM):
 
     def _prefill(self, tables: Tables, prompt: Prompt) -> tuple[PromptMemory, Tensor, Tensor]:
         """Read the prompt: its keys and values, and the text and audio states of its last position, [B, 1, C]."""
-        x = self._embed(tables, prompt.tokens)
-        if prompt.features is not None:
-            x = x + self.adaptor(prompt.features) * prompt.features_mask.unsqueeze(-1)
-        memory = PromptMemory(prompt.mask)
+        x, memory = self._prompt_embedding(tables, prompt), PromptMemory(prompt.mask)
         text, audio = self._run(x, (prompt.mask.cumsum(-1) - 1).clamp(min=0), memory)
         return memory, text[:, -1:], audio[:, -1:]
 

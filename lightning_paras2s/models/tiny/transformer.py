@@ -1,6 +1,6 @@
 """A pre-norm transformer layer (LLaMA's: arXiv 2302.13971) whose keys and values live in a memory that is passed in.
 
-The three memories make reading a prompt, training on responses and decoding step by step one code path.
+The two memories make reading a prompt and training on its responses one code path; sampling has its own (`fused.py`).
 Axes: R rows, H heads, T positions, D numbers a head, C = H * D.
 """
 
@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+EPSILON = 1e-6  # of the norms
 
 
 class Memory(ABC):
@@ -57,62 +59,6 @@ class ResponseMemory(Memory):
         return torch.cat([past, new.unflatten(0, (-1, self.group_size))], 3).flatten(0, 1)
 
 
-class StaticMemory(Memory):
-    """Decoding, one step at a time, for rows that share prompts.
-
-    A prompt's keys are read once for its G queries, 2 to 5 times faster on a CPU than a copy a row; each row's own keys
-    and values live in buffers of fixed size, allocated once. `step` is the step that comes next, `slots` [R] a row's
-    place among the B*G; rows can be dropped by `keep`.
-    """
-
-    def __init__(self, prompt: PromptMemory, group_size: int, max_steps: int) -> None:
-        rows = len(prompt.mask) * group_size
-        key = prompt.layers[0][0]
-        self.group_size, self.step = group_size, 0
-        self.prompt = [tuple(t.transpose(-1, -2).contiguous() for t in pair) for pair in prompt.layers]  # [B, H, D, P]
-        size = (rows, key.shape[1], max_steps, key.shape[3])
-        self.own = [tuple(key.new_empty(size) for _ in "kv") for _ in self.prompt]
-        padding = torch.zeros_like(prompt.mask, dtype=torch.float32).masked_fill(~prompt.mask, -torch.inf)  # [B, P]
-        self.padding = None if bool(prompt.mask.all()) else padding[:, None, None]
-        self.slots = torch.arange(rows, device=key.device)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        end = self.step + 1
-        own_key, own_value = (buffer[:, :, :end] for buffer in self.own[layer])
-        own_key[:, :, self.step], own_value[:, :, self.step] = key[:, :, 0], value[:, :, 0]
-        prompt_key, prompt_value = self.prompt[layer]
-        query = query * query.shape[-1] ** -0.5
-        shared = self._group(query) @ prompt_key  # [B, H, G, P]
-        if self.padding is not None:
-            shared = shared + self.padding
-        scores = torch.cat([self._ungroup(shared), query @ own_key.transpose(-1, -2)], -1)  # [R, H, 1, P + end]
-        weights = scores.float().softmax(-1).to(value.dtype)
-        prompt_weights, own_weights = weights.split([prompt_key.shape[-1], end], -1)
-        seen = self._group(prompt_weights) @ prompt_value.transpose(-1, -2)
-        return self._ungroup(seen) + own_weights @ own_value
-
-    def keep(self, index: Tensor) -> None:
-        """Keep only the rows `index`, and the prompts that they need."""
-        self.own = [tuple(buffer[index] for buffer in pair) for pair in self.own]
-        slots = self.slots[index]
-        prompts, place = (slots // self.group_size).unique(return_inverse=True)
-        self.prompt = [tuple(t[prompts] for t in pair) for pair in self.prompt]
-        self.padding = None if self.padding is None else self.padding[prompts]
-        self.slots = place * self.group_size + slots % self.group_size
-
-    def _group(self, x: Tensor) -> Tensor:
-        """[R, H, 1, X] -> [B, H, G, X], 0 in the place of a dropped row."""
-        size = len(self.prompt[0][0]) * self.group_size
-        if len(x) < size:
-            x = x.new_zeros(size, *x.shape[1:]).index_copy(0, self.slots, x)
-        return x.unflatten(0, (-1, self.group_size)).squeeze(3).transpose(1, 2)
-
-    def _ungroup(self, x: Tensor) -> Tensor:
-        """[B, H, G, X] -> [R, H, 1, X]."""
-        x = x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        return x[self.slots] if len(self.slots) < len(x) else x
-
-
 class RMSNorm(nn.Module):
     """Root mean square normalisation with a gain, in float32 (arXiv 1910.07467)."""
 
@@ -121,7 +67,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, 1e-6)
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, EPSILON)
 
 
 class Block(nn.Module):
