@@ -15,10 +15,13 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.running.callbacks import StageProgress
+from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import check_trainer, launched, visible_gpus
 from lightning_paras2s.running.ranks import EndTogether, one_voice
 from lightning_paras2s.running.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+from lightning_paras2s.running.threads import say
+from lightning_paras2s.running.trainer import ShareCores, StageTrainer
 
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
 SEAM_PACKAGES = ("models", "data", "hearing", "speaking", "judging", "servers", "modules", "running")
@@ -44,6 +47,7 @@ class StageCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=RunConfig,
+                trainer_class=StageTrainer,
                 seed_everything_default=0,
                 parser_class=StageParser,
                 auto_configure_optimizers=False,
@@ -56,6 +60,7 @@ class StageCLI(LightningCLI):
         parser.add_lightning_class_args(StepSeed, "step_seed")
         parser.add_lightning_class_args(EndTogether, "end_together")
         parser.add_lightning_class_args(StageProgress, "progress")
+        parser.add_lightning_class_args(ShareCores, "share_cores")
         parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
@@ -66,6 +71,10 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        if line:
+            say(line)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
