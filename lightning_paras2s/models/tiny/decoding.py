@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling
-from lightning_paras2s.models.tiny.fused import Attend, FusedTrunk, StaticMemory, after_norm, turns, unit
+from lightning_paras2s.models.tiny.fused import Attend, FusedTrunk, StaticMemory, after_norm, unit
+from lightning_paras2s.models.tiny.transformer import turns
 
 if TYPE_CHECKING:
     from lightning_paras2s.models.tiny.lm import TinySpeechLM

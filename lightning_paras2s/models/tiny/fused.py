@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_paras2s.models.tiny.transformer import EPSILON, Block, additive
+from lightning_paras2s.models.tiny.transformer import EPSILON, Block, additive, as_complex
 
 # Takes a layer's number and its queries (scaled), keys and values, [N, 3, H, D]; returns what the queries see, [N, C].
 Attend = Callable[[int, Tensor], Tensor]
@@ -33,12 +33,9 @@ class FusedLayer(NamedTuple):
 
 
 def fuse(block: Block, dtype: torch.dtype) -> FusedLayer:
-    width, heads = block.attention_out.in_features, block.heads
-    size = width // heads
-    mixed = after_norm(block.attention_in.weight, block.attention_norm.weight).view(3, heads, size, width)
-    pairs = torch.arange(size, device=mixed.device).view(2, -1).T.flatten()  # 0, D/2, 1, D/2 + 1, ...
-    turned = mixed[:2, :, pairs]
-    mixed = torch.cat([turned[:1] * size**-0.5, turned[1:], mixed[2:]]).view(3 * width, width)
+    width = block.attention_out.in_features
+    mixed = after_norm(block.paired(), block.attention_norm.weight)
+    mixed[:width] *= (width // block.heads) ** -0.5  # the attention's scale
     mlp_in = after_norm(block.mlp_in.weight, block.mlp_norm.weight)
     rest = (block.attention_out.weight, mlp_in, block.mlp_out.weight)
     return FusedLayer(*(weight.to(dtype).t().contiguous() for weight in (mixed, *rest)))
@@ -55,13 +52,6 @@ def unit(x: Tensor) -> Tensor:
     return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
 
 
-def turns(positions: Tensor, size: int) -> Tensor:
-    """Rotary positions [R, T] as complex numbers of length 1, [R, T, 1, D/2] (arXiv 2104.09864)."""
-    frequencies = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device) / size)
-    angles = positions[..., None, None] * frequencies
-    return torch.polar(torch.ones_like(angles), angles)
-
-
 def add_product(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     """x + a @ weight, x in float32."""
     return torch.addmm(x, a, weight) if x.dtype == weight.dtype else x + a.to(weight.dtype) @ weight
@@ -75,12 +65,13 @@ class FusedTrunk:
 
     def run(self, x: Tensor, turn: Tensor, indices: range, attend: Attend) -> Tensor:
         """Layers `indices` over x [N, C] at positions `turn` [N, 1, D/2]."""
-        rows, width = x.shape
+        rows = len(x)
         for index in indices:
             layer = self.layers[index]
             mixed = (unit(x).to(self.dtype) @ layer.attention_in).float()
-            torch.view_as_complex(mixed[:, : 2 * width].view(rows, 2 * self.heads, -1, 2)).mul_(turn)
-            x = add_product(x, attend(index, mixed.view(rows, 3, self.heads, -1)), layer.attention_out)
+            mixed = mixed.view(rows, 3, self.heads, -1)
+            as_complex(mixed).mul_(turn.unsqueeze(1))
+            x = add_product(x, attend(index, mixed), layer.attention_out)
             gate, hidden = (unit(x).to(self.dtype) @ layer.mlp_in).chunk(2, -1)
             x = add_product(x, F.silu(gate).mul_(hidden), layer.mlp_out)
         return x

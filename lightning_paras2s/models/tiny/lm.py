@@ -31,7 +31,7 @@ from lightning_paras2s.models.tiny.transformer import (
     PromptMemory,
     ResponseMemory,
     RMSNorm,
-    rotary,
+    turns,
 )
 
 TEXT_BLANK, TEXT_EOS = 0, 1
@@ -205,17 +205,17 @@ class TinySpeechLM(SpeechLM):
 
         The text branch reads the first `text_steps` of the steps only, all unless told.
         """
-        cos_sin = rotary(positions, self.settings["width"] // self.heads)
+        turn = turns(positions, self.settings["width"] // self.heads)  # [R, T, 1, D/2]
         fork = self.shared_layers + self.text_layers
         for index in range(self.shared_layers):
-            x = self.layers[index](x, cos_sin, memory, index)
+            x = self.layers[index](x, turn, memory, index)
         text, audio = x[:, :text_steps], x
         if text_steps != 0:
-            text_cos_sin = tuple(t[:, :, :text_steps] for t in cos_sin)
+            text_turn = turn[:, :text_steps]
             for index in range(self.shared_layers, fork):
-                text = self.layers[index](text, text_cos_sin, memory, index)
+                text = self.layers[index](text, text_turn, memory, index)
         for index in range(fork, len(self.layers)):
-            audio = self.layers[index](audio, cos_sin, memory, index)
+            audio = self.layers[index](audio, turn, memory, index)
         return self.text_norm(text), self.audio_norm(audio)
 
     def _prefill(self, tables: Tables, prompt: Prompt) -> tuple[PromptMemory, Tensor, Tensor]:
