@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_paras2s.running import precision
-from lightning_paras2s.running.precision import best_precision, cpu_features, precision_of_run, settle
+from lightning_paras2s.running.precision import best_precision, cpu_features, mixed, precision_of_run, settle
 from lightning_paras2s.running.trainer import StageTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -100,3 +100,9 @@ def test_embedded_configs_ask_for_auto():
     trainers = {name: config.get("trainer", {}) for name, config in read.items()}
     precisions = {name: trainer["precision"] for name, trainer in trainers.items() if "precision" in trainer}
     assert len(precisions) >= 14 and set(precisions.values()) == {"auto"}
+
+
+def test_rows_of_different_precision_are_not_mixed_without_a_note():
+    runs = {name: {"machine": {"precision": value}} for name, value in (("a", "float32"), ("b", "bf16-mixed"))}
+    assert mixed(runs) == "note: rows differ in precision: a float32, b bf16-mixed"
+    assert mixed({"a": runs["a"], "c": runs["a"], "old": {}}) == ""

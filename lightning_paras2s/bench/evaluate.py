@@ -37,7 +37,9 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.running.logs import Log, check_config, record_key, recorded, safe_name, unanswered, write_summary
+from lightning_paras2s.running.precision import machine
 from lightning_paras2s.running.progress import Stages
+from lightning_paras2s.running.threads import Threads
 from lightning_paras2s.types import Evidence, Query, Response, Style, Verdict
 
 Item = TypeVar("Item")
@@ -85,6 +87,7 @@ def evaluate(
     check_options(len(systems), samples, batch_size, label_source)
     batches = shard_of(batches_of(read_queries(manifest, limit), batch_size), shard)
     index, count = shard.split("/")
+    Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     run = _Run(manifest, batches, systems, judge, log, samples, batch_size, label_source, label_swap)
     judge.locate(Path(manifest).parent, Path(output))
@@ -96,6 +99,7 @@ def evaluate(
         words = {} if audit_transcriber else {e.response_id: e.transcript for e in log.read("evidence", Evidence)}
         result["audit"] = run.score(other, Log(Path(output) / "audit", log.suffix), "audit: ", words)
     result["seconds"] = {name: round(value, 2) for name, value in run.stages.seconds.items()}
+    result["machine"] = machine()
     if count == "1":
         write_summary(Path(output) / "summary.json", result)
     return result

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.precision import mixed
 from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
@@ -33,7 +34,10 @@ def leaderboard(runs: list[str], format: str = "rich", output: str | None = None
     """
     if format not in FORMATS:
         raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
-    result = table(read_summaries(runs))
+    summaries = read_summaries(runs)
+    if note := mixed(summaries):
+        say(note)
+    result = table(summaries)
     if output is not None:
         replace_file(Path(output), render(result, format))
     elif format == "rich":

@@ -114,3 +114,11 @@ def precision_of_run(logger: Any) -> str | None:
 def machine(precision: str = "float32") -> dict[str, Any]:
     """What a result's row says about the arithmetic that made it."""
     return {"precision": precision, "cpu": cpu_features() or [platform.machine()], "torch": torch.__version__}
+
+
+def mixed(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line about summaries (by name) that were made in different precision, "" if there are none such."""
+    rows = {name: summary["machine"]["precision"] for name, summary in found.items() if "machine" in summary}
+    if len(set(rows.values())) < 2:
+        return ""
+    return "note: rows differ in precision: " + ", ".join(f"{name} {value}" for name, value in rows.items())
