@@ -1,9 +1,12 @@
 # make help lists the targets; each sets up .venv first, from the package index alone.
 SHELL := /bin/bash
+, := ,
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help demo bench speed test reproduce checksums clean
+# So that a system's Python path or user packages can't get into .venv.
+export PYTHONNOUSERSITE := 1
+.PHONY: help demo bench speed test doctor lock test-newest test-lowest reproduce checksums clean
 
 # The first Python of at least 3.11 that runs.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
@@ -17,13 +20,18 @@ help:
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
 	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
+	@echo "make doctor     what this machine and installation can do, on one screen"
+	@echo "make lock       renew requirements.lock (LOCK='torch trl': these packages; LOCK=--all: every one)"
+	@echo "make test-newest, make test-lowest   short tests on the newest and lowest versions that setup.cfg allows"
 	@echo "make reproduce  every shipped weight from nothing; go on with it after an interruption by the same command"
 	@echo "make checksums  renew checkpoints/embedded/SHA256SUMS"
 	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
+	@echo "TORCH_INDEX=URL after any of them: torch from an index of CPU builds, a fifth of the size"
 
 # A third of the steps of grpo.yaml, its learning rate falling over them; FULL=1 takes them all.
 DEMO := demo$(if $(FULL),_full)
 demo: .venv/demo.stamp
+	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
 	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version $(DEMO) \
 	  $(if $(FULL),,--trainer.max_steps 40 --model.warmup_steps 5)
@@ -49,25 +57,55 @@ speed: .venv/bench.stamp
 	$(BENCHMARK)/grpo_step.py --dtype bfloat16 --repeats 3 --json $(RESULTS)
 	$(BENCHMARK)/memory.py --figure docs/memory.png --json $(RESULTS)
 
+# Workers share no file: each takes whole test files, and pytest gives each its own temporary folder. WORKERS= runs all in one process.
+WORKERS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 test: .venv/test.stamp
 	.venv/bin/ruff check
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest $(WORKERS) $(PYTEST_ARGS)
+
+doctor: .venv/demo.stamp
+	@$(RUN) doctor
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: Python must be 3.11 or newer; got none; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "error: Python must be 3.11 or newer; got $$($(PYTHON) --version 2>&1); set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
-.venv/demo.stamp: setup.cfg pyproject.toml | .venv/bin/python
-	.venv/bin/python -m pip install --quiet -e '.[audit]'
+# $(call install,EXTRAS): exactly what requirements.lock names for them.
+install = @echo "Installing into .venv (a few minutes; log: .venv/install.log)" && \
+  .venv/bin/python .ci/install.py $(1) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
+
+.venv/demo.stamp: $(INSTALLED_FROM) | .venv/bin/python
+	$(call install,audit)
 	@touch $@
 
-.venv/test.stamp: setup.cfg pyproject.toml | .venv/bin/python
-	.venv/bin/python -m pip install --quiet -e '.[audit,test]'
+.venv/test.stamp: $(INSTALLED_FROM) | .venv/bin/python
+	$(call install,audit$(,)test)
 	@touch $@ .venv/demo.stamp
 
-.venv/bench.stamp: setup.cfg pyproject.toml | .venv/bin/python
-	.venv/bin/python -m pip install --quiet -e '.[bench]'
+.venv/bench.stamp: $(INSTALLED_FROM) | .venv/bin/python
+	$(call install,bench)
 	@touch $@
+
+# Versions. `make lock` locks what is new in setup.cfg; the two tests install what its ranges allow, beside .venv.
+.venv/lock.stamp: | .venv/bin/python
+	.venv/bin/python -m pip install --quiet uv
+	@touch $@
+
+lock: .venv/lock.stamp
+	.venv/bin/python .ci/lock.py $(LOCK)
+
+SHORT := $(addprefix tests/test_,installation.py cli.py losses.py audio.py tiny_lm.py kimi_audio.py)
+test-newest: RESOLUTION := highest
+test-lowest: RESOLUTION := lowest-direct
+test-newest test-lowest: .venv/lock.stamp
+	rm -rf .venv-$@
+	.venv/bin/python -m uv venv --quiet --seed --python .venv/bin/python .venv-$@
+	.venv/bin/python -m uv pip install --quiet --python .venv-$@/bin/python --resolution $(RESOLUTION) -e '.[audit,test]'
+	.venv-$@/bin/python -m lightning_paras2s doctor
+	.venv-$@/bin/python -m pytest $(SHORT) $(PYTEST_ARGS)
 
 # Every shipped weight from nothing (checkpoints/README.md: in which order, and how long it takes). A step that is done leaves a stamp in
 # $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
@@ -170,4 +208,4 @@ checksums:
 	cd $(WEIGHTS) && sha256sum *.safetensors *.json > .SHA256SUMS.part && mv .SHA256SUMS.part SHA256SUMS
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-test-* build dist *.egg-info

@@ -26,7 +26,8 @@ def draw(rows: list[dict], path: Path) -> Figure:
         (left, "mean", "ci95", "#3b6fb6"),
         (right, "label_swap_gain", "label_swap_gain_ci95", "#c8553d"),
     ):
-        values, ends = np.array([r[key] for r in rows]), np.array([r[bounds] for r in rows]).T
+        values = np.array([r[key] for r in rows])
+        ends = np.array([[r[key] if end is None else end for end in r[bounds]] for r in rows]).T  # none: no whisker
         error = np.abs(ends - values)
         axis.errorbar(values, at, xerr=error, fmt="o", markersize=8, capsize=4, lw=2, color=colour, label="judge")
         axis.grid(axis="x", color="#e5e7eb")

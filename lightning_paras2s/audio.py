@@ -1,7 +1,13 @@
-"""Waveforms: read, write, resample, level, silence. Everything inside the project is mono float32 in [-1, 1]."""
+"""Waveforms: read, write, resample, range, silence. Everything inside the project is mono float32 in [-1, 1].
+
+`in_range` is the only way into that range: what is beyond is scaled, so that nothing is cut off, wraps or turns its
+sign.
+"""
 
 from __future__ import annotations
 
+import functools
+import sys
 from functools import cached_property
 from math import gcd
 from pathlib import Path
@@ -15,11 +21,15 @@ from lightning_paras2s.types import Audio
 
 MAX_SECONDS = 60.0
 SILENCE_RMS = 1e-3
+# Full scales of integers, in which some programs write floating-point files; no float mix of speech is 24 dB too loud.
+INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
+LOUDEST_FLOAT = 16.0
 
 
 def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECONDS) -> Audio:
-    """Read a file as mono at `sample_rate`; stereo is averaged, other rates are resampled, clipped samples stay as
-    they are.
+    """Read a file as mono at `sample_rate`; channels are mixed (`mono`), other rates are resampled, clipped samples
+    stay as they are, and what is beyond [-1, 1] (a floating-point file) is scaled into it, with one line of warning a
+    folder.
 
     Raises:
         UserError: for a missing, empty, unreadable, non-finite or over-long file.
@@ -39,7 +49,52 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
         raise UserError(f"audio must last at most {max_seconds:g} s; got {len(samples) / rate:.1f} s in {path}; cut it")
     if not np.isfinite(samples).all():
         raise UserError(f"audio must be finite; got NaN or infinity in {path}; replace it")
-    return resample(Audio(samples.mean(1), rate), sample_rate)
+    samples, scale = in_range(samples)
+    if scale != 1:
+        _warn_scaled(path.parent, path.name, scale)
+    return resample(Audio(mono(samples), rate), sample_rate)
+
+
+def in_range(samples: np.ndarray) -> tuple[np.ndarray, float]:
+    """Samples within [-1, 1], and what they were divided by: 1 where they were so, an integer's full scale where they
+    are on it, else their peak."""
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak <= 1:
+        return samples, 1.0
+    scale = next((s for s in INTEGER_SCALES if peak <= s), peak) if peak > LOUDEST_FLOAT else peak
+    # Divided in double precision: the peak itself must not land beyond 1, nor what is tiny beside it vanish.
+    return np.clip(samples.astype(np.float64) / scale, -1, 1).astype(np.float32), scale
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Samples of any range as 16-bit integers (`in_range`, then cut towards 0): none wraps around."""
+    return (in_range(samples)[0] * 32767).astype(np.int16)
+
+
+def mono(samples: np.ndarray) -> np.ndarray:
+    """[N, channels] -> [N]: the mean of the channels, or, where that is less than half as loud as the loudest of them,
+    that channel alone: the centre of a 5.1 file, or what two channels of opposite sign would cancel."""
+    mean = samples.mean(1)
+    if samples.shape[1] == 1:
+        return mean
+    levels = [rms(channel) for channel in samples.T]
+    loudest = int(np.argmax(levels))
+    return mean if rms(mean) >= 0.499 * levels[loudest] else np.ascontiguousarray(samples[:, loudest])
+
+
+@functools.lru_cache(maxsize=1000)
+def _warned(folder: Path) -> list[str]:
+    return []
+
+
+def _warn_scaled(folder: Path, name: str, scale: float) -> None:
+    """One line for each folder, with its first file."""
+    if not _warned(folder):
+        _warned(folder).append(name)
+        print(
+            f"{folder / name} is beyond [-1, 1]: divided by {scale:g}; so is each file of {folder} that is too loud",
+            file=sys.stderr,
+        )
 
 
 class Recording(Audio):
@@ -71,23 +126,28 @@ def seconds_of(path: str | Path) -> float:
 
 
 def write_audio(path: str | Path, audio: Audio) -> None:
-    """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all."""
+    """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all; too loud samples are scaled."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    soundfile.write(
-        part, np.clip(audio.samples, -1, 1), audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16"
-    )
+    samples, scale = in_range(audio.samples)
+    if scale != 1:
+        _warn_scaled(path.parent, path.name, scale)
+    soundfile.write(part, samples, audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     part.replace(path)
 
 
 def resample(audio: Audio, sample_rate: int) -> Audio:
-    """Polyphase resampling."""
+    """Polyphase resampling; where its filter overshoots full scale, the whole is scaled back."""
     if audio.sample_rate == sample_rate:
         return audio
-    common = gcd(audio.sample_rate, sample_rate)
-    samples = resample_poly(audio.samples, sample_rate // common, audio.sample_rate // common).astype(np.float32)
-    return Audio(samples, sample_rate)
+    return Audio(in_range(at_rate(audio.samples, audio.sample_rate, sample_rate))[0], sample_rate)
+
+
+def at_rate(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
+    """Samples at another rate (Hz), of any level."""
+    common = gcd(old_rate, new_rate)
+    return resample_poly(samples, new_rate // common, old_rate // common).astype(np.float32)
 
 
 def rms(samples: np.ndarray) -> float:

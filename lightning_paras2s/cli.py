@@ -43,6 +43,7 @@ COMMANDS = {
     "plan": "lightning_paras2s.running.plan:plan",
     "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
     "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
+    "doctor": "lightning_paras2s.running.doctor:doctor",
 }
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
@@ -68,6 +69,10 @@ def dispatch(argv: list[str]) -> None:
         from lightning_paras2s.running.fit import StageCLI
 
         StageCLI(resolve_configs(argv))
+    elif name == "doctor":  # its exit code tells, and it starts without a parser of types
+        from lightning_paras2s.running.doctor import main
+
+        sys.exit(main(argv[1:]))
     elif name in COMMANDS:
         run_command(name, resolve_configs(argv[1:]))
     else:
@@ -161,5 +166,7 @@ def run_command(name: str, argv: list[str]) -> None:
     as_json, check = options.pop("json"), options.pop("check")
     result = None if check else function(**options)
     if as_json:
+        from lightning_paras2s.types import finite
+
         record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
-        print(json.dumps({} if record is None else record, ensure_ascii=False))
+        print(json.dumps({} if record is None else finite(record), ensure_ascii=False, allow_nan=False))

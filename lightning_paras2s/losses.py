@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,35 +15,41 @@ from torch import Tensor
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 
-SCALES = ("std", "none")
-NORMALIZERS = ("response", "token", "constant")
+Scale = Literal["std", "none"]
+Normalizer = Literal["response", "token", "constant"]
+Ratio = Literal["joint", "stream", "sequence"]
+Kl = Literal["k1", "k2", "k3"]
 MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and would overflow
 
 
 @dataclass(frozen=True)
 class PerStream:
-    """One number for each stream."""
+    """One number for each stream; neither has a default, or one that is not named would be set in silence."""
 
-    text: float = 1.0
-    audio: float = 1.0
+    text: float
+    audio: float
 
     def tensor(self, like: Tensor) -> Tensor:
         """[S, 1], to multiply [R, S, T]."""
         return like.new_tensor([[self.text], [self.audio]])
 
 
+EVEN = PerStream(1.0, 1.0)
+
+
 class GRPOLoss(NamedTuple):
     """`loss` has gradient and adds up over micro-batches; the rest are this micro-batch's means, for logging.
 
     Attributes:
-        kl_text, kl_audio: the chosen estimator of KL(policy || reference), a mean over the stream's actions, nats.
+        kl_text, kl_audio: the chosen estimator of KL(policy || reference), a mean over the stream's actions, nats; None
+            without a reference.
         clip_low, clip_high: share of steps whose ratio was clipped below (advantage < 0) and above (advantage > 0).
         ratio: mean of policy / sampler.
     """
 
     loss: Tensor
-    kl_text: Tensor
-    kl_audio: Tensor
+    kl_text: Tensor | None
+    kl_audio: Tensor | None
     clip_low: Tensor
     clip_high: Tensor
     ratio: Tensor
@@ -65,7 +71,7 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     return kept.sum(dim) / mask.sum(dim).clamp(min=1)
 
 
-def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: float = 1e-4) -> Tensor:
+def group_advantages(rewards: Tensor, group_size: int, scale: Scale = "std", eps: float = 1e-4) -> Tensor:
     """Standardise rewards within each group of responses to one query (DeepSeekMath, arXiv 2402.03300, section 4.1).
 
     Unscored responses (NaN) take no part in their group's mean and standard deviation, and get advantage 0. A group
@@ -86,7 +92,7 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: 
     """
     if rewards.numel() % group_size:
         raise ValueError(f"group_size must divide the number of rewards; got {group_size} and {rewards.numel()}")
-    check_choice("scale", scale, SCALES)
+    check_choice("scale", scale, get_args(Scale))
     groups = rewards.detach().float().view(-1, group_size)  # [B, G]
     scored = groups.isfinite()
     centred = torch.where(scored, groups - masked_mean(groups, scored, 1).unsqueeze(1), 0)
@@ -99,22 +105,24 @@ def group_advantages(rewards: Tensor, group_size: int, scale: str = "std", eps: 
     return torch.where(highest > lowest, centred, 0).flatten()
 
 
-def loss_denominator(actions: Tensor, normalizer: str = "response", max_steps: int = 1) -> Tensor:
+def loss_denominator(actions: Tensor, normalizer: Normalizer = "response", max_steps: int = 1) -> Tensor:
     """What the sum over a *global* batch is divided by; micro-batches (and ranks) then add up to the whole.
 
     actions [R, S, T] -> the number of responses ("response": paper Eq. 3), of steps ("token": DAPO, arXiv 2503.14476),
-    or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783).
+    or of responses times `max_steps` ("constant": Dr. GRPO, arXiv 2503.20783). A response without an action takes no
+    part: unscored ones, whose actions do not count, would else make the gradient of the scored ones smaller by the
+    share of a group that a judge failed on. Nothing there is 0.
     """
-    check_choice("normalizer", normalizer, NORMALIZERS)
+    check_choice("normalizer", normalizer, get_args(Normalizer))
     if normalizer == "token":
-        return actions.any(1).sum().clamp(min=1).float()
-    return actions.new_tensor(len(actions) * (max_steps if normalizer == "constant" else 1), dtype=torch.float32)
+        return actions.any(1).sum().float()
+    return actions.any(1).any(1).sum().float() * (max_steps if normalizer == "constant" else 1)
 
 
 def grpo_loss(
     logps: Tensor,
     old_logps: Tensor,
-    ref_logps: Tensor,
+    ref_logps: Tensor | None,
     advantages: Tensor,
     actions: Tensor,
     *,
@@ -122,11 +130,11 @@ def grpo_loss(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     beta: float | PerStream = 0.2,
-    ratio: str = "joint",
-    normalizer: str = "response",
-    kl: str = "k3",
+    ratio: Ratio = "joint",
+    normalizer: Normalizer = "response",
+    kl: Kl = "k3",
     unbiased_kl: bool = False,
-    weights: PerStream = PerStream(),
+    weights: PerStream = EVEN,
 ) -> GRPOLoss:
     """The negative of the paper's objective (Eq. 3), with its KL term (Eq. 4).
 
@@ -135,7 +143,7 @@ def grpo_loss(
     (appendix A.6); it prints no clip, 0.2 is PPO's (arXiv 1707.06347).
 
     Args:
-        logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference.
+        logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference; None = no reference, beta 0.
         advantages: [R]; actions: [R, S, T], bool.
         denominator: `loss_denominator` of the global batch, of which this may be a part.
         beta: weight of the KL of the pair, or of each stream's own (whose sum is the pair's KL in expectation, with
@@ -157,19 +165,22 @@ def grpo_loss(
     policy = -torch.minimum(ratios * advantage, clipped * advantage)
     per_step = torch.where(mask, policy * scale, 0).sum(1)  # [R, T]
 
-    kl_streams = kl_estimate(logps, ref_logps, old_logps, actions, kl, unbiased_kl)  # [R, S, T]
-    if isinstance(beta, PerStream):
-        per_step = per_step + (kl_streams * beta.tensor(logps)).sum(1)
-    elif beta:
-        pair = (torch.where(actions, t, 0).sum(1) for t in (logps, ref_logps, old_logps))  # [R, T] each
-        per_step = per_step + beta * kl_estimate(*pair, steps, kl, unbiased_kl)
+    kl_streams = None
+    if ref_logps is not None:
+        kl_streams = kl_estimate(logps, ref_logps, old_logps, actions, kl, unbiased_kl)  # [R, S, T]
+        if isinstance(beta, PerStream):
+            per_step = per_step + (kl_streams * beta.tensor(logps)).sum(1)
+        elif beta:
+            pair = (torch.where(actions, t, 0).sum(1) for t in (logps, ref_logps, old_logps))  # [R, T] each
+            per_step = per_step + beta * kl_estimate(*pair, steps, kl, unbiased_kl)
 
     share = steps / (steps.sum(1, keepdim=True).clamp(min=1) if normalizer == "response" else 1)
     loss = (per_step * share).sum() / denominator
     with torch.no_grad():
         low = masked_mean(((ratios < 1 - clip_low) & (advantage < 0)).float(), mask)
         high = masked_mean(((ratios > 1 + clip_high) & (advantage > 0)).float(), mask)
-        kls = (masked_mean(kl_streams[:, s], actions[:, s]) for s in (TEXT, AUDIO))
+        found = kl_streams is not None
+        kls = [masked_mean(kl_streams[:, s], actions[:, s]) if found else None for s in (TEXT, AUDIO)]
         return GRPOLoss(loss, *kls, low, high, masked_mean(ratios, mask))
 
 
@@ -211,7 +222,7 @@ def kl_estimate(
     return (weight * value).detach() + slope * (score - score.detach())
 
 
-def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), counts: Tensor | None = None) -> SFTLoss:
+def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: Tensor | None = None) -> SFTLoss:
     """Next-token cross-entropy of demonstrations (paper, section 4.1), a mean over each stream's actions.
 
     Padding and forced tokens take no part: with them the text stream would mostly learn its blanks.
@@ -228,9 +239,9 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = PerStream(), c
 
 def check_objective(ratio: str, normalizer: str, kl: str, scale: str = "std") -> None:
     """Raises UserError for an option that the loss or the advantages do not know, before a rollout is spent on it."""
-    options = {"ratio": (ratio, RATIOS), "normalizer": (normalizer, NORMALIZERS), "kl": (kl, KL_ESTIMATORS)}
-    for name, (value, choices) in {**options, "scale": (scale, SCALES)}.items():
-        check_choice(name, value, choices)
+    options = {"ratio": (ratio, Ratio), "normalizer": (normalizer, Normalizer), "kl": (kl, Kl), "scale": (scale, Scale)}
+    for name, (value, choices) in options.items():
+        check_choice(name, value, get_args(choices))
 
 
 def check_choice(name: str, value: str, choices) -> None:

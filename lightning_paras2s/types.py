@@ -10,8 +10,10 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -109,7 +111,33 @@ class Response:
 
     @property
     def id(self) -> str:
-        return f"{self.system}/{self.query_id}/{self.sample}"
+        return response_id(self.system, self.query_id, self.sample)
+
+
+class Answered(NamedTuple):
+    """What a response's id says: who answered which query, for which time."""
+
+    system: str
+    query_id: str
+    sample: int
+
+
+def response_id(system: str, query_id: str, sample: int) -> str:
+    """SYSTEM/QUERY/SAMPLE; a slash in a system's name is written %2F, one in a query's id stays."""
+    return f"{system.replace('%', '%25').replace('/', '%2F')}/{query_id}/{sample}"
+
+
+def answered(response: str) -> Answered:
+    """The parts of a response's id.
+
+    Raises:
+        UserError: if it is none.
+    """
+    system, _, rest = response.partition("/")
+    query_id, _, sample = rest.rpartition("/")
+    if not (system and query_id and sample.isdigit()):
+        raise UserError(f"a response's id must be SYSTEM/QUERY/SAMPLE; got {response!r}")
+    return Answered(system.replace("%2F", "/").replace("%25", "%"), query_id, int(sample))
 
 
 @dataclass(frozen=True)
@@ -171,8 +199,8 @@ def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
     """Read records, one JSON object a line.
 
     Raises:
-        UserError: naming file and line for a line that is not JSON, lacks a field, has an unknown field, or repeats an
-            id.
+        UserError: naming file and line for a line that is not JSON, lacks a field, has an unknown field or one of
+            another type, or repeats an id.
     """
     return list(iter_jsonl(path, record))
 
@@ -185,50 +213,95 @@ def iter_jsonl(path: str | Path, record: type[Record], skip_half_line: bool = Fa
         raise UserError(
             f"{path} must be an existing JSON-lines file of {record.__name__.lower()} records; check the path"
         )
-    names = {f.name: f for f in dataclasses.fields(record)}
-    required = {
-        n for n, f in names.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
     seen: dict[str, int] = {}
     with path.open("rb") as lines:
         for number, raw in enumerate(lines, 1):
             if not raw.strip() or (skip_half_line and not raw.endswith(b"\n")):
                 continue
-            where = f"{path}:{number}"
-            try:
-                values = json.loads(raw)
-            except ValueError as error:  # also bytes that are no text
-                line = raw.decode("utf-8", errors="replace").strip()
-                raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
-            missing, unknown = sorted(required - values.keys()), sorted(values.keys() - names.keys())
-            if missing:
-                raise UserError(
-                    f"{where}: a {record.__name__.lower()} must have {', '.join(missing)}; add the missing field"
-                )
-            if unknown:
-                raise UserError(
-                    f"{where}: unknown field {', '.join(unknown)}; a {record.__name__.lower()} has {', '.join(names)}"
-                )
-            item = record(**values)
+            item = _record(raw, record, f"{path}:{number}")
             if isinstance(item, Query | Response):
                 if item.id in seen:
                     raise UserError(
-                        f"{where}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique"
+                        f"{path}:{number}: id {item.id!r} was already used on line {seen[item.id]}; ids must be unique"
                     )
                 seen[item.id] = number
-            if isinstance(item, Query):
-                try:
-                    item.style  # noqa: B018  refuses what is no style
-                except UserError as error:
-                    raise UserError(f"{where}: {error}") from None
             yield item
+
+
+def _record(raw: bytes, record: type[Record], where: str) -> Record:
+    """One line's record, each field of its type."""
+    try:
+        values = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and nesting without end
+        line = raw[:400].decode("utf-8", errors="replace").strip()
+        raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
+    kind, fields = record.__name__.lower(), _fields(record)
+    missing = sorted(name for name, (required, _) in fields.items() if required and name not in values)
+    unknown = sorted(values.keys() - fields.keys())
+    if missing:
+        raise UserError(f"{where}: a {kind} must have {', '.join(missing)}; add the missing field")
+    if unknown:
+        raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {kind} has {', '.join(fields)}")
+    for name, value in values.items():
+        wanted = fields[name][1]
+        if not any(_fits(value, option) for option in wanted.split(" | ")):
+            raise UserError(f"{where}: a {kind}'s {name} must be {_in_words(wanted)}; got {value!r:.60}; mend the line")
+    item = record(**values)
+    if isinstance(item, Query):
+        try:
+            item.style  # noqa: B018  refuses what is no style
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return item
+
+
+@lru_cache
+def _fields(record: type) -> dict[str, tuple[bool, str]]:
+    """A record's fields: is it required, and its type as it is written in the class."""
+    none = dataclasses.MISSING
+    return {f.name: (f.default is none and f.default_factory is none, f.type) for f in dataclasses.fields(record)}
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Is a JSON value of a type (str, int, float, None, dict[str, ...]; any other type is the reader's to check)?"""
+    if kind == "str":
+        return isinstance(value, str) and is_text(value)
+    if kind in ("int", "float"):
+        number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+        return number and abs(value) < 1e300 and isfinite(value)
+    if kind.startswith("dict[str, "):
+        inner = kind.removeprefix("dict[str, ").removesuffix("]")
+        return isinstance(value, dict) and all(is_text(k) and _fits(v, inner) for k, v in value.items())
+    if kind.startswith(("tuple[str, ", "list[str")):
+        return isinstance(value, list) and all(_fits(inner, "str") for inner in value)
+    return value is None if kind == "None" else True
+
+
+def is_text(value: str) -> bool:
+    """Half of a surrogate pair is a string in JSON, but no text that could be written."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _in_words(kind: str) -> str:
+    names = {"str": "a text", "int": "a whole number", "float": "a finite number", "None": "null"}
+    names |= {"dict[str, str]": "an object of texts", "dict[str, float]": "an object of finite numbers"}
+    return " or ".join(names.get(option, option) for option in kind.split(" | "))
+
+
+def finite(value: Any) -> Any:
+    """A JSON value without NaN and infinity, which JSON lacks: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def to_json(item: Any) -> str:
     """One JSON line for a record (no trailing newline)."""
-    return json.dumps(dataclasses.asdict(item), ensure_ascii=False)
+    return json.dumps(finite(dataclasses.asdict(item)), ensure_ascii=False, allow_nan=False)
 
 
 def append_jsonl(path: str | Path, items: list[Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging.rubric import plain_words
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.speaking.synthesizers import Synthesizer
 from lightning_paras2s.types import STYLES, TONES, Audio, Query, Style, to_json
 

@@ -21,8 +21,9 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Prompt, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.running.checkpoints import RunCheckpoint, last_checkpoint
 from lightning_paras2s.running.ranks import EndTogether
-from lightning_paras2s.running.runs import ResumableLoader, RunCheckpoint, RunLogger, StepSeed, last_checkpoint
+from lightning_paras2s.running.runs import ResumableLoader, RunLogger, StepSeed
 
 HEAVY = ("lightning_paras2s.running.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")
 HEAVY += ("torch.distributed.checkpoint.state_dict", "torch.utils.tensorboard", "lightning.pytorch.strategies")

@@ -7,8 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.signal import resample_poly
 
-from lightning_paras2s.audio import is_silent, read_audio, resample, rms, silence_fraction, write_audio
+from lightning_paras2s.audio import (
+    in_range,
+    is_silent,
+    mono,
+    read_audio,
+    resample,
+    rms,
+    silence_fraction,
+    to_int16,
+    write_audio,
+)
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio
 
@@ -47,8 +61,68 @@ def test_read_averages_when_stereo(tmp_path):
     left = tone(16_000)
     both = read_audio(write(tmp_path / "a.wav", np.stack([left, 0 * left], 1), 16_000), 16_000)
     assert np.abs(both.samples - left / 2).max() < 2 / 32768  # one step of 16 bits
+
+
+def test_read_keeps_the_loudest_channel_when_the_mean_would_lose_it(tmp_path):
+    """Channels of opposite sign cancelled, and a quiet centre of 5.1 (RMS .0035, a sixth of it below -60 dBFS) was
+    silent."""
+    left = tone(16_000)
     opposite = read_audio(write(tmp_path / "b.wav", np.stack([left, -left], 1), 16_000), 16_000)
-    assert rms(opposite.samples) < 2 / 32768
+    assert np.abs(opposite.samples - left).max() < 2 / 32768
+    surround = np.zeros((8_000, 6), np.float32)
+    surround[:, 2] = tone(16_000, level=0.005)
+    centre = read_audio(write(tmp_path / "c.wav", surround, 16_000), 16_000)
+    assert not is_silent(centre) and np.abs(centre.samples - surround[:, 2]).max() < 2 / 32768
+    hall = 0.3 * np.random.default_rng(0).standard_normal((8_000, 2)).astype(np.float32)  # the mean is .7 as loud
+    assert np.array_equal(mono(hall), hall.mean(1))
+
+
+@pytest.mark.parametrize("scale", [2**15, 2**23, 2**31])
+def test_read_scales_a_float_file_on_an_integer_scale_with_one_line_a_folder(tmp_path, capsys, scale):
+    """A peak of 18,944 was cut to a square wave at 1."""
+    for name in "ab":
+        write(tmp_path / f"{name}.wav", tone(16_000) * scale, 16_000, "FLOAT")
+        assert np.abs(read_audio(tmp_path / f"{name}.wav", 16_000).samples - tone(16_000)).max() < 1e-6
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and str(tmp_path / "a.wav") in said[0] and f"divided by {scale:g}" in said[0]
+
+
+@pytest.mark.parametrize("peak", [1.02, 3.0])
+def test_read_scales_a_loud_float_file_by_its_peak(tmp_path, capsys, peak):
+    loud = tone(16_000, level=peak)
+    heard = read_audio(write(tmp_path / "a.wav", loud, 16_000, "FLOAT"), 16_000).samples
+    assert np.abs(heard - loud / np.abs(loud).max()).max() < 1e-6 and "a.wav" in capsys.readouterr().err
+
+
+def test_read_says_nothing_when_the_file_is_in_range(tmp_path, capsys):
+    read_audio(write(tmp_path / "a.wav", tone(16_000, level=1.0), 16_000), 16_000)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_square_wave_at_full_scale_does_not_overshoot_when_resampled():
+    """The filter's ripple took 48 kHz at full scale to 1.1 and more, which wrapped around as 16-bit integers."""
+    square = np.sign(tone(48_000))
+    assert np.abs(resample_poly(square, 1, 3)).max() > 1.02
+    heard = resample(Audio(square, 48_000), 16_000).samples
+    assert np.abs(heard).max() <= 1
+    strong = np.abs(heard) > 0.5
+    assert (np.sign(to_int16(heard)) == np.sign(heard))[strong].all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    arrays(np.float32, st.integers(1, 300), elements=st.floats(-1, 1, width=32)),
+    st.sampled_from([1.0, 1.3, 20.0, 18_944.0, 2.0**15, 2.0**23, 2.0**31, 3e38]),
+    st.sampled_from([8_000, 16_000, 22_050, 48_000]),
+)
+def test_any_float_audio_ends_in_range_without_sign_flips(samples, level, rate):
+    loud = samples * np.float32(level)
+    scaled, scale = in_range(loud)
+    assert scaled.dtype == np.float32 and np.abs(scaled).max() <= 1 and scale >= 1
+    assert (scaled * loud >= 0).all()  # no sign turns
+    assert np.abs(scaled - loud.astype(np.float64) / scale).max() < 1e-6  # and nothing but the level changes
+    assert (to_int16(loud).astype(np.float64) * loud >= 0).all()
+    assert np.abs(resample(Audio(scaled, rate), 16_000).samples).max(initial=0) <= 1
 
 
 def test_read_keeps_the_samples_when_clipped(tmp_path):
@@ -102,10 +176,10 @@ def test_read_fails_with_one_line_when_the_file_is_bad(tmp_path, kind, must):
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_write_gives_the_samples_back_and_leaves_no_part(tmp_path, suffix):
-    samples = tone(16_000) * 3  # beyond full scale: clipped, not wrapped
+    samples = tone(16_000) * 3  # beyond full scale: scaled, neither wrapped nor cut
     path = tmp_path / "new" / f"a{suffix}"
     write_audio(path, Audio(samples, 16_000))
-    assert np.abs(read_audio(path, 16_000).samples - np.clip(samples, -1, 1)).max() < 2 / 32768
+    assert np.abs(read_audio(path, 16_000).samples - samples / np.abs(samples).max()).max() < 2 / 32768
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 

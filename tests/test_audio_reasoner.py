@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2AudioConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
+from tiny_models import write_reasoner
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.errors import UserError
@@ -23,7 +16,6 @@ from lightning_paras2s.judging.judges import LLMJudge
 from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import Audio, Query, Response
 
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
 THOUGHT = "<THINK><PLANNING>Listen.</PLANNING><CAPTION>A voice.</CAPTION><REASONING>Slow.</REASONING></THINK>"
 
 
@@ -56,21 +48,8 @@ def test_the_prompt_is_blind_to_content_and_holds_one_recording():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny Qwen2-Audio with a byte-level tokenizer, saved as the release is."""
-    path = tmp_path_factory.mktemp("reasoner")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=SPECIAL[0], eos_token=SPECIAL[2])
-    tokenizer.add_special_tokens({"additional_special_tokens": [SPECIAL[1], *SPECIAL[3:]]})
-    sizes = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16}
-    text = {"model_type": "qwen2", "vocab_size": 264, "hidden_size": 16, "intermediate_size": 32}
-    text |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.5}
-    audio = {"model_type": "qwen2_audio_encoder", "initializer_range": 0.5, **sizes}
-    torch.manual_seed(0)
-    mark = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    config = Qwen2AudioConfig(audio_config=audio, text_config=text, audio_token_index=mark)
-    Qwen2AudioForConditionalGeneration(config).save_pretrained(path)
-    Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), tokenizer).save_pretrained(path)
+    path = tmp_path_factory.mktemp("reasoner") / "Audio-Reasoner"
+    write_reasoner(path)
     return str(path)
 
 

@@ -16,9 +16,9 @@ from lightning_paras2s.bench.summary import Judged, judged, summarise
 from lightning_paras2s.bench.systems.base import Answer, CascadeSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge
-from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")

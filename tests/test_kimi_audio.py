@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.attention import KeyValueCache, positions_of
+from lightning_paras2s.models.kimi.attention import positions_of
+from lightning_paras2s.models.kimi.cache import KeyValueCache
 from lightning_paras2s.models.kimi.config import KimiConfig
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.lora import adapters_off
@@ -103,7 +104,7 @@ def test_cached_decode_equals_released_code_when_fed_one_position_at_a_time(atte
     text, audio = (torch.cat(s, 1) for s in zip(*states))
     assert (model.lm_head(text) - case["text_logits"]).abs().max() <= TOLERANCE
     assert (model.mimo_output(audio) - case["audio_logits"]).abs().max() <= TOLERANCE
-    assert [list(k.shape) for k in cache.keys] == case["cache_shapes"]
+    assert [list(k.shape) for k in (layer.keys for layer in cache.layers)] == case["cache_shapes"]
 
 
 def test_positions_count_real_tokens_when_left_padded():

@@ -55,7 +55,9 @@ def test_steps_are_the_same_operations_and_ask_the_host_for_nothing(model):
     with torch.no_grad():
         rollout = KimiRollout(model, prompt(), SAMPLING, sampling_noise(0, 0, 6, 7), 3)
     with torch.no_grad(), one_query(model.model):
-        places = [t.data_ptr() for t in (*rollout.states, rollout.tokens, *rollout.cache.keys)]
+        places = [
+            t.data_ptr() for t in (*rollout.states, rollout.tokens, *(layer.keys for layer in rollout.cache.layers))
+        ]
         steps = []
         for _ in range(3):
             with Operations() as seen:
@@ -64,7 +66,9 @@ def test_steps_are_the_same_operations_and_ask_the_host_for_nothing(model):
     assert steps[0] == steps[1] == steps[2] and len(steps[0]) > 100
     names = {name for name, _ in steps[0]}
     assert not names & {"aten._local_scalar_dense.default", "aten.nonzero.default", "aten.is_nonzero.default"}
-    assert places == [t.data_ptr() for t in (*rollout.states, rollout.tokens, *rollout.cache.keys)]
+    assert places == [
+        t.data_ptr() for t in (*rollout.states, rollout.tokens, *(layer.keys for layer in rollout.cache.layers))
+    ]
 
 
 def test_attention_of_one_query_equals_the_stock_one():

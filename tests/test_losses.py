@@ -8,6 +8,7 @@ import torch
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import (
+    EVEN,
     PerStream,
     group_advantages,
     grpo_loss,
@@ -202,12 +203,12 @@ def test_unscored_responses_never_move_the_policy():
 def test_stream_weights_scale_each_streams_policy_gradient():
     policy, _, reference, advantages, actions = make_batch()
     gradients = {}
-    for weights in (PerStream(), PerStream(2.0, 0.0)):
+    for weights in (EVEN, PerStream(2.0, 0.0)):
         out = grpo_loss(
             policy, policy.detach(), reference, advantages, actions, denominator=6, beta=0.0, weights=weights
         )
         gradients[weights] = torch.autograd.grad(out.loss, policy)[0]
-    torch.testing.assert_close(gradients[PerStream(2.0, 0.0)][:, 0], 2 * gradients[PerStream()][:, 0])
+    torch.testing.assert_close(gradients[PerStream(2.0, 0.0)][:, 0], 2 * gradients[EVEN][:, 0])
     assert not gradients[PerStream(2.0, 0.0)][:, 1].any()
 
 

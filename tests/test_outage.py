@@ -19,8 +19,8 @@ from lightning_paras2s.bench.queries.scripts import read_scripts
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.judges import LLMJudge
-from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.running.logs import Log, half_line, unanswered
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
@@ -259,9 +259,7 @@ def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
     ears, options = spoken_scripts(mined, tmp_path, 3)
     with pytest.raises(UserError, match="must hold responses of some system to be scored again; got none"):
         evaluate(**options, systems={}, judge=LLMJudge(Says("The score is 3")), rescore=True)
-    evaluate(
-        **options, systems={"a": ToplineSystem(BeepSynthesizer(ears))}, judge=LLMJudge(Says("The score is 3"))
-    )
+    evaluate(**options, systems={"a": ToplineSystem(BeepSynthesizer(ears))}, judge=LLMJudge(Says("The score is 3")))
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.jsonl") if p.name[0] in "re"}
     other = Says("The score is 5")
     other.name = "other"
@@ -269,7 +267,7 @@ def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
     assert again["systems"]["a"]["overall"]["mean"] == 5 and other.count == 6 * 3 * 2  # verdicts and swaps
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.jsonl") if p.name[0] in "re"} == before
     judges = Counter(v.judge for v in read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict))
-    assert judges == {"llm-rubric-1/says": 6, "llm-rubric-1/other": 18}  # the old verdicts stay
+    assert judges == {"llm-rubric-2/says": 6, "llm-rubric-2/other": 18}  # the old verdicts stay
     with pytest.raises(UserError, match="must hold responses of b to be scored again; got a"):
         evaluate(**options, systems={"b": None}, judge=LLMJudge(other), rescore=True)
 

@@ -48,10 +48,8 @@ def write_queries(folder: Path, file: str, count: int, split: str = "train") -> 
     (folder / file).write_text("".join(rows))
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("lab")
-    write_models(folder / "models")
+def write_lab(folder: Path) -> None:
+    """The data of all steps, and what of the repository they name."""
     (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     (folder / "configs").symlink_to(ROOT / "configs")
     for part in ("demonstrations", "preferences", "queries"):
@@ -64,6 +62,13 @@ def lab(tmp_path_factory) -> Path:
     names = [f"train{i}" for i in range(8)] + [f"val{i}" for i in range(2)]
     rows = [{"query_id": n, "system": "demo", "audio": "answer.wav", "text": "oh no"} for n in names]
     (demonstrations / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    write_models(folder / "models")
+    write_lab(folder)
     with pytest.MonkeyPatch.context() as patch:
         # a byte is a token to the tiny reward model, and the real guideline is 5,000 bytes
         patch.setattr(qwen_omni, "GUIDELINE", "Fit?")

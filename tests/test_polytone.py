@@ -12,7 +12,7 @@ import torch
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
-from lightning_paras2s.data.embedded import subjects, text_queries, words
+from lightning_paras2s.data.embedded import subjects, text_queries
 from lightning_paras2s.data.suggestive import (
     LABELS,
     PROBE,
@@ -35,6 +35,7 @@ from lightning_paras2s.hearing.polytone import (
     word_bucket,
 )
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
+from lightning_paras2s.hearing.words import plain_words as words
 from lightning_paras2s.modules.analyzers import (
     Labelled,
     ManifestStyles,

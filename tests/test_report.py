@@ -22,9 +22,9 @@ from lightning_paras2s.bench.report import encode, in_script, report
 from lightning_paras2s.bench.systems.base import CascadeSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge
-from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.types import Audio
 
 

@@ -15,7 +15,8 @@ from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.rewards import ScorerReward, word_error_rate
+from lightning_paras2s.hearing.words import word_error_rate
+from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.reward import RewardModule, agreement, factor_loss, score_loss

@@ -18,17 +18,8 @@ from safetensors.torch import load_file
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
 from lightning_paras2s.modules.rollouts import Rollout, cut
-from lightning_paras2s.running.runs import (
-    ResumableLoader,
-    RunLogger,
-    StepSeed,
-    checkpoints,
-    generators,
-    last_checkpoint,
-    publish,
-    remove,
-    set_generators,
-)
+from lightning_paras2s.running.checkpoints import checkpoints, last_checkpoint, publish, remove
+from lightning_paras2s.running.runs import ResumableLoader, RunLogger, StepSeed, generators, set_generators
 
 TESTS = Path(__file__).parent
 STAGES = {

@@ -14,10 +14,11 @@ import pytest
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.scripts import load_scripts, pair_voices, plan
-from lightning_paras2s.bench.queries.synthesize import synthesize, wer
+from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Voice
 from lightning_paras2s.types import FACTORS, Audio, Query, Style, read_jsonl
@@ -128,8 +129,9 @@ def test_plan_labels_the_speaker_when_the_factor_is_sarcasm():
 
 
 def test_wer_counts_word_errors_when_words_are_missing():
-    assert wer("The train home leaves in five minutes.", "the train home leaves in minutes") == pytest.approx(1 / 7)
-    assert wer("", "hello") == 1.0 and wer("", "") == 0.0
+    heard = "the train home leaves in minutes"
+    assert word_error_rate("The train home leaves in five minutes.", heard) == pytest.approx(1 / 7)
+    assert word_error_rate("", "hello") == 1.0 and word_error_rate("", "") == 0.0
 
 
 class FlakySynthesizer(RemoteSynthesizer):

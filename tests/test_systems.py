@@ -19,8 +19,9 @@ from lightning_paras2s.bench.systems.base import (
 from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import texts
-from lightning_paras2s.judging.rubric import BEST_TONES, plain_words
+from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.types import Audio, Query, Response, Style, append_jsonl
 

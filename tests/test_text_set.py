@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from lightning_paras2s.bench.queries.duplicates import first_of_each, near_duplicates
-from lightning_paras2s.data.embedded import lexicon, reply_frames, text_queries, words
+from lightning_paras2s.data.embedded import lexicon, reply_frames, text_queries
+from lightning_paras2s.hearing.words import plain_words as words
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES
 

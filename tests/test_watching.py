@@ -86,13 +86,13 @@ class Recited:
 
 
 def test_probe_on_four_answers_worked_out_by_hand():
-    """Word errors against "yes": 0 of 1, 1 of 1, 1 of 2, and 1 where no word was written; queries alternate sincere and
-    sarcastic; the last answer is silence, which this judge does not score."""
+    """Word errors against "yes": 0 of 1, 1 of 1, 1 of 2; queries alternate sincere and sarcastic; the last answer is
+    silence, which has no word error rate, as in `evaluate`, and which this judge does not score."""
     parts = {"policy": Recited(), "tokenizer": ToyTokenizer(), "vocabulary": ToyVocab()}
     module = SimpleNamespace(**parts, sampling=Sampling(), device=torch.device("cpu"))
     found = probe().measure(module, ToyData(labelled=False).collate([0, 1, 2, 3]))
     expected = {"judge": (5 + 1 + 5) / 3, "judge_unscored": 0.25, "audit": 3.0, "audit_unscored": 0.25}
-    expected |= {"wer": (0 + 1 + 0.5 + 1) / 4, "silence_fraction": 0.25, "eos_rate/text": 1.0, "eos_rate/audio": 1.0}
+    expected |= {"wer": (0 + 1 + 0.5) / 3, "silence_fraction": 0.25, "eos_rate/text": 1.0, "eos_rate/audio": 1.0}
     expected |= {"length/text": (2 + 2 + 3 + 1) / 4, "length/audio": 13.0}
     assert found == pytest.approx(expected)
 

@@ -1,14 +1,14 @@
 """`headline`: does GRPO beat the SFT that it started from? The figures of one experiment's evaluations, one a seed.
 
-Every figure is a macro average over the factors. Its 95 % interval is a two-way bootstrap: contrast pairs are drawn
-within their factor, and seeds among seeds, since both were drawn when the experiment was done; systems share the draws,
-so that ratios and differences are paired. p values are of the paired permutation test over contrast pairs, seeds
-averaged first (`statistics.sign_flip_test`).
+Every figure is a macro average over the factors. Its 95 % interval counts contrast pairs and seeds as drawn
+(`bench/seeds.py`); ratios and differences are paired. p values are of the paired permutation test over contrast pairs,
+seeds averaged first (`statistics.macro_sign_flip_test`).
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench import statistics
+from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
-from lightning_paras2s.bench.summary import Judged, judged, rounded, scores_of
+from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts
+from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import Evidence, Query, Response, Verdict
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
 
-REPEATS = 4000
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples")
 ROW = ("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer")
@@ -32,21 +33,14 @@ METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds
 
 
 class Evaluation(NamedTuple):
-    """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean."""
+    """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
+    answer of every system, as of seed 0."""
 
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
     summary: dict[str, Any]
     config_sha: dict[str, str]
-
-
-class Draws(NamedTuple):
-    """How often each seed [R, S] and each pair [R, P] is drawn; row 0 is once each, the estimate itself."""
-
-    seeds: NDArray
-    pairs: NDArray
-    pair_of: NDArray  # [Q]
-    factor_of: NDArray  # [P]
+    items: list[Item]
 
 
 def headline(
@@ -57,6 +51,7 @@ def headline(
     full: str = "sft",
     topline: str = "topline",
     rows: str | None = None,
+    items: str | None = None,
 ) -> dict[str, Any]:
     """Print what several seeds of one experiment show, as JSON with --json.
 
@@ -66,6 +61,8 @@ def headline(
         grpo: name of the system that it became.
         base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
+        items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
+            systems and seeds are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
@@ -73,20 +70,21 @@ def headline(
     queries = read_queries(found[0].summary["manifest"], None)
     check_same(runs, found, (sft, grpo))
     names = [n for n in (base, sft, full, grpo, topline) if all(n in e.values for e in found)]
-    draws = draw(queries, len(found))
-    means = {n: {m: macro_means(stack(found, n, m), draws) for m in METRICS} for n in names}
-    result = {"runs": list(runs), "seeds": len(found), "n": len(queries), "pairs": len(draws.factor_of)}
-    result["systems"] = {n: system_figures(found, n, means[n]) for n in names}
-    result["gain"] = gain(found, queries, means, grpo, sft)
+    design = design_of(queries)
+    result = {"runs": list(runs), "seeds": len(found), "n": len(queries), "pairs": len(design.factor_of)}
+    result["systems"] = {n: system_figures(found, n, design) for n in names}
+    result["gain"] = gain(found, queries, design, grpo, sft)
     if full in names:
-        result["against_all_demonstrations"] = difference(found, queries, means, grpo, full, "score")
-    result["audit_order"] = audit_order(means, [n for n in (base, sft, grpo, topline) if n in names])
-    wer = difference(found, queries, means, grpo, sft, "wer")
+        result["against_all_demonstrations"] = difference(found, queries, design, grpo, full, "score")
+    result["audit_order"] = audit_order(found, design, [n for n in (base, sft, grpo, topline) if n in names])
+    wer = difference(found, queries, design, grpo, sft, "wer")
     result["wer"] = wer | {"holds": wer["value"] is not None and wer["value"] <= MORE_WER}
     for metric in ("label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition"):
-        result[metric] = difference(found, queries, means, grpo, sft, metric)
+        result[metric] = difference(found, queries, design, grpo, sft, metric)
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
+    if items is not None:
+        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found) for i in e.items])
     return result
 
 
@@ -100,17 +98,26 @@ def read_evaluation(run: Path) -> Evaluation:
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
                             ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
-    values, transcripts, shas = {}, {}, {}
+    values, transcripts, shas, rows = {}, {}, {}, []
     for system in summary["systems"]:
-        ids = {q.id: [f"{system}/{q.id}/{s}" for s in range(summary["samples"])] for q in queries}
-        items = [judged(q, ids[q.id], evidence, scores, swaps) for q in queries]
+        ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
+        items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
         audited = [judged(q, ids[q.id], evidence, audit, {}).score for q in queries]
         speech = [speech_metrics(run, responses.get(ids[q.id][0]), i.transcript) for q, i in zip(queries, items)]
         values[system] = item_metrics(items) | {"audit": np.array(audited)}
         values[system] |= dict(zip(("seconds", "silence", "repetition"), np.array(speech).T))
+        statuses = [r.status if (r := responses.get(ids[q.id][0])) else "missing" for q in queries]
+        rows += [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
-    return Evaluation(values, transcripts, summary, shas)
+    return Evaluation(values, transcripts, summary, shas, rows)
+
+
+def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
+    known = {"score": row.score, "swapped": row.swapped, "audit": audit, "wer": row.wer}
+    known |= {"topic": float(row.topic), "topic_written": row.topic_written}
+    about = (row.query_id, row.pair_id, row.factor, row.style)
+    return Item(system, 0, *about, **{k: rounded(v) for k, v in known.items()}, tone=row.tone, status=status)
 
 
 def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:
@@ -122,13 +129,13 @@ def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[f
 def item_metrics(items: list[Judged]) -> dict[str, NDArray]:
     """[Q] each; a pair's accuracy stands at both its halves, NaN where one is unscored."""
     score = np.array([i.score for i in items])
-    matched, ids = statistics.pair_scores(score, [i.pair_id for i in items], [i.style for i in items])
-    accurate = dict(zip(ids, statistics.pair_accuracy(matched), strict=True))
+    whole = [p for p in pairs_of(items) if np.isfinite(p.matched).all()]
+    accurate = {(p.factor, p.pair_id): float((p.matched >= statistics.PASS).all()) for p in whole}
     return {
         "score": score,
         "wer": np.array([i.wer for i in items]),
         "label_swap_gain": score - np.array([i.swapped for i in items]),
-        "pair_accuracy": np.array([accurate.get(i.pair_id, np.nan) for i in items]),
+        "pair_accuracy": np.array([accurate.get((i.factor, i.pair_id), np.nan) for i in items]),
     }
 
 
@@ -161,67 +168,49 @@ def stack(found: list[Evaluation], system: str, metric: str) -> NDArray:
     return np.stack([evaluation.values[system][metric] for evaluation in found])
 
 
-def draw(queries: list[Query], seeds: int, repeats: int = REPEATS, seed: int = 0) -> Draws:
-    ids, pair_of = np.unique([q.pair_id for q in queries], return_inverse=True)
-    factors = {q.pair_id: q.factor for q in queries}
-    factor_of = np.array([factors[i] for i in ids])
-    random = np.random.default_rng(seed)
-    drawn = np.ones((repeats + 1, len(ids)))
-    for factor in sorted(set(factors.values())):
-        of = np.flatnonzero(factor_of == factor)
-        drawn[1:, of] = random.multinomial(len(of), np.full(len(of), 1 / len(of)), repeats)
-    of_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), repeats)
-    return Draws(np.concatenate([np.ones((1, seeds)), of_seeds]), drawn, pair_of, factor_of)
+def figure(parts: Parts, design: Design) -> dict[str, Any]:
+    """A value and its interval, as JSON."""
+    made = estimate(parts, design)
+    return {"value": rounded(made.value), "ci95": [rounded(x) for x in made.ci95]}
 
 
-def macro_means(values: NDArray, draws: Draws) -> NDArray:
-    """[S, Q] -> [R], the mean over factors of each factor's mean; NaN values are left out."""
-    known = np.isfinite(values)
-    pairs = np.eye(len(draws.factor_of))[draws.pair_of]  # [Q, P]
-    sums, counts = np.where(known, values, 0) @ pairs, known @ pairs  # [S, P]
-    totals = [((draws.seeds @ part) * draws.pairs) for part in (sums, counts)]  # [R, P]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = [np.divide(*(t[:, draws.factor_of == f].sum(1) for t in totals)) for f in sorted(set(draws.factor_of))]
-    return np.mean(means, 0)
-
-
-def interval(draws: NDArray) -> dict[str, Any]:
-    """The estimate and the middle 95 % of the draws."""
-    known = draws[1:][np.isfinite(draws[1:])]
-    ci95 = [rounded(x) for x in np.percentile(known, [2.5, 97.5])] if len(known) else [None, None]
-    return {"value": rounded(draws[0]), "ci95": ci95}
-
-
-def system_figures(found: list[Evaluation], name: str, means: dict[str, NDArray]) -> dict[str, Any]:
+def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[str, Any]:
     """Every metric with its interval; how many responses were not scored; whether lengths and answers still vary."""
     scores, seconds = stack(found, name, "score"), stack(found, name, "seconds")
     counts = {"n": int(np.isfinite(scores).sum()), "n_failed": int((~np.isfinite(scores)).sum())}
     distinct = np.mean([len(set(e.transcripts[name])) / len(e.transcripts[name]) for e in found])
     varied = {"length_deviation": rounded(np.nanstd(seconds) / np.nanmean(seconds)), "distinct": rounded(distinct)}
-    by_seed = [rounded(np.nanmean(row)) for row in scores]
-    return counts | {"by_seed": by_seed} | {m: interval(means[m]) for m in METRICS} | varied
+    by_seed = [rounded(macro_parts(row[None], design).value) for row in scores]
+    figures = {m: figure(macro_parts(stack(found, name, m), design), design) for m in METRICS}
+    return counts | {"by_seed": by_seed} | figures | varied
 
 
-def difference(found: list[Evaluation], queries: list[Query], means: dict, a: str, b: str, metric: str) -> dict:
+def difference(found: list[Evaluation], queries: list[Query], design: Design, a: str, b: str, metric: str) -> dict:
     """Metric of a - metric of b, with its interval and the permutation test's p."""
-    per_query = np.ma.masked_invalid(stack(found, a, metric) - stack(found, b, metric)).mean(0).filled(np.nan)
-    p = statistics.sign_flip_test(per_query, [q.pair_id for q in queries])
-    return interval(means[a][metric] - means[b][metric]) | {"p": rounded(p)}
+    first, second = (stack(found, name, metric) for name in (a, b))
+    per_query = np.ma.masked_invalid(first - second).mean(0).filled(np.nan)
+    columns = statistics.by_factor(per_query, [q.pair_id for q in queries], [q.factor for q in queries])
+    p = rounded(statistics.macro_sign_flip_test(columns))
+    return figure(macro_parts(first, design) - macro_parts(second, design), design) | {"p": p}
 
 
-def gain(found: list[Evaluation], queries: list[Query], means: dict, grpo: str, sft: str) -> dict[str, Any]:
+def gain(found: list[Evaluation], queries: list[Query], design: Design, grpo: str, sft: str) -> dict[str, Any]:
     """Score of GRPO / score of SFT."""
-    ratio = interval(means[grpo]["score"] / means[sft]["score"])
-    p = difference(found, queries, means, grpo, sft, "score")["p"]
-    return {"ratio": ratio["value"], "ci95": ratio["ci95"], "p": p, "holds": ratio["value"] >= RATIO and p < 0.05}
+    after, before = (macro_parts(stack(found, name, "score"), design) for name in (grpo, sft))
+    ratio = figure(after / before, design)
+    p = difference(found, queries, design, grpo, sft, "score")["p"]
+    holds = ratio["value"] >= RATIO and p is not None and p < 0.05
+    return {"ratio": ratio["value"], "ci95": ratio["ci95"], "p": p, "holds": holds}
 
 
-def audit_order(means: dict[str, dict[str, NDArray]], order: list[str]) -> dict[str, Any]:
-    """Does the audit rank the systems as they should be, and in what share of the draws?"""
-    audits = np.array([means[name]["audit"] for name in order])  # [systems, R]
-    holds = (np.diff(audits, axis=0) > 0).all(0)
-    return {"systems": order, "means": [rounded(x) for x in audits[:, 0]], "holds": bool(holds[0]),
-            "share_of_draws": rounded(holds[1:].mean())}  # fmt: skip
+def audit_order(found: list[Evaluation], design: Design, order: list[str]) -> dict[str, Any]:
+    """Does the audit rank the systems as they should be, and is each step's interval above 0?"""
+    audits = [macro_parts(stack(found, name, "audit"), design) for name in order]
+    steps = [figure(after - before, design) for before, after in zip(audits, audits[1:], strict=False)]
+    holds = all(step["value"] is not None and step["value"] > 0 for step in steps)
+    sure = all(step["ci95"][0] is not None and step["ci95"][0] > 0 for step in steps)
+    means = [rounded(a.value) for a in audits]
+    return {"systems": order, "means": means, "steps": steps, "holds": holds, "each_step_sure": sure}
 
 
 def append_rows(path: Path, runs: list[str], found: list[Evaluation], names: list[str]) -> None:
@@ -237,4 +226,4 @@ def append_rows(path: Path, runs: list[str], found: list[Evaluation], names: lis
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
+        file.write("".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines))

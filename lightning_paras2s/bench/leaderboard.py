@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.logs import json_text, read_summary, replace_file, say
 from lightning_paras2s.running.precision import mixed
 from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
 AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
 SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
+ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
+WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
 
 
 def leaderboard(runs: list[str], format: str = "rich", output: str | None = None) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def leaderboard(runs: list[str], format: str = "rich", output: str | None = None
 
 
 def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
-    """Run name -> summary; all by one judge, guideline and label source."""
+    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
@@ -56,7 +58,7 @@ def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
             raise UserError(
                 f"a run must be a folder with summary.json, or such a file; got {run}; write it with `evaluate`"
             )
-        found[run] = _read(path)
+        found[run] = read_summary(path, ("systems", *SAME))
     if not found:
         raise UserError("a leaderboard must have at least one run; got none; give --runs")
     first_run, first = next(iter(found.items()))
@@ -67,20 +69,17 @@ def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
                 f"all runs must have one judge; {run} differs from {first_run} in {', '.join(differing)}; "
                 "score them again"
             )
+        if others := [WHAT[key] for key in ALIKE if alike(summary, key) != alike(first, key)]:
+            raise UserError(
+                f"all runs of a table must have {' and '.join(others)}; {run} and {first_run} differ in that; "
+                "make a table of each, or evaluate them alike"
+            )
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} must be one JSON object; got something else ({error.msg}); run `evaluate` again"
-        ) from None
-    missing = [key for key in ("systems", *SAME) if key not in summary]
-    if missing:
-        raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
-    return summary
+def alike(summary: dict[str, Any], key: str) -> Any:
+    """What a summary says of its queries or ears; one from before queries were hashed is known by its manifest."""
+    return summary.get(key, summary.get("manifest") if key == "queries_sha" else None)
 
 
 def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
 def render(result: dict[str, Any], format: str) -> str:
     """The table as text in one of FORMATS."""
     if format == "json":
-        return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+        return json_text(result)
     if format == "csv":
         return csv_table(result)
     if format == "markdown":
@@ -186,7 +185,8 @@ def caption(result: dict[str, Any]) -> str:
         for name, why in result["unscored"].items()
     ]
     return (
-        f"Scores 1..5 with 95 % intervals, clustered by contrast pair; overall = mean of the factors. "
+        f"Scores 1..5 with 95 % intervals over contrast pairs (none with fewer than {MIN_CLUSTERS}); "
+        f"overall = mean of the factors. "
         f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
         f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"

@@ -35,7 +35,8 @@ def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width:
             parts.append(f'<text class="name" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
             if cell.get("mean") is not None:
                 low, high = (cell["mean"] if v is None else v for v in cell["ci95"])
-                about = escape(f"{name}, {column}: {cell['mean']:.2f} [{low:.2f}, {high:.2f}], n {cell['n']}")
+                ends = "no interval" if None in cell["ci95"] else f"[{low:.2f}, {high:.2f}]"
+                about = escape(f"{name}, {column}: {cell['mean']:.2f} {ends}, n {cell['n']}")
                 parts.append(
                     f'<g stroke="{colour(index)}" fill="{colour(index)}"><title>{about}</title>'
                     f'<line stroke-width="3" x1="{scale(low):.1f}" x2="{scale(high):.1f}" y1="{middle}" y2="{middle}"/>'

@@ -26,7 +26,7 @@ from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, finite, read_jsonl
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
@@ -156,8 +156,11 @@ class _Page:
         """`name` is the recording's place in its folder; "" where there is none."""
         if not heard or not name:
             return {"file": name}
+        try:
+            audio = read_audio(folder / name, SAMPLE_RATE)
+        except UserError:  # a query that could not be heard, a file that is gone: its place is shown
+            return {"file": name}
         self.clips += 1
-        audio = read_audio(folder / name, SAMPLE_RATE)
         return {"file": name, "audio": encode(audio, self.encoding), "seconds": round(audio.seconds, 3)}
 
 
@@ -221,4 +224,4 @@ def _write(
 
 def in_script(value: Any) -> str:
     """JSON that can't end the script element that it stands in."""
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

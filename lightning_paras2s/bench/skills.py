@@ -17,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-import jiwer
 import numpy as np
 
-from lightning_paras2s.bench.statistics import bootstrap_mean, compare_systems
+from lightning_paras2s.bench.statistics import clustered_mean, compare_systems
 from lightning_paras2s.bench.summary import rounded, with_interval
 from lightning_paras2s.bench.systems.base import Answer
 from lightning_paras2s.bench.systems.policy import answer_prompts
@@ -28,8 +27,8 @@ from lightning_paras2s.data.datamodule import DialogueDataset
 from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
 from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.evidence import word_error_rate
-from lightning_paras2s.hearing.transcribers import TinyTranscriber, plain_words
+from lightning_paras2s.hearing.transcribers import TinyTranscriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.acts import ActClassifier
 from lightning_paras2s.judging.judges import MAX_WER, heard_failure
@@ -126,7 +125,7 @@ def score_answer(item: Item, answer: Answer, heard: str, classifier: ActClassifi
 
 def score_words(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
     """The share of words that are right: 1 - WER, at least 0."""
-    return max(0.0, 1 - jiwer.wer(plain_words(item.words), heard))
+    return max(0.0, 1 - word_error_rate(item.words, heard))
 
 
 def score_names(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
@@ -147,7 +146,7 @@ def figures(scores: dict[str, dict[str, float]], first: str) -> dict:
     """A skill's means with 95 % intervals, and each policy's difference from the first, paired by item."""
     found = {}
     for name, values in scores.items():
-        mean = bootstrap_mean(list(values.values()), list(values))
+        mean = clustered_mean(list(values.values()), list(values))
         found[name] = {"mean": rounded(mean.value), "ci95": [rounded(x) for x in mean.ci95], "n": mean.n}
         if name != first:
             other = compare_systems({name: values, first: scores[first]}, {i: i for i in values})[0]

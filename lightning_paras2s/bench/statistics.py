@@ -19,6 +19,7 @@ from scipy import stats
 from lightning_paras2s.errors import UserError
 
 REPEATS = 2000
+MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/coverage.py)
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
 VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
@@ -38,6 +39,10 @@ class Estimate(NamedTuple):
         return [self.low, self.high]
 
 
+NOTHING = Estimate(np.nan, np.nan, np.nan, 0, 0)
+Columns = Mapping[str, tuple[ArrayLike, Sequence[str]]]  # name -> values (NaN = unscored) and their clusters
+
+
 class Comparison(NamedTuple):
     """Mean paired difference a - b with its interval, permutation p, Holm-adjusted p, and the difference that the test
     could detect."""
@@ -51,14 +56,78 @@ class Comparison(NamedTuple):
 
 
 def clustered_mean(values: ArrayLike, clusters: Sequence[str]) -> Estimate:
-    """Mean with a clustered standard error (Miller, arXiv 2411.00640, Eq. 4) and Student's t over the clusters."""
-    sums, counts = cluster_sums(values, clusters)
-    n, c = int(counts.sum()), len(counts)
-    if not n:
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    mean = sums.sum() / n
-    half = stats.t.ppf(0.975, c - 1) * clustered_se(values, clusters) if c > 1 else np.nan
-    return Estimate(float(mean), float(mean - half), float(mean + half), n, c)
+    """Mean with a clustered standard error (Miller, arXiv 2411.00640, Eq. 4): `macro_mean` of one column."""
+    return macro_mean({"": (values, clusters)})
+
+
+def macro_mean(columns: Columns) -> Estimate:
+    """The unweighted mean of the columns' means, with its interval over clusters.
+
+    Student's t with Welch and Satterthwaite's degrees of freedom, moved by Johnson's correction for skewness (JASA 73,
+    1978, p. 536): a system that rarely fails has few low scores, and a symmetric interval would cover too seldom. There
+    is none (NaN) with fewer than `MIN_CLUSTERS` clusters, one in a column, or without any variation: it would say too
+    much (speed/coverage.py).
+    """
+    parts = _known(columns)
+    if not parts:
+        return NOTHING
+    value = macro_average({name: sums.sum() / counts.sum() for name, (sums, counts) in parts.items()})
+    n, clusters = int(sum(counts.sum() for _, counts in parts.values())), sum(len(c) for _, c in parts.values())
+    variance, third, df = _moments(list(parts.values()))
+    if clusters < MIN_CLUSTERS or not variance > 0:
+        return Estimate(value, np.nan, np.nan, n, clusters)
+    t = stats.t.ppf(0.975, df)
+    middle, half = value + third / (6 * variance) * (1 + 2 * t**2), t * np.sqrt(variance)
+    return Estimate(value, float(middle - half), float(middle + half), n, clusters)
+
+
+def _known(columns: Columns) -> dict[str, tuple[NDArray, NDArray]]:
+    """Cluster sums and counts of the columns that have any."""
+    parts = {name: cluster_sums(*column) for name, column in columns.items()}
+    return {name: part for name, part in parts.items() if len(part[1])}
+
+
+def _moments(parts: list[tuple[NDArray, NDArray]]) -> tuple[float, float, float]:
+    """Variance, third cumulant and degrees of freedom of the columns' mean; NaN if a column has one cluster."""
+    variances, third, spread = [], 0.0, 0.0
+    for sums, counts in parts:
+        c = len(counts)
+        if c < 2:
+            return np.nan, np.nan, np.nan
+        residuals = (sums - counts * sums.sum() / counts.sum()) / (counts.sum() * len(parts))
+        variances.append((residuals**2).sum() * c / (c - 1))
+        third += (residuals**3).sum() * c**2 / ((c - 1) * (c - 2)) if c > 2 else 0.0
+        spread += variances[-1] ** 2 / (c - 1)
+    variance = float(sum(variances))
+    return variance, float(third), variance**2 / spread if spread else np.nan
+
+
+def macro_se(columns: Columns) -> float:
+    """Standard error of `macro_mean`; NaN with one cluster in a column."""
+    parts = list(_known(columns).values())
+    return float(np.sqrt(_moments(parts)[0])) if parts else float("nan")
+
+
+def macro_share(columns: Columns) -> Estimate:
+    """As `macro_mean`, of columns of 0 and 1, one value a cluster: Wilson's interval (1927), and of several columns
+    their intervals combined (Zou and Donner 2008). It has a width where all are 0."""
+    parts = _known(columns)
+    if not parts:
+        return NOTHING
+    wilsons = [_wilson(sums.sum(), len(sums)) for sums, _ in parts.values()]
+    value, low, high = np.mean(wilsons, 0)
+    below, above = (np.sqrt(sum((p - end[i]) ** 2 for p, *end in wilsons)) / len(wilsons) for i in (0, 1))
+    clusters = sum(len(counts) for _, counts in parts.values())
+    few = clusters < MIN_CLUSTERS or any(len(counts) < 2 for _, counts in parts.values())
+    ends = (np.nan, np.nan) if few else (float(value - below), float(value + above))
+    return Estimate(float(value), *ends, clusters, clusters)
+
+
+def _wilson(successes: float, n: int) -> tuple[float, float, float]:
+    """The share, and Wilson's 95 % interval."""
+    z, share = stats.norm.ppf(0.975), successes / n
+    middle, half = (share + z**2 / (2 * n)), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return share, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
 
 def clustered_se(values: ArrayLike, clusters: Sequence[str]) -> float:
@@ -77,24 +146,6 @@ def cluster_sums(values: ArrayLike, clusters: Sequence[str]) -> tuple[NDArray, N
     scored = np.isfinite(values)
     _, index = np.unique(np.asarray(clusters)[scored], return_inverse=True)
     return np.bincount(index, values[scored]), np.bincount(index).astype(float)
-
-
-def bootstrap_mean(values: ArrayLike, clusters: Sequence[str], repeats: int = REPEATS, seed: int = 0) -> Estimate:
-    """Mean with a percentile interval by resampling whole clusters."""
-    sums, counts = cluster_sums(values, clusters)
-    if not len(counts):
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    means = _resampled_means(sums, counts, repeats, np.random.default_rng(seed))
-    low, high = np.percentile(means, [2.5, 97.5]) if len(counts) > 1 else (np.nan, np.nan)
-    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high), int(counts.sum()), len(counts))
-
-
-def _resampled_means(sums: NDArray, counts: NDArray, repeats: int, random: np.random.Generator) -> NDArray:
-    means = np.empty(repeats)
-    for start in range(0, repeats, 250):  # in parts, to keep the draws of large sets out of memory
-        drawn = random.integers(len(counts), size=(min(250, repeats - start), len(counts)))
-        means[start : start + len(drawn)] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    return means
 
 
 def bootstrap(
@@ -128,23 +179,6 @@ def voicebench_overall(scores: Mapping[str, float]) -> float:
     if set(scores) != set(VOICEBENCH):
         raise UserError(f"VoiceBench's overall needs {', '.join(VOICEBENCH)}; got {', '.join(scores) or 'none'}")
     return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
-
-
-def macro_bootstrap(
-    columns: Mapping[str, tuple[ArrayLike, Sequence[str]]], repeats: int = REPEATS, seed: int = 0
-) -> Estimate:
-    """Macro average over columns of (values, clusters), with a stratified cluster bootstrap: each column is resampled
-    by itself."""
-    parts = {name: cluster_sums(*column) for name, column in columns.items()}
-    parts = {name: part for name, part in parts.items() if len(part[1])}
-    if not parts:
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    random = np.random.default_rng(seed)
-    draws = np.mean([_resampled_means(*part, repeats, random) for part in parts.values()], axis=0)
-    value = macro_average({name: sums.sum() / counts.sum() for name, (sums, counts) in parts.items()})
-    low, high = np.percentile(draws, [2.5, 97.5])
-    n, clusters = sum(int(counts.sum()) for _, counts in parts.values()), sum(len(c) for _, c in parts.values())
-    return Estimate(value, float(low), float(high), n, clusters)
 
 
 def pair_scores(scores: ArrayLike, pair_ids: Sequence[str], halves: Sequence[str]) -> tuple[NDArray, list[str]]:
@@ -195,7 +229,7 @@ def response_contrast(a: str, b: str) -> float:
 def label_swap_gain(matched: ArrayLike, swapped: ArrayLike, clusters: Sequence[str]) -> Estimate:
     """Mean of (score - score against the other style of the pair): about 0 for a tone-deaf system, or for a judge that
     ignores labels."""
-    return bootstrap_mean(np.asarray(matched, float) - np.asarray(swapped, float), clusters)
+    return clustered_mean(np.asarray(matched, float) - np.asarray(swapped, float), clusters)
 
 
 def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int = 10_000, seed: int = 0) -> float:
@@ -207,17 +241,24 @@ def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int
     observed = abs(sums.sum())
     if len(sums) <= 13:
         signs = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
-        return float((np.abs(signs @ sums) >= observed - 1e-9).mean())
+        return float((np.abs(signs @ sums) >= observed * (1 - 1e-9)).mean())
     random = np.random.default_rng(seed)
     extreme = 0
     for start in range(0, repeats, 500):  # in parts, to keep the signs of large sets out of memory
         signs = 1.0 - 2.0 * random.integers(0, 2, size=(min(500, repeats - start), len(sums)))
-        extreme += int((np.abs(signs @ sums) >= observed - 1e-9).sum())
+        extreme += int((np.abs(signs @ sums) >= observed * (1 - 1e-9)).sum())
     return (1 + extreme) / (1 + repeats)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: p sorted upwards, times the hypotheses left, made monotone, at most 1."""
+    """Holm's step-down adjustment: p sorted upwards, times the hypotheses left, made monotone, at most 1.
+
+    Raises:
+        UserError: for a p that is none: it would count as a hypothesis, and pass for the worst.
+    """
+    wrong = [p for p in p_values if not 0 <= p <= 1]
+    if wrong:
+        raise UserError(f"p values must be from 0 to 1; got {wrong[0]:g}; leave out what could not be tested")
     order = np.argsort(p_values)
     adjusted = np.empty(len(p_values))
     worst = 0.0
@@ -232,20 +273,43 @@ def detectable_difference(standard_error: float, alpha: float = 0.05, power: flo
     return float((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * standard_error)
 
 
-def compare_systems(scores: Mapping[str, Mapping[str, float]], clusters: Mapping[str, str]) -> list[Comparison]:
+def compare_systems(
+    scores: Mapping[str, Mapping[str, float]], clusters: Mapping[str, str], factors: Mapping[str, str] | None = None
+) -> list[Comparison]:
     """Every pair of systems, paired by item, Holm over the pairs tested.
 
     Args:
         scores: system -> item id -> score.
         clusters: item id -> contrast pair.
+        factors: item id -> factor; the difference is the mean of the factors' differences, as the systems' scores are.
     """
     names, found = list(scores), []
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             items = [item for item in scores[a] if item in scores[b]]
-            differences = np.array([scores[a][item] - scores[b][item] for item in items])
-            groups = [clusters[item] for item in items]
-            detectable = detectable_difference(clustered_se(differences, groups)) if items else float("nan")
-            found.append((a, b, bootstrap_mean(differences, groups), sign_flip_test(differences, groups), detectable))
-    adjusted = holm([row[3] for row in found])
-    return [Comparison(a, b, d, p, q, m) for (a, b, d, p, m), q in zip(found, adjusted, strict=True)]
+            columns = by_factor(
+                [scores[a][item] - scores[b][item] for item in items],
+                [clusters[item] for item in items],
+                [(factors or {}).get(item, "") for item in items],
+            )
+            detectable = detectable_difference(macro_se(columns))
+            found.append((a, b, macro_mean(columns), macro_sign_flip_test(columns), detectable))
+    tested = [i for i, row in enumerate(found) if np.isfinite(row[3])]  # two systems without a common item are not
+    adjusted = dict(zip(tested, holm([found[i][3] for i in tested]), strict=True))
+    return [Comparison(*row[:4], adjusted.get(i, float("nan")), row[4]) for i, row in enumerate(found)]
+
+
+def by_factor(values: Sequence[float], clusters: Sequence[str], factors: Sequence[str]) -> Columns:
+    """A column a factor: a cluster belongs to one factor, though its name may occur in several."""
+    values, clusters, factors = np.asarray(values, float), np.asarray(clusters), np.asarray(factors)
+    return {str(f): (values[factors == f], clusters[factors == f]) for f in np.unique(factors)}
+
+
+def macro_sign_flip_test(columns: Columns) -> float:
+    """`sign_flip_test` of the mean of the columns' means."""
+    weighted, names = [], []
+    for column, (values, clusters) in columns.items():
+        values = np.asarray(values, float)
+        weighted += [values / max(np.isfinite(values).sum(), 1)]
+        names += [f"{column}/{cluster}" for cluster in clusters]
+    return sign_flip_test(np.concatenate(weighted), names) if weighted else float("nan")

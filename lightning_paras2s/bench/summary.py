@@ -1,22 +1,23 @@
 """From judged responses to the numbers of a leaderboard: for each system, each factor and overall, with intervals and
 failures.
 
-Overall is the macro average over the factors (the paper's Avg). Unscored responses are counted, left out of the mean,
-and shown once more as if they had scored 1 (`mean_worst_case`).
+Overall is the macro average over the factors (the paper's Avg), of every number (`over_factors`). Unscored responses
+are counted, left out of the mean, and shown once more as if they had scored 1 (`mean_worst_case`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.judging.rubric import names_topic
-from lightning_paras2s.types import Evidence, Query, Response, Verdict
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, answered
 
 OVERALL = "overall"
 
@@ -41,19 +42,24 @@ class Judged:
 
 
 def summarise_system(items: list[Judged]) -> dict[str, dict[str, Any]]:
-    """Factor -> numbers, and "overall"."""
+    """Factor -> numbers, and "overall": of every number the unweighted mean of the factors', of counts the sum."""
     factors = sorted({item.factor for item in items})
     found = {factor: summarise([i for i in items if i.factor == factor]) for factor in factors}
-    return {**found, OVERALL: {**summarise(items), **macro(items, factors)}}
+    return {**found, OVERALL: {**summarise(items), "factors": factors}}
 
 
 def summarise(items: list[Judged]) -> dict[str, Any]:
-    """The numbers of one factor of one system."""
-    scores, pairs = np.array([i.score for i in items]), [i.pair_id for i in items]
+    """The numbers of one system, averaged over the factors that the items are of."""
+    scores = np.array([i.score for i in items])
     scored = np.isfinite(scores)
-    mean = statistics.bootstrap_mean(scores, pairs)
-    worst = statistics.bootstrap_mean(np.where(scored, scores, 1.0), pairs)
-    gain = statistics.label_swap_gain(scores, [i.swapped for i in items], pairs)
+    mean = over_factors(items, scores)
+    worst = over_factors(items, np.where(scored, scores, 1.0))
+    error = statistics.macro_se(columns_of(items, scores))
+    known = {
+        "names_topic": [i.topic for i in items],
+        "writes_topic": [i.topic_written for i in items],
+        "wer": [i.wer for i in items],
+    }
     return {
         "mean": rounded(mean.value),
         "ci95": [rounded(x) for x in mean.ci95],
@@ -61,57 +67,85 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
         "n_failed": int((~scored).sum()),
         "n_pairs": mean.clusters,
         "mean_worst_case": rounded(worst.value),
-        "detectable_difference": rounded(statistics.detectable_difference(statistics.clustered_se(scores, pairs))),
-        **with_interval("label_swap_gain", gain),
+        "detectable_difference": rounded(statistics.detectable_difference(error)),
+        **with_interval("label_swap_gain", over_factors(items, scores - np.array([i.swapped for i in items]))),
         **pair_metrics(items),
-        "names_topic": mean_of_known([i.topic for i in items]),
-        "writes_topic": mean_of_known([i.topic_written for i in items]),
-        "wer": mean_of_known([i.wer for i in items]),
+        **{name: rounded(over_factors(items, values).value) for name, values in known.items()},
         "tones": {tone: sum(i.tone == tone for i in items) for tone in sorted({i.tone for i in items} - {""})},
     }
 
 
+def columns_of(items: list[Judged], values: Sequence[float]) -> statistics.Columns:
+    """A value an item -> a column a factor, clustered by contrast pair."""
+    return statistics.by_factor(values, [i.pair_id for i in items], [i.factor for i in items])
+
+
+def over_factors(items: list[Judged], values: Sequence[float]) -> Estimate:
+    """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair."""
+    return statistics.macro_mean(columns_of(items, values))
+
+
+class Pair(NamedTuple):
+    """A contrast pair of one factor: scores of its halves [2], scores against the other half's style [2] (NaN where one
+    is missing), what was heard in either half, and in which tone."""
+
+    factor: str
+    pair_id: str
+    matched: NDArray
+    swapped: NDArray
+    transcripts: tuple[str, ...]
+    tones: tuple[str, ...]
+
+
+def pairs_of(items: list[Judged]) -> list[Pair]:
+    """The pairs of which both halves were asked; a `pair_id` that two factors use names two pairs."""
+    found: dict[tuple[str, str], dict[str, list[Judged]]] = {}
+    for item in items:
+        found.setdefault((item.factor, item.pair_id), {}).setdefault(item.style, []).append(item)
+    made = []
+    for (factor, pair), halves in found.items():
+        if len(halves) == 2:
+            one = [halves[style] for style in sorted(halves)]
+            score, swap = (
+                np.array([mean_score(getattr(i, n) for i in half) for half in one]) for n in ("score", "swapped")
+            )
+            said, tones = (tuple(getattr(half[0], n) for half in one) for n in ("transcript", "tone"))
+            made.append(Pair(factor, pair, score, swap, said, tones))
+    return made
+
+
 def pair_metrics(items: list[Judged]) -> dict[str, Any]:
     """Contrast-pair numbers over the pairs with both halves scored."""
-    halves = [f"{i.style}" for i in items]
-    matched, ids = statistics.pair_scores([i.score for i in items], [i.pair_id for i in items], halves)
-    found: dict[str, Any] = {"n_whole_pairs": len(ids)}
-    metrics = {
-        "pair_accuracy": statistics.pair_accuracy,
-        "pair_min": statistics.pair_min,
-        "pair_gap": statistics.pair_gap,
+    pairs = pairs_of(items)
+    whole = [p for p in pairs if np.isfinite(p.matched).all()]
+    both = [p for p in whole if np.isfinite(p.swapped).all()]
+    matched, swapped = (np.reshape([getattr(p, n) for p in both], (-1, 2)) for n in ("matched", "swapped"))
+    scores = np.reshape([p.matched for p in whole], (-1, 2))
+    contrast = [statistics.response_contrast(*p.transcripts) for p in pairs]
+    changed = [float(p.tones[0] != p.tones[1]) for p in pairs]
+    accuracy = statistics.macro_share(pair_columns(whole, statistics.pair_accuracy(scores)))
+    return {
+        "n_whole_pairs": len(whole),
+        **with_interval("pair_accuracy", accuracy),
+        **with_interval("pair_min", statistics.macro_mean(pair_columns(whole, statistics.pair_min(scores)))),
+        **with_interval("pair_gap", statistics.macro_mean(pair_columns(whole, statistics.pair_gap(scores)))),
+        **with_interval(
+            "awareness_gain", statistics.macro_mean(pair_columns(both, statistics.awareness_gain(matched, swapped)))
+        ),
+        **with_interval("response_contrast", statistics.macro_mean(pair_columns(pairs, contrast))),
+        "tone_change": rounded(statistics.macro_mean(pair_columns(pairs, changed)).value),
     }
-    for name, metric in metrics.items():
-        found |= with_interval(name, statistics.bootstrap_mean(metric(matched), ids))
-    swapped, swapped_ids = statistics.pair_scores([i.swapped for i in items], [i.pair_id for i in items], halves)
-    ours, theirs = dict(zip(ids, matched, strict=True)), dict(zip(swapped_ids, swapped, strict=True))
-    both = [pair for pair in ids if pair in theirs]
-    rows = [ours[pair] for pair in both], [theirs[pair] for pair in both]
-    gains = statistics.awareness_gain(*(np.reshape(r, (-1, 2)) for r in rows))
-    found |= with_interval("awareness_gain", statistics.bootstrap_mean(gains, both))
-    replies: dict[str, list[Judged]] = {}
-    for item in items:
-        replies.setdefault(item.pair_id, []).append(item)
-    whole = {pair: pick for pair, pick in replies.items() if len(pick) == 2}
-    contrast = [statistics.response_contrast(a.transcript, b.transcript) for a, b in whole.values()]
-    found |= with_interval("response_contrast", statistics.bootstrap_mean(contrast, list(whole)))
-    found["tone_change"] = rounded(float(np.mean([a.tone != b.tone for a, b in whole.values()]))) if whole else None
-    return found
 
 
-def macro(items: list[Judged], factors: list[str]) -> dict[str, Any]:
-    """What is averaged over factors rather than over items."""
-    columns = {
-        f: ([i.score for i in items if i.factor == f], [i.pair_id for i in items if i.factor == f]) for f in factors
-    }
-    mean = statistics.macro_bootstrap(columns)
-    return {"mean": rounded(mean.value), "ci95": [rounded(x) for x in mean.ci95], "factors": factors}
+def pair_columns(pairs: list[Pair], values: Sequence[float]) -> statistics.Columns:
+    return statistics.by_factor(values, [p.pair_id for p in pairs], [p.factor for p in pairs])
 
 
 def compare(systems: dict[str, list[Judged]]) -> list[dict[str, Any]]:
     """Every pair of systems, paired by query."""
     scores = {name: {i.query_id: i.score for i in items if np.isfinite(i.score)} for name, items in systems.items()}
-    clusters = {i.query_id: i.pair_id for items in systems.values() for i in items}
+    every = [i for items in systems.values() for i in items]
+    clusters, factors = {i.query_id: i.pair_id for i in every}, {i.query_id: i.factor for i in every}
     return [
         {
             "a": row.a,
@@ -123,7 +157,7 @@ def compare(systems: dict[str, list[Judged]]) -> list[dict[str, Any]]:
             "p_holm": row.p_holm,
             "detectable_difference": rounded(row.detectable),
         }
-        for row in statistics.compare_systems(scores, clusters)
+        for row in statistics.compare_systems(scores, clusters, factors)
     ]
 
 
@@ -136,14 +170,9 @@ def rounded(value: float) -> float | None:
     return round(float(value), 4) if np.isfinite(value) else None
 
 
-def mean_of_known(values: Iterable[float]) -> float | None:
-    """Rounded mean of what is known; None if nothing is."""
-    return rounded(mean_score(v for v in values if np.isfinite(v)))
-
-
 def mean_score(scores: Iterable[float | None]) -> float:
     """Mean of the scored samples; NaN if none is."""
-    known = [s for s in scores if s is not None]
+    known = [s for s in scores if s is not None and np.isfinite(s)]
     return float(np.mean(known)) if known else float("nan")
 
 
@@ -179,7 +208,7 @@ def judging(verdicts: Iterable[Verdict]) -> dict[str, Any]:
     statuses: dict[str, dict[str, int]] = {}
     usd = 0.0
     for verdict in verdicts:
-        found = statuses.setdefault(verdict.response_id.split("/", 1)[0], {})
+        found = statuses.setdefault(answered(verdict.response_id).system, {})
         found[verdict.status] = found.get(verdict.status, 0) + 1
         usd += verdict.usage.get("cost_usd", 0.0)
     return {"verdict_statuses": statuses, "judge_usd": round(usd, 6)}

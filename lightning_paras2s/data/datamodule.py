@@ -83,10 +83,9 @@ class BucketedLoader(ResumableLoader):
     def __init__(self, items: DialogueDataset, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         super().__init__(items, collate, batch_size, seed, True, True, rank, world_size)
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int, size: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, epoch])
         noisy = np.asarray(self.items.lengths) + random.random(len(self.items)) * 12
-        size = self.batch_size * self.world_size
         order = noisy.argsort(kind="stable")
         # A few items sit out each epoch, others every time, so that all batches are whole.
         order = np.delete(order, random.permutation(len(order))[: len(order) % size])
@@ -104,6 +103,7 @@ class DualStreamDataModule(LightningDataModule):
         labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
         batch_size: queries a batch (B).
         delay: audio delay in steps; the policy's.
+        seed: of the order of the training queries; null follows `seed_everything`.
         cache_dir: where speech is kept between runs.
     """
 
@@ -116,13 +116,13 @@ class DualStreamDataModule(LightningDataModule):
         batch_size: int = 32,
         val_batch_size: int = 64,
         delay: int = 2,
-        seed: int = 0,
+        seed: int | None = None,
         cache_dir: str = "cache",
     ) -> None:
         super().__init__()
         self.source = source if isinstance(source, DialogueSource) else source()
         self.tokenizer, self.transcriber, self.labelled = tokenizer, transcriber, labelled
-        self.batch_size, self.val_batch_size, self.delay, self.seed = batch_size, val_batch_size, delay, seed
+        self.batch_size, self.val_batch_size, self.delay, self.seed = batch_size, val_batch_size, delay, seed or 0
         self.cache_dir = cache_dir
         self.train: DialogueDataset | None = None
 

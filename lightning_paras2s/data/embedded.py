@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from lightning_paras2s.audio import to_int16
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.tiny.features import HOP, acoustics
@@ -96,11 +97,6 @@ def frames() -> tuple[dict[str, str], ...]:
     """The authored replies of all splits: {factor, style, split, frame}."""
     lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line) for line in lines)
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower()).split()
 
 
 @functools.lru_cache
@@ -223,7 +219,7 @@ def speak(line: Line) -> Utterance:
         audio, onsets = speech.audio, tuple(onset // FRAME for onset in speech.onsets)
     else:
         audio = synthesizer.synthesize(line.text, line.style, line.voice, line.seed)
-    kept = (audio.samples * 32767).astype(np.int16) if line.keep_samples else np.zeros(0, np.int16)
+    kept = to_int16(audio.samples) if line.keep_samples else np.zeros(0, np.int16)
     return Utterance(hear(audio), line.text, line.style, onsets, kept)
 
 

@@ -47,6 +47,7 @@ class KimiDataModule(LightningDataModule):
         answers: JSON lines of responses (`query_id`, `audio`, `text`), one a query, for SFT; None = queries alone (RL).
         text: builds the text stream's tokenizer; needed with `answers`.
         batch_size: queries a GPU (the global B is this times the GPUs).
+        seed: of the order of the training queries; null follows `seed_everything`.
         max_steps: of the policy's own answers (`model.sampling.max_steps`), which must fit behind the query.
     """
 
@@ -59,20 +60,30 @@ class KimiDataModule(LightningDataModule):
         text: Callable[[], KimiText] | None = None,
         batch_size: int = 4,
         val_batch_size: int = 4,
-        seed: int = 0,
+        seed: int | None = None,
         max_steps: int = 0,
     ) -> None:
         super().__init__()
         if answers is not None and text is None:
             raise UserError("answers must be tokenized; got data.answers without data.text; give the text tokenizer")
         self.files, self.answers, self.build = (train, val), answers, (tokenizer, text)
-        self.batch_size, self.val_batch_size, self.seed, self.max_steps = batch_size, val_batch_size, seed, max_steps
+        self.batch_size, self.val_batch_size, self.seed, self.max_steps = (
+            batch_size,
+            val_batch_size,
+            seed or 0,
+            max_steps,
+        )
         self.tokenizer: KimiTokenizer | None = None
 
     def setup(self, stage: str | None = None) -> None:
         if self.tokenizer is not None:
             return
         self.train, self.val = (self.read(Path(path)) for path in self.files)
+        if shared := {query.id for query, *_ in self.train} & {query.id for query, *_ in self.val}:
+            raise UserError(
+                f"training and validation must not share queries; got {min(shared)!r} in {self.files[0]} and "
+                f"{self.files[1]}; give other queries to data.val"
+            )
         tokenizer, text = self.build
         self.tokenizer, self.text = tokenizer().eval().requires_grad_(False), text() if text else None
         self.config = self.tokenizer.config
@@ -99,13 +110,7 @@ class KimiDataModule(LightningDataModule):
         return RawBatch([query for query, _, _ in items], audios, answers)
 
     def train_dataloader(self) -> ResumableLoader:
-        loader = ResumableLoader(self.train, self.collate, self.batch_size, self.seed, **self.ranks)
-        if not len(loader):
-            raise UserError(
-                f"{self.files[0]} must hold a global batch, {self.batch_size * loader.world_size} queries; "
-                f"got {len(self.train)}; lower data.batch_size"
-            )
-        return loader
+        return ResumableLoader(self.train, self.collate, self.batch_size, self.seed, **self.ranks)
 
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.val, self.collate, self.val_batch_size, shuffle=False, drop_last=False)

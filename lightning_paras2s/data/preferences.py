@@ -68,6 +68,7 @@ class PreferenceDataModule(L.LightningDataModule):
             `train` may be several: of the supervised policy's answers, say, and of those that RL made of it.
         lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
             do, and would be most of what is learned.
+        seed: of the order, and of what is kept; null follows `seed_everything`.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class PreferenceDataModule(L.LightningDataModule):
         val: str,
         batch_size: int = 32,
         lowest: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
         sample_rate: int = 16_000,
     ) -> None:
         super().__init__()
         self.manifests = ([train] if isinstance(train, str) else train, [val])
-        self.batch_size, self.seed, self.sample_rate, self.lowest = batch_size, seed, sample_rate, lowest
+        self.batch_size, self.seed, self.sample_rate, self.lowest = batch_size, seed or 0, sample_rate, lowest
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = ([item for path in paths for item in self._read(Path(path))] for paths in self.manifests)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_paras2s.audio import read_audio
+from lightning_paras2s.audio import read_audio, to_int16
 from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
@@ -194,7 +194,7 @@ class ManifestDialogues(DialogueSource):
                 style, audio = query.style, read_audio(root / query.audio, 16_000)
             except UserError as error:
                 raise UserError(f"{self.manifest}:{number}: {error}") from None
-            samples = (audio.samples * 32767).astype(np.int16)
+            samples = to_int16(audio.samples)
             found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, style, (), samples), None, query))
         if not found:
             raise UserError(

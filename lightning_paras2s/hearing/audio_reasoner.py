@@ -17,6 +17,7 @@ import torch
 from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.types import Audio, Style
 
 # The words that the model was trained with (its repository's README).
@@ -33,6 +34,7 @@ QUESTION = (
 )
 PARSER_VERSION = 1
 PROMPT_SHA = hashlib.sha256(f"{PARSER_VERSION}\n{SYSTEM}\n{QUESTION}".encode()).hexdigest()
+MARKS = ("<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")  # of the prompt
 MAX_WORDS = 12
 TAG = re.compile(r"</?(?:THINK|PLANNING|CAPTION|REASONING|SUMMARY|RESPONSE)>")
 
@@ -69,10 +71,12 @@ class AudioReasoner(StyleRecognizer):
                 raise UserError(f"Audio-Reasoner must be the folder of its weights; got {folder}; fetch it or mend it")
         from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
-        self.processor = AutoProcessor.from_pretrained(processor or path)
+        with one_line(processor or path):
+            self.processor = AutoProcessor.from_pretrained(processor or path, local_files_only=True)
+        token_ids(self.processor.tokenizer, list(MARKS))
         self.processor.tokenizer.padding_side = "left"  # replies begin at one place
-        load = Qwen2AudioForConditionalGeneration.from_pretrained
-        self.model = load(path, dtype=getattr(torch, dtype)).to(device).eval()
+        model = load_pretrained(Qwen2AudioForConditionalGeneration, path, getattr(torch, dtype))
+        self.model = model.to(device).eval()
         self.batch_size, self.max_tokens = batch_size, max_tokens
         self.name = f"audio-reasoner-{PARSER_VERSION}-{PROMPT_SHA[:8]}/{Path(path).name}-greedy{max_tokens}"
 

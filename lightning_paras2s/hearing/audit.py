@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchaudio.functional import create_dct
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
+from lightning_paras2s.models.signals import create_dct
 from lightning_paras2s.models.tiny.features import MELS, log_mel
 from lightning_paras2s.running.logs import Log
+from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import Audio, Response, Style
 
@@ -44,14 +45,10 @@ class EGemapsRecognizer(StyleRecognizer):
 
     def __init__(self, path: str) -> None:
         require_opensmile()
-        if not Path(path).is_file():
-            raise UserError(
-                f"the audit's coefficients must be an existing file; got {path}; write it with "
-                "lightning_paras2s.hearing.audit"
-            )
+        coefficients = weights_file(path, "the audit's coefficients must be an existing file")
         self.heads = {
             name: {key: np.asarray(value) for key, value in head.items()}
-            for name, head in json.loads(Path(path).read_text()).items()
+            for name, head in json.loads(coefficients.read_text()).items()
         }
 
     def recognize(self, audios: list[Audio], role: str) -> list[Style]:

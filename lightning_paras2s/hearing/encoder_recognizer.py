@@ -24,10 +24,12 @@ from lightning_paras2s.hearing.polytone import NOTHING, Analyser, AnalyserRecogn
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.models.kimi.log_mel import log_mel
 from lightning_paras2s.models.lora import add_lora
+from lightning_paras2s.models.pretrained import load_pretrained
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
 from lightning_paras2s.types import Audio
 
 LORA_TARGETS = r".*\.(self_attn|attention)\.[qv]_proj"
+HEADS = ("lm_head.", "proj_out.", "quantizer.", "project_q.", "project_hid.", "classifier.", "projector.")
 WHISPER_FRAME = 320  # samples a frame of Whisper's encoder
 SHORTEST = 1600  # samples; less is padded, so that convolutions have something to see
 
@@ -50,7 +52,7 @@ class EncoderAnalyser(Analyser):
             raise UserError(f"an analyser's encoder must be the folder of a transformers model; got {path}; fetch it")
         self.factor = factor
         self.settings = {"factor": factor, "path": path, "lora_rank": lora_rank, "lora_alpha": lora_alpha}
-        self.encoder = self.choose(AutoModel.from_pretrained(path, dtype=torch.float32))
+        self.encoder = self.choose(load_pretrained(AutoModel, path, torch.float32, HEADS, ("masked_spec_embed",)))
         add_lora(self.encoder, self.encoder, LORA_TARGETS, lora_rank, lora_alpha)
         config = self.encoder.config
         self.mixture = nn.Parameter(torch.zeros(config.num_hidden_layers + 1))

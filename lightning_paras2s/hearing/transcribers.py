@@ -14,6 +14,7 @@ from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.phones import SYMBOLS, Lexicon
+from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
@@ -102,13 +103,8 @@ class Whisper(Transcriber):
             text = (
                 self.model.transcribe(samples, language=self.language, temperature=0.0)["text"] if len(samples) else ""
             )
-            texts.append(plain_words(text))
+            texts.append(plain_text(text))
         return texts
-
-
-def plain_words(text: str) -> str:
-    """Lower-case words without punctuation."""
-    return " ".join(embedded.words(text))
 
 
 def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
@@ -126,7 +122,7 @@ def embedded_lexicon() -> Lexicon:
     """The words of the embedded text set, weighed by its training texts."""
     texts = [q.text for q in embedded.text_queries("train")]
     texts += [f["frame"] for f in embedded.frames() if f["split"] == "train"]
-    return Lexicon(embedded.lexicon(), [embedded.words(text) for text in texts])
+    return Lexicon(embedded.lexicon(), [plain_words(text) for text in texts])
 
 
 def read_ctc(logits: Tensor, lengths: list[int]) -> list[str]:

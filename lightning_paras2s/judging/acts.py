@@ -25,7 +25,9 @@ from safetensors import SafetensorError, safe_open
 from lightning_paras2s.data.embedded import frames, lexicon
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.phones import pronounce, sound
-from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic, plain_words
+from lightning_paras2s.hearing.words import plain_words
+from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic
+from lightning_paras2s.running.shipped import weights_file
 
 FORMAT = "acts-3"
 SLOT = "{subject}"
@@ -255,11 +257,7 @@ def accuracy(
 
 
 def _load(path: Path) -> tuple[list[str], dict[str, int], frozenset[str], frozenset[str], dict[str, np.ndarray]]:
-    if not path.is_file():
-        raise UserError(
-            f"the act classifier must be an existing file; got {path}; "
-            f"write it with `python -m lightning_paras2s.judging.acts --path {path}`"
-        )
+    path = weights_file(path, "the act classifier must be an existing file")
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {}).get("header", "{}"))

@@ -22,9 +22,10 @@ from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
+from lightning_paras2s.running.logs import Log
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import AUDIO_RATE, audio_part, text_part
-from lightning_paras2s.types import Audio, Evidence, Query, Response, Style, Verdict, iter_jsonl
+from lightning_paras2s.types import Audio, Evidence, Query, Response, Style, Verdict
 
 
 class Pair(NamedTuple):
@@ -65,8 +66,7 @@ class HearingJudge(Judge):
         if self.queries is None or self.run is None:
             raise UserError(f"{type(self).__name__} must know where recordings are; got nothing; use it in `evaluate`")
         if evidence.response_id not in self.files:
-            for path in self.run.glob("responses*.jsonl"):
-                self.files |= {r.id: r.audio for r in iter_jsonl(path, Response, skip_half_line=True)}
+            self.files = {r.id: r.audio for r in Log(self.run).read("responses", Response)}
         response = read_audio(self.run / self.files[evidence.response_id], AUDIO_RATE)
         return Pair(read_audio(self.queries / query.audio, AUDIO_RATE), response)
 

@@ -145,7 +145,7 @@ def reply_verdict(judge: Judge, evidence: Evidence, sample: int, reply: Reply) -
     usage = {**reply.usage, "cost_usd": reply.cost_usd}
     if reply.status != "ok" or reply.text is None:
         status = reply.status if reply.status != "ok" else "no_reply"
-        return judge.verdict(evidence, rubric.Score(None, "", status), sample, usage=usage)
+        return judge.verdict(evidence, rubric.Score(None, reply.message, status), sample, usage=usage)
     return judge.verdict(evidence, rubric.parse_score(reply.text), sample, reply.text, usage)
 
 

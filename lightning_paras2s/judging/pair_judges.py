@@ -128,7 +128,7 @@ def outcome_of(reply: Reply) -> Outcome:
     """What a model answered, or why there is no verdict."""
     usage = {**reply.usage, "cost_usd": reply.cost_usd}
     if reply.text is None:
-        return Outcome(None, status=reply.status if reply.status != "ok" else "no_reply", usage=usage)
+        return Outcome(None, reply.message, status=reply.status if reply.status != "ok" else "no_reply", usage=usage)
     verdict, reason, status = parse_pair_verdict(reply.text)
     return Outcome(verdict, reason, reply.text, status, usage)
 

@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
-import jiwer
 import torch
 from torch import Tensor
 
 from lightning_paras2s.audio import is_silent
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
-from lightning_paras2s.hearing.transcribers import Transcriber, plain_words
+from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.scorer import ResponseScorer
@@ -78,12 +78,7 @@ class JudgeReward(Reward):
         return found
 
     def hear(self, responses: list[SpokenResponse]) -> list[Evidence]:
-        transcripts = self.transcriber.transcribe([r.audio for r in responses])
-        tones = self.style.recognize([r.audio for r in responses], "response")
-        return [
-            Evidence(str(i), transcript, word_error_rate(r.text, transcript), tone.tone or "", status=listen_status(r))
-            for i, (r, transcript, tone) in enumerate(zip(responses, transcripts, tones, strict=True))
-        ]
+        return make_evidence(as_said(responses), Ears(self.transcriber, self.style))
 
 
 class TextJudgeReward(Reward):
@@ -107,7 +102,8 @@ class TextJudgeReward(Reward):
 
 
 class ToneReward(Reward):
-    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung)."""
+    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung); 0 for
+    silence, unscored where the recogniser tells no tone."""
 
     def __init__(self, style: StyleRecognizer, labels: str = "gold") -> None:
         self.style, self.labels = style, check_labels(labels, style)
@@ -116,8 +112,9 @@ class ToneReward(Reward):
         group_size = len(responses) // len(batch)
         styles = query_styles(batch, self.labels, self.style)
         wanted = repeat([best_tones(q, s) for q, s in zip(batch.queries, styles, strict=True)], group_size)
-        heard = self.style.recognize([r.audio for r in responses], "response")
-        return torch.tensor([float(tone.tone in best) for tone, best in zip(heard, wanted, strict=True)])
+        heard = listen({str(i): r.audio for i, r in enumerate(responses)}, None, self.style, "response")
+        tones = [heard[str(i)].style.tone or "" if str(i) in heard else "silence" for i in range(len(responses))]
+        return torch.tensor([float(t in best) if t else float("nan") for t, best in zip(tones, wanted, strict=True)])
 
 
 class ScorerReward(Reward):
@@ -145,6 +142,11 @@ class ScorerReward(Reward):
         scores = torch.cat([self.scorer(queries[span], audios[span]) for span in spans]).cpu()
         failed = torch.tensor([listen_status(r) != "ok" for r in responses])
         return torch.where(failed, 1.0, scores)
+
+
+def as_said(responses: list[SpokenResponse]) -> list[Said]:
+    """Responses as a listener gets them, named by their place."""
+    return [Said(str(i), r.audio, r.text, "ok" if r.finished else "truncated") for i, r in enumerate(responses)]
 
 
 def listen_status(response: SpokenResponse) -> str:
@@ -178,12 +180,6 @@ def check_labels(labels: str, style: StyleRecognizer | None) -> str:
     if labels == "predicted" and style is None:
         raise UserError("labels: predicted needs a style recogniser; got none; give the reward's option `style`")
     return labels
-
-
-def word_error_rate(text: str, transcript: str) -> float:
-    """Of what was heard against the response's own text; 1 where words were heard but none written."""
-    reference, heard = plain_words(text), plain_words(transcript)
-    return jiwer.wer(reference, heard) if reference else float(bool(heard))
 
 
 def repeat(items: list[Item], group_size: int) -> list[Item]:

@@ -12,6 +12,7 @@ import hashlib
 import re
 from typing import NamedTuple
 
+from lightning_paras2s.hearing.words import plain_words, said_numbers
 from lightning_paras2s.types import FACTORS, Evidence, Query, Style
 
 PROMPT = """\
@@ -88,7 +89,19 @@ Here is the information of the agent:
 
 Please give the 5-point score and a VERY brief reason in the format: The reason is _; The score is _ .
 """
-PARSER_VERSION = 1
+PARSER_VERSION = 2
+_SCORE = re.compile(
+    r"score\s+is[^\w\u2212+~<>\u2264\u2265\u2248-]{0,4}([-+\u2212]?\d+(?:\.\d+)?)(?![A-Za-z0-9])", re.IGNORECASE
+)
+_GAP = r"[ \t*_]*"
+_DIGITS = "zero|one|two|three|four|five|six|seven|eight|nine"
+# What may follow a number and makes it another: "4-5" and "4 or 5"; "4,5", "4 and a half" and "4+"; "4/10" and "80%".
+_AFTER = {
+    "several_scores": rf"{_GAP}(?:(?:[-~&\u2013\u2014]|to\b|and\b|or\b(?:\s+maybe\b)?)[ \t*_]*|[ \t]+)\d",
+    "score_not_whole": rf"[.,]\d|{_GAP}[\u00bc-\u00be]|[*_]*\+|{_GAP}point\s+(?:\d|{_DIGITS})"
+    rf"|{_GAP}[- \t]*and[- \t]+(?:\w+[- \t]+)?(?:half|halves|thirds?|quarters?|bit)\b",
+    "other_scale": rf"{_GAP}(?:%|per ?cent\b|/\s*(?!5(?![\d.]*\d))\d|\(?\s*out\s+of\s+(?!5(?![\d.]*\d)|five\b)\w)",
+}
 RUBRIC_SHA = hashlib.sha256(f"{PARSER_VERSION}\n{PROMPT}".encode()).hexdigest()
 
 # "When the user is happy, the agent can share that happiness; when the user is sad, the agent should be sad and
@@ -167,17 +180,20 @@ def build_prompt(query: Query, style: Style, evidence: Evidence) -> str:
 
 
 def parse_score(reply: str) -> Score:
-    """Read "The reason is _; The score is _". No score, several, a fraction, or one outside 1..5 is a status and never
-    a guess."""
-    pattern = r"score\s+is\W{0,4}?([-+]?\d+(?:\.\d+)?)(\s*(?:-|to|or|or maybe)\s*\d)?"
-    found = re.findall(pattern, reply, re.IGNORECASE)
+    """Read "The reason is _; The score is _". No score, several, a fraction, another scale than 1..5, or one outside it
+    is a status and never a guess."""
+    found = list(_SCORE.finditer(reply))
     reasons = re.findall(r"reason\s+is\s*:?\s*(.*?)\s*(?:;|\bthe\s+score\b|$)", reply, re.IGNORECASE | re.DOTALL)
     reason = " ".join(reasons[0].split()) if reasons else ""
     if not found:
         return Score(None, reason, "no_score")
-    if len(found) > 1 or found[0][1]:
+    if len(found) > 1:
         return Score(None, reason, "several_scores")
-    value = float(found[0][0])
+    rest = reply[found[0].end() :]
+    status = next((s for s, pattern in _AFTER.items() if re.match(pattern, rest, re.IGNORECASE)), "")
+    if status:
+        return Score(None, reason, status)
+    value = float(found[0][1].replace("\u2212", "-"))
     if not 1 <= value <= 5:
         return Score(None, reason, "score_out_of_range")
     if value != int(value):
@@ -235,14 +251,11 @@ def _tone_fit(style: str, tone: str) -> tuple[float, str]:
     return 3.0, f"answers to {style}, but the {tone} tone does not fit"
 
 
-def plain_words(text: str) -> list[str]:
-    """Lower-case words without punctuation."""
-    return "".join(c if c.isalpha() or c in "' " else " " for c in text.lower().replace("\u2019", "'")).split()
-
-
 def names_topic(query_text: str, transcript: str) -> bool:
-    """Does the response share a content word with the query? A plural, or one wrong letter in a word of five or more,
-    still counts."""
+    """Does the response share a content word or a number with the query? A plural, or one wrong letter in a word of
+    five or more, still counts, and so does a number written otherwise."""
+    if said_numbers(query_text) & said_numbers(transcript):
+        return True
     asked = {w for w in plain_words(query_text) if w not in STOPWORDS and len(w) > 2}
     heard = {w for w in plain_words(transcript) if w not in STOPWORDS and len(w) > 2}
     return any(

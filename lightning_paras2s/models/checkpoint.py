@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.shipped import weights_file
 
 FORMAT = 1
 SCALE = ".row_scale"  # of a matrix kept as int8
@@ -41,14 +42,12 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
 
 
 def load_module(cls: type[Network], path: str | Path) -> Network:
-    """Build `cls` from the file's settings and load its weights in float32.
+    """Build `cls` from the settings of a file, here or among the package's, and load its weights in float32.
 
     Raises:
         UserError: no such file, not safetensors, another class or format, or tensors that do not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"weights must be an existing .safetensors file; got {path}; train them or check the path")
+    path = weights_file(path)
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}

@@ -96,12 +96,68 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rollouts are drawn. Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never
-    differ; 0 is greedy."""
+    """How responses are drawn: at a temperature, then among the `top_k` likeliest tokens, then among the fewest that
+    hold `top_p` of what is left.
+
+    Temperatures apply to sampling and to `SpeechLM.logps` alike, so that the two never differ. The cuts are for
+    evaluation alone: `logps` refuses them.
+
+    Args:
+        max_steps: most steps of a response.
+        text_temperature, audio_temperature: 0 takes the likeliest token.
+        text_top_k, audio_top_k: tokens to draw among; 0 = all.
+        text_top_p, audio_top_p: share of probability to draw among; 1 = all.
+
+    Raises:
+        UserError: a cut that leaves nothing or more than there is.
+    """
 
     max_steps: int = 128
     text_temperature: float = 1.0
     audio_temperature: float = 1.0
+    text_top_k: int = 0
+    audio_top_k: int = 0
+    text_top_p: float = 1.0
+    audio_top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("text_top_k", self.text_top_k), ("audio_top_k", self.audio_top_k)):
+            if value < 0:
+                raise UserError(f"sampling.{name} must be 0 (all tokens) or above; got {value}; change it")
+        for name, value in (("text_top_p", self.text_top_p), ("audio_top_p", self.audio_top_p)):
+            if not 0 < value <= 1:
+                raise UserError(f"sampling.{name} must be above 0 and at most 1 (all tokens); got {value}; change it")
+
+    def __repr__(self) -> str:
+        """Only what departs from no cuts beside steps and temperatures: it names what answers depend on (`digest`)."""
+        given = [f"{name}={getattr(self, name)!r}" for name in ("max_steps", "text_temperature", "audio_temperature")]
+        given += [f"{name}={value!r}" for name, value in self.cuts().items()]
+        return f"Sampling({', '.join(given)})"
+
+    def of(self, stream: int) -> tuple[float, int, float]:
+        """Temperature, top-k and top-p of a stream."""
+        if stream == TEXT:
+            return self.text_temperature, self.text_top_k, self.text_top_p
+        return self.audio_temperature, self.audio_top_k, self.audio_top_p
+
+    def cuts(self) -> dict[str, float]:
+        """The cuts that are on."""
+        every = {"text_top_k": self.text_top_k, "audio_top_k": self.audio_top_k}
+        found = {name: value for name, value in every.items() if value}
+        shares = {"text_top_p": self.text_top_p, "audio_top_p": self.audio_top_p}
+        return found | {name: value for name, value in shares.items() if value != 1}
+
+    def check_scorable(self) -> None:
+        """Log-probabilities are those of the whole distribution at a temperature.
+
+        Raises:
+            UserError: a cut is on, so that samples would come from another distribution.
+        """
+        for name, value in self.cuts().items():
+            raise UserError(
+                f"sampling.{name} must be off where samples are scored (training), since log-probabilities are of all "
+                f"tokens; got {value}; leave it to evaluation"
+            )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from lightning_paras2s.hearing.polytone import NOTHING, Analyser, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE
 from lightning_paras2s.modules.speech import SpeechPartModule, mask_frames
+from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import QUERY_PROSODY, QUERY_VOICES
 from lightning_paras2s.types import FACTORS, Query
 
@@ -238,7 +239,7 @@ def labelled(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> l
 def hear_spoken(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> list[Heard]:
     """What the embedded analysers hear of each line."""
     recipe = [CORPUS_VERSION, QUERY_PROSODY, QUERY_VOICES, [s.line for s in spoken], TinyTranscriber.name]
-    key = hashlib.sha256(repr(recipe).encode() + Path(transcriber).read_bytes()).hexdigest()
+    key = hashlib.sha256(repr(recipe).encode() + weights_file(transcriber).read_bytes()).hexdigest()
     path = Path(cache_dir) / f"heard-{key[:16]}.npz"
     if not path.is_file():
         ear = WordEar(transcriber)

@@ -10,20 +10,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args
 
-import lightning as L
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
+    EVEN,
+    Kl,
+    Normalizer,
     PerStream,
-    check_objective,
+    Ratio,
+    Scale,
+    check_choice,
     group_advantages,
-    grpo_loss,
     loss_denominator,
     masked_mean,
 )
@@ -32,28 +35,22 @@ from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_nois
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
+from lightning_paras2s.modules.objective import Experience, Objective
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
-from lightning_paras2s.modules.training import (
-    adamw,
-    clip_gradients,
-    export,
-    initial_policy,
-    place,
-    set_learning_rate,
-    warmup_cosine,
-)
+from lightning_paras2s.modules.training import Optimization, StageModule, check_sampling, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import speak
 
 
-class GRPOModule(L.LightningModule):
+class GRPOModule(StageModule):
     """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
         policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
-        beta: weight of the KL to the reference, of the pair or per stream.
+        beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
+            named). 0 builds and runs no reference, and logs no KL.
         lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over
             `trainer.max_steps`.
         clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
@@ -67,8 +64,11 @@ class GRPOModule(L.LightningModule):
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: of the rollouts, and of all log-probabilities.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
-        rollout_seed: with the step's number decides all rollouts.
+        rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
+        max_skipped: the run stops after so many optimizer steps in a row whose gradient was not finite (each is left
+            out and counted), or rollouts in a row without anything to learn from.
+        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class GRPOModule(L.LightningModule):
         max_grad_norm: float = 1.0,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
-        ratio: str = "joint",
-        normalizer: str = "response",
-        kl: str = "k3",
+        ratio: Ratio = "joint",
+        normalizer: Normalizer = "response",
+        kl: Kl = "k3",
         unbiased_kl: bool = False,
-        weights: PerStream = PerStream(),
-        scale: str = "std",
+        weights: PerStream = EVEN,
+        scale: Scale = "std",
         drop_zero_variance: bool = False,
         mu: int = 1,
         minibatches: int = 1,
@@ -101,60 +101,69 @@ class GRPOModule(L.LightningModule):
         sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
         state_bits: int = 32,
-        rollout_seed: int = 0,
+        rollout_seed: int | None = None,
         max_unscored: float = 0.5,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
+        )
         check_cuts(group_size, mu, minibatches)
+        check_choice("scale", scale, get_args(Scale))
+        check_sampling(sampling)
         self.automatic_optimization = False
-        self.build, self.init_from, self.seed = (policy, tokenizer, reward, vocabulary), init_from, seed
-        self.group_size, self.sampling = group_size, sampling
-        self.rollout_seed, self.max_unscored = rollout_seed, max_unscored
-        self.lr, self.warmup_steps, self.lr_decay = lr, warmup_steps, lr_decay
-        self.weight_decay, self.betas = weight_decay, betas
-        self.scale, self.drop_zero_variance, self.max_grad_norm = scale, drop_zero_variance, max_grad_norm
+        self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
+        self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
+        self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
+        self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
+        self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
-        self.sync_every_micro_batch, self.state_bits = sync_every_micro_batch, state_bits
-        self.objective = {"clip_low": clip_low, "clip_high": clip_high, "beta": beta, "ratio": ratio}
-        self.objective |= {"normalizer": normalizer, "kl": kl, "unbiased_kl": unbiased_kl, "weights": weights}
-        check_objective(ratio, normalizer, kl, scale)
+        self.sync_every_micro_batch = sync_every_micro_batch
         self.policy: SpeechLM | None = None
         self.seconds: dict[str, float] = {}
+
+    @property
+    def trained(self) -> SpeechLM:
+        return self.policy
 
     def configure_model(self) -> None:
         if self.policy is not None:
             return
         policy, tokenizer, reward, vocabulary = self.build
         self.policy = initial_policy(policy, self.init_from, self.seed)
-        # Kept out of the module tree, so out of checkpoints: a resumed run makes them anew from the same files.
-        self.__dict__["reference"] = self.policy.reference()
+        # Kept out of the module tree, so out of checkpoints: a resumed run makes it anew from the same files.
+        self.__dict__["reference"] = self.policy.reference() if self.objective.needs_reference else None
         for model in (self.policy, self.reference):
-            place(self, model)
+            if model is not None:
+                place(self, model)
         self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
         self.reward, self.vocabulary = reward(), vocabulary()
 
     def on_fit_start(self) -> None:
-        self.reference.to(self.device)
+        if self.lr_decay and self.trainer.max_steps < 1:
+            raise UserError(
+                f"model.lr_decay falls over trainer.max_steps, which must be set; got {self.trainer.max_steps}; set it"
+            )
+        if self.reference is not None:
+            self.reference.to(self.device)
         self.tokenizer.to(self.device)
         self.reward.to(self.device)
 
-    def configure_optimizers(self) -> Optimizer:
-        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
-
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
-        """One step of the algorithm: rollout, rewards, advantages, log-probabilities, loss and update, log."""
+        """The algorithm's box: sample, score, compare within groups, and learn, `mu` times over."""
         self.policy.eval()
-        started = time.perf_counter()
-        rollout = self.rollout(batch)
-        rewards = self.rewards(batch, rollout)
-        advantages = group_advantages(rewards, self.group_size, self.scale)
-        old_logps, ref_logps, gap = self.fixed_logps(rollout)
-        means = Means()
-        for index in self.minibatch_queries(rewards, advantages):
-            self.update(rollout, index, rewards, advantages, old_logps, ref_logps, means)
-        self.seconds["step"] = time.perf_counter() - started
-        self.log_step(rollout, rewards, means.read() | gap)
+        self.seconds = {}
+        with self.timed("step"):
+            rollout = self.rollout(batch)
+            rewards = self.rewards(batch, rollout)
+            advantages = group_advantages(rewards, self.group_size, self.scale)
+            learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout))
+            means = Means()
+            for queries in self.minibatch_queries(learned):
+                self.update(learned, queries, means)
+            self.check_idle(means)
+        self.log_step(rollout, rewards, means.read() | learned.gap)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -165,7 +174,6 @@ class GRPOModule(L.LightningModule):
     @torch.no_grad()
     def rollout(self, batch: DualStreamBatch) -> Rollout:
         """Sample G responses a query; each rank takes its rows of the global batch's noise."""
-        self.seconds = {}
         rank, world_size, rows = self.global_rank, self.trainer.world_size, len(batch) * self.group_size
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         noise = sampling_noise(self.rollout_seed, step, rows * world_size, self.sampling.max_steps)
@@ -194,19 +202,19 @@ class GRPOModule(L.LightningModule):
         return rewards
 
     @torch.no_grad()
-    def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor, dict[str, Tensor]]:
+    def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
         """Log-probabilities under the sampler and the reference, [B*G, 2, T], and the sampler's gap to decoding.
 
         Exactly on-policy (one update a rollout) the sampler's are the update's own, detached: None.
         """
-        everything = torch.arange(len(rollout.prompt), device=self.device)
+        old_logps = ref_logps = None
         with self.timed("logps"):
-            parts = self.micro_batches(rollout, everything)
-            ref_logps = self.all_logps(self.reference, rollout, parts)
-            if self.mu * self.minibatches == 1:
-                return None, ref_logps, {}
-            old_logps = self.all_logps(self.policy, rollout, parts)
-        return old_logps, ref_logps, logp_gap(old_logps, rollout.completion)
+            parts = self.micro_batches(rollout, torch.arange(len(rollout.prompt), device=self.device))
+            if self.reference is not None:
+                ref_logps = self.all_logps(self.reference, rollout, parts)
+            if self.mu * self.minibatches > 1:
+                old_logps = self.all_logps(self.policy, rollout, parts)
+        return old_logps, ref_logps, {} if old_logps is None else logp_gap(old_logps, rollout.completion)
 
     def all_logps(self, model: SpeechLM, rollout: Rollout, parts: list[MicroBatch]) -> Tensor:
         found = [(self.logps(model, rollout, part.queries)[0], part.counts) for part in parts]
@@ -217,12 +225,12 @@ class GRPOModule(L.LightningModule):
         logps = model.logps(prompt, completion, self.sampling)
         return logps.values, logps.entropy
 
-    def minibatch_queries(self, rewards: Tensor, advantages: Tensor) -> Iterator[Tensor]:
+    def minibatch_queries(self, learned: Experience) -> Iterator[Tensor]:
         """The queries of each optimizer step, mu times over; no step if no rank has anything to learn from.
 
         All ranks take the same number of steps: one that has fewer queries left takes part with none.
         """
-        left = useful_queries(rewards, advantages, self.group_size, self.drop_zero_variance)
+        left = useful_queries(learned.rewards, learned.advantages, self.group_size, self.drop_zero_variance)
         return minibatches_of(left, most_over_ranks(len(left), self.device), self.mu, self.minibatches)
 
     def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
@@ -230,51 +238,62 @@ class GRPOModule(L.LightningModule):
         needed = rollout.parts_needed(len(index), self.micro_batch_tokens)
         return cut(index, most_over_ranks(needed, self.device))
 
-    def update(
-        self,
-        rollout: Rollout,
-        index: Tensor,
-        rewards: Tensor,
-        advantages: Tensor,
-        old_logps: Tensor | None,
-        ref_logps: Tensor,
-        means: Means,
-    ) -> None:
+    def update(self, learned: Experience, queries: Tensor, means: Means) -> None:
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        # Unscored responses are not learned from at all: they feel no KL either.
-        scored = rewards.isfinite()[:, None, None]
-        rows = rollout.queries(index)[2]
-        normalizer, max_steps = self.objective["normalizer"], self.sampling.max_steps
-        # Ranks average their gradients, so their share of the global denominator is its mean.
-        denominator = mean_over_ranks(loss_denominator(rollout.completion.actions[rows], normalizer, max_steps))
+        denominator = self.denominator(learned, queries)
         with self.timed("update"):
-            parts, loss = self.micro_batches(rollout, index), torch.zeros((), device=self.device)
-            for i, (part, counts) in enumerate(parts, 1):
+            parts, loss = self.micro_batches(learned.rollout, queries), torch.zeros((), device=self.device)
+            for i, part in enumerate(parts, 1):
                 sync_gradients(self.policy, self.sync_every_micro_batch or i == len(parts))
-                _, completion, rows = rollout.queries(part)
-                logps, entropy = self.logps(self.policy, rollout, part)
-                old = logps.detach() if old_logps is None else old_logps[rows]
-                actions = completion.actions & scored[rows] & counts
-                result = grpo_loss(
-                    logps, old, ref_logps[rows], advantages[rows], actions, denominator=denominator, **self.objective
-                )
-                self.manual_backward(result.loss)
-                loss += result.loss.detach()
-                if counts:
-                    means.add(result, entropy, completion, logps if old_logps is None else None)
-            norm = clip_gradients(self.policy, self.max_grad_norm)
-            total_steps = self.trainer.max_steps if self.lr_decay else 0
-            share = warmup_cosine(self.global_step, self.warmup_steps, total_steps)
-            set_learning_rate(optimizer.optimizer, self.lr * share)
+                loss += self.backward_part(learned, part, denominator, means)
+            norm = self.clip_gradients()
+            self.set_rate(optimizer.optimizer, self.trainer.max_steps if self.lr_decay else 0)
             optimizer.step()
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
 
+    def check_idle(self, means: Means) -> None:
+        """
+        Raises:
+            UserError: too many rollouts in a row had nothing to learn from: `max_steps` would never come.
+        """
+        self.idle = 0 if "loss" in means.sums else self.idle + 1
+        if self.idle >= self.optimization.max_skipped:
+            raise UserError(
+                f"a rollout must have something to learn from; got none in {self.idle} in a row; look at "
+                "train/unscored and train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
+            )
+
+    def denominator(self, learned: Experience, queries: Tensor) -> Tensor:
+        """What the loss of an optimizer step is divided by: its scored responses or their steps. Ranks average their
+        gradients, so their share of the global denominator is its mean.
+        """
+        _, completion, rows = learned.rollout.queries(queries)
+        actions = completion.actions & learned.scored[rows, None, None]
+        share = loss_denominator(actions, self.objective.normalizer, self.sampling.max_steps)
+        return mean_over_ranks(share)
+
+    def backward_part(self, learned: Experience, part: MicroBatch, denominator: Tensor, means: Means) -> Tensor:
+        """Adds a micro-batch's gradient; its share of the loss."""
+        _, completion, rows = learned.rollout.queries(part.queries)
+        logps, entropy = self.logps(self.policy, learned.rollout, part.queries)
+        on_policy = learned.old_logps is None
+        old = logps.detach() if on_policy else learned.old_logps[rows]
+        ref = None if learned.ref_logps is None else learned.ref_logps[rows]
+        # Unscored responses are not learned from at all: they feel no KL either.
+        actions = completion.actions & learned.scored[rows, None, None] & part.counts
+        result = self.objective.loss(logps, old, ref, learned.advantages[rows], actions, denominator)
+        self.manual_backward(result.loss)
+        if part.counts:
+            means.add(result, entropy, completion, logps if on_policy else None)
+        return result.loss.detach()
+
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
         """Metrics of the global batch; seconds are this rank's."""
         update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
+        update["skipped"] = torch.tensor(float(self.skipped.count))
         update["lr"] = torch.tensor(float(self.optimizers().param_groups[0]["lr"]))
         metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
         metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)
@@ -295,6 +314,3 @@ class GRPOModule(L.LightningModule):
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
         if scored.any() or self.trainer.world_size > 1:  # all ranks or none must meet
             self.log("val/reward", masked_mean(rewards, scored), batch_size=int(scored.sum()), sync_dist=True)
-
-    def on_train_end(self) -> None:
-        export(self, self.policy, "policy.safetensors")

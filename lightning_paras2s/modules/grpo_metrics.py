@@ -23,9 +23,10 @@ class Means:
 
     def add(self, result: GRPOLoss, entropy: Tensor, completion: Completion, on_policy_logps: Tensor | None) -> None:
         rows = len(completion)
-        self.add_scalar("kl/text", result.kl_text, rows)
-        self.add_scalar("kl/audio", result.kl_audio, rows)
-        self.add_scalar("kl", result.kl_text + result.kl_audio, rows)
+        if result.kl_text is not None:
+            self.add_scalar("kl/text", result.kl_text, rows)
+            self.add_scalar("kl/audio", result.kl_audio, rows)
+            self.add_scalar("kl", result.kl_text + result.kl_audio, rows)
         self.add_scalar("clip_fraction/low", result.clip_low, rows)
         self.add_scalar("clip_fraction/high", result.clip_high, rows)
         self.add_scalar("ratio", result.ratio, rows)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
-from lightning_paras2s.modules.training import adamw, clip_gradients, export, set_learning_rate, warmup_cosine
+from lightning_paras2s.modules.training import Optimization, SupervisedModule
 from lightning_paras2s.types import FACTORS
 
 
-class RewardModule(L.LightningModule):
+class RewardModule(SupervisedModule):
     """Trains a scorer; validation compares its expected scores with the judge's. Writes `scorer.safetensors`.
 
     Args:
@@ -26,7 +24,12 @@ class RewardModule(L.LightningModule):
         factor_weight: of the cross-entropy of the factor that a query is about, told from its audio alone; for scorers
             that have `factor_logits`. The judge is told it, so its student may be told in training.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
+            counted (`train/skipped`).
+        seed: of random first weights; null follows `seed_everything`.
     """
+
+    exported = "scorer.safetensors"
 
     def __init__(
         self,
@@ -38,14 +41,19 @@ class RewardModule(L.LightningModule):
         max_grad_norm: float = 1.0,
         factor_weight: float = 0.0,
         state_bits: int = 32,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.build, self.seed, self.lr, self.warmup_steps = scorer, seed, lr, warmup_steps
-        self.weight_decay, self.betas, self.max_grad_norm = weight_decay, betas, max_grad_norm
-        self.state_bits, self.factor_weight = state_bits, factor_weight
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
+        )
+        self.build, self.factor_weight = scorer, factor_weight
         self.scorer: ResponseScorer | None = None
         self.judged: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def trained(self) -> ResponseScorer:
+        return self.scorer
 
     def configure_model(self) -> None:
         if self.scorer is None:
@@ -54,16 +62,6 @@ class RewardModule(L.LightningModule):
                 self.scorer = self.build()
             if self.device_mesh is not None:
                 self.scorer.shard(self.device_mesh["data_parallel"])
-
-    def configure_optimizers(self) -> Optimizer:
-        return adamw(self.scorer.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args, **kwargs) -> None:
-        self.log("train/grad_norm", clip_gradients(self.scorer, self.max_grad_norm))
-
-    def on_train_batch_start(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
-        set_learning_rate(self.optimizers().optimizer, self.lr * share)
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         loss = score_loss(self.scorer.score_logits(batch.queries, batch.responses), batch.scores)
@@ -83,9 +81,6 @@ class RewardModule(L.LightningModule):
         expected, judged = (torch.cat(parts).float().cpu() for parts in zip(*self.judged, strict=True))
         self.judged.clear()
         self.log_dict({f"val/{name}": value for name, value in agreement(expected, judged).items()})
-
-    def on_train_end(self) -> None:
-        export(self, self.scorer, "scorer.safetensors")
 
 
 def score_loss(logits: Tensor, scores: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.training import initial_policy, place
+from lightning_paras2s.modules.training import check_sampling, initial_policy, place
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
@@ -34,6 +34,7 @@ class SampleModule(L.LightningModule):
         policy, tokenizer, reward, vocabulary: build the parts.
         init_from: the policy's weights (.safetensors); None = those that it brings.
         samples: K.
+        seed: with a query's id decides its samples; null follows `seed_everything`.
         others, written: each training response is judged for so many other queries too, and written answers are added,
             see `build_preferences`; the held-out queries have sampled ones, judged for their own query alone.
     """
@@ -50,11 +51,12 @@ class SampleModule(L.LightningModule):
         others: int = 0,
         written: WrittenAnswers | None = None,
         sampling: Sampling = Sampling(),
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        check_sampling(sampling)
         self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
-        self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed
+        self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
         self.others, self.written = others, written
         self.policy: SpeechLM | None = None
 

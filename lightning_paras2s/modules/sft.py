@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import lightning as L
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
-from lightning_paras2s.modules.training import (
-    adamw,
-    clip_gradients,
-    export,
-    initial_policy,
-    place,
-    set_learning_rate,
-    warmup_cosine,
-)
+from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(SupervisedModule):
     """Trains a policy on demonstrations; so is the embedded base pre-trained, whose tasks are demonstrations too.
 
     The loss needs the log-probabilities of the demonstrated tokens alone, so no [B, T, V] logits are made. Writes the
@@ -38,6 +27,9 @@ class SFTModule(L.LightningModule):
         audio_weight: weight of the audio stream's mean loss.
         max_grad_norm: gradients are scaled down to this norm.
         state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
+            counted (`train/skipped`).
+        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(
@@ -52,17 +44,19 @@ class SFTModule(L.LightningModule):
         audio_weight: float = 1.0,
         max_grad_norm: float = 1.0,
         state_bits: int = 32,
-        seed: int = 0,
+        max_skipped: int = 10,
+        seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.build, self.init_from, self.seed = policy, init_from, seed
-        self.lr, self.warmup_steps, self.weight_decay, self.betas = lr, warmup_steps, weight_decay, betas
-        self.weights, self.max_grad_norm, self.state_bits = (
-            PerStream(text_weight, audio_weight),
-            max_grad_norm,
-            state_bits,
+        super().__init__(
+            Optimization(lr, warmup_steps, weight_decay, betas, max_grad_norm, state_bits, max_skipped), seed
         )
+        self.build, self.init_from = policy, init_from
+        self.weights = PerStream(text_weight, audio_weight)
         self.policy: SpeechLM | None = None
+
+    @property
+    def trained(self) -> SpeechLM:
+        return self.policy
 
     def configure_model(self) -> None:
         if self.policy is None:
@@ -99,17 +93,3 @@ class SFTModule(L.LightningModule):
         if self.trainer.world_size == 1:
             return counts
         return self.trainer.strategy.reduce(counts.float().to(self.device), reduce_op="mean")
-
-    def configure_optimizers(self) -> Optimizer:
-        return adamw(self.policy.parameters(), self.lr, self.weight_decay, self.betas, self.state_bits)
-
-    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        self.log("train/grad_norm", clip_gradients(self.policy, self.max_grad_norm))
-
-    def on_train_batch_start(self, batch: DualStreamBatch, batch_idx: int) -> None:
-        share = warmup_cosine(self.trainer.global_step, self.warmup_steps, int(self.trainer.estimated_stepping_batches))
-        set_learning_rate(self.optimizers().optimizer, self.lr * share)
-        self.log("train/lr", self.lr * share)
-
-    def on_train_end(self) -> None:
-        export(self, self.policy, "policy.safetensors")

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
-from lightning_paras2s.data.embedded import words as words_of
 from lightning_paras2s.hearing.phones import SYMBOLS, phone_ids
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
-from lightning_paras2s.hearing.transcribers import CTCNetwork, plain_words, read_ctc
+from lightning_paras2s.hearing.transcribers import CTCNetwork, read_ctc
+from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.tiny.features import MELS
 from lightning_paras2s.models.tiny.tokenizer import STRIDE, TinyTokenizer
@@ -181,7 +181,7 @@ class TokenizerModule(SpeechPartModule):
         mel = mean((output[..., :MELS] - frames[..., :MELS]).abs().mean(-1), weights)
         pitch = mean((output[..., MELS] - frames[..., MELS]).abs(), weights * voiced)
         voicing = mean(F.binary_cross_entropy_with_logits(output[..., MELS + 1], voiced, reduction="none"), weights)
-        texts = [phone_ids(words_of(text)) for text in batch["texts"]]
+        texts = [phone_ids(plain_words(text)) for text in batch["texts"]]
         logps = F.log_softmax(self.words(quantised).float(), 1).permute(2, 0, 1)
         said = torch.tensor([i for t in texts for i in t])
         sizes = torch.tensor([len(t) for t in texts])
@@ -227,7 +227,7 @@ class TranscriberModule(SpeechPartModule):
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         logps = F.log_softmax(self.network(mask_frames(warp_vocal_tract(batch["frames"]))), -1).transpose(0, 1)
-        texts = [phone_ids(words_of(text)) for text in batch["texts"]]
+        texts = [phone_ids(plain_words(text)) for text in batch["texts"]]
         said, sizes = torch.tensor([i for t in texts for i in t]), torch.tensor([len(t) for t in texts])
         loss = F.ctc_loss(logps, said, batch["lengths"] // 2, sizes, zero_infinity=True)
         self.log("train/ctc", loss, prog_bar=True, batch_size=len(texts))
@@ -235,7 +235,7 @@ class TranscriberModule(SpeechPartModule):
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         heard = read_ctc(self.network(batch["frames"]), batch["lengths"].tolist())
-        wer = jiwer.wer([plain_words(t) for t in batch["texts"]], heard)
+        wer = jiwer.wer([plain_text(t) for t in batch["texts"]], heard)
         name = ("queries", "responses")[dataloader_idx]
         self.log(f"val/wer_{name}", wer, prog_bar=True, batch_size=len(heard), add_dataloader_idx=False)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,8 +19,148 @@ from torch.optim import AdamW, Optimizer
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.speech_lm import SpeechLM
-from lightning_paras2s.running.runs import remove, run_dir
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.running.checkpoints import refuse_sick, remove
+from lightning_paras2s.running.runs import run_dir
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How a stage's weights move: the options of its module, where each is explained.
+
+    Raises:
+        UserError: a rate, a norm or a count with which nothing would train.
+    """
+
+    lr: float
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+    state_bits: int
+    max_skipped: int
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "max_grad_norm", "max_skipped"):
+            if not getattr(self, name) > 0:
+                raise UserError(
+                    f"{name} must be above 0, or nothing trains; got {getattr(self, name)}; set model.{name}"
+                )
+        for name in ("warmup_steps", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative; got {getattr(self, name)}; set model.{name}")
+
+
+class Skipped:
+    """Counts optimizer steps that were left out because their gradient was not finite.
+
+    Attributes:
+        most: so many in a row end the run.
+        count, in_a_row: all of the run, and those since the last one that was made.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count, self.in_a_row = most, 0, 0
+
+    def see(self, norm: Tensor) -> bool:
+        """Is the step to be left out?
+
+        Raises:
+            UserError: too many in a row were.
+        """
+        if bool(norm.isfinite()):
+            self.in_a_row = 0
+            return False
+        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
+        if self.in_a_row >= self.most:
+            raise UserError(
+                f"a gradient must be finite; got {float(norm)} in {self.in_a_row} steps in a row, which were left out; "
+                "look at the data, or lower model.lr (model.max_skipped says how many end the run)"
+            )
+        return True
+
+
+class StageModule(L.LightningModule):
+    """What supervised fine-tuning, reward modelling and RL repeat: one model that trains, its optimizer and its export.
+
+    A step whose gradient is not finite is left out and counted (`train/skipped`). Checkpoints hold the weights that
+    train: of an adapter's frozen base, which a resumed run reads again, they hold none (sharded ones hold all).
+
+    Attributes:
+        exported: the file of the run's folder that holds the trained model.
+    """
+
+    exported = "policy.safetensors"
+
+    def __init__(self, optimization: Optimization, seed: int | None) -> None:
+        super().__init__()
+        self.optimization, self.seed = optimization, seed or 0
+        self.skipped = Skipped(optimization.max_skipped)
+
+    @property
+    @abstractmethod
+    def trained(self) -> SpeechLM | ResponseScorer:
+        """The model that trains, once it is built."""
+
+    def configure_optimizers(self) -> Optimizer:
+        o = self.optimization
+        return adamw(self.trained.parameters(), o.lr, o.weight_decay, o.betas, o.state_bits)
+
+    def set_rate(self, optimizer: Optimizer, total_steps: int) -> float:
+        """The learning rate of the optimizer step that comes; 0 total steps = it does not fall."""
+        lr = self.optimization.lr * warmup_cosine(self.global_step, self.optimization.warmup_steps, total_steps)
+        set_learning_rate(optimizer, lr)
+        return lr
+
+    def clip_gradients(self) -> Tensor:
+        """Scale gradients down to `max_grad_norm`, or drop them where they are not finite: without gradients the
+        optimizer moves neither weights nor moments. The norm before.
+        """
+        norm = clip_gradients(self.trained, self.optimization.max_grad_norm)
+        if self.skipped.see(norm):
+            for parameter in self.trained.parameters():
+                parameter.grad = None
+        return norm
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = (self.skipped.count, self.skipped.in_a_row)
+        if self.device_mesh is None:
+            for name in frozen_names(self):
+                checkpoint["state_dict"].pop(name, None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped.count, self.skipped.in_a_row = checkpoint.get("skipped", (0, 0))
+        if self.device_mesh is None and "state_dict" in checkpoint:
+            own = self.state_dict()
+            for name in frozen_names(self):
+                checkpoint["state_dict"].setdefault(name, own[name])
+
+    def on_train_end(self) -> None:
+        export(self, self.trained, self.exported)
+
+
+class SupervisedModule(StageModule):
+    """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run."""
+
+    def on_fit_start(self) -> None:
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise UserError(
+                "a run whose learning rate falls must know its length; got neither trainer.max_steps nor max_epochs; "
+                "set one (beside trainer.max_time, if that is to end it)"
+            )
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        self.log("train/grad_norm", self.clip_gradients())
+        self.log("train/skipped", float(self.skipped.count))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        lr = self.set_rate(self.optimizers().optimizer, int(self.trainer.estimated_stepping_batches))
+        self.log("train/lr", lr)
+
+
+def frozen_names(module: nn.Module) -> list[str]:
+    """Weights that do not train, where others do."""
+    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
 
 
 def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: int) -> SpeechLM:
@@ -33,6 +177,13 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
     if init_from is None:
         return fresh
     loaded = load_module(type(fresh), init_from)
+    asked, found = (json.loads(json.dumps(model.settings)) for model in (fresh, loaded))  # tuples are lists in the file
+    for name, value in asked.items():
+        if found[name] != value:
+            raise UserError(
+                f"{init_from} must fit the configured policy; got {name} {found[name]} for {value}; set the policy's "
+                "options as they were when it was trained"
+            )
     shapes = {name: tuple(p.shape) for name, p in fresh.state_dict().items()}
     for name, tensor in loaded.state_dict().items():
         if shapes.get(name) != tuple(tensor.shape):
@@ -41,6 +192,23 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
                 "set the policy's options as they were when it was trained"
             )
     return loaded
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """
+    Raises:
+        UserError: answers without steps, or all alike.
+    """
+    if sampling.max_steps < 1:
+        raise UserError(
+            f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"
+        )
+    for name in ("text_temperature", "audio_temperature"):
+        if not getattr(sampling, name) > 0:
+            raise UserError(
+                f"sampling.{name} must be above 0, or all answers are one; got {getattr(sampling, name)}; "
+                f"set model.sampling.{name}"
+            )
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float = 0.1) -> float:
@@ -110,6 +278,7 @@ def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: st
     folder = run_dir(module.trainer)
     if folder is None or module.trainer.fast_dev_run:
         return
+    refuse_sick(module.trainer, folder)
     if module.trainer.is_global_zero:
         # a model that is a folder takes no other's place: that of the run when it had ended, and now went on
         remove((folder / name).with_suffix(""))

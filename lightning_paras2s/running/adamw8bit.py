@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch.optim import Optimizer
-from torchao.optim import AdamW8bit
-from torchao.optim.subclass_8bit import OptimState8bit
 
 
 def adamw8bit(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
     """Steps of bfloat16 weights are rounded up or down at random, by nearness: rounded to the nearest, a rate below
     1e-3 of the weights would move nothing.
     """
+    from torchao.optim import AdamW8bit  # an extra: this module is imported without it
+
     optimizer = AdamW8bit(groups, lr=lr, betas=betas, bf16_stochastic_round=True)
     optimizer.register_state_dict_post_hook(plain_moments)
     optimizer.register_load_state_dict_pre_hook(packed_moments)
@@ -32,6 +32,8 @@ def packed_moments(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str
 
 
 def plain(moment: Any) -> Any:
+    from torchao.optim.subclass_8bit import OptimState8bit
+
     if not isinstance(moment, OptimState8bit):
         return moment
     names, (signed, dtype) = moment.__tensor_flatten__()
@@ -39,4 +41,6 @@ def plain(moment: Any) -> Any:
 
 
 def packed(moment: Any) -> Any:
+    from torchao.optim.subclass_8bit import OptimState8bit
+
     return OptimState8bit(**moment) if isinstance(moment, dict) else moment

@@ -15,10 +15,11 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.hearing.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
+from lightning_paras2s.hearing.evidence import Ears, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.judging.rewards import JudgeReward, judge_scores
+from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
 from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
@@ -143,11 +144,12 @@ class Probe(Callback):
         responses = speak(completion, module.tokenizer, module.vocabulary)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
-        metrics["wer"] = float(np.mean([evidence.wer for evidence in heard]))
+        wers = [evidence.wer for evidence in heard if evidence.wer is not None]  # silence has none
+        metrics |= {"wer": float(np.mean(wers))} if wers else {}
         metrics |= self._judged("judge", batch.queries, heard)
         if self.audit is not None:
-            tones = self.audit.recognize([r.audio for r in responses], "response")
-            again = [replace(evidence, tone=style.tone or "") for evidence, style in zip(heard, tones, strict=True)]
+            words = {evidence.response_id: evidence.transcript for evidence in heard}
+            again = make_evidence(as_said(responses), Ears(self.ears.transcriber, self.audit), words)
             metrics |= self._judged("audit", batch.queries, again)
         return metrics
 

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import pkgutil
+import signal
+import sys
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.running.callbacks import StageProgress
+from lightning_paras2s.running.checkpoints import RunCheckpoint, last_checkpoint, remove
+from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.precision import precision_of_run, settle
-from lightning_paras2s.running.preflight import check_trainer, launched, visible_gpus
+from lightning_paras2s.running.preflight import check_run, check_trainer, launched, visible_gpus
 from lightning_paras2s.running.ranks import EndTogether, one_voice
-from lightning_paras2s.running.runs import RunCheckpoint, RunConfig, StepSeed, batches_done, last_checkpoint, remove
+from lightning_paras2s.running.runs import RunConfig, StepSeed, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
 from lightning_paras2s.running.threads import say
 from lightning_paras2s.running.trainer import ShareCores, StageTrainer
 
+# a disk or a folder that takes no (more) files
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
 # A class can be named short (`policy: TinySpeechLM`) once its module is imported.
 SEAM_PACKAGES = ("models", "data", "hearing", "speaking", "judging", "servers", "modules", "running")
 
@@ -69,6 +81,18 @@ class StageCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning lets a checkpoint's hyper-parameters win over the command line; here the command line wins."""
 
+    def instantiate_classes(self) -> None:
+        self.asked = self.config
+        self.config = self.config.clone()
+        self.config[self.subcommand] = fill(self.config[self.subcommand])
+        with one_line():
+            super().instantiate_classes()
+
+    def instantiate_trainer(self, **options: Any) -> L.Trainer:
+        """The config that is kept with the run is the one that was asked for: it starts the same run with any seed."""
+        self.config = self.asked
+        return super().instantiate_trainer(**options)
+
     def before_instantiate_classes(self) -> None:
         check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
         trainer = self.config[self.subcommand].trainer
@@ -102,10 +126,15 @@ class StageCLI(LightningCLI):
         Raises:
             UserError: also where the checkpoint is another model's.
         """
+        check_run(subcommand, self.model, self.trainer)
         folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
         try:
-            super()._run_subcommand(subcommand)
+            with one_line():
+                super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            rank_zero_info(f"ended by SIGTERM after {batches_done(self.trainer)} batches; started again it goes on")
+            sys.exit(128 + signal.SIGTERM)
         except (UserError, RuntimeError) as error:
             if folder is not None and batches_done(self.trainer) == 0:
                 for path in set(folder.glob("*")) - before:
@@ -145,6 +174,23 @@ class StageCLI(LightningCLI):
                     "trainer's options as they were, or start a new run from the weights in the run's folder"
                 )
             self.trainer.callbacks.append(ShardsFit(path))
+
+
+@contextlib.contextmanager
+def one_line() -> Iterator[None]:
+    """Lightning's refusals, missing packages and disks that take nothing are mistakes that a user can mend."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UserError(" ".join(str(error).split())) from error
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("lightning_paras2s"):
+            raise
+        raise UserError(f"a package is missing: {' '.join(str(error).split())}; install it") from error
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise UserError(f"the run must be able to write its files; got: {error}; free or change the place") from error
 
 
 def import_seams() -> None:

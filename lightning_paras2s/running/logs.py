@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, iter_jsonl, to_json
+from lightning_paras2s.running.origins import UNKNOWN, Inputs, Origins, made_from, reasons
+from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, finite, iter_jsonl, to_json
 
 Record = TypeVar("Record", Response, Evidence, Verdict)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
@@ -31,32 +34,89 @@ class Log:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}{self.suffix}.jsonl"
 
+    def shards(self, name: str) -> list[Path]:
+        """NAME.jsonl and those of shards (NAME-0of2.jsonl); any other file is nobody's, and told of."""
+        found = sorted(self.folder.glob(f"{name}*.jsonl"))
+        own = [path for path in found if re.fullmatch(rf"{name}(-\d+of\d+)?\.jsonl", path.name)]
+        if strays := [path.name for path in found if path not in own]:
+            say_once(f"{self.folder}: {', '.join(strays)} is no file of this run and is left out")
+        return own
+
+    @cached_property
+    def origins(self) -> Origins:
+        """What the folder's records were made from."""
+        self._mend("inputs", "that line is dropped, and its item made anew")
+        return Origins(self.shards("inputs"))
+
     def read(self, name: str, record: type[Record]) -> list[Record]:
         """All shards' records, without repetitions; a half-written last line of this shard's file is dropped, one of
         another's (which may be writing it) is skipped."""
-        own = self.path(name)
-        if own.is_file() and half_line(own):
-            say(f"{own} ended in the middle of a line: that line is dropped, and its item asked for again")
-            append_jsonl(own, [])
-        shards = sorted(self.folder.glob(f"{name}*.jsonl"))
-        rows = [row for path in shards for row in iter_jsonl(path, record, skip_half_line=True)]
+        self._mend(name, "that line is dropped, and its item asked for again")
+        rows = [row for path in self.shards(name) for row in iter_jsonl(path, record, skip_half_line=True)]
         return list({record_key(row): row for row in rows}.values())
 
-    def settled(self, name: str, record: type[Record], again: Callable[[Record], bool]) -> list[Record]:
-        """The records that stay; those to be asked for `again` are taken out of this shard's file, and counted."""
-        rows = self.read(name, record)
-        statuses = Counter(row.status for row in rows if again(row))
-        if not statuses:
-            return rows
-        said = ", ".join(f"{status} {count}" for status, count in statuses.most_common())
-        say(f"{name} asked for again: {statuses.total()} ({said})")
-        if self.path(name).is_file():
-            kept = [row for row in iter_jsonl(self.path(name), record) if not again(row)]
-            replace_file(self.path(name), "".join(to_json(row) + "\n" for row in kept))
-        return [row for row in rows if not again(row)]
+    def _mend(self, name: str, what: str) -> None:
+        own = self.path(name)
+        if own.is_file() and half_line(own):
+            say(f"{own} ended in the middle of a line: {what}")
+            append_jsonl(own, [])
 
-    def append(self, name: str, rows: list[Any]) -> None:
+    def settled(
+        self,
+        name: str,
+        record: type[Record],
+        again: Callable[[Record], bool],
+        inputs: Callable[[Record], Inputs | None] | None = None,
+    ) -> list[Record]:
+        """The records that stay; those to be asked for `again`, and those made from other inputs, are taken out of this
+        shard's file, and counted.
+
+        Args:
+            inputs: what a record would be made from today; None for one that this run has no use for.
+        """
+        rows = self.read(name, record)
+        stale = self.stale(name, rows, inputs) if inputs else {}
+        statuses = Counter(row.status for row in rows if record_key(row) not in stale and again(row))
+        if statuses:
+            said = ", ".join(f"{status} {count}" for status, count in statuses.most_common())
+            say(f"{name} asked for again: {statuses.total()} ({said})")
+        if not statuses and not stale:
+            return rows
+        kept = {record_key(row): row for row in rows if record_key(row) not in stale and not again(row)}
+        if self.path(name).is_file():
+            own = [row for row in iter_jsonl(self.path(name), record) if kept.get(record_key(row)) == row]
+            replace_file(self.path(name), "".join(to_json(row) + "\n" for row in own))
+        return list(kept.values())
+
+    def stale(
+        self, name: str, rows: Sequence[Record], inputs: Callable[[Record], Inputs | None]
+    ) -> dict[tuple, list[str]]:
+        """The key of each record that was made from other inputs than today's -> which; one line tells of them.
+
+        Records of a folder from before inputs were kept are taken at their word, once, and one line says so.
+        """
+        today = [(row, found) for row in rows if (found := inputs(row)) is not None]
+        if today and name not in self.origins.kinds:
+            say(f"{self.folder}: what its {len(today)} {name} were made from is not recorded; they are kept as they are")
+            self.vouch(name, [row for row, _ in today], [found for _, found in today])
+        differing = {record_key(row): self.origins.differing(name, row, found) for row, found in today}
+        stale = {key: names for key, names in differing.items() if names}
+        if stale:
+            what = reasons(stale.values()).replace(UNKNOWN, "made from what is not recorded")
+            say(f"{self.folder}: {len(stale)} of {len(today)} {name} are made anew, their inputs changed: {what}")
+        return stale
+
+    def append(self, name: str, rows: list[Any], inputs: Sequence[Inputs] | None = None) -> None:
+        """Add records; `inputs` of each are written before, so that a kill leaves no record that nothing vouches for."""
+        if inputs is not None:
+            self.vouch(name, rows, inputs)
         append_jsonl(self.path(name), rows)
+
+    def vouch(self, name: str, rows: Sequence[Any], inputs: Sequence[Inputs]) -> None:
+        lines = made_from(name, rows, inputs)
+        append_jsonl(self.path("inputs"), lines)
+        self.origins.known |= {(line.of, line.row): line.inputs for line in lines}
+        self.origins.kinds.add(name)
 
 
 def unanswered(status: str) -> bool:
@@ -75,6 +135,11 @@ def half_line(path: Path) -> bool:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+@lru_cache(maxsize=1000)
+def say_once(line: str) -> None:
+    say(line)
 
 
 def record_key(row: Response | Evidence | Verdict) -> tuple:
@@ -109,12 +174,30 @@ def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     rows = Log(run).read("verdicts", Verdict)
     found = {Judging(v.judge, v.rubric_sha, v.label_source) for v in rows}
     if (run / "summary.json").is_file():
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        summary = read_summary(run / "summary.json", Judging._fields)
         found &= {Judging(*(summary[name] for name in Judging._fields))}
     if len(found) != 1:
         raise UserError(f"{run} must hold verdicts of one judge; got {len(found)}; run `evaluate` there to its end")
     judging = found.pop()
     return judging, [v for v in rows if Judging(v.judge, v.rubric_sha, v.label_source) == judging]
+
+
+def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
+    """A run's summary.json, which must hold some fields.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} must be one JSON object; got something else ({error}); run `evaluate` again"
+        ) from None
+    missing = [key for key in fields if not isinstance(summary, dict) or key not in summary]
+    if missing:
+        raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
+    return summary
 
 
 def check_config(name: str, config_sha: str, done: Iterable[Response], folder: Path) -> None:
@@ -129,7 +212,12 @@ def check_config(name: str, config_sha: str, done: Iterable[Response], folder: P
 
 def write_summary(path: Path, result: dict[str, Any]) -> None:
     """JSON, whole or not at all."""
-    replace_file(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    replace_file(path, json_text(result))
+
+
+def json_text(value: Any) -> str:
+    """JSON for a file: what is not a number is null."""
+    return json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -143,4 +231,5 @@ def replace_file(path: Path, text: str) -> None:
 def safe_name(name: str) -> str:
     """A file name for an id: itself if it is harmless, else a readable part and a hash."""
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return plain if plain == name else f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    harmless = plain == name and name.strip(".") and len(name.encode()) <= 150
+    return plain if harmless else f"{plain[:80]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

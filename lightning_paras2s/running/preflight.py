@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_paras2s.errors import UserError
 
 GPU = ("gpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed", "32", "bf16")
+STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 USE_FSDP2 = "use --config trainer/fsdp2_8gpu.yaml (FSDP2)"
 
 
@@ -34,6 +39,17 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | Non
             not all processes' data parallelism, or FSDP1.
     """
     check_strategy(trainer)
+    check_precision(trainer)
+    if trainer.get("enable_checkpointing") is False:
+        raise UserError(
+            "trainer.enable_checkpointing must not be false, for a run resumes from its checkpoints; got false; "
+            "set --checkpoint.every_n_batches 0 for one at the end alone"
+        )
+    if trainer.get("overfit_batches"):
+        raise UserError(
+            f"trainer.overfit_batches must be 0, for an epoch's order is its own; got {trainer['overfit_batches']}; "
+            "train on a manifest of those queries"
+        )
     devices = device_count(trainer["devices"], gpus)
     if trainer["accelerator"] in GPU or (trainer["accelerator"] == "auto" and devices > 1):
         if not gpus:
@@ -46,6 +62,10 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | Non
                 f"trainer.devices must be at most the GPUs of this machine; got {trainer['devices']} with {gpus}; "
                 f"set --trainer.devices {gpus} and, with FSDP2, data_parallel_size to the number of all processes"
             )
+    if trainer["accelerator"] == "cpu" and devices > cores():
+        raise UserError(
+            f"trainer.devices must be at most the cores of this machine, {cores()}; got {devices}; each is a process"
+        )
     nodes = trainer["num_nodes"] or 1
     if started is not None and (devices, nodes) != (started.processes, started.nodes):
         raise UserError(
@@ -58,9 +78,51 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | Non
 def check_strategy(trainer: Mapping[str, Any]) -> None:
     """FSDP1 fails in manual optimization (Lightning #19626, after a whole rollout) and cannot run on CPU."""
     name = strategy_name(trainer)
+    if any(word in name for word in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy must start its processes anew, as ddp does; got {name}; set --trainer.strategy ddp"
+        )
     if name.startswith("fsdp") or name.endswith("FSDPStrategy"):
         raise UserError(
             f"trainer.strategy must not be FSDP1, which fails in manual optimization; got {name}; {USE_FSDP2}"
+        )
+
+
+def check_precision(trainer: Mapping[str, Any]) -> None:
+    """Weights stay float32 (a step of 1e-5 is lost in 16 bits), and no loss is scaled: `GRPOModule` steps by itself."""
+    asked = trainer.get("precision")
+    if asked is not None and str(asked) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision must be {' or '.join(PRECISIONS[:2])}; got {asked}; for weights in bfloat16 set the "
+            "policy's dtype"
+        )
+
+
+def check_run(command: str, module: LightningModule, trainer: Trainer) -> None:
+    """Refuse what a stage cannot do, or would do otherwise than asked.
+
+    Raises:
+        UserError: no such step, Lightning's clipping beside the stage's own, or accumulation in RL.
+    """
+    name = type(module).__name__
+    step = STEPS[command]
+    if step not in ("training_step", "validation_step") and not is_overridden(step, module, LightningModule):
+        has = [c for c, s in STEPS.items() if is_overridden(s, module, LightningModule)]
+        raise UserError(f"{name} can {', '.join(has)}; got {command}; choose one of those")
+    if command != "fit":
+        return
+    if not is_overridden(step, module, LightningModule):
+        raise UserError(f"{name} must train to be fitted; it does not; use `predict`")
+    own = is_overridden("configure_gradient_clipping", module, LightningModule) or not module.automatic_optimization
+    if trainer.gradient_clip_val is not None and own:
+        raise UserError(
+            f"{name} clips its gradients itself; got trainer.gradient_clip_val {trainer.gradient_clip_val}; "
+            "set model.max_grad_norm"
+        )
+    if trainer.accumulate_grad_batches > 1 and not module.automatic_optimization:
+        raise UserError(
+            f"{name} makes its own optimizer steps; got trainer.accumulate_grad_batches "
+            f"{trainer.accumulate_grad_batches}; raise data.batch_size, and cut it by model.micro_batch_tokens"
         )
 
 
@@ -92,6 +154,11 @@ def device_count(devices: int | str | list[int], gpus: int) -> int:
     if str(devices) in ("auto", "-1"):
         return max(1, gpus)
     return len([d for d in str(devices).split(",") if d]) if "," in str(devices) else int(devices)
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def visible_gpus() -> int:

@@ -21,9 +21,12 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from lightning_paras2s.errors import user_error
+
+TOLD_TO = (KeyboardInterrupt, SIGTERMException)  # end: all ranks are
 
 
 class EndTogether(Callback):
@@ -107,7 +110,7 @@ class EndTogether(Callback):
         leave(1)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.world_size == 1 or not dist.is_initialized() or isinstance(exception, KeyboardInterrupt):
+        if trainer.world_size == 1 or not dist.is_initialized() or isinstance(exception, TOLD_TO):
             return
         mistake = user_error(exception)
         code, words = 1 if mistake is None else 2, f"{type(exception).__name__}: {exception}"

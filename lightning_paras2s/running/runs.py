@@ -9,8 +9,8 @@ there is no buffer to save. One process writes a file; sharded (FSDP2), all rank
 from __future__ import annotations
 
 import json
+import math
 import random
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,24 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.precision import machine
+from lightning_paras2s.types import finite
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard events and, line for line beside them, `metrics.jsonl`."""
+    """TensorBoard events and, line for line beside them, `metrics.jsonl` (null = not finite).
+
+    Args:
+        save_dir: folder of all runs.
+        name: folder of this kind of run.
+        version: folder of this run; a run whose version exists already goes on. None takes the next number.
+    """
 
     def __init__(self, save_dir: str = "runs", name: str = "default", version: int | str | None = None) -> None:
         super().__init__(save_dir, name=name, version=version)
@@ -42,18 +49,22 @@ class RunLogger(TensorBoardLogger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         super().log_metrics(metrics, step)
         values = {name: float(value) for name, value in metrics.items()}
+        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Drop the lines of `metrics.jsonl` from `step` on, and a half line: a resumed run writes them again."""
+        """Drop what was logged from `step` on, and a half line: a resumed run writes it again."""
         if not self.metrics_path.is_file():
             return
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
         replace_file(self.metrics_path, lambda part: part.write_text("".join(kept)))
+        # TensorBoard's readers leave out what an event file before this one has from here on (`purge_step`)
+        start = SessionLog(status=SessionLog.START)
+        self.experiment.file_writer.add_event(Event(step=step, session_log=start))
 
     @rank_zero_only
     def save(self) -> None:
@@ -75,46 +86,6 @@ class RunConfig(SaveConfigCallback):
         made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
         config = f"# {made}\n{self.parser.dump(self.config, skip_none=False)}"
         replace_file(folder / "config.yaml", lambda part: part.write_text(config))
-
-
-class RunCheckpoint(Checkpoint):
-    """Saves `checkpoints/step-N.ckpt` every few training batches and at the end of training, and keeps the newest.
-
-    N counts training batches (rollouts in RL), not optimizer steps. A checkpoint is written beside its place and
-    renamed, so that one which is there is whole.
-
-    Args:
-        every_n_batches: how often; 0 is only at the end.
-        keep: how many to keep.
-    """
-
-    def __init__(self, every_n_batches: int = 50, keep: int = 2) -> None:
-        self.every_n_batches, self.keep = every_n_batches, keep
-        self.saved = -1
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self.every_n_batches and batches_done(trainer) % self.every_n_batches == 0:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        folder, step = run_dir(trainer), batches_done(trainer)
-        if folder is None or trainer.fast_dev_run or step == self.saved:
-            return
-        self.saved = step
-        place = folder / "checkpoints" / f"step-{step:08d}.ckpt"
-        part = place.with_name(f".{place.name}.part")
-        if trainer.is_global_zero:
-            remove(part)  # of a run that was killed while it saved
-        trainer.strategy.barrier()
-        trainer.save_checkpoint(part)  # returns when all ranks have written
-        if trainer.is_global_zero:
-            publish(part, place)
-            for old in checkpoints(folder)[: -self.keep]:
-                remove(old)
-        trainer.strategy.barrier()
 
 
 class StepSeed(Callback):
@@ -157,8 +128,11 @@ class StepSeed(Callback):
         done = batches_done(trainer)
         if done:
             rank_zero_info(f"resuming {trainer.log_dir} after {done} batches")
-        if isinstance(trainer.logger, RunLogger):
-            trainer.logger.rewind(done)
+        if (logger := run_logger(trainer)) is not None:
+            logger.rewind(steps_logged(trainer))
+        loader = trainer.train_dataloader
+        if isinstance(loader, ResumableLoader):
+            loader.limit = trainer.num_training_batches
         if self.resumed is not None:
             set_generators(self.resumed)
 
@@ -172,12 +146,18 @@ class StepSeed(Callback):
 class ResumableLoader:
     """Batches of a data set in an order that is a function of (seed, epoch); its position is saved in checkpoints.
 
+    The position counts queries and not batches, so that a run which goes on with another batch size leaves none out and
+    takes none twice.
+
     Args:
         items: a sequence; each batch is `collate([items[i], ...])`.
         batch_size: of each rank.
         shuffle: else the order of `items`.
         drop_last: leave out an incomplete last batch.
         rank, world_size: each rank takes its own share of every global batch; of an incomplete one it may be none.
+
+    Raises:
+        UserError: no batch size, or fewer items than one global batch, where incomplete ones are left out.
     """
 
     def __init__(
@@ -191,45 +171,75 @@ class ResumableLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if batch_size < 1:
+            raise UserError(f"a batch size must be at least 1; got {batch_size}; set data.batch_size")
+        if drop_last and len(items) < batch_size * world_size:
+            raise UserError(
+                f"the data must hold a global batch, {batch_size * world_size} queries; got {len(items)}; "
+                "lower data.batch_size"
+            )
         self.items, self.collate, self.batch_size = items, collate, batch_size
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.position, self.resumed = 0, 0, False
+        # `size`: the global batch with which the epoch began; `ahead`: batches that it had then more than it would now
+        self.epoch, self.taken, self.size, self.ahead, self.resumed = 0, 0, self.total, 0, False
+        self.limit: int | float = math.inf  # batches an epoch, where the trainer takes fewer than there are
+
+    @property
+    def total(self) -> int:
+        """Queries of a global batch."""
+        return self.batch_size * self.world_size
 
     def __len__(self) -> int:
-        total = self.batch_size * self.world_size
-        return len(self.items) // total if self.drop_last else -(-len(self.items) // total)
+        whole = len(self.items) // self.total if self.drop_last else -(-len(self.items) // self.total)
+        return whole + self.ahead
 
-    def order(self, epoch: int) -> np.ndarray:
+    def order(self, epoch: int, size: int) -> np.ndarray:
+        """The items of an epoch that began with global batches of `size`."""
         if not self.shuffle:
             return np.arange(len(self.items))
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.items))
 
     def __iter__(self) -> Iterator[Any]:
         """One epoch: the rest of the one that was resumed, else the next."""
-        if self.position and not self.resumed:
-            self.epoch, self.position = self.epoch + 1, 0
+        order = self.order(self.epoch, self.size)
+        if self.taken and not (self.resumed and self.left(len(order))):
+            self.epoch, self.taken, self.size = self.epoch + 1, 0, self.total
+            order = self.order(self.epoch, self.size)
         self.resumed = False
-        order = self.order(self.epoch)
-        while self.position < len(self):
-            total = self.batch_size * self.world_size
-            batch = order[self.position * total : (self.position + 1) * total]
-            self.position += 1
+        while self.left(len(order)):
+            batch = order[self.taken : self.taken + self.total]
+            self.taken += len(batch)
             share = np.array_split(batch, self.world_size)[self.rank]
             if len(share):
                 yield self.collate([self.items[i] for i in share])
 
+    def left(self, size: int) -> bool:
+        """Has this epoch, of `size` queries, another batch?"""
+        after = self.taken + (self.total if self.drop_last else 1)
+        return after <= size and self.taken < self.limit * self.total
+
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "taken": self.taken, "size": self.size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.epoch, self.position = state["epoch"], state["position"]
-        self.resumed = self.position < len(self)
+        self.epoch, self.taken, self.size, self.resumed = state["epoch"], state["taken"], state["size"], True
+        # Lightning counts batches: with larger ones it would end the epoch before its queries do
+        self.ahead = max(0, self.taken // self.size - self.taken // self.total)
+
+
+def run_logger(trainer: Trainer) -> RunLogger | None:
+    """The run's own logger, wherever it stands among others."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, RunLogger)), None)
 
 
 def run_dir(trainer: Trainer) -> Path | None:
-    """The run's folder; None without a logger. Collective: call it on all ranks."""
-    return None if trainer.log_dir is None or trainer.logger is None else Path(trainer.log_dir)
+    """The run's folder: its own logger's, else the first logger's; None without. Collective: call it on all ranks."""
+    if not trainer.loggers:
+        return None
+    logger = run_logger(trainer)
+    folder = trainer.log_dir if logger is None else trainer.strategy.broadcast(logger.log_dir)
+    return None if folder is None else Path(folder)
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -237,14 +247,9 @@ def batches_done(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The run's whole checkpoints, oldest first."""
-    return sorted((folder / "checkpoints").glob("step-*.ckpt"))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    found = checkpoints(folder)
-    return found[-1] if found else None
+def steps_logged(trainer: Trainer) -> int:
+    """The step under which Lightning logs next: it counts batches where the module steps by itself, else steps."""
+    return trainer.global_step if trainer.lightning_module.automatic_optimization else batches_done(trainer)
 
 
 def generators() -> dict[str, Any]:
@@ -263,30 +268,11 @@ def set_generators(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
 
 
-def publish(part: Path, place: Path) -> None:
-    """Rename what is whole to its place. A folder cannot take another's in one move, so the old one stays until then
-    under a name that is found and sorts below it.
-    """
-    aside = place.with_name(f"{place.stem}.aside{place.suffix}")
-    if place.exists():
-        remove(aside)
-        place.replace(aside)
-    part.replace(place)
-    remove(aside)
-
-
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    write(part)
-    part.replace(path)
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder (sharded checkpoints are folders), if there; not even half of it stays in its place."""
-    if path.is_dir():
-        gone = path.with_name(f".{path.name}.gone")
-        shutil.rmtree(gone, ignore_errors=True)
-        shutil.rmtree(path.replace(gone))
-    else:
-        path.unlink(missing_ok=True)
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # of a disk that is full

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
@@ -36,17 +38,20 @@ AUDIO_PRICES = {  # of a million prompt tokens of audio
 BATCH_DISCOUNT = 0.5
 CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates lie above
 AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
+TOKENS = ("max_tokens", "max_completion_tokens")
+MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
 KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A chat model's answer; `text` is None unless `status` is "ok"."""
+    """A chat model's answer; `text` is None unless `status` is "ok", `message` is what the server said instead."""
 
     text: str | None
     status: str = "ok"
     usage: dict[str, float] = field(default_factory=dict)
     cost_usd: float = 0.0
+    message: str = ""
 
 
 class ChatLLM(ABC):
@@ -65,13 +70,16 @@ class OpenAIChat(ChatLLM):
     One bad answer never raises: it is a reply with a status (timeout, connection, malformed, http_500, truncated,
     refused, empty, max_usd, pending). A repeated conversation is an independent sample. With `batch_requests`, what the
     cache lacks is written there in the Batch API's format and answered "pending"; `batch_results` reads what came back.
+    Models differ in what they take: where a server rejects `max_tokens` or `temperature` by name, it is asked again as
+    it wants, once, and so is all that follows.
 
     Args:
         model: the server's name for it.
         base_url: up to and including the version.
         api_key_env: the environment variable that holds the key; a server without keys needs none.
-        temperature: 0 repeats itself, as far as the server can.
+        temperature: 0 repeats itself, as far as the server can; null sends none (reasoning models take none).
         max_tokens: of a completion.
+        tokens_field: the name under which the server takes `max_tokens`.
         seed: part of the request; another one gives other samples.
         concurrency: requests at a time.
         patience: retries, timeout, waits.
@@ -88,8 +96,9 @@ class OpenAIChat(ChatLLM):
         model: str = "gpt-4.1",
         base_url: str = "https://api.openai.com/v1",
         api_key_env: str = "OPENAI_API_KEY",
-        temperature: float = 0.0,
+        temperature: float | None = 0.0,
         max_tokens: int = 4096,
+        tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         seed: int | None = None,
         concurrency: int = 16,
         patience: Patience = Patience(),
@@ -104,8 +113,11 @@ class OpenAIChat(ChatLLM):
             known = ", ".join(PRICES)
             raise UserError(f"max_usd needs the model's price; got {model!r} (known: {known}); give usd_per_million")
         self.model, self.url = model, base_url.rstrip("/") + "/chat/completions"
-        self.name = f"{model}-t{temperature:g}"
-        self.options = {"temperature": temperature, "max_tokens": max_tokens} | ({} if seed is None else {"seed": seed})
+        self.name = model if temperature is None else f"{model}-t{temperature:g}"
+        self.options = {"temperature": temperature, tokens_field: max_tokens, "seed": seed}
+        self.options = {name: value for name, value in self.options.items() if value is not None}
+        self.taken = dict(self.options)  # as the server turned out to take them
+        self.max_tokens, self.rejected = max_tokens, 0  # -1: it has accepted one
         self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience
         self.prices = usd_per_million or PRICES.get(model, (0.0, 0.0))
         known = AUDIO_PRICES.get(model, self.prices[0])
@@ -121,6 +133,7 @@ class OpenAIChat(ChatLLM):
         keys = self.keys(conversations)
         replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
         missing = {key: c for key, c in zip(keys, conversations, strict=True) if key not in replies}
+        self.rejected = -1 if replies else self.rejected  # it has taken such requests before
         if missing and self.batch_requests:
             write_batch(self.batch_requests, {key: self.body(c) for key, c in missing.items()})
             replies |= {key: Reply(None, "pending") for key in missing}
@@ -134,6 +147,12 @@ class OpenAIChat(ChatLLM):
             self.asked.update(reply.status for reply in found)
             replies |= dict(zip(missing, found, strict=True))
         return [replies[key] for key in keys]
+
+    @property
+    def config_sha(self) -> str:
+        """Of all that its replies depend on but the conversation; a model is the same at another address."""
+        options = [self.options.get(name) for name in ("temperature", "seed")]
+        return hashlib.sha256(json.dumps([self.model, self.max_tokens, *options]).encode()).hexdigest()
 
     def keys(self, conversations: list[Conversation]) -> list[str]:
         """A name for each reply: the request, and how often it came before in this call."""
@@ -158,7 +177,7 @@ class OpenAIChat(ChatLLM):
         parts = [part for message in conversation for part in parts_of(message)]
         text = sum(len(part.get("text", "")) for part in parts) / CHARACTERS_A_TOKEN + 50
         audio = sum(map(audio_seconds, parts)) * AUDIO_TOKENS_A_SECOND
-        return self.cost(text + audio, self.options["max_tokens"], audio)
+        return self.cost(text + audio, self.max_tokens, audio)
 
     async def _ask(self, session: Any, gate: Gate, key: str, conversation: Conversation) -> Reply:
         reserved = self.at_most(conversation)
@@ -167,7 +186,11 @@ class OpenAIChat(ChatLLM):
         self.reserved_usd += reserved
         key_value = os.environ.get(self.api_key_env, "")
         headers = {"Authorization": f"Bearer {key_value}"} if key_value else {}
-        request = {"url": self.url, "json": self.body(conversation), "headers": headers}
+
+        def request() -> dict[str, Any]:
+            body = {"model": self.model, "messages": conversation, **self.taken}
+            return {"url": self.url, "json": body, "headers": headers}
+
         wasted: list[float] = []  # a malformed completion that states its usage is paid for all the same
 
         def read(body: bytes) -> dict[str, Any]:
@@ -177,17 +200,51 @@ class OpenAIChat(ChatLLM):
                 wasted.append(self.cost(*stated_usage(body)))
                 raise
 
-        answer = await ask(session, lambda: request, read, self.patience, gate)
+        sent = dict(self.taken)
+        answer = await ask(session, request, read, self.patience, gate)
+        while answer.status == "http_400" and (self.taken != sent or self.learn(server_message(answer.body))):
+            sent = dict(self.taken)
+            answer = await ask(session, request, read, self.patience, gate)
         self.reserved_usd -= reserved
         self.spent_usd += sum(wasted)
-        refuse_to_go_on(answer, self.api_key_env, self.url)
+        self.refuse_to_go_on(answer)
         if answer.status != "ok":
-            return Reply(None, answer.status, cost_usd=sum(wasted))
+            return Reply(None, answer.status, cost_usd=sum(wasted), message=said_of(answer))
         reply = self.reply(answer.value, reserved)
         self.spent_usd += reply.cost_usd
         reply = replace(reply, cost_usd=reply.cost_usd + sum(wasted))
         self.cache.put(key, reply)
         return reply
+
+    def learn(self, message: str) -> bool:
+        """Take from a rejection what the server wants instead of an option that it names -> whether it named one that
+        was sent as the user has it."""
+        field = next((name for name in TOKENS if name in self.taken and name in self.options), "")
+        if field and re.search(rf"\b{field}\b", message):
+            other = TOKENS[1 - TOKENS.index(field)]
+            self.taken = {other if name == field else name: value for name, value in self.taken.items()}
+        elif "temperature" in self.taken and "temperature" in message:
+            self.taken = {name: value for name, value in self.taken.items() if name != "temperature"}
+        else:
+            return False
+        say_once(f"{self.model} at {self.url} rejects an option; what is sent from now on: {json.dumps(self.taken)}")
+        return True
+
+    def refuse_to_go_on(self, answer: Answer) -> None:
+        """Raise where every further request would fail as well: a wrong key, model or address, an empty account, or a
+        server that rejects the first requests and has accepted none."""
+        url, said = self.url, ": ".join(filter(None, (answer.status, said_of(answer))))
+        self.rejected = self.rejected + 1 if answer.status == "http_400" and self.rejected >= 0 else self.rejected
+        if answer.status == "ok":
+            self.rejected = -1
+        if answer.status in ("http_401", "http_403"):
+            raise UserError(f"{url} must accept the key in ${self.api_key_env}; got {said}; check the variable")
+        if answer.status == "http_402" or (answer.status == "http_429" and b"insufficient_quota" in answer.body):
+            raise UserError(f"the account at {url} must have credit; got {said}; add some and run again")
+        if answer.status == "http_404":
+            raise UserError(f"{url} must exist and know the model; got {said}; check base_url and model")
+        if self.rejected >= MOST_REJECTED:
+            raise UserError(f"{url} must take the requests; it rejected the first {self.rejected}; got {said}")
 
     def reply(self, completion: dict[str, Any], at_most: float, discount: float = 1.0) -> Reply:
         """A reply from a completion's JSON; one that states no usage is booked at the most it can have cost."""
@@ -246,14 +303,33 @@ def stated_usage(body: bytes) -> tuple[float, float]:
     return 0, 0
 
 
-def refuse_to_go_on(answer: Answer, api_key_env: str, url: str) -> None:
-    """Raise where every further request would fail as well: a wrong key, model or address, or an empty account."""
-    if answer.status in ("http_401", "http_403"):
-        raise UserError(f"{url} must accept the key in ${api_key_env}; got {answer.status}; check the variable")
-    if answer.status == "http_404":
-        raise UserError(f"{url} must exist and know the model; got {answer.status}; check base_url and model")
-    if answer.status == "http_429" and b"insufficient_quota" in answer.body:
-        raise UserError(f"the account at {url} must have credit; got insufficient_quota; add some and run again")
+def server_message(body: bytes) -> str:
+    """What a server says of a failure, in one line: its error's message, or the start of its body."""
+    try:
+        match json.loads(body):
+            case {"error": {"message": str(message)}} | {"message": str(message)} | {"error": str(message)}:
+                return " ".join(message.split())[:500]
+    except ValueError:
+        pass
+    return " ".join(body.decode("utf-8", "replace").split())[:500]
+
+
+def said_of(answer: Answer) -> str:
+    """What the server said, where it answered with an error."""
+    return server_message(answer.body) if answer.status.startswith("http_") else ""
+
+
+def cap(llm: OpenAIChat, max_usd: float | None) -> None:
+    """Set the most that a model may spend; None leaves it as it is.
+
+    Raises:
+        UserError: if its price is not known.
+    """
+    if max_usd is None:
+        return
+    if llm.prices == (0.0, 0.0):
+        raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
+    llm.max_usd = max_usd
 
 
 class ReplyCache:

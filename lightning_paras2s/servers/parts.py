@@ -6,10 +6,9 @@ import base64
 import io
 from typing import Any
 
-import numpy as np
 import soundfile
 
-from lightning_paras2s.audio import resample
+from lightning_paras2s.audio import in_range, resample
 from lightning_paras2s.types import Audio
 
 AUDIO_RATE = 16_000  # Hz of the 16-bit speech that is sent
@@ -24,7 +23,7 @@ def text_part(text: str) -> dict[str, Any]:
 def audio_part(audio: Audio) -> dict[str, Any]:
     """Speech among the parts of a message (`input_audio`): 16-bit WAV at 16 kHz."""
     file = io.BytesIO()
-    samples = np.clip(resample(audio, AUDIO_RATE).samples, -1, 1)
+    samples, _ = in_range(resample(audio, AUDIO_RATE).samples)
     soundfile.write(file, samples, AUDIO_RATE, format="WAV", subtype="PCM_16")
     data = base64.b64encode(file.getvalue()).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}

@@ -31,6 +31,8 @@ class Patience:
     for a longer wait than that is taken at its word: its refusal is the answer.
     """
 
+    config_sha = ""  # how long one waits changes no answer
+
     retries: int = 6
     timeout_seconds: float = 120.0
     first_wait_seconds: float = 1.0

@@ -13,7 +13,8 @@ import hashlib
 import numpy as np
 
 from lightning_paras2s.bench.queries import styles
-from lightning_paras2s.data.embedded import TextQuery, reply_frames, text_queries, words
+from lightning_paras2s.data.embedded import TextQuery, reply_frames, text_queries
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.types import SPLITS
@@ -132,14 +133,14 @@ def _known() -> dict[str, TextQuery]:
 
 def neutrality(text: str, factor: str, first: str, second: str) -> str:
     for style in (first, second):
-        telling = set(words(text)) & set(TELLING[style].split())
+        telling = set(plain_words(text)) & set(TELLING[style].split())
         if telling:
             return f"Answer: {style}\nReason: The word {sorted(telling)[0]!r} gives the {factor} away."
     return "Answer: neutral\nReason: No word tells one style from the other."
 
 
 def reasonability(text: str, factor: str, style: str) -> str:
-    odd = set(words(text)) & set(ODD.get(style, "").split())
+    odd = set(plain_words(text)) & set(ODD.get(style, "").split())
     if odd:
         return f"Answer: odd\nReason: A speaker with this {factor} would hardly say {sorted(odd)[0]!r}."
     return "Answer: reasonable\nReason: Nothing in the words speaks against it."
@@ -148,6 +149,6 @@ def reasonability(text: str, factor: str, style: str) -> str:
 def relevance(
     text: str, factor: str, first_tone: str, first_response: str, second_tone: str, second_response: str
 ) -> str:
-    if words(first_response) == words(second_response) and first_tone == second_tone:
+    if plain_words(first_response) == plain_words(second_response) and first_tone == second_tone:
         return "Answer: similar\nReason: Words and tone are the same."
     return "Answer: different\nReason: They answer to different speakers."

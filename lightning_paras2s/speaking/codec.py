@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_paras2s.audio import in_range
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
@@ -54,7 +55,8 @@ def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]
     padded = torch.nn.utils.rnn.pad_sequence([*codes, codes[0].new_zeros(1)], batch_first=True)[:-1]
     wav, samples = tokenizer.decode(padded, lengths)
     wav = wav.float().cpu().numpy()
-    return [Audio(row[: int(n)], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
+    # As in a file: training hears what is evaluated.
+    return [Audio(in_range(row[: int(n)])[0], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
 
 
 def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.signal import butter, lfilter
 
-from lightning_paras2s.audio import resample, rms
+from lightning_paras2s.audio import at_rate, rms
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio, Style
 
@@ -244,7 +244,7 @@ class EspeakSynthesizer(Synthesizer):
             )
         samples, _ = _Espeak.fresh().speak(text, voice.espeak, prosody, 0)
         rate = int(round(_Espeak.SAMPLE_RATE * voice.shorten / 50) * 50)
-        audio = shape(resample(Audio(samples, rate), self.sample_rate), prosody)
+        audio = shape(Audio(at_rate(samples, rate, self.sample_rate), self.sample_rate), prosody)
         return add_noise(audio, random) if self.noise else audio
 
     def speak_as_agent(self, text: str, tone: str) -> Speech:
@@ -254,7 +254,7 @@ class EspeakSynthesizer(Synthesizer):
         prosody = AGENT_PROSODY[tone]
         samples, starts = _Espeak.fresh().speak(text, "en-US", prosody, 1)
         scale = self.sample_rate / _Espeak.SAMPLE_RATE
-        audio = resample(Audio(samples, _Espeak.SAMPLE_RATE), self.sample_rate)
+        audio = Audio(at_rate(samples, _Espeak.SAMPLE_RATE, self.sample_rate), self.sample_rate)
         starts = [None if start is None else int(start * scale) for start in starts]
         aligned, onsets = align_words(audio.samples, starts, self.frame_samples)
         return Speech(shape(Audio(aligned, self.sample_rate), prosody), onsets)

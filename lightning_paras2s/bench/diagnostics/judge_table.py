@@ -23,10 +23,10 @@ from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.evidence import word_error_rate
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import EmbeddedJudge, Judge
 from lightning_paras2s.models.checkpoint import load_module

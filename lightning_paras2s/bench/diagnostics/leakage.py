@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_paras2s.bench.statistics import REPEATS, Estimate, bootstrap, bootstrap_mean, macro_bootstrap
+from lightning_paras2s.bench.statistics import REPEATS, Estimate, bootstrap, clustered_mean
+from lightning_paras2s.bench.statistics import macro_mean as mean_over_columns
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.suggestive import (
     PROBE,
@@ -144,8 +145,8 @@ def same_text_consistency(rows: Sequence[Named], repeats: int = 200, seed: int =
     text = np.unique([row.text_id for row in rows], return_inverse=True)[1]
     information, p = corrected_information(text, names, repeats, seed)
     return {
-        "follows": estimate(bootstrap_mean(follows, texts)),
-        "unmoved": estimate(bootstrap_mean(unmoved, texts)),
+        "follows": estimate(clustered_mean(follows, texts)),
+        "unmoved": estimate(clustered_mean(unmoved, texts)),
         "text_information": rounded(information),
         "text_information_p": rounded(p),
         "n_texts": len(groups),
@@ -192,9 +193,9 @@ def text_swap_probe(rows: Sequence[Named]) -> dict[str, Any]:
     found[MISLEAD] = accuracy(rows, MISLEAD)
     found["swap_cost"] = estimate(_difference(suggestive, _right, lambda r: r.words == AGREE))
     wins = [float(row.named == row.suggested) for row in misled]
-    found["words_win"] = estimate(bootstrap_mean(wins, [row.text_id for row in misled]))
+    found["words_win"] = estimate(clustered_mean(wins, [row.text_id for row in misled]))
     found["words_win_excess"] = estimate(
-        bootstrap_mean([w - _base_rate(rows, row) for w, row in zip(wins, misled)], [row.text_id for row in misled])
+        clustered_mean([w - _base_rate(rows, row) for w, row in zip(wins, misled)], [row.text_id for row in misled])
     )
     return found
 
@@ -208,15 +209,15 @@ def _base_rate(rows: Sequence[Named], row: Named) -> float:
 def accuracy(rows: Sequence[Named], words: str) -> dict[str, Any]:
     """Share named rightly among the recordings whose words agree, mislead or are neutral; clustered by text."""
     kept = [row for row in rows if row.words == words]
-    return estimate(bootstrap_mean([_right(r) for r in kept], [r.text_id for r in kept]))
+    return estimate(clustered_mean([_right(r) for r in kept], [r.text_id for r in kept]))
 
 
 def macro_mean(seeds: Sequence[Sequence[Named]], words: str) -> dict[str, Any]:
     """Mean over factors of the accuracy where words agree, mislead or are neutral; the mean of the seeds, clustered by
     text, with each seed's own value."""
     right = [[_right(r) for r in rows] for rows in seeds]
-    mean = estimate(macro_bootstrap(_columns(seeds[0], words, list(np.mean(right, axis=0)))))
-    each = [macro_bootstrap(_columns(seeds[0], words, one), repeats=1).value for one in right]
+    mean = estimate(mean_over_columns(_columns(seeds[0], words, list(np.mean(right, axis=0)))))
+    each = [mean_over_columns(_columns(seeds[0], words, one)).value for one in right]
     return {**mean, "seeds": [rounded(value) for value in each]}
 
 
@@ -224,10 +225,11 @@ def macro_difference(a: Sequence[Sequence[Named]], b: Sequence[Sequence[Named]],
     """Macro accuracy of analyser a less b's on the same recordings, each the mean of its seeds; paired, clustered by
     text; and that of each seed by itself where both have as many."""
     right = [np.array([[_right(r) for r in rows] for rows in seeds]) for seeds in (a, b)]
-    whole = estimate(macro_bootstrap(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
+    whole = estimate(mean_over_columns(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
     if len(a) != len(b) or len(a) == 1:
         return whole
-    return {**whole, "seeds": [estimate(macro_bootstrap(_columns(a[0], words, list(d)))) for d in right[0] - right[1]]}
+    each = [mean_over_columns(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
+    return {**whole, "seeds": [estimate(one) for one in each]}
 
 
 def _columns(rows: Sequence[Named], words: str, values: Sequence[float]) -> dict[str, tuple[list[float], list[str]]]:

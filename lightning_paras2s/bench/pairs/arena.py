@@ -16,22 +16,30 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import minimize
 
-from lightning_paras2s.bench.pairs.play import ORDERS, draw, play
+from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
+from lightning_paras2s.bench.pairs.strength import (
+    davidson,
+    elo,
+    groups_of,
+    is_bounded,
+    on_elo_scale,
+    resampled,
+    tables,
+)
 from lightning_paras2s.bench.people.reliability import cohen_kappa
 from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.running.logs import replace_file, verdicts_of
-from lightning_paras2s.types import Battle, Human, read_jsonl, to_json
+from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
+from lightning_paras2s.types import Answered, Battle, Human, answered, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
-ELO_START, ELO_K, ELO_SCALE = 1000.0, 32.0, 400.0
+MIN_QUERIES = 20  # below, the bootstrap's intervals are too narrow to be shown
 
 
 def arena(
@@ -79,7 +87,7 @@ def arena(
     result = rank(played, bootstrap, orders, seed) | judging
     if listeners is not None:
         result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
-    replace_file(folder / "arena.json", json.dumps(result, indent=1) + "\n")
+    write_summary(folder / "arena.json", result)
     return result
 
 
@@ -122,24 +130,38 @@ def from_listeners(path: str) -> list[Battle]:
     games = []
     for choice in read_jsonl(path, Human):
         if choice.verdict is not None:
-            (a, query, _), (b, _, _) = (name.strip().split("/") for name in choice.item_id.split("|"))
-            games.append(Battle(query, a, b, "ab", choice.verdict, choice.annotator))
+            first, second = two_of(choice.item_id)
+            games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, choice.annotator))
     return games
+
+
+def two_of(item_id: str) -> tuple[Answered, Answered]:
+    """The two responses of a choice's id, "a/query/0 | b/query/0"; names may hold the bar as well."""
+    parts = item_id.split(" | ")
+    for cut in range(1, len(parts)):
+        try:
+            first, second = answered(" | ".join(parts[:cut])), answered(" | ".join(parts[cut:]))
+        except UserError:
+            continue
+        if first.query_id == second.query_id:
+            return first, second
+    raise UserError(f"a choice's item_id must name two responses to a query, FIRST | SECOND; got {item_id!r}")
 
 
 def from_runs(runs: Sequence[str]) -> list[Battle]:
     """Battles from the scores of `evaluate`, all by one judge; a response without a score has no battle."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    judges = set()
-    for run in runs:
-        judging, verdicts = verdicts_of(Path(run))
-        judges.add(judging)
-        for v in verdicts:
-            system, query = v.response_id.split("/", 1)
-            if v.status == "ok" and v.score is not None:
-                scores[query.rsplit("/", 1)[0]][system].append(v.score)
+    held = {run: verdicts_of(Path(run)) for run in runs}
+    judges = {judging for judging, _ in held.values()}
     if len(judges) > 1:
         raise UserError(f"all runs must have one judge; got {', '.join(sorted(j.judge for j in judges))}")
+    require_same_queries(runs)
+    names = own_names({run: {answered(v.response_id).system for v in rows} for run, (_, rows) in held.items()})
+    for run, (_, verdicts) in held.items():
+        for v in verdicts:
+            who = answered(v.response_id)
+            if v.status == "ok" and v.score is not None:
+                scores[who.query_id][names[run, who.system]].append(v.score)
     games = []
     for query, by_system in sorted(scores.items()):
         means = {system: float(np.mean(values)) for system, values in sorted(by_system.items())}
@@ -157,83 +179,48 @@ def compare(first: float, second: float) -> str:
 
 
 def rank(games: list[Battle], bootstrap: int = 200, orders: int = 200, seed: int = 0) -> dict:
-    """All that `arena` reports."""
-    random = np.random.default_rng(seed)
-    systems = sorted({name for g in games for name in (g.a, g.b)})
-    wins, ties, queries = tables(games, systems)
-    strength, tie = davidson(wins.sum(0), ties.sum(0))
-    draws = [random.integers(len(queries), size=len(queries)) for _ in range(bootstrap)]
-    resampled = np.array([davidson(wins[d].sum(0), ties[d].sum(0))[0] for d in draws]) if draws else strength[None]
-    order = [random.permutation(len(games)) for _ in range(orders)]
-    ratings = np.array([elo([games[i] for i in o], systems) for o in order]) if order else elo(games, systems)[None]
-    rows = []
-    for i, name in enumerate(systems):
-        row = {"system": name, "strength": on_elo_scale(strength)[i], "ci95": interval(on_elo_scale(resampled)[:, i])}
-        row |= {"elo": float(ratings[:, i].mean()), "elo_spread95": interval(ratings[:, i]), **record(games, name)}
-        rows.append(row)
+    """All that `arena` reports; systems that no chain of battles links are ranked in groups of their own."""
+    groups, rows, ties = groups_of(games), [], []
+    for number, systems in enumerate(groups, 1):
+        own = [g for g in games if g.a in systems]
+        found, tie = rank_group(own, systems, bootstrap, orders, np.random.default_rng(seed))
+        rows += [{**row, "group": number} for row in found]
+        ties.append(tie)
+    if len(groups) > 1:
+        said = "; ".join(", ".join(group) for group in groups)
+        say(f"{len(groups)} groups of systems never met and have no common scale, each is ranked by itself: {said}")
     return {
-        "systems": sorted(rows, key=lambda row: -row["strength"]),
+        "systems": rows,
+        "groups": groups,
         "games": len(games),
-        "queries": len(queries),
-        "tie_parameter": tie,
+        "queries": len({g.query_id for g in games}),
+        "tie_parameter": ties[0] if len(ties) == 1 else ties,
         "verdicts": dict(Counter(g.verdict for g in games)),
         "first_heard_wins": first_heard_wins(games),
         "order_consistency": order_consistency(games),
     }
 
 
-def tables(games: list[Battle], systems: list[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Wins [Q, S, S] (row beats column) and ties [Q, S, S] (symmetric) of each query."""
-    queries, index = sorted({g.query_id for g in games}), {name: i for i, name in enumerate(systems)}
-    place = {query: i for i, query in enumerate(queries)}
-    wins = np.zeros((len(queries), len(systems), len(systems)))
-    ties = np.zeros_like(wins)
-    for g in games:
-        q, a, b = place[g.query_id], index[g.a], index[g.b]
-        if g.verdict in ("a", "b"):
-            wins[q][(a, b) if g.verdict == "a" else (b, a)] += 1
-        else:
-            ties[q, a, b] += 1
-            ties[q, b, a] += 1
-    return wins, ties, queries
-
-
-def davidson(wins: np.ndarray, ties: np.ndarray, ridge: float = 1e-6) -> tuple[np.ndarray, float]:
-    """Maximum likelihood of Davidson's model -> log strengths [S] (mean 0), v (0 without ties).
-
-    Args:
-        wins: [S, S], row beats column. ties: [S, S], symmetric.
-        ridge: keeps a system that only wins finite.
-    """
-    size, tied = len(wins), bool(ties.sum())
-
-    def loss(x: np.ndarray) -> float:
-        s = x[:size]
-        log_v = x[size] if tied else -np.inf
-        first, second = s[:, None], s[None, :]
-        middle = log_v + (first + second) / 2
-        total = np.logaddexp(np.logaddexp(first, second), middle)
-        beaten = (wins * (total - first)).sum()
-        drawn = (ties * (total - middle)).sum() / 2 if tied else 0.0
-        return float(beaten + drawn + ridge * np.square(x).sum())
-
-    found = minimize(loss, np.zeros(size + tied), method="L-BFGS-B", options={"ftol": 1e-12, "gtol": 1e-8}).x
-    return found[:size] - found[:size].mean(), float(np.exp(found[size])) if tied else 0.0
-
-
-def elo(games: Sequence[Battle], systems: list[str]) -> np.ndarray:
-    """Online Elo after all games, in the order given [S]; a tie is half a win. The sum of ratings stays."""
-    ratings = dict.fromkeys(systems, ELO_START)
-    for g in games:
-        expected = 1 / (1 + 10 ** ((ratings[g.b] - ratings[g.a]) / ELO_SCALE))
-        gain = ELO_K * ({"a": 1.0, "b": 0.0}.get(g.verdict, 0.5) - expected)
-        ratings[g.a] += gain
-        ratings[g.b] -= gain
-    return np.array([ratings[name] for name in systems])
-
-
-def on_elo_scale(log_strength: np.ndarray) -> np.ndarray:
-    return ELO_START + ELO_SCALE * log_strength / np.log(10)
+def rank_group(
+    games: list[Battle], systems: list[str], bootstrap: int, orders: int, random: np.random.Generator
+) -> tuple[list[dict], float]:
+    """A row a system, the strongest first, and the tie parameter. No interval where it would mean nothing: few queries,
+    or a system that lost to nobody (its strength has no upper end; the number is where the search was stopped)."""
+    wins, ties, queries = tables(games, systems)
+    strength, tie = davidson(wins.sum(0), ties.sum(0))
+    bounded = is_bounded(wins.sum(0), ties.sum(0))
+    draws = random.multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=bootstrap).astype(float)
+    shown = bounded and len(queries) >= MIN_QUERIES and bootstrap
+    spread = on_elo_scale(resampled(wins, ties, (strength, tie), draws)) if shown else np.zeros((0, len(systems)))
+    order = np.array([random.permutation(len(games)) for _ in range(orders)], int).reshape(orders, len(games))
+    ratings = elo(games, systems, order) if orders else elo(games, systems)[None]
+    counts, rows = records(games, systems), []
+    for i, name in enumerate(systems):
+        ends = interval(spread[:, i]) if len(spread) else [None, None]
+        row = {"system": name, "strength": float(on_elo_scale(strength)[i]), "ci95": ends, "bounded": bounded}
+        row |= {"elo": float(ratings[:, i].mean()), "elo_spread95": interval(ratings[:, i]), **counts[name]}
+        rows.append(row)
+    return sorted(rows, key=lambda row: -row["strength"]), tie
 
 
 def agreement_of(games: list[Battle], others: list[Battle], repeats: int, seed: int) -> dict:
@@ -272,12 +259,14 @@ def interval(values: np.ndarray) -> list[float]:
     return [float(v) for v in np.percentile(values, (2.5, 97.5))]
 
 
-def record(games: list[Battle], name: str) -> dict[str, int]:
-    """Wins, losses and ties by type of a system."""
-    own = [g for g in games if name in (g.a, g.b)]
-    won = sum(g.verdict == ("a" if g.a == name else "b") for g in own)
-    typed = {verdict: sum(g.verdict == verdict for g in own) for verdict in VERDICTS[2:]}
-    return {"wins": won, "losses": len(own) - won - sum(typed.values()), **typed}
+def records(games: list[Battle], systems: list[str]) -> dict[str, dict[str, int]]:
+    """Wins, losses and ties by type of each system."""
+    counts = {name: dict.fromkeys(("wins", "losses", *VERDICTS[2:]), 0) for name in systems}
+    for g in games:
+        won, lost = {"a": ("wins", "losses"), "b": ("losses", "wins")}.get(g.verdict, (g.verdict, g.verdict))
+        counts[g.a][won] += 1
+        counts[g.b][lost] += 1
+    return counts
 
 
 def first_heard_wins(games: list[Battle]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -39,10 +39,13 @@ class Game(NamedTuple):
 def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
     """All pairs of systems at each query, or `count` of them drawn evenly; each in both orders."""
     found: dict[str, dict[str, Path]] = {}
-    for run in runs:
-        for r in Log(Path(run)).read("responses", Response):
+    held = {run: Log(Path(run)).read("responses", Response) for run in runs}
+    names = own_names({run: {r.system for r in rows} for run, rows in held.items()})
+    require_same_queries(runs)
+    for run, rows in held.items():
+        for r in rows:
             if r.status == "ok" and r.audio and r.sample == 0:
-                found.setdefault(r.query_id, {})[r.system] = Path(run) / r.audio
+                found.setdefault(r.query_id, {})[names[run, r.system]] = Path(run) / r.audio
     pairs = [(q, a, b) for q, systems in sorted(found.items()) for a, b in combinations(sorted(systems), 2)]
     if not pairs:
         raise UserError(f"runs must hold responses of two systems to a query; got none in {', '.join(runs)}")
@@ -51,6 +54,29 @@ def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
     order = np.random.default_rng(seed).permutation(len(pairs))[:count]
     chosen = [pairs[i] for i in sorted(order)]
     return [Game(q, a, b, found[q][a], found[q][b], order) for q, a, b in chosen for order in ORDERS]
+
+
+def own_names(systems: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], str]:
+    """(run, system) -> its name in the arena, with the run where several runs hold a system of that name."""
+    counts = Counter(name for names in systems.values() for name in names)
+    return {
+        (run, name): f"{name} ({run})" if counts[name] > 1 else name for run, names in systems.items() for name in names
+    }
+
+
+def require_same_queries(runs: Sequence[str]) -> None:
+    """Refuse answers of two runs to queries of one id that were other recordings or texts."""
+    known: dict[str, tuple[str, dict[str, str]]] = {}
+    for run in runs:
+        log = Log(Path(run))
+        for row in log.read("responses", Response):
+            inputs = log.origins.of("responses", row, "audio", "text")
+            before, first = known.setdefault(row.query_id, (run, inputs))
+            if first and inputs and first != inputs:
+                raise UserError(
+                    f"runs must answer the same queries to be compared; {row.query_id!r} is another recording or text "
+                    f"in {run} than in {before}; evaluate them on one manifest"
+                )
 
 
 def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tuple[list[Battle], dict]:

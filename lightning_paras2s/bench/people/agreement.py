@@ -7,7 +7,6 @@ without them stand apart. Where listeners agree no better than chance, the resul
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_paras2s.bench.people import reliability as measures
-from lightning_paras2s.bench.statistics import REPEATS, bootstrap
+from lightning_paras2s.bench.people.resampling import means_by_draw, percentiles
+from lightning_paras2s.bench.statistics import REPEATS
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import replace_file, verdicts_of
-from lightning_paras2s.types import FACTORS, Human, Query, read_jsonl
+from lightning_paras2s.running.logs import verdicts_of, write_summary
+from lightning_paras2s.types import FACTORS, Human, Query, answered, read_jsonl
 
 OVERALL = "overall"
 
@@ -66,7 +66,7 @@ def agreement(
         table[factor] = between_listeners(part, repeats, seed) | judge_and_listeners(part, repeats, seed)
     table["systems"] = by_system(items, repeats, seed)
     if out is not None:
-        replace_file(Path(out), json.dumps(table, indent=1) + "\n")
+        write_summary(Path(out), table)
     Console(stderr=True).print(shown(table))
     return table
 
@@ -82,10 +82,13 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     if len(judges) != 1:
         raise UserError(f"all runs must have one judge; got {len(judges)}; score them again")
     rated = [h for h in read_jsonl(humans, Human) if h.score is not None]
+    for h in rated:
+        if not measures.SCALE[0] <= h.score <= measures.SCALE[-1]:
+            raise UserError(f"{humans}: a listener's score must be from 1 to 5; got {h.score:g} of {h.item_id}; mend it")
     ids = sorted({h.item_id for h in rated})
     if not ids:
         raise UserError(f"{humans} must hold ratings with a score; got none; pairwise choices go to `arena`")
-    asked = [queries.get(name.split("/", 1)[1].rsplit("/", 1)[0]) if name.count("/") > 1 else None for name in ids]
+    asked = [queries.get(answered(name).query_id) for name in ids]
     if None in asked:
         raise UserError(f"{manifest} must hold the query of {ids[asked.index(None)]!r}; got none; check the manifest")
     rows = {name: row for row, name in enumerate(sorted({h.annotator for h in rated}))}
@@ -101,9 +104,7 @@ def between_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
     """Krippendorff's alpha (ordinal) over all items, with its interval, and over those the paper would keep."""
     found = {"items": len(items.ids), "ratings": int(np.isfinite(items.ratings).sum())}
     alpha = measures.krippendorff_alpha(items.ratings)
-    low, high = bootstrap(
-        lambda rows: measures.krippendorff_alpha(items.ratings[:, rows]), items.pairs, min(repeats, 500), seed
-    )
+    low, high = measures.krippendorff_interval(items.ratings, items.pairs, min(repeats, 500), seed)
     kept = measures.without_full_disagreement(items.ratings)
     found |= {"alpha": rounded(alpha), "alpha_ci95": [rounded(low), rounded(high)]}
     found |= {"alpha_without_full_disagreement": rounded(measures.krippendorff_alpha(kept))}
@@ -140,23 +141,19 @@ def by_system(items: Items, repeats: int, seed: int) -> dict[str, Any]:
     """Each system's mean by either, and the correlation of these means where there are three systems or more."""
     human = human_means(items.ratings)
     both = np.flatnonzero(np.isfinite(human) & np.isfinite(items.judge))
-    systems = np.array([items.ids[i].split("/", 1)[0] for i in both])
+    systems = np.array([answered(items.ids[i]).system for i in both])
     names = sorted(set(systems.tolist()))
-
-    def means(rows: NDArray) -> NDArray:  # [systems, 2]
-        chosen = [rows[systems[rows] == name] for name in names]
-        pairs = [[human[both[c]].mean(), items.judge[both[c]].mean()] if len(c) else [np.nan] * 2 for c in chosen]
-        return np.array(pairs)
 
     found: dict[str, Any] = {"unit": "system", "n": len(names)}
     if not names:
         return found
-    every = means(np.arange(len(both)))
+    scores = np.stack([human[both], items.judge[both]], 1)
+    every = np.array([scores[systems == name].mean(0) for name in names])  # [systems, 2]
     found["means"] = {n: {"listeners": rounded(h), "judge": rounded(j)} for n, (h, j) in zip(names, every, strict=True)}
     if len(names) >= 3:
-        clusters = [items.pairs[i] for i in both]
+        drawn = means_by_draw(scores, systems, [items.pairs[i] for i in both], min(repeats, 500), seed)
         for kind, measure in measures.CORRELATIONS.items():
-            ends = bootstrap(lambda rows, m=measure: m(*means(rows).T), clusters, min(repeats, 500), seed)
+            ends = percentiles([np.array([measure(*means.T) for means in drawn])])
             found |= {kind: rounded(measure(*every.T)), f"{kind}_ci95": [rounded(end) for end in ends]}
     return found
 

@@ -14,7 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import brentq
 
-from lightning_paras2s.bench.statistics import REPEATS, bootstrap
+from lightning_paras2s.bench.people.resampling import alpha_interval, alpha_of, correlation_interval
+from lightning_paras2s.bench.statistics import REPEATS
+from lightning_paras2s.errors import UserError
 
 SCALE = (1, 2, 3, 4, 5)
 
@@ -66,11 +68,10 @@ def correlation(
     x, y, groups = x[both], y[both], np.asarray(clusters)[both]
     measure = CORRELATIONS[kind]
     value = measure(x, y) if len(x) > 2 else float("nan")
-    low, high = (
-        bootstrap(lambda rows: measure(x[rows], y[rows]), groups, repeats, seed) if len(x) > 2 else (np.nan, np.nan)
-    )
+    known = len(x) > 2 and np.isfinite(value)
+    low, high = correlation_interval(x, y, groups, kind, measure, repeats, seed) if known else (np.nan, np.nan)
     tests = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
-    p = float(tests[kind](x, y).pvalue) if len(x) > 2 and np.isfinite(value) else float("nan")
+    p = float(tests[kind](x, y).pvalue) if known else float("nan")
     return Correlation(value, float(low), float(high), *fisher_interval(value, len(x), kind), p, len(x))
 
 
@@ -99,12 +100,20 @@ def implied_n(r: float, p: float) -> int:
 
 def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Sequence[int] = SCALE) -> float:
     """Cohen's kappa of two raters over a scale; quadratic weights by default. Scores are rounded to the scale; NaN rows
-    are left out."""
+    are left out.
+
+    Raises:
+        UserError: for a score that lies outside the scale.
+    """
     a, b = np.asarray(a, float), np.asarray(b, float)
     both = np.isfinite(a) & np.isfinite(b)
     if not both.any():
         return float("nan")
     values = np.asarray(scale, float)
+    for rater in (a[both], b[both]):
+        if rater.min() < values.min() or rater.max() > values.max():
+            wrong = rater[(rater < values.min()) | (rater > values.max())][0]
+            raise UserError(f"a score must be from {values.min():g} to {values.max():g}; got {wrong:g}; mend it")
     first = np.abs(a[both][:, None] - values).argmin(1)
     second = np.abs(b[both][:, None] - values).argmin(1)
     table = np.zeros((len(values), len(values)))
@@ -135,12 +144,12 @@ def human_ceiling(ratings: ArrayLike, kind: str = "spearman") -> float:
         ratings: [annotators, items], NaN where missing.
     """
     ratings = np.asarray(ratings, float)
+    counts, sums = np.isfinite(ratings).sum(0), np.nansum(ratings, 0)
     found = []
-    for row, one in enumerate(ratings):
-        others = np.delete(ratings, row, 0)
-        rated = np.isfinite(one) & np.isfinite(others).any(0)
+    for one in ratings:
+        rated = np.isfinite(one) & (counts > 1)
         if rated.sum() > 2:
-            found.append(CORRELATIONS[kind](one[rated], np.nanmean(others[:, rated], 0)))
+            found.append(CORRELATIONS[kind](one[rated], (sums[rated] - one[rated]) / (counts[rated] - 1)))
     found = [value for value in found if np.isfinite(value)]
     return float(np.mean(found)) if found else float("nan")
 
@@ -160,18 +169,27 @@ def krippendorff_alpha(ratings: ArrayLike, level: str = "ordinal") -> float:
         ratings: [annotators, items], NaN where missing; items with fewer than two ratings say nothing and are left out.
         level: nominal, ordinal or interval.
     """
-    ratings = np.asarray(ratings, float)
-    ratings = ratings[:, np.isfinite(ratings).sum(0) >= 2]
-    values = np.unique(ratings[np.isfinite(ratings)])
-    if len(values) < 2:
-        return float("nan")
-    counts = (ratings[:, :, None] == values).sum(0).astype(float)  # [items, values]
+    values, counts = value_counts(ratings)
+    counts = counts[counts.sum(1) >= 2]
     weights = counts / (counts.sum(1, keepdims=True) - 1)
-    coincidences = weights.T @ counts - np.diag(weights.sum(0))
-    totals = coincidences.sum(1)
-    distance = _distance(values, totals, level)
-    expected = (np.outer(totals, totals) * distance).sum() / (totals.sum() - 1)
-    return float(1 - (coincidences * distance).sum() / expected)
+    return alpha_of(weights.T @ counts - np.diag(weights.sum(0)), lambda totals: _distance(values, totals, level))
+
+
+def krippendorff_interval(
+    ratings: ArrayLike, clusters: Sequence[str], repeats: int = REPEATS, seed: int = 0, level: str = "ordinal"
+) -> tuple[float, float]:
+    """Cluster-bootstrap interval of `krippendorff_alpha`."""
+    values, counts = value_counts(ratings)
+    return alpha_interval(counts, clusters, lambda totals: _distance(values, totals, level), repeats, seed)
+
+
+def value_counts(ratings: ArrayLike) -> tuple[NDArray, NDArray]:
+    """The values [K] that occur, and how often each item was given each of them [items, K]."""
+    ratings = np.asarray(ratings, float)
+    values = np.unique(ratings[np.isfinite(ratings)])
+    return values, np.stack([(ratings == v).sum(0) for v in values], 1).astype(float) if len(values) else np.zeros(
+        (ratings.shape[1], 0)
+    )
 
 
 def _distance(values: NDArray, totals: NDArray, level: str) -> NDArray:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from lightning_paras2s.hearing.transcribers import plain_words
+from lightning_paras2s.hearing.words import plain_text
 
 MIN_OVERLAP = 0.6
 CHUNK = 1000  # texts compared with all others at a time
@@ -19,7 +19,7 @@ CHUNK = 1000  # texts compared with all others at a time
 
 def alike(first: str, second: str, min_overlap: float = MIN_OVERLAP) -> bool:
     """Whether two texts are near duplicates."""
-    a, b = plain_words(first).split(), plain_words(second).split()
+    a, b = plain_text(first).split(), plain_text(second).split()
     union = set(a) | set(b)
     overlap = len(set(a) & set(b)) / len(union) if union else 1.0
     one_word = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) <= 1
@@ -31,7 +31,7 @@ def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> l
     index: dict[str, int] = {}
     rows, columns = [], []
     for row, text in enumerate(texts):
-        for word in set(plain_words(text).split()):
+        for word in set(plain_text(text).split()):
             rows.append(row)
             columns.append(index.setdefault(word, len(index)))
     bags = csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(texts), max(1, len(index))))

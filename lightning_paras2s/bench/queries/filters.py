@@ -11,29 +11,35 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
-from lightning_paras2s.bench.queries.synthesize import replace_file, wer
+from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.evidence import Heard
+from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.running.logs import write_summary
-from lightning_paras2s.types import Audio, Query, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.hearing.words import word_error_rate
+from lightning_paras2s.running.logs import say, write_summary
+from lightning_paras2s.running.origins import file_sha, reasons
+from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl, to_json
 
 CHUNK = 64
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """What was heard in a query; None where nobody listened."""
+    """What was heard in a query; None where nobody listened. `inputs`: the hashes of the recording and of the ears."""
 
     id: str
     transcript: str | None = None
     styles: dict[str, str] | None = None
     error: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 def filter(
@@ -59,35 +65,40 @@ def filter(
         factors_heard: factors whose style the recognizer must hear (the paper: emotion).
         train_manifest: queries whose topics, texts and voices may not occur.
         keep_halves: keep a half whose other half was dropped.
-        hearings: file of what was heard; a run that was killed continues from it. MANIFEST's `.heard.jsonl` by default.
+        hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording or
+            the ears changed. MANIFEST's `.heard.jsonl` by default.
 
     Returns:
         Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.
     """
     if Path(out).parent.resolve() != Path(manifest).parent.resolve():
         raise UserError(f"out must lie beside the manifest, whose audio paths it keeps; got {out} and {manifest}")
+    read = {Path(path).resolve() for path in (manifest, train_manifest) if path}
+    for written in (Path(out), rejected_path(out), counts_path(out)):
+        if written.resolve() in read:
+            raise UserError(f"out must be another file than those that are read; {written} is one; name another")
     queries = read_jsonl(manifest, Query)
     heard = hear(
         queries, manifest, transcriber, recognizer, hearings or str(Path(manifest).with_suffix(".heard.jsonl"))
     )
-    reasons = {q.id: reject(q, heard[q.id], max_wer, factors_heard) for q in queries}
+    whys = {q.id: reject(q, heard[q.id], max_wer, factors_heard) for q in queries}
     if train_manifest:
         overlap = overlaps(queries, read_jsonl(train_manifest, Query))
-        reasons = {query_id: why or overlap.get(query_id, "") for query_id, why in reasons.items()}
+        whys = {query_id: why or overlap.get(query_id, "") for query_id, why in whys.items()}
     if not keep_halves:
-        halves = Counter(q.pair_id for q in queries if not reasons[q.id])
+        halves = Counter(q.pair_id for q in queries if not whys[q.id])
         whole = Counter(q.pair_id for q in queries)
-        orphans = {q.id for q in queries if not reasons[q.id] and halves[q.pair_id] < whole[q.pair_id]}
-        reasons |= {query_id: "other_half: was dropped" for query_id in orphans}
-    rejected = [{**asdict(heard[q.id]), "id": q.id, "why": reasons[q.id]} for q in queries if reasons[q.id]]
-    replace_file(Path(out).with_suffix(".rejected.jsonl"), "".join(json.dumps(row) + "\n" for row in rejected))
-    kept = [q for q in queries if not reasons[q.id]]
+        orphans = {q.id for q in queries if not whys[q.id] and halves[q.pair_id] < whole[q.pair_id]}
+        whys |= {query_id: "other_half: was dropped" for query_id in orphans}
+    rejected = [{**asdict(heard[q.id]), "id": q.id, "why": whys[q.id]} for q in queries if whys[q.id]]
+    replace_file(rejected_path(out), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rejected))
+    kept = [q for q in queries if not whys[q.id]]
     replace_file(Path(out), "".join(to_json(q) + "\n" for q in kept))
     counts = {
         "manifest": out,
         "read": len(queries),
         "kept": len(kept),
-        "rejected": dict(Counter(why.split(":")[0] for why in reasons.values() if why).most_common()),
+        "rejected": dict(Counter(why.split(":")[0] for why in whys.values() if why).most_common()),
         "kept_by_factor": dict(Counter(q.factor for q in kept)),
         "read_by_factor": dict(Counter(q.factor for q in queries)),
         "max_wer": max_wer,
@@ -99,6 +110,11 @@ def filter(
     }
     write_summary(counts_path(out), counts)
     return counts
+
+
+def rejected_path(out: str | Path) -> Path:
+    """Where the rejected queries are told, with why."""
+    return Path(out).with_suffix(".rejected.jsonl")
 
 
 def counts_path(manifest: str | Path) -> Path:
@@ -116,7 +132,7 @@ def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence
     """Why a query is dropped for what was heard; "" if it is not. What was not listened for is not held against it."""
     if heard.error:
         return f"audio: {heard.error}"
-    if heard.transcript is not None and (error := wer(query.text, heard.transcript)) > max_wer:
+    if heard.transcript is not None and (error := word_error_rate(query.text, heard.transcript)) > max_wer:
         return f"wer: {error:.3f}, heard {heard.transcript!r}"
     for factor in factors_heard:
         wanted = query.styles.get(factor)
@@ -146,18 +162,30 @@ def overlaps(queries: list[Query], train: list[Query]) -> dict[str, str]:
 def hear(
     queries: list[Query], manifest: str, transcriber: Transcriber | None, recognizer: StyleRecognizer | None, path: str
 ) -> dict[str, Hearing]:
-    """Listen to all queries, in chunks that are kept on disk."""
+    """Listen to all queries, in chunks that are kept on disk; what was heard in another recording is heard anew."""
     signature = f"{transcriber.name if transcriber else '-'} {recognizer.name if recognizer else '-'}"
     log = Path(f"{path}.{signature.replace('/', '_').replace(' ', '+')}")
     if log.is_file():
         append_jsonl(log, [])
-    done = {h.id: h for h in read_jsonl(log, Hearing)} if log.is_file() else {}
+    root, ears = Path(manifest).parent, {"transcriber": part_sha(transcriber), "recognizer": part_sha(recognizer)}
+    inputs = {q.id: {"audio": file_sha(root / q.audio), **ears} for q in queries}
+    held = {h.id: h for h in read_jsonl(log, Hearing)} if log.is_file() else {}
+    done = {q.id: held[q.id] for q in queries if q.id in held and held[q.id].inputs == inputs[q.id]}
+    if stale := [q.id for q in queries if q.id in held and q.id not in done]:
+        differing = [[k for k, v in inputs[name].items() if held[name].inputs.get(k) != v] for name in stale]
+        say(f"{log}: {len(stale)} of {len(queries)} queries are heard anew, their inputs changed: {reasons(differing)}")
     todo = [q for q in queries if q.id not in done]
     for start in range(0, len(todo), CHUNK):
-        rows = listen(todo[start : start + CHUNK], Path(manifest).parent, transcriber, recognizer)
+        rows = listen(todo[start : start + CHUNK], root, transcriber, recognizer)
+        rows = [replace(row, inputs=inputs[row.id]) for row in rows]
         append_jsonl(log, rows)
         done |= {row.id: row for row in rows}
     return done
+
+
+def as_hearing(query_id: str, heard: Heard) -> Hearing:
+    style = None if heard.style is None else {k: v for k, v in asdict(heard.style).items() if v}
+    return Hearing(query_id, heard.transcript, style)
 
 
 def listen(
@@ -170,11 +198,7 @@ def listen(
             audios[query.id] = read_audio(root / query.audio, 16_000)
         except UserError as error:
             errors[query.id] = str(error)
-    sound = list(audios.values())
-    texts = transcriber.transcribe(sound) if transcriber and sound else [None] * len(sound)
-    styles = recognizer.recognize(sound, "query") if recognizer and sound else [None] * len(sound)
-    rows = {
-        query_id: Hearing(query_id, text, None if style is None else {k: v for k, v in asdict(style).items() if v})
-        for query_id, text, style in zip(audios, texts, styles, strict=True)
-    }
+    heard = hear_all(audios, transcriber, recognizer, "query")
+    silent = Heard("" if transcriber else None, Style() if recognizer else None)
+    rows = {i: as_hearing(i, heard.get(i, silent)) for i in audios}
     return [rows.get(q.id) or Hearing(q.id, error=errors[q.id]) for q in queries]

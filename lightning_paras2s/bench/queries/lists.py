@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from lightning_paras2s.bench.queries.styles import BANNED, EXAMPLES
-from lightning_paras2s.hearing.transcribers import plain_words
+from lightning_paras2s.hearing.words import plain_text
 
 MIN_WORDS, MAX_WORDS = 3, 40
 SYNONYMS = {  # as chat models write styles
@@ -93,10 +93,10 @@ def split_styles(item: str) -> tuple[str, tuple[str, str] | None]:
 
 def flaw(text: str, factor: str) -> str | None:
     """Why a text can't be a query of the factor, before any model is asked; None if nothing is wrong with it."""
-    count, plain = len(text.split()), plain_words(text)
+    count, plain = len(text.split()), plain_text(text)
     if PLACEHOLDER.fullmatch(text):
         return "placeholder"
-    if any(plain == plain_words(example) for example in EXAMPLES[factor]):
+    if any(plain == plain_text(example) for example in EXAMPLES[factor]):
         return "repeats_example"
     if not MIN_WORDS <= count <= MAX_WORDS:
         return "length"

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import soundfile
+
+from lightning_paras2s.audio import MAX_SECONDS, read_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Query, read_jsonl
 
 
 def read_queries(manifest: str, limit: int | None) -> list[Query]:
     """The manifest's queries, checked: factor, style, audio; at most `limit` contrast pairs a factor."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 contrast pair a factor; got {limit}; leave it out for all")
     queries = read_jsonl(manifest, Query)
     if not queries:
         raise UserError(f"a manifest must list at least one query; got none in {manifest}; write it with `synthesize`")
     kept: dict[str, list[str]] = {}
     for number, query in enumerate(queries, 1):
-        query.style  # noqa: B018  raises for an unknown style
+        if not query.id:
+            raise UserError(f"{manifest}:{number}: a query's id must not be empty; mend the line")
         if query.factor not in query.styles:
             raise UserError(
                 f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
@@ -29,6 +35,21 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
             pairs.append(query.pair_id)
     chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
     return [q for q in queries if q.pair_id in chosen]
+
+
+def unheard(path: Path) -> str:
+    """Why a recording can't be heard, "" if it can: by its header, unless that says too little."""
+    try:
+        info = soundfile.info(path)
+        sound = info.subtype.startswith(("PCM", "VORBIS", "OPUS", "MPEG")) and 0 < info.duration <= MAX_SECONDS
+    except soundfile.LibsndfileError:
+        sound = False
+    try:
+        if not sound:
+            read_audio(path, 16_000)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:

@@ -30,8 +30,8 @@ from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery, text_queries
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import plain_words
-from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat
+from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
 from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import FACTORS, SPLITS, to_json
 
@@ -78,7 +78,9 @@ def mine(
         Counts of prompts by status, of candidates by status and reason, and the cost.
     """
     check(factors, splits, count, rounds)
-    llm = capped(llm or ScriptedLLM(), max_usd)
+    llm = llm or ScriptedLLM()
+    if isinstance(llm, OpenAIChat):
+        cap(llm, max_usd)
     prompts = [] if source else generations(factors, splits, count)
     if dry_run:
         existing = len(load(source, factors, splits)) if source else 0
@@ -107,14 +109,6 @@ def check(factors: Sequence[str], splits: Sequence[str], count: int, rounds: int
         raise UserError(f"splits must be some of {', '.join(SPLITS)}; got {', '.join(splits) or 'none'}")
     if count < 2 or rounds < 1:
         raise UserError(f"count must be at least 2 and rounds at least 1; got count={count}, rounds={rounds}")
-
-
-def capped(llm: ChatLLM, max_usd: float | None) -> ChatLLM:
-    if max_usd is not None and isinstance(llm, OpenAIChat):
-        if llm.prices == (0.0, 0.0):
-            raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
-        llm.max_usd = max_usd
-    return llm
 
 
 def generations(factors: Sequence[str], splits: Sequence[str], count: int) -> list[Generation]:
@@ -146,7 +140,7 @@ def generate(llm: ChatLLM, prompts: list[Generation], count: int) -> tuple[list[
 
 def candidate_of(generation: Generation, item: str) -> Candidate:
     text, styles = split_styles(item) if generation.factor == "emotion" else (item, None)
-    name = hashlib.sha256(plain_words(text).encode()).hexdigest()[:10]
+    name = hashlib.sha256(plain_text(text).encode()).hexdigest()[:10]
     candidate = Candidate(f"{generation.factor}-{name}", *generation[:3], text, generation.styles)
     why = flaw(text, generation.factor)
     if why is None and styles is not None and set(styles) != set(generation.styles):

@@ -8,14 +8,16 @@ reported. Nothing of these corpora is redistributed here; tests use look-alike f
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
 
 MIN_WORDS = 5
@@ -63,19 +65,34 @@ def import_speech(
     if corpus not in readers:
         raise UserError(f"corpus must be one of {', '.join(readers)}; got {corpus!r}")
     counts: Counter[str] = Counter()
-    kept: list[Query] = []
+    kept: dict[str, Query] = {}
     for query, why in readers[corpus]():
         if query is not None and len(query.text.split()) < min_words:
             why = "few_words"
         elif query is not None and not Path(query.audio).is_file():
             why = "no_audio"
+        elif query is not None and (query := with_own_id(query, kept)) is None:
+            why = "duplicate"
         counts[why or "kept"] += 1
         if query is not None and not why:
-            kept.append(query)
-    replace_file(Path(out), "".join(to_json(query) + "\n" for query in kept))
-    by_style = Counter(q.styles[q.factor] for q in kept)
-    sizes = Counter(Counter(q.pair_id for q in kept).values())
+            kept[query.id] = query
+    if not kept:
+        say(f"{root} holds no utterance to keep: {dict(counts)}; check root, split and min_words")
+    replace_file(Path(out), "".join(to_json(query) + "\n" for query in kept.values()))
+    by_style = Counter(q.styles[q.factor] for q in kept.values())
+    sizes = Counter(Counter(q.pair_id for q in kept.values()).values())
     return {"manifest": out, "counts": dict(counts), "by_style": dict(by_style), "group_sizes": dict(sizes)}
+
+
+def with_own_id(query: Query, kept: dict[str, Query]) -> Query | None:
+    """The query, under an id that no other recording has (a/b.wav and a-b.wav would share theirs); None if this very
+    recording is kept already."""
+    if query.id not in kept:
+        return query
+    name = f"{query.id}-{sha256(query.audio.encode()).hexdigest()[:8]}"
+    if kept[query.id].audio == query.audio or name in kept:
+        return None
+    return replace(query, id=name, pair_id=name if query.pair_id == query.id else query.pair_id)
 
 
 def iemocap(root: Path, split: str, excited: bool = False) -> Iterator[Found]:
@@ -96,7 +113,11 @@ def iemocap(root: Path, split: str, excited: bool = False) -> Iterator[Found]:
 
 
 def iemocap_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Turn and words; lines of breathing and laughter have no turn's name and are skipped."""
+    """Turn and words; lines of breathing and laughter have no turn's name and are skipped. A dialogue without a
+    transcript has none."""
+    if not path.is_file():
+        say(f"{path} is missing: its dialogue's turns have no text and are left out")
+        return
     for line in path.read_text(encoding="latin-1").splitlines():
         if match := LINE.match(line):
             yield match[1], " ".join(match[2].split())
@@ -202,21 +223,31 @@ def real_query(
 
 
 def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """A CSV's rows (UTF-8, any line ends).
+    """A CSV's rows (UTF-8, any line ends); a row that is too short is told of and left out.
 
     Raises:
-        UserError: no such file, or a column is missing.
+        UserError: no such file, no UTF-8, a column is missing, or a field has no end (as after an open quote).
     """
     if not path.is_file():
         raise UserError(f"the corpus must hold {path}; got none; check root")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} must be UTF-8; got other bytes ({error}); save it as UTF-8") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         missing = sorted(set(columns) - set(reader.fieldnames or ()))
         if missing:
             raise UserError(
                 f"{path} must have the column {', '.join(missing)}; got {', '.join(reader.fieldnames or ())}"
             )
-        yield from reader
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                say(f"{path}:{reader.line_num}: the row is too short and left out")
+            else:
+                yield row
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: a row must be readable as CSV; got {error}; mend it") from None
 
 
 def plain(text: str) -> str:

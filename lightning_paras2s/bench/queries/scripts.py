@@ -12,6 +12,7 @@ import numpy as np
 
 from lightning_paras2s.data.embedded import TextQuery, query_style, text_queries
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import safe_name
 from lightning_paras2s.speaking.synthesizers import Voice
 from lightning_paras2s.types import FACTORS, STYLES, Query, Style, read_jsonl
 
@@ -67,13 +68,18 @@ def plan(script: TextQuery, voices: dict[str, Voice], seed: int, source: str, sy
             text=script.text,
             styles={k: v for k, v in asdict(style).items() if v and k != "tone"},
             topic=script.topic,
-            audio=f"audio/{script.id}-{value}.flac",
+            audio=audio_of(f"{script.id}-{value}"),
             voice=name,
             source=f"{'embedded text' if source == 'embedded' else 'mined'}, {synthesizer}",
             license=LICENSE if source == "embedded" else "",
         )
         jobs.append(Job(query, style, int(random.integers(2**31))))
     return jobs
+
+
+def audio_of(query_id: str) -> str:
+    """Where a query's recording lies in its folder, whatever its id holds."""
+    return f"audio/{safe_name(query_id)}.flac"
 
 
 def pair_voices(script: TextQuery, voices: dict[str, Voice], random: np.random.Generator) -> list[str]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_paras2s.audio import is_silent, write_audio
-from lightning_paras2s.bench.queries.scripts import Job, load_scripts, plan
+from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import Transcriber, plain_words
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, user_voices
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer
@@ -114,7 +115,7 @@ def make(folder: Path, job: Job, synthesizer: Synthesizer, candidates: int, tran
         audio, status = speak(job, synthesizer, job.seed + candidate)
         if audio is None:
             continue
-        error = 0.0 if transcriber is None else wer(job.query.text, transcriber.transcribe([audio])[0])
+        error = 0.0 if transcriber is None else word_error_rate(job.query.text, transcriber.transcribe([audio])[0])
         if best is None or error < best[0]:
             best = (error, candidate, audio)
         if best[0] == 0:
@@ -139,14 +140,6 @@ def speak(job: Job, synthesizer: Synthesizer, seed: int) -> tuple[Audio | None, 
     if is_silent(audio):
         return None, "silent"
     return (None, "too_long") if audio.seconds > MAX_SECONDS else (audio, "ok")
-
-
-def wer(reference: str, hypothesis: str) -> float:
-    """Word error rate over lower-case words without punctuation; an empty reference against words is 1."""
-    import jiwer
-
-    words, heard = plain_words(reference), plain_words(hypothesis)
-    return float(jiwer.wer(words, heard)) if words else float(bool(heard))
 
 
 def describe(
@@ -192,7 +185,7 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 def is_kept(folder: Path, attempt: Attempt) -> bool:
     """Whether an attempt needs no repetition: its audio is there, unchanged."""
-    query_audio = folder / "audio" / f"{attempt.id}.flac"
+    query_audio = folder / audio_of(attempt.id)
     return query_audio.is_file() and hashlib.sha256(query_audio.read_bytes()).hexdigest() == attempt.sha256
 
 

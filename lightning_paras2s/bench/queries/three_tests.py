@@ -87,7 +87,7 @@ def with_responses(candidate: Candidate, replies: list[Reply]) -> Candidate:
     for style, reply in zip(candidate.styles, replies, strict=True):
         response = parse_response(reply.text) if reply.text is not None else None
         if response is None:
-            why = f"response {style}: {reply.status if reply.text is None else 'unparsed'}"
+            why = f"response {style}: {no_answer(reply) if reply.text is None else 'unparsed'}"
             return replace(candidate, status="failed", why=why)
         answer = {"response": response[0], "tone": response[1]}
         candidate = replace(candidate, answers={**candidate.answers, f"response {style}": answer})
@@ -109,7 +109,7 @@ def comparison(candidate: Candidate) -> str:
 def judge(candidate: Candidate, test: str, reply: Reply, allowed: tuple[str, ...], wanted: str) -> Candidate:
     """Keep a test's answer with its reason, and reject or fail the candidate if it is not the wanted one."""
     if reply.text is None:
-        return replace(candidate, status="failed", why=f"{test}: {reply.status}")
+        return replace(candidate, status="failed", why=f"{test}: {no_answer(reply)}")
     answer, reason = parse_answer(reply.text, allowed)
     if answer is None:
         kept = {**candidate.answers, test: {"answer": "", "reason": "", "raw": reply.text}}
@@ -118,6 +118,11 @@ def judge(candidate: Candidate, test: str, reply: Reply, allowed: tuple[str, ...
     if answer == wanted:
         return replace(candidate, answers=kept)
     return replace(candidate, status="rejected", why=f"{test}: {answer}", answers=kept)
+
+
+def no_answer(reply: Reply) -> str:
+    """Why a reply has no text: its status, and what the server said."""
+    return ", ".join(filter(None, (reply.status, reply.message)))
 
 
 def ask(llm: ChatLLM, prompts: list[str]) -> list[Reply]:

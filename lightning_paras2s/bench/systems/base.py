@@ -10,24 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
-from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS, plain_words
+from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
+from lightning_paras2s.running.origins import file_sha
+from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
-from lightning_paras2s.types import Audio, Query, Response, Style, read_jsonl
+from lightning_paras2s.types import Audio, Query, Response, Style, is_text, iter_jsonl
 
 SAMPLE_RATE = 16_000
 REMEMBERED = 64  # texts whose speech the agent's voice need not make again
@@ -49,6 +56,7 @@ class S2SSystem(ABC):
     """A speech-to-speech system."""
 
     config_sha: str  # of everything that its answers depend on
+    read_anew: bool = False  # answers of another config are asked for again, since that costs nothing, not refused
 
     def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
         """Refuse queries of these lengths before any is answered: a `UserError` that names the first.
@@ -72,7 +80,8 @@ class CascadeSystem(S2SSystem):
     def __init__(self, transcriber: Transcriber, synthesizer: Synthesizer, tokenizer: str | None = None) -> None:
         self.transcriber, self.voice = transcriber, _AgentVoice(synthesizer, tokenizer)
         self.replies = [f["frame"] for f in frames() if (f["factor"], f["split"]) == (GENERIC, "train")]
-        self.config_sha = digest([type(self).__name__, transcriber.name, synthesizer.name, self.replies], [tokenizer])
+        parts = [transcriber.name, part_sha(transcriber), synthesizer.name, part_sha(synthesizer)]
+        self.config_sha = digest([type(self).__name__, *parts, self.replies], [tokenizer])
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         heard = self.transcriber.transcribe(audios)
@@ -95,7 +104,8 @@ class ToplineSystem(S2SSystem):
                 self.frames.setdefault(frame["style"], []).append(frame["frame"])
         self.subjects = {q["text"]: q["subject"] for name in ("train", "val", "test") for q in texts(name)}
         self.config_sha = digest(
-            [type(self).__name__, synthesizer.name, self.frames, sorted(self.subjects)], [tokenizer]
+            [type(self).__name__, synthesizer.name, part_sha(synthesizer), self.frames, sorted(self.subjects)],
+            [tokenizer],
         )
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
@@ -112,38 +122,67 @@ class ToplineSystem(S2SSystem):
 
 
 class RecordedSystem(S2SSystem):
-    """Responses that exist already.
+    """Responses that exist already; one that can't be read as audio has the status "bad_audio".
 
     Args:
         responses: a JSON-lines file of response records (audio paths relative to it), or a folder of `<query
             id>.wav|.flac|.ogg`.
+        system: which system's responses of a file that holds those of several.
     """
 
-    def __init__(self, responses: str) -> None:
+    read_anew = True
+
+    def __init__(self, responses: str, system: str | None = None) -> None:
         path = Path(responses)
-        if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix in (".wav", ".flac", ".ogg"))
-            self.found = {(p.stem, 0): Response(p.stem, "recorded", audio=str(p)) for p in files}
-        else:
-            rows = read_jsonl(path, Response)
-            self.found = {(r.query_id, r.sample): r for r in rows}
-            path = path.parent
-        self.root = path
-        self.config_sha = digest([type(self).__name__, [r.sha256 for r in self.found.values()]], [])
+        self.root = path if path.is_dir() else path.parent
+        rows = recorded_in(path) if path.is_dir() else responses_of(path, system)
+        self.found = {(r.query_id, r.sample): r for r in rows}
+        said = [(r.query_id, r.sample, r.text, r.status, file_sha(self._place(r)) if r.audio else "") for r in rows]
+        self.config_sha = digest([type(self).__name__, said], [])
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         return [self._answer(self.found.get((query.id, sample))) for query in queries]
 
+    def _place(self, response: Response) -> Path:
+        inside = self.root / response.audio
+        return inside if inside.is_file() else Path(response.audio)
+
     def _answer(self, response: Response | None) -> Answer:
         if response is None:
             return Answer(None, status="missing")
-        if not response.audio:
+        if not response.audio or not self._place(response).is_file():
             return Answer(None, response.text, response.status if response.status != "ok" else "missing")
-        path = Path(response.audio)
-        place = self.root / path if (self.root / path).is_file() else path
-        return Answer(
-            read_audio(place, SAMPLE_RATE), response.text, response.status, response.latency, response.cost_usd
-        )
+        answer = read_answer(self._place(response), response.text)
+        if answer.status != "ok":
+            return answer
+        return replace(answer, status=response.status, latency=response.latency, cost_usd=response.cost_usd)
+
+
+def recorded_in(folder: Path) -> list[Response]:
+    """A folder's recordings, each named by its query's id.
+
+    Raises:
+        UserError: for two recordings of one query.
+    """
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".wav", ".flac", ".ogg"))
+    for one, other in zip(files, files[1:], strict=False):
+        if one.stem == other.stem:
+            raise UserError(f"{folder} must hold one recording a query; got {one.name} and {other.name}; remove one")
+    return [Response(p.stem, "recorded", audio=p.name) for p in files]
+
+
+def responses_of(path: Path, system: str | None) -> list[Response]:
+    """The responses of one system in a file.
+
+    Raises:
+        UserError: the file holds those of several, and none is named, or lacks the one that is.
+    """
+    rows = list(iter_jsonl(path, Response, skip_half_line=True))
+    names = sorted({row.system for row in rows})
+    if system not in names if system is not None else len(names) > 1:
+        wanted = "responses of one system" if system is None else f"responses of {system!r}"
+        raise UserError(f"{path} must hold {wanted}; got those of {', '.join(names) or 'none'}; name one in `system`")
+    return [row for row in rows if system in (None, row.system)]
 
 
 class CommandSystem(S2SSystem):
@@ -154,14 +193,20 @@ class CommandSystem(S2SSystem):
     "missing".
 
     Args:
-        command: with the placeholders {requests} and {responses}; not run by a shell.
+        command: with the placeholders {requests} and {responses}; not run by a shell. Files that it names are part of
+            what its answers are known by.
+        timeout_seconds: of one start.
     """
 
     def __init__(self, command: str, timeout_seconds: float = 600.0) -> None:
         if "{requests}" not in command or "{responses}" not in command:
             raise UserError(f"a command must hold {{requests}} and {{responses}}; got {command!r}")
+        try:
+            self.parts = shlex.split(command)
+        except ValueError as error:
+            raise UserError(f"a command must be one that a shell could split; got {command!r} ({error})") from None
         self.command, self.timeout_seconds = command, timeout_seconds
-        self.config_sha = digest([command], [])
+        self.config_sha = digest([command], [part for part in self.parts if Path(part).is_file()])
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +223,8 @@ class CommandSystem(S2SSystem):
             return [found.get(q.id, Answer(None, status="missing" if status == "ok" else status)) for q in queries]
 
     def _run(self, requests: Path, responses: Path) -> str:
-        parts = [part.format(requests=requests, responses=responses) for part in shlex.split(self.command)]
+        places = {"{requests}": str(requests), "{responses}": str(responses)}  # other braces are the program's own
+        parts = [re.sub(r"\{requests\}|\{responses\}", lambda m: places[m[0]], part) for part in self.parts]
         try:
             done = subprocess.run(parts, timeout=self.timeout_seconds, stdout=subprocess.DEVNULL, check=False)
         except subprocess.TimeoutExpired:
@@ -207,18 +253,37 @@ class _AgentVoice:
 
 
 def _read_answers(path: Path) -> dict[str, Answer]:
-    """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio"."""
+    """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio", a text
+    that is none is "bad_text"."""
     found = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
             name, place, text = row["id"], path.parent / row["audio"], row.get("text")
-            found[name] = Answer(read_audio(place, SAMPLE_RATE), text)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            found[name] = Answer(None, status="bad_audio")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
-        except UserError:
-            found[name] = Answer(None, text, "bad_audio")
+        found[name] = read_answer(place, text)
     return found
+
+
+def read_answer(place: Path, text: str | None) -> Answer:
+    """A recording as an answer; a status where it can't be read."""
+    if text is not None and not (isinstance(text, str) and is_text(text)):
+        return Answer(None, status="bad_text")
+    try:
+        return Answer(read_audio(place, SAMPLE_RATE), text or None)  # "" is no text to be compared with
+    except (UserError, ValueError, OSError):  # ValueError: a NUL in the path
+        return Answer(None, text, "bad_audio")
+
+
+def usable(answer: Answer, max_seconds: float) -> Answer:
+    """An answer that can be written and heard, else its status: speech that is not finite, or too long."""
+    if answer.audio is None or not len(answer.audio.samples):
+        return answer
+    if not np.isfinite(answer.audio.samples).all():
+        return replace(answer, audio=None, status="bad_audio")
+    return replace(answer, audio=None, status="too_long") if answer.audio.seconds > max_seconds else answer
 
 
 def choose(options: list[str], key: str, sample: int) -> str:
@@ -234,7 +299,7 @@ def subject_of(text: str) -> str:
 
 def digest(settings: list, paths: Iterable[str | None]) -> str:
     """Short hash of settings and of the contents of files."""
-    whole = hashlib.sha256(repr(settings).encode())
+    whole = hashlib.sha256(repr(settings).encode("utf-8", "backslashreplace"))
     for path in filter(None, paths):
-        whole.update(Path(path).read_bytes())
+        whole.update(shipped(path).read_bytes())
     return whole.hexdigest()[:16]

@@ -17,7 +17,9 @@ TAPS = 12
 
 @dataclass(frozen=True)
 class BigVGANConfig:
-    """Names as in the released config.json, values as far as they are known (file size: four block kernels)."""
+    """Names as in the released config.json, values as far as they are known (file size: four block kernels); the two
+    `final` ones are what the original takes where a config does not say.
+    """
 
     num_mels: int = 80
     upsample_rates: tuple[int, ...] = (5, 2, 2, 2, 2, 3, 2)
@@ -25,8 +27,13 @@ class BigVGANConfig:
     upsample_initial_channel: int = 2048
     resblock_kernel_sizes: tuple[int, ...] = (3, 5, 7, 11)
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 4
-    use_bias_at_final: bool = False
-    use_tanh_at_final: bool = False
+    use_bias_at_final: bool = True
+    use_tanh_at_final: bool = True
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.upsample_rates)
 
 
 class WeightNorm(nn.Module):
@@ -127,11 +134,6 @@ class BigVGAN(nn.Module):
             self.resblocks.extend(ResidualBlock(channels, size, tuple(dilations)) for size, dilations in shapes)
         self.activation_post = Activation(channels)
         self.conv_post = Conv(channels, 1, 7, bias=config.use_bias_at_final)
-
-    @property
-    def hop(self) -> int:
-        """Samples a frame."""
-        return math.prod(self.config.upsample_rates)
 
     def forward(self, mel: Tensor) -> Tensor:
         x, kinds = self.conv_pre(mel), len(self.config.resblock_kernel_sizes)

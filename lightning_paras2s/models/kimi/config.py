@@ -10,6 +10,17 @@ from pathlib import Path
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.selective import Ranges
 
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_theta")
+REQUIRED += ("num_key_value_heads", "kimia_mimo_layers", "kimia_mimo_transformer_from_layer_index")
+# name -> (what we compute, the value of a config that does not say)
+FIXED = {
+    "hidden_act": ("silu", "silu"),
+    "tie_word_embeddings": (False, False),
+    "use_sliding_window": (False, False),
+    "use_whisper_feature": (True, True),
+    "rope_scaling": (None, None),
+}
+
 
 @dataclass(frozen=True)
 class KimiConfig:
@@ -73,8 +84,38 @@ def read_config(folder: str | Path) -> KimiConfig:
         raise UserError(
             f"{path} must be of architecture MoonshotKimiaForCausalLM; got {architectures}; choose another folder"
         )
+    rope = values.get("rope_parameters") or {"rope_theta": values.get("rope_theta")}  # transformers 5 nests it
+    require_values(path, rope, {"rope_type": ("default", "default")})
+    values |= {"rope_theta": rope.get("rope_theta")}
+    require(path, values, REQUIRED)
+    require_values(path, values, FIXED)
     names = {f.name for f in dataclasses.fields(KimiConfig)}
-    return KimiConfig(**{name: value for name, value in values.items() if name in names and value is not None})
+    config = KimiConfig(**{name: value for name, value in values.items() if name in names and value is not None})
+    marks = {"kimia_media_begin": config.media_begin, "kimia_media_end": config.media_end}
+    require_values(path, values, {name: (mark, mark) for name, mark in marks.items()})
+    return config
+
+
+def require(path: Path, values: dict, names: tuple[str, ...]) -> None:
+    """A config must give each of `names`.
+
+    Raises:
+        UserError: naming the first that it lacks.
+    """
+    for name in names:
+        if values.get(name) is None:
+            raise UserError(f"{path} must give {name}; it does not; is it another model's?")
+
+
+def require_values(path: Path, values: dict, fixed: dict[str, tuple]) -> None:
+    """A config must ask for what we compute: name -> (that, the value of a config that does not say).
+
+    Raises:
+        UserError: naming the first that is another.
+    """
+    for name, (wanted, default) in fixed.items():
+        if (got := values.get(name, default)) != wanted:
+            raise UserError(f"{name} in {path} must be {wanted!r}; got {got!r}; no other is supported")
 
 
 def read_json(path: Path) -> dict:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_paras2s.models.kimi.attention import KeyValueCache, positions_of
+from lightning_paras2s.models.kimi.attention import positions_of
 from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ class KimiRollout:
     def __init__(
         self, model: KimiAudio, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int
     ) -> None:
+        from lightning_paras2s.models.kimi.cache import KeyValueCache
+
         mask = prompt.mask.repeat_interleave(group_size, 0)
         rows, steps, device = len(mask), sampling.max_steps, mask.device
-        self.model, self.temperatures = model, (sampling.text_temperature, sampling.audio_temperature)
+        self.model, self.sampling = model, sampling
         layers, width = len(model.model.layers) + len(model.model.mimo_layers), prompt.tokens.shape[2]
         self.cache = KeyValueCache(layers, width + steps)
         x = model.model.embed(prompt.tokens, prompt.features, prompt.features_mask)
@@ -60,8 +62,8 @@ class KimiRollout:
         model, config = self.model, self.model.config
         sampled = (self.speaking & self.writing, self.speaking & (self.step >= model.streams.delay))
         uniform = self.noise.index_select(2, self.step).squeeze(2)  # [R, 2]
-        for stream, temperature in enumerate(self.temperatures):
-            ids, logps = model.draw(self.states[stream], stream, uniform[:, stream], temperature)
+        for stream, state in enumerate(self.states):
+            ids, logps = model.draw(state, stream, uniform[:, stream], self.sampling)
             ids = torch.where(sampled[stream], ids, config.blank)
             for target, value in (
                 (self.tokens, ids),

@@ -19,12 +19,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_paras2s.errors import UserError
+
 REFRESH_TIME = 999  # the time at which a finished chunk's keys and values are taken
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Shapes of the released model; `mel_mean`, `mel_std` and the rope base must come from its config.yaml."""
+    """Shapes of the released model; `mel_mean`, `mel_std` and the rope base must come from its config.yaml.
+
+    `semantic_vocab_size` counts rows: the codes, and one for guidance, which the release's config.yaml leaves out.
+    """
 
     semantic_vocab_size: int = 16385
     hidden_size: int = 2304
@@ -41,6 +46,15 @@ class FlowConfig:
     max_positions: int = 4096
     upsample_factor: int = 4
     mels: int = 80
+
+    def __post_init__(self) -> None:
+        if self.chunk_codes <= self.look_ahead_codes:
+            raise UserError(
+                f"chunk_codes must be above the look-ahead of {self.look_ahead_codes}, which each call throws away; "
+                f"got {self.chunk_codes}; raise it"
+            )
+        if self.ode_points < 2:
+            raise UserError(f"ode_points must be at least 2, one step; got {self.ode_points}; raise it")
 
 
 class TimeEmbedder(nn.Module):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.attention import KeyValueCache, attention_mask, positions_of, rotary_table
+from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
@@ -42,6 +43,9 @@ from lightning_paras2s.models.speech_lm import (
     Streams,
 )
 from lightning_paras2s.models.tiny.decoding import draw
+
+if TYPE_CHECKING:
+    from lightning_paras2s.models.kimi.cache import KeyValueCache
 
 LORA_TARGETS = r"(layers|mimo_layers)\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
@@ -85,7 +89,8 @@ class KimiTrunk(nn.Module):
         audio, text = self.embed_tokens(tokens[:, AUDIO]), self.embed_tokens(tokens[:, TEXT])
         if features is not None:
             placed = torch.zeros_like(audio)
-            placed[where] = self.vq_adaptor(features[where].to(audio.dtype))
+            # under autocast the adaptor gives another type than the embedding's
+            placed[where] = self.vq_adaptor(features[where].to(audio.dtype)).to(audio.dtype)
             # sqrt(2) is rounded to the activations' type, as upstream does
             audio = torch.where(where[..., None], (audio + placed) * audio.new_tensor(2.0).sqrt(), audio)
         return audio + text
@@ -107,8 +112,6 @@ class KimiTrunk(nn.Module):
             text = self.run(layer, text, allowed, rotary, cache)
         for layer in self.mimo_layers:
             audio = self.run(layer, audio, allowed, rotary, cache)
-        if cache is not None:
-            cache.length += x.shape[1]
         return self.norm(text), self.mimo_norm(audio)
 
     def run(
@@ -116,7 +119,11 @@ class KimiTrunk(nn.Module):
     ) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled() and cache is None:
             return checkpoint(layer, x, attention_mask=allowed, position_embeddings=rotary, use_reentrant=False)
-        return layer(x, attention_mask=allowed, position_embeddings=rotary, past_key_values=cache)
+        if cache is None:
+            return layer(x, attention_mask=allowed, position_embeddings=rotary)
+        from lightning_paras2s.models.kimi.cache import cache_argument
+
+        return layer(x, attention_mask=allowed, position_embeddings=rotary, **{cache_argument(): cache})
 
 
 class KimiAudio(SpeechLM):
@@ -222,8 +229,8 @@ class KimiAudio(SpeechLM):
         return outputs[TEXT], outputs[AUDIO]
 
     def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
+        sampling.check_scorable()
         values, entropies = [], []
-        temperatures = (sampling.text_temperature, sampling.audio_temperature)
         for stream, hidden in enumerate(self.response_states(prompt, completion)):
             weight, ranges = self.head(stream)
             where = completion.actions[:, stream]
@@ -234,7 +241,7 @@ class KimiAudio(SpeechLM):
                     f"actions of the {('text', 'audio')[stream]} stream must be ids in {ranges}; "
                     f"got {bad[:5].tolist()}; tokenize the responses with this model's tokenizer"
                 )
-            chosen, entropy = selective_logps(hidden[where], weight, ids, ranges, temperatures[stream])
+            chosen, entropy = selective_logps(hidden[where], weight, ids, ranges, sampling.of(stream)[0])
             values.append(torch.zeros(where.shape, device=where.device).index_put((where,), chosen))
             entropies.append(torch.zeros(where.shape, device=where.device).index_put((where,), entropy))
         return Logps(torch.stack(values, 1), torch.stack(entropies, 1))
@@ -263,11 +270,15 @@ class KimiAudio(SpeechLM):
         with unsharded(self):
             return KimiRollout(self, prompt, sampling, noise, group_size).run()
 
-    def draw(self, state: Tensor, stream: int, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
         weight, ranges = self.head(stream)
-        logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
-        choice, logps = draw(logits, uniform, temperature)
+        kind = state.device.type
+        if torch.is_autocast_enabled(kind):  # as `selective_logps` does: operands are rounded, logits are not
+            state, weight = (t.to(torch.get_autocast_dtype(kind)) for t in (state, weight))
+        with torch.autocast(kind, enabled=False):
+            logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
+        choice, logps = draw(logits, uniform, *sampling.of(stream))
         ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
         return ids, logps
 

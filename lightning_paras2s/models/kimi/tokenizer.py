@@ -6,25 +6,20 @@ before they are spoken.
 
 from __future__ import annotations
 
-import dataclasses
-import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.bigvgan import BigVGAN, BigVGANConfig
-from lightning_paras2s.models.kimi.config import KimiConfig, read_config, read_json
+from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.detokenizer import Detokenizer
-from lightning_paras2s.models.kimi.flow_matching import FlowConfig, FlowMatching, seeded_noise
-from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer
+from lightning_paras2s.models.kimi.flow_matching import seeded_noise
+from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Tokenizer
 from lightning_paras2s.models.kimi.log_mel import SAMPLE_RATE as INPUT_RATE
+from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer, load_features
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
@@ -65,7 +60,7 @@ class KimiTokenizer(SpeechTokenizer):
                 f"the feature encoder must give the policy's {self.feature_size} numbers a code; got {got}; "
                 "it belongs to another model"
             )
-        if detokenizer is not None and (got := detokenizer.flow.config.semantic_vocab_size) < codes:
+        if detokenizer is not None and (got := detokenizer.flow.config.semantic_vocab_size - 1) != codes:
             raise UserError(f"the detokenizer must speak {codes} codes; got {got}; it belongs to another model")
 
     def listen(self, audios: list[Audio], device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
@@ -89,7 +84,7 @@ class KimiTokenizer(SpeechTokenizer):
 
     def heard(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The waveforms at 16 kHz, and their lengths."""
-        from torchaudio.functional import resample
+        from lightning_paras2s.models.signals import resample
 
         return resample(wav, self.sample_rate, INPUT_RATE), -(-lengths * INPUT_RATE // self.sample_rate)
 
@@ -113,7 +108,7 @@ class ReleasedTokenizer(KimiTokenizer):
         ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
             is more than half of a GRPO step (`plan`).
         chunk_codes: codes a call; None = the release's 30, of which each call computes a look-ahead of 12 in vain.
-            Longer chunks cost less and are not what a listener of the stream hears.
+            Longer chunks cost less and are not what a listener of the stream hears; at least 13.
         hears, speaks: what is needed of it: training hears queries in the data module and speaks responses in the
             stage, and neither must keep the other's weights.
 
@@ -141,111 +136,7 @@ class ReleasedTokenizer(KimiTokenizer):
         self.eval().requires_grad_(False)
 
 
-def load_codes(folder: Path) -> Glm4Tokenizer:
-    glm4 = Glm4Tokenizer(known_fields(Glm4Config, read_json(folder / "config.json")))
-    load_strictly(glm4, folder / "model.safetensors", ignored=("ema_count", "ema_weight", "codebook.ema"))
-    return glm4
-
-
-def load_features(folder: Path) -> WhisperFeatures:
-    """The encoder of a whole Whisper."""
-    shapes = read_json(folder / "config.json")
-    names = ("d_model", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim")
-    whisper = WhisperFeatures(**{name: shapes[name] for name in names if name in shapes})
-    load_strictly(whisper.encoder, folder / "model.safetensors", "model.encoder.", ("model.decoder.", "proj_out"))
-    return whisper
-
-
-def load_detokenizer(folder: Path, dtype: torch.dtype, changes: dict[str, int | None]) -> Detokenizer:
-    """`changes` of its config that are not None win over the release's."""
-    shapes = flow_config(folder / "audio_detokenizer" / "config.yaml")
-    flow = FlowMatching(dataclasses.replace(shapes, **{k: v for k, v in changes.items() if v is not None}))
-    load_strictly(flow, folder / "audio_detokenizer" / "model.pt", "speech_model.", others=True)
-    vocoder = BigVGAN(known_fields(BigVGANConfig, read_json(folder / "vocoder" / "config.json")))
-    load_strictly(vocoder, folder / "vocoder" / "model.pt")
-    return Detokenizer(flow.to(dtype), vocoder)
-
-
 def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:
     """wav [B, N] at 16 kHz, lengths [B] in samples."""
     rows = [torch.from_numpy(np.array(resample(a, INPUT_RATE).samples)).float() for a in audios]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device), torch.tensor([len(row) for row in rows])
-
-
-def flow_config(path: Path) -> FlowConfig:
-    """The release's config.yaml, whose keys lie nested; mean and deviation of the mel must be among them."""
-    if not path.is_file():
-        raise UserError(f"the detokenizer must have {path}; it is missing; fetch it")
-    values = dict(flatten(yaml.safe_load(path.read_text())))
-    if missing := {"mel_mean", "mel_std"} - values.keys():
-        raise UserError(f"{path} must give {' and '.join(sorted(missing))}; it does not; is it another model's?")
-    if not values.get("normalize_mel", True):
-        values |= {"mel_mean": 0.0, "mel_std": 1.0}
-    return known_fields(FlowConfig, values)
-
-
-def flatten(values: dict) -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        yield from flatten(value) if isinstance(value, dict) else [(key, value)]
-
-
-def known_fields(cls: type, values: dict):
-    """`cls` from the entries of `values` that it has; lists become tuples."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return cls(**{k: json_tuple(v) for k, v in values.items() if k in names})
-
-
-def json_tuple(value):
-    return tuple(json_tuple(v) for v in value) if isinstance(value, list) else value
-
-
-def load_strictly(
-    module: nn.Module, path: Path, prefix: str = "", ignored: tuple[str, ...] = (), others: bool = False
-) -> None:
-    """Load the tensors under `prefix`; any that lacks, is too many or has another shape is an error that names it.
-
-    Args:
-        ignored: beginnings of names that may lie beside; `others`: any name outside the prefix may.
-    """
-    found = read_tensors(path)
-    inside = {
-        k.removeprefix(prefix): v
-        for k, v in found.items()
-        if k.startswith(prefix) and not k.startswith(ignored or "\0")
-    }
-    outside = [k for k in found if not k.startswith(prefix) and not k.startswith(ignored or "\0")]
-    state = module.state_dict()
-    wanted = {k: tuple(v.shape) for k, v in state.items()}
-    for name in sorted(wanted.keys() | inside.keys()):
-        if name not in inside:
-            raise UserError(f"{path} must hold {prefix}{name}; it does not; is it another model's?")
-        if name not in wanted or tuple(inside[name].shape) != wanted[name]:
-            got = tuple(inside[name].shape)
-            raise UserError(
-                f"{prefix}{name} must have shape {wanted.get(name, 'none')}; got {got} in {path}; "
-                "is it another model's?"
-            )
-        if inside[name].is_floating_point() != state[name].is_floating_point():
-            raise UserError(f"{prefix}{name} must hold real numbers; got {inside[name].dtype} in {path}; convert it")
-    if outside and not others:
-        raise UserError(f"{path} must hold only {prefix} tensors; got {outside[0]}; is it another model's?")
-    module.load_state_dict(inside)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a pickled state dict, which may lie under `state_dict` or `generator`.
-
-    Raises:
-        UserError: the file is missing, cut or damaged.
-    """
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UserError(f"the tokenizer must have {path}; it is missing; fetch it")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} must be a whole file; got {str(error).splitlines()[0]}; fetch it again") from None
-    return found.get("state_dict", found.get("generator", found))

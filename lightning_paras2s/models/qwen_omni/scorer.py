@@ -8,6 +8,7 @@ logit is made.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.audio import resample
@@ -25,11 +26,14 @@ from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.kimi.log_mel import HOP, SAMPLE_RATE, log_mel
 from lightning_paras2s.models.lora import add_lora
+from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.models.sharding import shard_blocks, whole
 from lightning_paras2s.types import Audio
 
 # A regex, since the audio tower has q_proj and v_proj of its own; both trees that transformers has had are named.
 LORA_TARGETS = r"model\.(language_model\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+OUTER = re.compile(r"^model\.(language_model\.)?")  # where the language model lies in the thinker
+SPEAKING_PARTS = ("talker.", "token2wav.")  # of the whole Omni, which a score does not need
 GUIDELINE = PROMPT.partition("The information of the user:")[0].strip()
 MAX_SECONDS = 300
 SHORTEST_SECONDS = 0.1
@@ -63,10 +67,14 @@ class QwenOmniScorer(ResponseScorer):
                 f"the reward model must be the folder of Qwen2.5-Omni; got {path}; fetch it or mend model.scorer.path"
             )
         self.settings = {"path": path, "lora_rank": lora_rank, "lora_alpha": lora_alpha, "dtype": dtype}
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
-        load = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained
-        self.thinker = load(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-        self.thinker.model.visual = None  # it sees nothing: 0.7 G weights less
+        with one_line(path):
+            self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self.thinker = load_pretrained(
+            Qwen2_5OmniThinkerForConditionalGeneration, path, getattr(torch, dtype), SPEAKING_PARTS
+        )
+        parts(self.thinker)[0].visual = None  # it sees nothing: 0.7 G weights less
+        # without its head the thinker gives hidden states, so that only the logits that count are made
+        self.head, self.thinker.lm_head = self.thinker.lm_head.requires_grad_(False), nn.Identity()
         add_lora(self.thinker, self.thinker, LORA_TARGETS, lora_rank, lora_alpha)
         if gradient_checkpointing:
             self.thinker.gradient_checkpointing_enable({"use_reentrant": False})
@@ -78,7 +86,7 @@ class QwenOmniScorer(ResponseScorer):
         self.train()  # as built by `from_pretrained` it is not, and blocks would not be recomputed
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
-        weight = self.thinker.lm_head.weight
+        weight = self.head.weight
         heard = [q.seconds >= SHORTEST_SECONDS and r.seconds >= SHORTEST_SECONDS for q, r in zip(queries, responses)]
         scores = torch.full((len(heard), 5), torch.nan, device=weight.device)
         if not any(heard):
@@ -87,13 +95,13 @@ class QwenOmniScorer(ResponseScorer):
         audios = [a for q, r, h in zip(queries, responses, heard) if h for a in (q, r)]
         mel, mask = mel_batch(audios)
         ids, attended = self.prompts([audio_tokens(int(n)) for n in mask.sum(1)])
-        hidden = self.thinker.model(
+        hidden = self.thinker(
             input_ids=ids.to(weight.device),
             attention_mask=attended.to(weight.device),
             input_features=mel.to(weight),
             feature_attention_mask=mask.to(weight.device),
             use_cache=False,
-        )[0][:, -1]
+        ).logits[:, -1]
         logits = hidden.float() @ weight[self.digits].float().T
         return scores.index_put((torch.tensor(heard, device=weight.device).nonzero()[:, 0],), logits)
 
@@ -113,16 +121,20 @@ class QwenOmniScorer(ResponseScorer):
     def shard(self, mesh: DeviceMesh) -> None:
         """Split the language model's blocks, then the rest, over the ranks of `mesh` (FSDP2), in place."""
         dtype = getattr(torch, self.settings["dtype"])
-        shard_blocks(self, self.thinker.model.language_model.layers, mesh, dtype, ("score_logits",))
+        shard_blocks(self, parts(self.thinker)[1].layers, mesh, dtype, ("score_logits",))
         self.to(mesh.device_type)
+
+    def adapters(self) -> dict[str, nn.Parameter]:
+        """What trains, by its name within the language model, `layers.0...`, which no release of transformers moves."""
+        named = parts(self.thinker)[1].named_parameters()
+        return {name: p for name, p in named if ".lora_" in name}
 
     def save(self, path: str | Path) -> None:
         """The adapters alone, with the settings; the base stays where it is. Sharded: all ranks call, one writes."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
-        adapters = {n: p for n, p in self.thinker.named_parameters() if ".lora_" in n}
-        tensors = {n: whole(p).cpu().contiguous() for n, p in adapters.items()}
+        tensors = {n: whole(p).cpu().contiguous() for n, p in self.adapters().items()}
         if dist.is_initialized() and dist.get_rank() > 0:
             return
         save_file(tensors, part, metadata={"class": QwenOmniScorer.__name__, "settings": json.dumps(self.settings)})
@@ -139,12 +151,12 @@ class TrainedOmniScorer(QwenOmniScorer):
             )
         with open_tensors(Path(path)) as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {OUTER.sub("", name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header.get("class") != QwenOmniScorer.__name__:
             got = header.get("class", "no class")
             raise UserError(f"{path} must hold a {QwenOmniScorer.__name__}; got {got}; choose another file")
         super().__init__(**json.loads(header["settings"]) | ({"path": base} if base else {}))
-        adapters = {n: p for n, p in self.thinker.named_parameters() if ".lora_" in n}
+        adapters = self.adapters()
         for name in sorted(adapters.keys() | tensors.keys()):
             wanted, got = (tuple(found[name].shape) if name in found else None for found in (adapters, tensors))
             if wanted != got:
@@ -155,25 +167,20 @@ class TrainedOmniScorer(QwenOmniScorer):
         self.eval()
 
 
+def parts(thinker: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """What holds the towers for sound and sight, and the language model: up to transformers 5.21 the thinker itself and
+    its `model`, then its `model` and what is in it.
+    """
+    inner = thinker.model
+    return (inner, inner.language_model) if "language_model" in dict(inner.named_children()) else (thinker, inner)
+
+
 def open_tensors(path: Path):
     """A safetensors file opened without reading its tensors."""
     try:
         return safe_open(path, "pt")
     except SafetensorError as error:
         raise UserError(f"{path} must be a whole safetensors file; got {error}; train or fetch it again") from None
-
-
-def token_ids(tokenizer, tokens: list[str]) -> list[int]:
-    """The ids of single tokens.
-
-    Raises:
-        UserError: the tokenizer has no such token.
-    """
-    ids = tokenizer.convert_tokens_to_ids(tokens)
-    for token, i in zip(tokens, ids):
-        if i is None or i == tokenizer.unk_token_id:
-            raise UserError(f"the tokenizer must have the token {token!r}; it does not; is it Qwen2.5-Omni's?")
-    return ids
 
 
 def mel_batch(audios: list[Audio]) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ class Rollout:
 
     def _sample(self, stream: int, step: int, where: Tensor) -> None:
         """Sample `stream` at `step` in the rows `where` of the cache."""
-        temperature = (self.sampling.text_temperature, self.sampling.audio_temperature)[stream]
+        temperature, *cut = self.sampling.of(stream)
         state, rows, head = self.states[stream], self.rows, self.heads[stream]
         if not bool(where.all()):
             index = where.nonzero().squeeze(-1)
@@ -85,7 +85,7 @@ class Rollout:
         if len(rows) == 0:
             return
         logits = (unit(state).to(head.dtype) @ head).float()
-        tokens, logps = draw(logits, self.noise[rows, stream, step], float(temperature > 0))  # the head has the rest
+        tokens, logps = draw(logits, self.noise[rows, stream, step], float(temperature > 0), *cut)  # the head is scaled
         self.tokens[rows, stream, step] = tokens
         self.actions[rows, stream, step] = True
         self.logps[rows, stream, step] = logps
@@ -117,16 +117,20 @@ class Rollout:
         return Completion(self.tokens[..., :steps], self.actions[..., :steps], self.finished, self.logps[..., :steps])
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """`inverse_cdf` and the drawn tokens' log-probabilities from one pass over the logits.
 
     The CDF is summed up over blocks of ids first, then inside the block that the uniform falls into: a cumulative sum
     over all ids costs more than the rest together. Temperature 0 takes the most likely token; its log-probability is
-    that at 1.
+    that at 1. After a cut, log-probabilities are those among the tokens that are left.
 
     logits [N, V] float32, uniform [N] -> tokens [N], log-probabilities [N].
     """
     scaled = logits if temperature in (0, 1) else logits / temperature
+    if temperature and (0 < top_k < scaled.shape[-1] or top_p < 1):
+        scaled = likeliest(scaled, top_k, top_p)
     weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()  # [N, V], the likeliest id's is 1
     size, whole = weights.shape[-1], weights.shape[-1] // BLOCK
     inner = weights[:, : whole * BLOCK].unflatten(1, (whole, BLOCK)).sum(-1)
@@ -144,3 +148,15 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
         tokens = block * BLOCK + torch.searchsorted(inside, target - before, right=True).clamp(max=BLOCK - 1)
         tokens = tokens.clamp(max=size - 1)
     return tokens.squeeze(-1), (weights.gather(1, tokens).log() - total.log().float()).squeeze(-1)
+
+
+def likeliest(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """-inf outside the `top_k` largest (0 = all), of which the fewest that hold `top_p` of their probability are kept,
+    the likeliest always: [N, V] -> [N, V]. The same operations at every call, as a CUDA graph needs.
+    """
+    size = logits.shape[-1]
+    values, ids = logits.topk(min(top_k, size) if top_k else size)  # falling
+    if top_p < 1:
+        shares = values.softmax(-1)
+        values = values.masked_fill(shares.cumsum(-1) - shares >= top_p, -torch.inf)
+    return torch.full_like(logits, -torch.inf).scatter(-1, ids, values)

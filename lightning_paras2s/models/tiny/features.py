@@ -14,7 +14,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchaudio.functional import melscale_fbanks
+
+from lightning_paras2s.models.signals import melscale_fbanks
 
 SAMPLE_RATE, HOP, WINDOW, FFT, MELS = 16_000, 160, 400, 512, 64
 # The transform need not hold all lags of a window, only those up to the lowest pitch: 640 + 16,000 / 60 < 1024.

@@ -126,6 +126,7 @@ class TinySpeechLM(SpeechLM):
 
         A temperature of 0 counts as 1.
         """
+        sampling.check_scorable()
         tables = self._tables()
         writing = completion.actions[:, TEXT].any(0).nonzero()
         text_steps = int(writing.max()) + 1 if len(writing) else 1  # after the last text action its branch is not run

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from lightning_paras2s.data.embedded import STYLES, lexicon, words
+from lightning_paras2s.data.embedded import STYLES, lexicon
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.types import TONES
 
 BLANK, EOS = 0, 1
@@ -42,7 +43,7 @@ class TextVocab:
         return [self.index[("^" if i == 0 else "+") + c] for i, c in enumerate(word) if f"+{c}" in self.index]
 
     def encode(self, text: str) -> list[int]:
-        return [i for word in words(text) for i in self.encode_word(word)]
+        return [i for word in plain_words(text) for i in self.encode_word(word)]
 
     def decode(self, ids: list[int]) -> str:
         """Words up to EOS; blanks and task marks are skipped."""

@@ -1,0 +1,129 @@
+"""Strengths of systems from their battles: Davidson (1970, Bradley-Terry with ties), and S2S-Arena's online Elo.
+
+P(a beats b) = s_a / (s_a + s_b + v sqrt(s_a s_b)), P(tie) with the middle term. Systems that no chain of battles links
+have no common scale: each linked group is estimated by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+
+from lightning_paras2s.types import Battle
+
+NEWTON_STEPS = 100
+ELO_START, ELO_K, ELO_SCALE = 1000.0, 32.0, 400.0
+
+
+def groups_of(games: Sequence[Battle]) -> list[list[str]]:
+    """Systems that battles link, directly or through others; the largest group first, then by name."""
+    systems = sorted({name for g in games for name in (g.a, g.b)})
+    index = {name: i for i, name in enumerate(systems)}
+    met = np.zeros((len(systems), len(systems)))
+    for g in games:
+        met[index[g.a], index[g.b]] = 1
+    count, label = connected_components(met, directed=False)
+    groups = [[name for name, found in zip(systems, label, strict=True) if found == i] for i in range(count)]
+    return sorted(groups, key=lambda group: (-len(group), group))
+
+
+def is_bounded(wins: NDArray, ties: NDArray) -> bool:
+    """Is there a finite maximum likelihood: can no set of systems claim never to have lost a point to the others?"""
+    count, _ = connected_components(wins + ties > 0, directed=True, connection="strong")
+    return count == 1
+
+
+def tables(games: Sequence[Battle], systems: Sequence[str]) -> tuple[NDArray, NDArray, list[str]]:
+    """Wins [Q, S, S] (row beats column) and ties [Q, S, S] (symmetric) of each query."""
+    queries, index = sorted({g.query_id for g in games}), {name: i for i, name in enumerate(systems)}
+    place = {query: i for i, query in enumerate(queries)}
+    wins = np.zeros((len(queries), len(systems), len(systems)))
+    ties = np.zeros_like(wins)
+    for g in games:
+        q, a, b = place[g.query_id], index[g.a], index[g.b]
+        if g.verdict in ("a", "b"):
+            wins[q][(a, b) if g.verdict == "a" else (b, a)] += 1
+        else:
+            ties[q, a, b] += 1
+            ties[q, b, a] += 1
+    return wins, ties, queries
+
+
+def davidson(
+    wins: NDArray, ties: NDArray, ridge: float = 1e-6, start: NDArray | None = None
+) -> tuple[NDArray, float]:
+    """Maximum likelihood of Davidson's model by Newton's method -> log strengths [S] (mean 0), v (0 without ties).
+
+    Args:
+        wins: [S, S], row beats column. ties: [S, S], symmetric.
+        ridge: keeps a system that only wins finite.
+        start: log strengths and log v to start from, [S + 1].
+    """
+    size, tied = len(wins), bool(ties.sum())
+    x = np.zeros(size + tied) if start is None else start[: size + tied].copy()
+    loss, slope, curve = _likelihood(x, wins, ties, ridge)
+    for _ in range(NEWTON_STEPS):
+        step = np.linalg.solve(curve, slope)
+        scale = 1.0
+        while (after := _likelihood(x - scale * step, wins, ties, ridge))[0] > loss and scale > 1e-6:
+            scale /= 2
+        x, (loss, slope, curve) = x - scale * step, after
+        if np.abs(scale * step).max() < 1e-9:
+            break
+    return x[:size] - x[:size].mean(), float(np.exp(x[size])) if tied else 0.0
+
+
+def _likelihood(x: NDArray, wins: NDArray, ties: NDArray, ridge: float) -> tuple[float, NDArray, NDArray]:
+    """Minus the log likelihood with its slope and curvature; each game is one draw among three outcomes, whose
+    features are (1, 0, 0), (0, 1, 0) and (1/2, 1/2, 1) in the two strengths and log v."""
+    size = len(wins)
+    games = wins + ties / 2  # ordered pairs: a tie stands in both places
+    first, second = x[:size, None], x[None, :size]
+    middle = (x[size] if len(x) > size else -np.inf) + (first + second) / 2
+    total = np.logaddexp(np.logaddexp(first, second), middle)
+    level = np.exp(middle - total)
+    ahead, behind = np.exp(first - total) + level / 2, np.exp(second - total) + level / 2  # expected features
+    loss = (games * total - wins * first).sum() - (ties / 2 * np.where(ties > 0, middle, 0)).sum()
+    slope = (games * ahead - wins - ties / 4).sum(1) + (games * behind - ties / 4).sum(0)
+    across = games * (level / 4 - ahead * behind)
+    own = (games * (ahead - level / 4 - ahead**2)).sum(1) + (games * (behind - level / 4 - behind**2)).sum(0)
+    curve = np.diag(own) + across + across.T
+    if len(x) > size:
+        slope = np.append(slope, (games * level - ties / 2).sum())
+        side = (games * level * (0.5 - ahead)).sum(1) + (games * level * (0.5 - behind)).sum(0)
+        curve = np.block([[curve, side[:, None]], [side[None], (games * level * (1 - level)).sum()]])
+    return float(loss + ridge * x @ x), slope + 2 * ridge * x, curve + 2 * ridge * np.eye(len(x))
+
+
+def resampled(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float], draws: NDArray) -> NDArray:
+    """Log strengths of each draw of queries: [D, Q] counts -> [D, S]; draws that leave a strength unbounded are left
+    out."""
+    start = np.append(estimate[0], np.log(estimate[1] or 1.0))
+    size = len(estimate[0])
+    drawn = zip(*((draws @ part.reshape(len(part), -1)).reshape(-1, size, size) for part in (wins, ties)), strict=True)
+    found = [davidson(won, tied, start=start)[0] for won, tied in drawn if is_bounded(won, tied)]
+    return np.array(found).reshape(-1, size)
+
+
+def elo(games: Sequence[Battle], systems: Sequence[str], orders: NDArray | None = None) -> NDArray:
+    """Online Elo after all games, in the order given [S], or in each of `orders` [O, G] -> [O, S]; a tie is half a win.
+    The sum of ratings stays."""
+    index = {name: i for i, name in enumerate(systems)}
+    a, b = (np.array([index[getattr(g, side)] for g in games]) for side in "ab")
+    won = np.array([{"a": 1.0, "b": 0.0}.get(g.verdict, 0.5) for g in games])
+    rows = np.arange(len(games))[None] if orders is None else orders
+    ratings, each = np.full((len(rows), len(systems)), ELO_START), np.arange(len(rows))
+    for played in rows.T:  # the same place in every order
+        first, second = a[played], b[played]
+        gap = ratings[each, second] - ratings[each, first]
+        gain = ELO_K * (won[played] - 1 / (1 + 10 ** (gap / ELO_SCALE)))
+        ratings[each, first] += gain
+        ratings[each, second] -= gain
+    return ratings[0] if orders is None else ratings
+
+
+def on_elo_scale(log_strength: NDArray) -> NDArray:
+    return ELO_START + ELO_SCALE * log_strength / np.log(10)

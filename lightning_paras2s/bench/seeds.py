@@ -1,0 +1,92 @@
+"""Means over queries and seeds, both of which were drawn: contrast pairs within their factor, seeds among seeds.
+
+Their variance has three parts (Owen 2007, "The pigeonhole bootstrap", section 2): of pairs, of seeds, and of what is in
+neither. With few seeds the t of a seed's few degrees of freedom counts (Satterthwaite 1946): three seeds that differ
+say little.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate
+from lightning_paras2s.types import Query
+
+
+class Design(NamedTuple):
+    """Which pair each query is of [Q], and which factor each pair [P]; a `pair_id` in two factors names two pairs."""
+
+    pair_of: NDArray
+    factor_of: NDArray
+
+
+class Parts(NamedTuple):
+    """A mean, and what each seed and pair adds to its error [S, P] (sums to 0)."""
+
+    value: float
+    errors: NDArray
+
+    def __sub__(self, other: Parts) -> Parts:
+        return Parts(self.value - other.value, self.errors - other.errors)
+
+    def __truediv__(self, other: Parts) -> Parts:
+        """The ratio, linearised."""
+        ratio = self.value / other.value
+        return Parts(ratio, (self.errors - ratio * other.errors) / other.value)
+
+
+def design_of(queries: list[Query]) -> Design:
+    names, pair_of = np.unique([f"{q.factor}/{q.pair_id}" for q in queries], return_inverse=True)
+    return Design(pair_of, np.array([name.split("/", 1)[0] for name in names]))
+
+
+def macro_parts(values: NDArray, design: Design) -> Parts:
+    """[S, Q] -> the mean over factors of each factor's mean over seeds and queries; NaN values are left out."""
+    known = np.isfinite(values)
+    sums, counts = np.zeros((2, len(values), len(design.factor_of)))
+    for seed in range(len(values)):
+        of = design.pair_of[known[seed]]
+        sums[seed] = np.bincount(of, values[seed][known[seed]], len(design.factor_of))
+        counts[seed] = np.bincount(of, minlength=len(design.factor_of))
+    factors = [f for f in np.unique(design.factor_of) if counts[:, design.factor_of == f].sum()]
+    means, errors = [], np.zeros_like(sums)
+    for factor in factors:
+        of = design.factor_of == factor
+        total = counts[:, of].sum()
+        means.append(sums[:, of].sum() / total)
+        errors[:, of] = (sums[:, of] - counts[:, of] * means[-1]) / (total * len(factors))
+    return Parts(float(np.mean(means)) if means else float("nan"), errors)
+
+
+def estimate(parts: Parts, design: Design) -> Estimate:
+    """The value with its 95 % interval; none (NaN) with fewer than `MIN_CLUSTERS` pairs, one pair in a factor, or
+    without variation. With one seed it holds for that seed."""
+    seeds, pairs = parts.errors.shape
+    by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
+    variances, freedoms, rest = [], [], 0.0
+    for factor in np.unique(design.factor_of):
+        of = design.factor_of == factor
+        count = int(of.sum())
+        if count < 2:
+            return Estimate(parts.value, np.nan, np.nan, seeds * pairs, pairs)
+        variances.append((by_pair[of] ** 2).sum() * count / (count - 1))
+        freedoms.append(count - 1)
+        if seeds > 1:
+            error = parts.errors[:, of]
+            error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
+            rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
+    of_pairs, of_seeds = sum(variances), 0.0
+    if seeds > 1:
+        of_seeds = (by_seed**2).sum() * seeds / (seeds - 1)
+        variances.append(of_seeds)
+        freedoms.append(seeds - 1)
+    variance = max(of_pairs + of_seeds - rest, of_pairs, of_seeds)  # both hold the rest once
+    if pairs < MIN_CLUSTERS or not variance > 0:
+        return Estimate(parts.value, np.nan, np.nan, seeds * pairs, pairs)
+    freedom = variance**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    return Estimate(parts.value, float(parts.value - half), float(parts.value + half), seeds * pairs, pairs)

@@ -1,0 +1,103 @@
+"""What a GRPO update minimises, and what it learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.losses import (
+    EVEN,
+    GRPOLoss,
+    Kl,
+    Normalizer,
+    PerStream,
+    Ratio,
+    check_objective,
+    grpo_loss,
+)
+from lightning_paras2s.modules.rollouts import Rollout
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run of GRPO minimises: the options of `grpo_loss`, where each is explained; defaults are the paper's."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    beta: float | PerStream = 0.2
+    ratio: Ratio = "joint"
+    normalizer: Normalizer = "response"
+    kl: Kl = "k3"
+    unbiased_kl: bool = False
+    weights: PerStream = EVEN
+
+    def __post_init__(self) -> None:
+        check_objective(self.ratio, self.normalizer, self.kl)
+        for name in ("clip_low", "clip_high"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0; got {getattr(self, name)}; set model.{name}")
+        if min(self.betas) < 0:
+            raise UserError(f"beta must not be negative; got {self.beta}; set model.beta")
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Of the text and the audio stream."""
+        return (self.beta.text, self.beta.audio) if isinstance(self.beta, PerStream) else (self.beta, self.beta)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Without a KL term nothing asks what the reference would say."""
+        return any(self.betas)
+
+    def loss(
+        self,
+        logps: Tensor,
+        old_logps: Tensor,
+        ref_logps: Tensor | None,
+        advantages: Tensor,
+        actions: Tensor,
+        denominator: Tensor,
+    ) -> GRPOLoss:
+        """`grpo_loss` with these options."""
+        return grpo_loss(
+            logps,
+            old_logps,
+            ref_logps,
+            advantages,
+            actions,
+            denominator=denominator,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            beta=self.beta,
+            ratio=self.ratio,
+            normalizer=self.normalizer,
+            kl=self.kl,
+            unbiased_kl=self.unbiased_kl,
+            weights=self.weights,
+        )
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What the updates of one rollout learn from.
+
+    Attributes:
+        rewards, advantages: [B*G]; a reward is NaN where a response is unscored.
+        old_logps: [B*G, 2, T], the sampler's; None = exactly on-policy: the update's own, detached.
+        ref_logps: [B*G, 2, T], the reference's; None = nothing asks for it (`beta` 0).
+        gap: between the sampler's log-probabilities in training and in decoding, for logging.
+    """
+
+    rollout: Rollout
+    rewards: Tensor
+    advantages: Tensor
+    old_logps: Tensor | None
+    ref_logps: Tensor | None
+    gap: dict[str, Tensor]
+
+    @property
+    def scored(self) -> Tensor:
+        """[B*G], bool."""
+        return self.rewards.isfinite()

@@ -1,0 +1,45 @@
+"""What a run's config leaves open: its seeds follow `seed_everything`, and it has a folder whatever loggers it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import Namespace
+
+SEEDS = ("seed", "rollout_seed")
+OWN_LOGGER = "lightning_paras2s.running.runs.RunLogger"
+
+
+def fill(config: Namespace) -> Namespace:
+    """A stage's config with what it leaves open; the one that is kept with the run still leaves it open."""
+    filled = config.clone()
+    follow_seed(filled)
+    filled.trainer.logger = loggers_of(filled.trainer.logger, filled.model.class_path if filled.model else "")
+    return filled
+
+
+def follow_seed(config: Namespace) -> None:
+    """Seeds of the model and the data that are null become `seed_everything`, so that one seed decides order, rollouts,
+    first weights and reward; a seed that is given pins its part.
+    """
+    for part in (config.get("model"), config.get("data")):
+        options = part.get("init_args") if part else None
+        for name in SEEDS:
+            if options is not None and name in options and options[name] is None:
+                options[name] = int(config.seed_everything)
+
+
+def loggers_of(asked: Any, model: str) -> list[Namespace]:
+    """The run's own logger first, then the others that were asked for: the first one's folder is the run's.
+
+    Args:
+        asked: `trainer.logger`: none, one or several.
+        model: the class that names a run which names itself nowhere (`GRPOModule`: `runs/grpo/`).
+    """
+    others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Namespace) else []
+    own = [logger for logger in others if logger.class_path.rpartition(".")[2] == OWN_LOGGER.rpartition(".")[2]]
+    if own:
+        return own + [logger for logger in others if logger not in own]
+    name = model.rpartition(".")[2].removesuffix("Module").lower() or "default"
+    options = Namespace(save_dir="runs", name=name, version=None)
+    return [Namespace(class_path=OWN_LOGGER, init_args=options), *others]

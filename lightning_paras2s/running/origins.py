@@ -1,0 +1,86 @@
+"""What each record of a run's folder was made from: an answer is known by its inputs, never by its name alone.
+
+Beside the records lies `inputs.jsonl`: for each record (by the hash of its line) the hashes of all its inputs, by name
+("audio", "text", "labels", "ears", ...). A resume compares them with today's; a record made from something else, or one
+that no line vouches for (put there by hand, or another run's), is made anew, and one line says how many and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.types import Query, finite, iter_jsonl, to_json
+
+UNKNOWN = "not recorded"
+Inputs = Mapping[str, str]  # name of an input -> hash of its content
+
+
+@dataclass(frozen=True)
+class Made:
+    """A line of `inputs.jsonl`: a record's file (`of`), the hash of its line, and what it was made from."""
+
+    of: str
+    row: str
+    inputs: dict[str, str]
+
+
+class Origins:
+    """What a folder's `inputs*.jsonl` (those of all shards) vouch for."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        rows = [made for path in files for made in iter_jsonl(path, Made, skip_half_line=True)]
+        self.known = {(made.of, made.row): made.inputs for made in rows}
+        self.kinds = {made.of for made in rows}
+
+    def of(self, of: str, row: Any, *names: str) -> dict[str, str]:
+        """Some of what a record was made from; {} if nothing vouches for it."""
+        return {name: value for name, value in self.known.get((of, row_sha(row)), {}).items() if name in names}
+
+    def differing(self, of: str, row: Any, inputs: Inputs) -> list[str]:
+        """Which of a record's inputs are others today; [UNKNOWN] if nothing vouches for it."""
+        before = self.known.get((of, row_sha(row)))
+        if before is None:
+            return [UNKNOWN]
+        return [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+
+
+def made_from(of: str, rows: Sequence[Any], inputs: Sequence[Inputs]) -> list[Made]:
+    """The lines to write before the records themselves are written."""
+    return [Made(of, row_sha(row), dict(found)) for row, found in zip(rows, inputs, strict=True)]
+
+
+def reasons(differing: Iterable[Sequence[str]]) -> str:
+    """ "audio 3, labels 1": how many records each input made stale."""
+    counts = Counter(name for names in differing for name in names)
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def sha(*values: Any) -> str:
+    """Short hash of JSON values."""
+    return hashlib.sha256(json.dumps(finite(values), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def row_sha(row: Any) -> str:
+    """Short hash of a record's line."""
+    return hashlib.sha256(to_json(row).encode()).hexdigest()[:16]
+
+
+def file_sha(path: Path) -> str:
+    """Short hash of a file's bytes; "" where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def inputs_of(query: Query, root: Path) -> dict[str, str]:
+    """What a system is given of a query: its recording, its words, its labels (which only a topline reads)."""
+    return {"audio": file_sha(root / query.audio), "text": sha(query.text), "labels": sha(query.factor, query.styles)}
+
+
+def queries_sha(queries: Sequence[Query], inputs: Mapping[str, Inputs]) -> str:
+    """Which queries these are, by their content; runs on the same ones can be compared."""
+    return sha(sorted([q.id, q.pair_id, sorted(inputs[q.id].items())] for q in queries))

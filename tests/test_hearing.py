@@ -1,0 +1,116 @@
+"""One hearing: the same answer is the same evidence in training, in the probe and in `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.queries.filters import filter
+from lightning_paras2s.hearing.evidence import Ears, Said, hear, make_evidence
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rewards import JudgeReward, ToneReward, judge_scores
+from lightning_paras2s.judging.rubric import Score
+from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.types import Audio, Query, Response, Style, to_json
+
+VOICE = Audio((0.3 * np.sin(np.arange(8_000) / 5)).astype(np.float32), 16_000)
+SILENCE = Audio(np.zeros(8_000, np.float32), 16_000)
+
+
+class Ear(Transcriber):
+    name = "ear"
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def transcribe(self, audios):
+        return [self.words] * len(audios)
+
+
+class Tone(StyleRecognizer):
+    name = "tone"
+
+    def __init__(self, tone: str | None) -> None:
+        self.tone = tone
+
+    def recognize(self, audios, role):
+        return [Style(tone=self.tone, emotion="sad") for _ in audios]
+
+
+class Kind(Judge):
+    """Scores 4 whatever has evidence and says what it should."""
+
+    name = "kind"
+    rubric_sha = ""
+
+    def judge(self, query, style, evidence):
+        if evidence.status != "ok":
+            return self.verdict(evidence, Score(None, "", evidence.status))
+        return self.verdict(evidence, Score(1.0 if evidence.wer else 4.0, ""))
+
+
+def both_ways(folder, ears: Ears, audio: Audio, text: str | None, finished: bool = True):
+    """The evidence of one answer in training and in `evaluate`, without its id."""
+    reward = JudgeReward(Kind(), ears.transcriber, ears.recognizer)
+    (trained,) = reward.hear([SpokenResponse(audio, text or "", finished, ())])
+    write_audio(folder / "a.wav", audio)
+    response = Response("q", "s", audio="a.wav", text=text, status="ok" if finished else "truncated")
+    (evaluated,) = hear([response], folder, ears)
+    return replace(trained, response_id=""), replace(evaluated, response_id="")
+
+
+@pytest.mark.parametrize("tone", ["calm", None])
+@pytest.mark.parametrize(
+    ("text", "words"), [("I\u2019m sorry.", "i'm sorry"), ("It's 42!", "it's forty two"), ("", "oh")]
+)
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("audio", [VOICE, SILENCE])
+def test_training_and_evaluation_hear_the_same(tmp_path, tone, text, words, finished, audio):
+    trained, evaluated = both_ways(tmp_path, Ears(Ear(words), Tone(tone)), audio, text, finished)
+    assert trained == evaluated
+
+
+def test_a_tone_that_cannot_be_read_is_unscored_in_training_and_in_evaluation(tmp_path):
+    """Training scored it 4 and evaluate did not score it."""
+    ears = Ears(Ear("i am here"), Tone(None))
+    for evidence in both_ways(tmp_path, ears, VOICE, "I am here."):
+        assert (evidence.status, evidence.tone) == ("no_tone", "")
+        assert judge_scores(Kind(), [None], [Style()], [evidence]).isnan().all()
+    batch = [Query("q", "p", "emotion", "test", "", {"emotion": "sad"}, "", "")]
+    batch = type("Batch", (), {"queries": batch, "__len__": lambda self: 1})()
+    spoken = [SpokenResponse(audio, "", True, ()) for audio in (VOICE, SILENCE)]
+    assert np.isnan(ToneReward(Tone(None)).score(batch, spoken[:1]).item())
+    assert ToneReward(Tone("empathetic")).score(batch, spoken).tolist() == [1, 0]  # silence has no tone to be right
+
+
+def test_a_curly_apostrophe_is_no_mismatch_in_training_or_in_evaluation(tmp_path):
+    """Training took "I\u2019m" for two words and gave the lowest score."""
+    for evidence in both_ways(tmp_path, Ears(Ear("i'm sorry"), Tone("calm")), VOICE, "I\u2019m sorry"):
+        assert evidence.wer == 0
+        assert judge_scores(Kind(), [None], [Style()], [evidence]).tolist() == [4]
+
+
+def test_an_unknown_text_has_no_word_error_rate_and_an_empty_one_is_contradicted_by_words():
+    ears = Ears(Ear("oh"), Tone("calm"))
+    said = [Said("known", VOICE, ""), Said("unknown", VOICE, None), Said("failed", None, "hello", "timeout")]
+    assert [(e.wer, e.status) for e in make_evidence(said, ears)] == [(1, "ok"), (None, "ok"), (None, "timeout")]
+
+
+def test_filter_hears_numbers_as_they_are_spoken(tmp_path):
+    """A query "Call 911" that is said well was rejected: its digits were no words."""
+    write_audio(tmp_path / "a.wav", VOICE)
+    row = Query("q", "p", "emotion", "test", "Call 911, I\u2019m 42.", {"emotion": "sad"}, "t", "a.wav")
+    (tmp_path / "queries.jsonl").write_text(to_json(row) + "\n")
+    counts = filter(
+        str(tmp_path / "queries.jsonl"),
+        str(tmp_path / "kept.jsonl"),
+        Ear("call nine one one i'm forty two"),
+        Tone(None),
+        keep_halves=True,
+    )
+    assert counts["kept"] == 1

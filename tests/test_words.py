@@ -1,0 +1,145 @@
+"""Words as they are compared: a text and what a voice makes of it are the same words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lightning_paras2s.hearing.words import plain_words, said_numbers, word_error_rate
+
+ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+SCALES = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
+NTH = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"}
+NTH |= {"twelve": "twelfth", **{tens: f"{tens[:-1]}ieth" for tens in TENS}}
+FILLED = "the old house keeps us near that bright garden where my uncle sang".split()
+SAME = (
+    ("I\u2019m", "i'm"),
+    ("I'm", "i am"),
+    ("don\u2019t", "do not"),
+    ("caf\u00e9", "cafe"),
+    ("na\u00efve", "naive"),
+    ("Mr. Lee", "mister lee"),
+    ("Dr. Lee", "doctor lee"),
+    ("\u201cyes\u201d", "yes"),
+    ("salt & pepper", "salt and pepper"),
+)
+
+
+def cardinal(n: int, joined: str = " ") -> str:
+    """A number in words: 105 is "one hundred five", or with " and " as `joined` "one hundred and five"."""
+    if n < 20:
+        return ONES[n]
+    if n < 100:
+        return TENS[n // 10 - 2] + (f"-{ONES[n % 10]}" if n % 10 else "")
+    size, name = next(s for s in SCALES if n >= s[0])
+    rest = n % size
+    between = joined if rest < 100 else " "
+    return f"{cardinal(n // size, joined)} {name}" + (between + cardinal(rest, joined) if rest else "")
+
+
+def ordinal(n: int) -> str:
+    head, mark, last = cardinal(n).rpartition("-" if n % 100 > 20 and n % 10 else " ")
+    return head + mark + NTH.get(last, f"{last}th")
+
+
+def suffix(n: int) -> str:
+    return "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+
+
+def pieces() -> st.SearchStrategy[tuple[str, str]]:
+    """(as written, as spoken)"""
+    number = st.one_of(st.integers(0, 120), st.integers(0, 9_999), st.integers(0, 10**9 - 1))
+    small = st.integers(2, 999)
+    return st.one_of(
+        st.tuples(number, st.sampled_from([" ", " and "])).map(lambda x: (f"{x[0]}", cardinal(*x))),
+        number.map(lambda n: (f"{n:,}", cardinal(n))),
+        small.map(lambda n: (f"${n}", f"{cardinal(n)} dollars")),
+        small.map(lambda n: (f"{n}%", f"{cardinal(n)} percent")),
+        small.map(lambda n: (f"{n} %", f"{cardinal(n)} per cent")),
+        st.tuples(small, st.integers(10, 99)).map(
+            lambda x: (f"${x[0]}.{x[1]}", f"{cardinal(x[0])} dollars and {cardinal(x[1])} cents")
+        ),
+        st.tuples(small, st.integers(1, 9)).map(lambda x: (f"{x[0]}.{x[1]}", f"{cardinal(x[0])} point {ONES[x[1]]}")),
+        st.integers(1, 999).map(lambda n: (f"{n}{suffix(n)}", ordinal(n))),
+        st.tuples(st.integers(1, 12), st.integers(10, 59)).map(
+            lambda x: (f"{x[0]}:{x[1]}", f"{cardinal(x[0])} {cardinal(x[1])}")
+        ),
+        st.lists(st.integers(0, 9), min_size=3, max_size=7).map(
+            lambda x: ("".join(map(str, x)), " ".join(ONES[d] for d in x))
+        ),
+        st.sampled_from(SAME),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(FILLED), pieces()), min_size=1, max_size=4), st.sampled_from([".", "!", ""]))
+def test_a_text_and_its_spoken_form_have_no_word_error(parts, end):
+    """Numbers with a word between them: of "20 5" no listener knows whether it is twenty-five."""
+    written = " ".join(f"{word} {piece[0]}" for word, piece in parts) + " there" + end
+    spoken = " ".join(f"{word} {piece[1]}" for word, piece in parts) + " there"
+    assert word_error_rate(written.capitalize(), spoken) == 0, (written, spoken)
+    assert word_error_rate(spoken, written) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        ("That's 42.", "that's forty two"),
+        ("Call 911!", "call nine one one"),
+        ("Call 911!", "call nine hundred eleven"),
+        ("Save 15%.", "save fifteen percent"),
+        ("It costs $80.", "it costs eighty dollars"),
+        ("It costs $100.", "it costs a hundred dollars"),
+        ("I\u2019m sorry.", "i'm sorry"),
+        ("Agent 007", "agent double oh seven"),
+        ("At 12:05", "at twelve oh five"),
+        ("In the 1980s", "in the nineteen eighties"),
+    ],
+)
+def test_numbers_and_quotes_are_no_errors_when_they_are_read_aloud(text, heard):
+    assert word_error_rate(text, heard) == 0
+
+
+def test_another_number_is_an_error():
+    # of that, is, 42 one is wrong; of it, costs, $80 the unit
+    assert word_error_rate("That's 42.", "that's forty three") == pytest.approx(1 / 3)
+    assert word_error_rate("It costs $80.", "it costs eighty percent") == pytest.approx(1 / 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_has_no_word_error_against_itself(text):
+    assert word_error_rate(text, text) == 0
+
+
+def test_plain_words_keep_digits_and_straighten_quotes():
+    written = "I\u2019m 42, \u201creally\u201d: na\u00efve caf\u00e9!"
+    assert plain_words(written) == ["i'm", "42", "really", "naive", "cafe"]
+    assert plain_words("my parents' 'old' house") == ["my", "parents'", "old", "house"]
+
+
+def test_numbers_are_told_however_they_are_written():
+    written, spoken = "Was it 15% or $80?", "was it fifteen percent or eighty dollars"
+    assert said_numbers(written) == said_numbers(spoken) == {"15%", "$80"}
+    assert said_numbers("oh, that one") == set()
+
+
+@pytest.mark.parametrize(
+    ("doing", "without"),
+    [
+        ("import lightning_paras2s.hearing.words", ("lightning", "torch", "transformers")),
+        ("from lightning_paras2s.hearing.words import word_error_rate; word_error_rate('a', 'a')", ("lightning",)),
+    ],
+)
+def test_words_import_nothing_heavy(doing, without):
+    code = f"import sys; {doing}; print([m for m in {without} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
