@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_paras2s.models.selective import FLOOR
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling
 from lightning_paras2s.models.tiny.fused import Attend, FusedTrunk, StaticMemory, after_norm, unit
 from lightning_paras2s.models.tiny.transformer import turns
@@ -131,7 +132,8 @@ def draw(
     scaled = logits if temperature in (0, 1) else logits / temperature
     if temperature and (0 < top_k < scaled.shape[-1] or top_p < 1):
         scaled = likeliest(scaled, top_k, top_p)
-    weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()  # [N, V], the likeliest id's is 1
+    below = F.threshold_(scaled - scaled.amax(-1, keepdim=True), FLOOR, -torch.inf)  # no denormal numbers
+    weights = below.exp_()  # [N, V], the likeliest id's is 1
     size, whole = weights.shape[-1], weights.shape[-1] // BLOCK
     inner = weights[:, : whole * BLOCK].unflatten(1, (whole, BLOCK)).sum(-1)
     sums = torch.cat([inner, weights[:, whole * BLOCK :].sum(-1, keepdim=True)], -1).double()  # [N, whole + 1]
