@@ -65,8 +65,8 @@ def test_no_tokens_give_zero_gradients():
 
 
 def test_no_denormal_number_is_made_at_low_temperatures():
-    """Logits 0 and -100 (twice, at temperature 1/2): e^-100 = 4e-44 is denormal in float32, whose least normal number is
-    1e-38, and products with such numbers take fifty times as long. What they would add to the gradient is below rounding.
+    """Logits 0 and -100 (twice, at temperature 1/2): e^-100 = 4e-44 is denormal in float32, whose least normal number
+    is 1e-38, and products with such numbers take fifty times as long. What they would add is below rounding.
     """
 
     class Denormals(TorchDispatchMode):
