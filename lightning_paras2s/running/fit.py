@@ -94,9 +94,9 @@ class StageCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_instantiate_classes(self) -> None:
-        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
         trainer = self.config[self.subcommand].trainer
         trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        check_trainer(trainer, visible_gpus(), launched(os.environ))
         if line:
             say(line)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
