@@ -90,12 +90,13 @@ INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
 	@touch $@
 
 # Versions. `make lock` locks what is new in setup.cfg; the two tests install what its ranges allow, beside .venv.
-.venv/lock.stamp: | .venv/bin/python
-	.venv/bin/python -m pip install --quiet uv
+.venv/lock.stamp: requirements.lock | .venv/bin/python
+	.venv/bin/python .ci/install.py lock --alone
 	@touch $@
 
 lock: .venv/lock.stamp
 	.venv/bin/python .ci/lock.py $(LOCK)
+	@touch .venv/lock.stamp
 
 SHORT := $(addprefix tests/test_,installation.py cli.py losses.py audio.py tiny_lm.py kimi_audio.py)
 test-newest: RESOLUTION := highest

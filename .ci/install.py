@@ -76,8 +76,9 @@ def read_lock(text: str) -> list[Package]:
     return [Package(name, lines, tuple(extras.split())) for extras, lines, name in found]
 
 
-def select(packages: list[Package], extras: list[str], cpu: bool) -> str:
-    """The requirements of the package with `extras`; with `cpu`, without torch, torchaudio and CUDA.
+def select(packages: list[Package], extras: list[str], cpu: bool, base: bool = True) -> str:
+    """The requirements of the package with `extras`; with `cpu`, without torch, torchaudio and CUDA; without `base`,
+    only what the extras add.
 
     Raises:
         SystemExit: an extra that the lock does not have.
@@ -85,7 +86,8 @@ def select(packages: list[Package], extras: list[str], cpu: bool) -> str:
     known = {extra for package in packages for extra in package.extras}
     if unknown := sorted(set(extras) - known):
         fail(f"an extra must be one of {', '.join(sorted(known - {'base'}))}; got {', '.join(unknown)}; `make lock`")
-    wanted = [p for p in packages if {"base", *extras} & set(p.extras)]
+    asked = {"base", *extras} if base else set(extras)
+    wanted = [p for p in packages if asked & set(p.extras)]
     return "".join(p.lines for p in wanted if not (cpu and (p.name in TORCH or CUDA.match(p.name))))
 
 
@@ -133,10 +135,10 @@ def check_disk(folder: Path, needed: int) -> None:
         fail(f"the disk of {folder} must have {needed} GB free for the packages; got {free:.1f} GB; {remedy}")
 
 
-def install(extras: list[str], torch_index: str, lock: Path, log: Path, package: bool) -> None:
-    """Install the locked packages, then this one as editable."""
+def install(extras: list[str], torch_index: str, lock: Path, log: Path, package: bool, base: bool) -> None:
+    """Install the locked packages, then this one as editable (`package`)."""
     packages = read_lock(lock.read_text(encoding="utf-8"))
-    requirements = select(packages, extras, bool(torch_index))
+    requirements = select(packages, extras, bool(torch_index), base)
     log.unlink(missing_ok=True)
     if package:
         check_disk(log.parent, NEEDED_GB[bool(torch_index)])
@@ -157,9 +159,17 @@ def main() -> None:
     parser.add_argument("--lock", type=Path, default=ROOT / LOCK)
     parser.add_argument("--log", type=Path, default=Path(sys.prefix) / "install.log")
     parser.add_argument("--only-packages", action="store_true", help="leave out the package itself")
+    parser.add_argument("--alone", action="store_true", help="only what the extras add: a tool that needs nothing else")
     options = parser.parse_args()
     extras = [extra for extra in options.extras.split(",") if extra]
-    install(extras, options.torch_index, options.lock, options.log, not options.only_packages)
+    install(
+        extras,
+        options.torch_index,
+        options.lock,
+        options.log,
+        not (options.only_packages or options.alone),
+        not options.alone,
+    )
 
 
 if __name__ == "__main__":

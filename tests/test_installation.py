@@ -46,7 +46,7 @@ for module in pkgutil.walk_packages(lightning_paras2s.__path__, "lightning_paras
 
 
 def test_every_module_imports_when_no_extra_is_installed():
-    extras = {"opensmile", "pytest", "torchao", "trl", "openai", "httpx", "aiohttp", "whisper", "gradio", "uv"}
+    extras = {"opensmile", "pytest", "torchao", "trl", "openai", "aiohttp", "whisper", "gradio", "uv"}
     code = WITHOUT_EXTRAS.replace("{extras}", repr(extras))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -91,6 +91,7 @@ def test_selection_holds_the_base_and_the_extras_asked_for():
     assert installer.select(packages, ["test", "bench"], cpu=False).count("==") - 1 == 4  # one == is in a marker
     assert "trl" not in installer.select(packages, ["audit"], cpu=False)
     assert installer.select(packages, ["audit"], cpu=True) == "pandas==3.1.1 \\\n    --hash=sha256:dd\n"
+    assert installer.select(packages, ["bench"], cpu=False, base=False) == "trl==1.16.0 \\\n    --hash=sha256:ee\n"
     assert installer.torch_pair(packages) == ["torch==2.15.0"]
 
 

@@ -7,7 +7,6 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from test_kimi_detokenizer import FLOW, GAN
-from test_kimi_tokenizer import tokenizer  # noqa: F401
 from tiny_models import write_models, write_shards
 
 from lightning_paras2s.errors import UserError

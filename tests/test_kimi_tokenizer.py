@@ -17,7 +17,7 @@ from lightning_paras2s.models.kimi.config import KimiConfig
 from lightning_paras2s.models.kimi.detokenizer import Detokenizer
 from lightning_paras2s.models.kimi.flow_matching import FlowConfig, FlowMatching
 from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer
-from lightning_paras2s.models.kimi.prompt import demonstration, speech_prompt
+from lightning_paras2s.models.kimi.prompt import codes_in, demonstration, speech_prompt
 from lightning_paras2s.models.kimi.released import known_fields, load_strictly
 from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
@@ -157,3 +157,10 @@ def test_a_cut_file_is_one_clear_line(tmp_path, name, keep):
     with pytest.raises(UserError, match=f"{name} must be a whole file; got .*; fetch it again") as error:
         load_strictly(Glm4Tokenizer(known_fields(Glm4Config, GLM4["config"])), path)
     assert "\n" not in str(error.value)
+
+
+def test_a_recording_has_a_code_every_1280_samples_however_its_seconds_are_rounded():
+    """0.56 x 12.5 is a little more than 7 in floating point; a prompt that fits must not be refused."""
+    for codes in range(1, 8192):
+        assert codes_in(1280 * codes / 16_000) == codes
+        assert codes_in((1280 * codes + 1) / 16_000) == codes + 1

@@ -128,13 +128,14 @@ def test_reward_model_learns_adapters_alone(scorer):
     assert {p.dtype for n, p in trained.named_parameters() if "lora" not in n} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_grpo_moves_the_policy(rank, scorer):
+@pytest.mark.parametrize(("rank", "precision"), [(0, "32-true"), (4, "32-true"), (0, "bf16-mixed")])
+def test_grpo_moves_the_policy(rank, precision, scorer):
     options = [*HERE, *SHORT, "--trainer.max_steps=1", "--model.group_size=2", "--data.batch_size=2"]
     options += ["--trainer.limit_val_batches=1", f"--model.policy.init_args.lora_rank={rank}"]
-    options += ["--model.max_unscored=1.0", f"--trainer.logger.version=rank{rank}"]
+    options += ["--model.max_unscored=1.0", f"--trainer.logger.version=rank{rank}-{precision}"]
+    options += [f"--trainer.precision={precision}"]
     dispatch(["fit", "--config", "paper/grpo.yaml", *options])
-    run = Path(f"runs/paper_grpo/rank{rank}")
+    run = Path(f"runs/paper_grpo/rank{rank}-{precision}")
     (kl,) = logged(run, "train/kl")
     assert abs(kl) < 1e-5  # the first update starts at the reference
     assert KimiAudio(str(run / "policy")).lm_head.weight.isfinite().all()

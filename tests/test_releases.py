@@ -1,5 +1,5 @@
-"""All commands of docs/paper.md, on a CPU, from releases that are written as upstream writes them. Only the machine, the
-lengths and what costs money (the judge of words, OpenAI's Whisper) are replaced.
+"""All commands of docs/paper.md, on a CPU, from releases that are written as upstream writes them. Only the machine,
+the lengths and what costs money (the judge of words, OpenAI's Whisper) are replaced.
 """
 
 import json
@@ -64,7 +64,8 @@ def test_every_command_of_the_guide_runs_from_the_releases(tmp_path, monkeypatch
     # a byte is a token to the tiny models, and the real prompts are thousands of bytes
     monkeypatch.setattr(qwen_omni, "GUIDELINE", "Fit?")
     every = commands()
-    assert [Path(words[2]).stem for words in every] == ["sft", "preferences", "reward", "grpo", "evaluate", "baseline"]
+    names = [Path(words[2]).stem for words in every]
+    assert names == ["sft", "preferences", "reward", "grpo", "evaluate", "evaluate_demo"]
     for words in every:
         run(words)
     (kl,) = logged(Path("runs/paper_grpo/version_0"), "train/kl")
@@ -72,7 +73,8 @@ def test_every_command_of_the_guide_runs_from_the_releases(tmp_path, monkeypatch
     policy = KimiAudio("runs/paper_grpo/version_0/policy")
     assert policy.lm_head.weight.shape == (168_448, 16) and policy.lm_head.weight.isfinite().all()
     assert policy.config.msg_end == 151_645 and len(KimiText("runs/paper_grpo/version_0/policy")) == 152_064
-    for folder, systems in (("runs/paper_evaluate", ["grpo", "kimi", "sft"]), ("runs/paper_baseline", ["kimi_demo"])):
+    judged = {"runs/paper_evaluate": ["grpo", "kimi", "sft"], "runs/paper_evaluate_demo": ["kimi_demo"]}
+    for folder, systems in judged.items():
         responses = read_jsonl(Path(folder, "responses.jsonl"), Response)
         assert sorted({r.system for r in responses}) == systems
         assert all(Path(folder, r.audio).is_file() for r in responses if r.audio)

@@ -101,19 +101,3 @@ def test_answers_drawn_before_there_were_cuts_keep_their_name():
     assert repr(Sampling(24, audio_top_k=10)) == (
         "Sampling(max_steps=24, text_temperature=1.0, audio_temperature=1.0, audio_top_k=10)"
     )
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_kimi_works_under_autocast(attention):
-    """bf16-mixed: float32 weights, products of bfloat16 (8 bits: a part in 256). What was drawn is what is scored."""
-    model, prompt, sampling = tiny_kimi(attention=attention), mixed_prompt(), Sampling(8)
-    with torch.autocast("cpu", torch.bfloat16):
-        completion = model.generate(prompt, sampling, sampling_noise(1, 0, 14, 8), 2)
-        found = model.logps(prompt, completion, sampling).values
-        found.sum().backward()
-    assert found.dtype == torch.float32 and found.count_nonzero() > 100
-    exact = model.logps(prompt, completion, sampling).values
-    for one, other in ((found, completion.logps), (found, exact)):
-        assert (one - other).abs().max() < 0.1  # logits up to 5, 8 bits, 6 blocks
-    grads = [p.grad for p in model.parameters()]
-    assert all(g is not None and g.isfinite().all() and g.dtype == torch.float32 for g in grads)

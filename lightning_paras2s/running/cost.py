@@ -108,7 +108,7 @@ class Speech:
     codes: int = 343_599_360
     features: int = 636_968_960
     flow: int = 1_584_023_120
-    vocoder: int = 241_114_721
+    vocoder: int = 241_114_722
     scorer: int = 7_615_616_512 + 639_647_232  # language model, audio tower; the picture tower is dropped
     scorer_matrices: int = 6_525_618_176  # that each of its tokens is multiplied by
     guideline: int = 1150  # tokens

@@ -2,8 +2,8 @@
 
 Query speech -> GLM-4 codes and Whisper features -> both streams -> flow matching and BigVGAN -> 24 kHz speech.
 
-Departure from the released demo: no top-k and no repetition penalty, since the policy is trained on samples at a
-temperature alone.
+By default samples are drawn at a temperature alone, as the policy is trained. `Sampling(512, 0.0, 0.8, audio_top_k=10)`
+draws as the released demo does (its repetition penalties are 1, which is none).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class KimiSystem(S2SSystem):
         path: folder of Kimi-Audio as released; its encoders, detokenizer and text tokenizer serve every policy.
         glm4_path: folder of glm-4-voice-tokenizer.
         policy: folder of trained weights (`runs/paper_grpo/version_0/policy`); None = those of `path`.
-        sampling: temperatures and step limit; text greedy and audio at 0.8 are the release's own. 12.5 steps a second.
+        sampling: temperatures, cuts and step limit, 12.5 steps a second; text greedy and audio at 0.8 are the release's
+            own, and its demo cuts at `audio_top_k: 10`.
         seed: with query and sample decides the noise.
         device: `auto` is the GPU if there is one.
         dtype: of the policy's weights, `bfloat16` or `float32`.

@@ -25,8 +25,9 @@ def log_mel(wav: Tensor, bands: int = 128) -> Tensor:
     4.
     """
     window = torch.hann_window(FFT, device=wav.device)
-    spectrum = torch.stft(wav, FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
-    power = spectrum[..., :-1].abs() ** 2
-    mel = (mel_filters(bands).to(wav.device).T @ power).clamp(min=1e-10).log10()
+    with torch.autocast(wav.device.type, enabled=False):  # of 16 bits, the quiet bands would be noise
+        spectrum = torch.stft(wav, FFT, HOP, window=window, center=True, pad_mode="reflect", return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2
+        mel = (mel_filters(bands).to(wav.device).T @ power).clamp(min=1e-10).log10()
     top = mel.amax((1, 2), keepdim=True)
     return (torch.maximum(mel, top - 8.0) + 4.0) / 4.0

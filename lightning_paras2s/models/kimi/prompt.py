@@ -87,9 +87,14 @@ def pad_answers(config: KimiConfig, rows: list[tuple[Tensor, Tensor]]) -> Comple
     return Completion(tokens, actions, torch.ones(len(rows), dtype=torch.bool))
 
 
+def codes_in(seconds: float) -> int:
+    """Codes of a recording. 7 x 0.08 s is 7 codes, though 0.56 x 12.5 is a little more than 7."""
+    return math.ceil(round(seconds * CODE_RATE, 6))
+
+
 def response_steps(config: KimiConfig, seconds: float) -> int:
     """Steps of a spoken answer: the delay, its codes, its end."""
-    return config.kimia_mimo_audiodelaytokens + math.ceil(seconds * CODE_RATE) + 1
+    return config.kimia_mimo_audiodelaytokens + codes_in(seconds) + 1
 
 
 def check_context(config: KimiConfig, name: str, seconds: float, steps: int) -> None:
@@ -98,7 +103,7 @@ def check_context(config: KimiConfig, name: str, seconds: float, steps: int) -> 
     Raises:
         UserError: naming the query.
     """
-    length, room = MARKS + math.ceil(seconds * CODE_RATE) + steps, config.max_position_embeddings
+    length, room = MARKS + codes_in(seconds) + steps, config.max_position_embeddings
     if length > room:
         raise UserError(
             f"query and answer together must fit in {room} positions (12.5 a second); got {length} for {name!r} "

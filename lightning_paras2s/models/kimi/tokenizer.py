@@ -28,6 +28,9 @@ from lightning_paras2s.types import Audio
 class KimiTokenizer(SpeechTokenizer):
     """See the module's docstring. `ReleasedTokenizer` builds it from the released files.
 
+    It hears and speaks in its own types whatever the trainer's precision: autocast would round the vocoder to 16 bits,
+    and codes would flip.
+
     Args:
         glm4, whisper: the ears; None for a tokenizer that only speaks.
         detokenizer: the voice; None for a tokenizer that only hears.
@@ -65,22 +68,27 @@ class KimiTokenizer(SpeechTokenizer):
 
     def listen(self, audios: list[Audio], device: torch.device | str) -> list[tuple[Tensor, Tensor]]:
         """Ids [T] and features [T, F] of each recording, T = ceil(12.5 seconds); over 30 s in independent chunks."""
-        return list(zip(self.codes(audios, device), self.whisper(*pad_audio(audios, device))))
+        codes = self.codes(audios, device)
+        with own_types(device):
+            return list(zip(codes, self.whisper(*pad_audio(audios, device))))
 
     @torch.no_grad()
     def codes(self, audios: list[Audio], device: torch.device | str) -> list[Tensor]:
         """Ids [T] of each recording."""
         if self.glm4 is None:
             raise UserError("a tokenizer of queries must hear; got hears: false; set it on data.tokenizer")
-        return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
+        with own_types(device):
+            return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
 
     def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.glm4.encode(*self.heard(wav, lengths))
+        with own_types(wav.device):
+            codes = self.glm4.encode(*self.heard(wav, lengths))
         counts = torch.tensor([len(c) for c in codes], device=wav.device)
         return nn.utils.rnn.pad_sequence(codes, batch_first=True) + self.first_id, counts
 
     def features(self, wav: Tensor, lengths: Tensor) -> Tensor:
-        return nn.utils.rnn.pad_sequence(self.whisper(*self.heard(wav, lengths)), batch_first=True)
+        with own_types(wav.device):
+            return nn.utils.rnn.pad_sequence(self.whisper(*self.heard(wav, lengths)), batch_first=True)
 
     def heard(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The waveforms at 16 kHz, and their lengths."""
@@ -94,7 +102,8 @@ class KimiTokenizer(SpeechTokenizer):
         rows = [row[: int(n)] for row, n in zip(codes, lengths)]
         spoken = [row[(row >= self.first_id) & (row < self.vocab_size)] - self.first_id for row in rows]
         device = self.detokenizer.vocoder.conv_pre.bias.device
-        wavs = self.detokenizer.decode([s.to(device) for s in spoken], seeded_noise(self.seed))
+        with own_types(device):
+            wavs = self.detokenizer.decode([s.to(device) for s in spoken], seeded_noise(self.seed))
         samples = torch.tensor([len(w) for w in wavs])
         return nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples
 
@@ -134,6 +143,11 @@ class ReleasedTokenizer(KimiTokenizer):
         detokenizer = load_detokenizer(folder, kind, changes) if speaks else None
         super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
         self.eval().requires_grad_(False)
+
+
+def own_types(device: torch.device | str) -> torch.autocast:
+    """Without autocast."""
+    return torch.autocast(torch.device(device).type, enabled=False)
 
 
 def pad_audio(audios: list[Audio], device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,8 @@ class QwenOmniScorer(ResponseScorer):
             feature_attention_mask=mask.to(weight.device),
             use_cache=False,
         ).logits[:, -1]
-        logits = hidden.float() @ weight[self.digits].float().T
+        with torch.autocast(weight.device.type, enabled=False):  # five logits cost nothing and differ in the last bits
+            logits = hidden.float() @ weight[self.digits].float().T
         return scores.index_put((torch.tensor(heard, device=weight.device).nonzero()[:, 0],), logits)
 
     def prompts(self, counts: list[int]) -> tuple[Tensor, Tensor]:
