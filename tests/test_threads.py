@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,11 @@ def test_threads_are_those_of_the_cores_where_the_system_does_not_say(monkeypatc
 
 def test_files_are_linux_own():
     assert Path("/proc/stat") == threads.STAT and (load() is None or load().busy > 0)
+
+
+def test_a_command_without_a_trainer_says_its_threads():
+    """In a process of its own: nothing of Lightning's is set up, as in `evaluate`."""
+    code = "from lightning_paras2s.running.threads import Threads; Threads().start()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stderr.splitlines()[-1] == "threads: 1, as OMP_NUM_THREADS says"

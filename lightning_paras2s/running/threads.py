@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_only
 
 QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
 STAT = Path("/proc/stat")
@@ -75,11 +75,10 @@ def asked(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(environment.get("OMP_NUM_THREADS"))
 
 
-@rank_zero_only
 def say(line: str) -> None:
-    from lightning_paras2s.running.logs import say as print_line
-
-    print_line(line)
+    """On stderr, by one process of those that a launcher starts on this machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 class Threads:
