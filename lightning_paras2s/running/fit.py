@@ -24,10 +24,13 @@ from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
+from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import check_run, check_trainer, launched, visible_gpus
 from lightning_paras2s.running.ranks import one_voice
 from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+from lightning_paras2s.running.threads import say
+from lightning_paras2s.running.trainer import StageTrainer
 
 # a disk or a folder that takes no (more) files
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
@@ -52,6 +55,7 @@ class StageCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=RunConfig,
+                trainer_class=StageTrainer,
                 seed_everything_default=0,
                 parser_class=StageParser,
                 auto_configure_optimizers=False,
@@ -84,7 +88,11 @@ class StageCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_instantiate_classes(self) -> None:
-        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        check_trainer(trainer, visible_gpus(), launched(os.environ))
+        if line:
+            say(line)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
