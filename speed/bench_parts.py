@@ -78,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     parts = {
         "query spoken (eSpeak)": lambda: [voice.synthesize(q.text, q.style, q.voice, 1) for q in queries],
-        "query heard (acoustics, words, codes)": uncached(lambda: [system.prompter.example(a) for a in audios]),
+        "query heard (acoustics, words, codes)": uncached(lambda: system.processor.hear(audios)),
         "query filtered (words and style)": uncached(
             lambda: (transcriber.transcribe(audios), style.recognize(audios, "query"))
         ),
