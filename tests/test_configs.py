@@ -25,7 +25,7 @@ from lightning_paras2s.types import FACTORS, SPLITS, Audio, append_jsonl
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
-COMMAND_OF = {"demo": "evaluate", "demo_full": "evaluate", "preferences": "predict"}
+COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
 SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
