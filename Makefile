@@ -16,7 +16,7 @@ WEIGHTS := checkpoints/embedded
 STAMPS := runs/reproduce
 
 help:
-	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages); FULL=1: all its steps"
+	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
 	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
@@ -28,18 +28,14 @@ help:
 	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
 	@echo "TORCH_INDEX=URL after any of them: torch from an index of CPU builds, a fifth of the size"
 
-# A third of the steps of grpo.yaml, its learning rate falling over them; FULL=1 takes them all.
-DEMO := demo$(if $(FULL),_full)
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version $(DEMO) \
-	  $(if $(FULL),,--trainer.max_steps 40 --model.warmup_steps 5)
-	$(RUN) evaluate --config $(DEMO).yaml
-	$(RUN) audit --config audit.yaml --run runs/$(DEMO)/evaluate --pairs 5
-	$(RUN) leaderboard --runs '[runs/$(DEMO)/evaluate]'
-	$(RUN) report --run runs/$(DEMO)/evaluate --output runs/$(DEMO)/report.html
-	@echo 'Listen: runs/$(DEMO)/report.html. Curves: .venv/bin/tensorboard --logdir runs'
+	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version demo
+	$(RUN) evaluate --config demo.yaml
+	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
+	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
+	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
 
 bench: .venv/demo.stamp
 	$(RUN) bench --config bench.yaml

@@ -25,7 +25,7 @@ from lightning_paras2s.types import FACTORS, SPLITS, Audio, append_jsonl
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
-COMMAND_OF = {"demo": "evaluate", "demo_full": "evaluate", "preferences": "predict"}
+COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
 # Configs that are differences: what they lie on.
 BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
 BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
