@@ -142,8 +142,13 @@ def count_collectives(module: GRPOModule) -> dict[str, list[int]]:
         return call
 
     dist = torch.distributed
-    dist.all_gather_into_tensor = counted(dist.all_gather_into_tensor, "gather")
-    dist.reduce_scatter_tensor = counted(dist.reduce_scatter_tensor, "scatter")
+    # FSDP2 calls the first name of each pair up to torch 2.13, the second from 2.14 on
+    for name in ("all_gather_into_tensor", "all_gather_single"):
+        if hasattr(dist, name):
+            setattr(dist, name, counted(getattr(dist, name), "gather"))
+    for name in ("reduce_scatter_tensor", "reduce_scatter_single"):
+        if hasattr(dist, name):
+            setattr(dist, name, counted(getattr(dist, name), "scatter"))
 
     def watched(method, name, kind):
         def call(*args):
