@@ -107,8 +107,9 @@ def checked(name: str, arguments: list[str]) -> list[str]:
     """
     tree = check(name, arguments)
     # A class that a config names is parsed even where the command line puts another in its place.
-    said = [one.value or "" for one in split(arguments)]
-    said += [Path(one.value).read_text(encoding="utf-8") for one in split(arguments) if one.key == "config" and one.value]
+    typed = [one for one in split(arguments) if one.value]
+    said = [one.value for one in typed]
+    said += [Path(one.value).read_text(encoding="utf-8") for one in typed if one.key == "config"]
     words = set(re.findall(r"\w+", json.dumps(tree, default=str) + " ".join(said)))
     for module in sorted({row[0] for word in words for row in class_index().get(word, ())}):
         import_module(module)  # so that jsonargparse knows the class by its short name
