@@ -15,6 +15,7 @@ CODES = 40  # of the voice; then, as released, ids of marks
 MARKS = {"tts_codec_pad_token_id": 42, "tts_codec_start_token_id": 43, "tts_codec_end_token_id": 44}
 MARKS |= {"tts_codec_mask_token_id": 46}
 VOCABULARY = 48
+GAIN = 0.5
 MOVES = {"thinker.model.language_model.": "thinker.model.", "thinker.model.audio_tower.": "thinker.audio_tower."}
 MOVES |= {"thinker.model.visual.": "thinker.visual."}
 ROPE = {"rope_theta": 1e6, "rope_scaling": {"mrope_section": [2, 1, 1], "rope_type": "default", "type": "default"}}
@@ -64,6 +65,9 @@ def write_release(path: Path, seed: int = 0, context: int = 512, dtype: torch.dt
     torch.manual_seed(seed)
     config = Qwen2_5OmniConfig(**values)
     model = Qwen2_5OmniForConditionalGeneration(config).eval()
+    with torch.no_grad():  # as initialized, the vocoder whispers at 1e-9
+        for weight in model.token2wav.code2wav_bigvgan_model.parameters():
+            weight.normal_(std=GAIN * (weight.numel() / len(weight)) ** -0.5)
     path.mkdir(parents=True, exist_ok=True)
     write_shards(path, {renamed(k, MOVES): v.to(dtype) for k, v in model.state_dict().items()}, 5)
     (path / "config.json").write_text(json.dumps(values))
