@@ -1,5 +1,5 @@
-"""Configs of `onegpu/` as they stand, on a folder laid out as the release with tiny random weights: GRPO of adapters and
-of all weights, killed and resumed, then the benchmark. The machine, the steps and the ears are replaced.
+"""Configs of `onegpu/` as they stand, on a folder laid out as the release with tiny random weights: GRPO of adapters
+and of all weights, killed and resumed, then the benchmark. The machine, the steps and the ears are replaced.
 """
 
 from __future__ import annotations
