@@ -38,8 +38,9 @@ def lab(tmp_path_factory) -> Path:
     (folder / "models" / "Qwen2.5-Omni-7B").symlink_to("Qwen2.5-Omni-3B")
     (folder / "checkpoints").symlink_to(ROOT / "checkpoints")
     (folder / "configs").symlink_to(ROOT / "configs")
-    write_queries(folder / "data" / "queries", "train.jsonl", 4)
-    write_queries(folder / "data" / "queries", "val.jsonl", 2)
+    for part in ("queries", "preferences"):
+        write_queries(folder / "data" / part, "train.jsonl", 4)
+        write_queries(folder / "data" / part, "val.jsonl", 2)
     write_queries(folder / "data" / "paras2sbench", "queries.jsonl", 2, "test")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -105,6 +106,29 @@ def test_all_weights_train_and_are_written_as_the_release(lab):
     before, after = (QwenOmni(p) for p in ("models/Qwen2.5-Omni-3B", "runs/onegpu_grpo/full/policy"))
     moved = [not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
     assert sum(moved) > 0.9 * len(moved)
+
+
+def test_its_own_best_answers_are_learned(lab):
+    """Rejection sampling by `onegpu/preferences.yaml` and `onegpu/sft.yaml`; a random model is judged for a byte's
+    share, and learns those of its answers that ended in time."""
+    options = [*HERE[:2], "--model.samples=6", "--data.batch_size=2", "--model.sampling.max_steps=100"]
+    options += ["--model.policy.init_args.dtype=float32", "--data.processor.init_args.dtype=float32"]
+    options += ["--model.sampling.text_temperature=3", *COUNTED]
+    dispatch(["predict", "--config", "onegpu/preferences.yaml", *options])
+    fit = [*HERE, *PRECISE, "--trainer.max_steps=8", "--trainer.max_epochs=-1", "--data.floor=0", "--model.lr=0.01"]
+    fit += ["--model.warmup_steps=0", "--data.balance=0"]
+    dispatch(["fit", "--config", "onegpu/sft.yaml", *fit])
+    losses = logged("runs/onegpu_sft/version_0", "train/loss")
+    assert len(losses) == 8 and sum(losses[-2:]) < sum(losses[:2]), losses
+    # RL goes on from it: the adapters are part of the base, and of the reference
+    policy = [
+        "--model.policy.init_args.path=runs/onegpu_sft/version_0/policy",
+        "--model.policy.init_args.export=merged",
+    ]
+    dispatch([*GRPO, *COUNTED, *policy, "--trainer.max_steps=1", "--trainer.logger.version=after_sft"])
+    assert abs(logged("runs/onegpu_grpo/after_sft", "train/kl")[0]) < 1e-5
+    trained = QwenOmni("runs/onegpu_grpo/after_sft/policy")
+    assert all(p.isfinite().all() for p in trained.parameters())
 
 
 def test_benchmark_of_the_released_and_the_trained(trained):
