@@ -129,6 +129,11 @@ def filter(result: Result, options: Result) -> Shown:
 
 def evaluate(result: Result, options: Result) -> Shown:
     output = options.get("output", "runs/evaluate")
+    if result.get("dry_run"):
+        rows = [("answers", result["answers"]), ("verdicts", result["verdicts"])]
+        rows.append((f"judge {result['judge']}, US dollars", f"{result['usd']:.2f}"))
+        rows += [(f"{name}, US dollars at most", f"{usd:.2f}") for name, usd in result["systems_usd"].items()]
+        return Shown([table(("what it would ask", ""), rows)], "evaluate ..., without --dry_run")
     if "systems" not in result:  # a shard
         return Shown([f"responses: {result['responses']}"], "evaluate ... --shard 0/1 (merges the shards)")
     rows, failed = [], []

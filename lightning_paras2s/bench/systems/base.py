@@ -61,6 +61,10 @@ class S2SSystem(ABC):
         Most systems take any.
         """
 
+    def at_most_usd(self, seconds: list[float]) -> float:
+        """What answers to queries of these lengths can cost; most systems cost nothing."""
+        return 0.0
+
     @abstractmethod
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         """Answer each query; `sample` counts repeated answers to one query."""
