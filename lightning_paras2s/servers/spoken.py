@@ -149,14 +149,14 @@ def spoken(messages: list[dict], reasons: list[Any], whole: dict[str, Any], kind
     usage, prints = usage_of(whole.get("usage")), whole.get("system_fingerprint") or ""
     if refused or not pieces:
         status = "refused" if refused else "text_only" if text.strip() else "empty"
-        return Spoken(None, text.strip() or None, status, usage, prints)
+        return Spoken(None, text if text.strip() else None, status, usage, prints)
     try:
         audio = read_sound(decoded(pieces), kind, pcm_rate)
     except ValueError as error:
         if "cut" in str(error):
             raise
-        return Spoken(None, text.strip() or None, "bad_audio", usage, prints)
-    return Spoken(audio, text.strip() or None, "truncated" if "length" in reasons else "ok", usage, prints)
+        return Spoken(None, text if text.strip() else None, "bad_audio", usage, prints)
+    return Spoken(audio, text if text.strip() else None, "truncated" if "length" in reasons else "ok", usage, prints)
 
 
 def usage_of(stated: Any) -> Usage | None:

@@ -53,6 +53,7 @@ class S2SSystem(ABC):
     """A speech-to-speech system."""
 
     config_sha: str  # of everything that its answers depend on
+    hears_alone: bool = True  # a recording is all it needs of a query
     read_anew: bool = False  # answers of another config are asked for again, since that costs nothing, not refused
 
     def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
@@ -101,6 +102,8 @@ class ToplineSystem(S2SSystem):
         split: whose reply frames it uses.
     """
 
+    hears_alone = False
+
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:
         self.voice, self.frames = _AgentVoice(synthesizer, tokenizer), {}
         for frame in frames():
@@ -134,6 +137,7 @@ class RecordedSystem(S2SSystem):
         system: which system's responses of a file that holds those of several.
     """
 
+    hears_alone = False
     read_anew = True
 
     def __init__(self, responses: str, system: str | None = None) -> None:
