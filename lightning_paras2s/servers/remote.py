@@ -93,10 +93,21 @@ async def ask(
         read: the value of a body; raises ValueError for one that is cut or malformed.
         watch: is given each piece of a good answer's body when it comes.
     """
+    return await patiently(lambda attempt: ask_once(session, request, read, attempt, watch), patience, gate)
+
+
+async def patiently(
+    once: Callable[[int], Awaitable[tuple[Answer, float | None]]], patience: Patience, gate: Gate
+) -> Answer:
+    """One attempt after the other, until an answer is no passing failure, or patience ends.
+
+    Args:
+        once: the number of an attempt, from 1 -> its answer, and the seconds that the server asks to wait, if any.
+    """
     answer = Answer("not_asked")
     for attempt in range(patience.retries + 1):
         await gate.passed()
-        answer, after = await ask_once(session, request, read, attempt + 1, watch)
+        answer, after = await once(attempt + 1)
         if answer.status == "ok" or not is_transient(answer.status):
             return answer
         wait = patience.wait_seconds(attempt) if after is None else after

@@ -24,7 +24,6 @@ from lightning_paras2s.types import Audio, Query
 AUDIO_TOKENS_A_SECOND = 33.0  # of what is sent; no server here counts more (OpenAI 10, Gemini 25 to 32)
 TEXT_TOKENS = 200.0  # of instructions and the frame of a request, at most
 MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
-SPEECH = re.compile(rb'"data":\s*"[^"]')  # where speech begins in a stream
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,8 @@ class RemoteSystem(S2SSystem):
     The first answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account)
     ends the run, once what was answered beside it is kept.
     """
+
+    speech = re.compile(rb'"data":\s*"[^"]')  # where speech begins in what is streamed
 
     def __init__(
         self,
@@ -108,6 +109,10 @@ class RemoteSystem(S2SSystem):
             raise UserError(self.broken)
         return answers
 
+    async def exchange(self, session: Any, gate: Gate, tries: Tries) -> Got:
+        """Ask about one query until there is an answer, or patience ends."""
+        return await ask(session, tries.request, tries.read, self.patience, gate, tries.watch)
+
     async def _ask(self, session: Any, gate: Gate, audio: Audio, sample: int) -> Answer:
         if self.broken:
             return Answer(None, status="not_asked")
@@ -115,8 +120,8 @@ class RemoteSystem(S2SSystem):
         if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
             return Answer(None, status="max_usd")
         self.reserved_usd += reserved
-        tries = _Tries(self, audio, sample, reserved)
-        got = await ask(session, tries.request, tries.read, self.patience, gate, tries.watch)
+        tries = Tries(self, audio, sample, reserved)
+        got = await self.exchange(session, gate, tries)
         self.reserved_usd -= reserved
         cost = tries.cost(got.status == "ok")
         self.spent_usd += cost
@@ -152,7 +157,7 @@ class RemoteSystem(S2SSystem):
         self.fingerprint = fingerprint or self.fingerprint
 
 
-class _Tries:
+class Tries:
     """The attempts at one query: what each cost, and how long the good one took."""
 
     def __init__(self, system: RemoteSystem, audio: Audio, sample: int, at_most: float) -> None:
@@ -168,10 +173,11 @@ class _Tries:
         return self.system.request(self.audio, self.sample)
 
     def watch(self, piece: bytes) -> None:
+        """A piece of the answer came."""
         self.pending = self.at_most
         if self.system.streams and self.first is None:
             self.tail = self.tail[-64:] + piece
-            if SPEECH.search(self.tail):
+            if self.system.speech.search(self.tail):
                 self.first = time.perf_counter() - self.started
 
     def read(self, body: bytes) -> Spoken:
