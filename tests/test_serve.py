@@ -14,7 +14,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -29,6 +28,8 @@ from lightning_paras2s.serving.serve import bound, check
 from lightning_paras2s.types import Audio, Query
 
 pytest.importorskip("uvicorn")
+pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
 LIMITS = Limits(
     rows=16, wait_seconds=0.01, queue=256, query_seconds=5.0, bytes=400_000, body_seconds=1.0, answer_seconds=20.0
 )
