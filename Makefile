@@ -33,6 +33,7 @@ demo: .venv/demo.stamp
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
 	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
+	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
 	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
@@ -75,11 +76,11 @@ install = @echo "Installing into .venv (a few minutes; log: .venv/install.log)" 
 INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
 
 .venv/demo.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit)
+	$(call install,audit$(,)ears)
 	@touch $@
 
 .venv/test.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit$(,)test)
+	$(call install,audit$(,)ears$(,)test)
 	@touch $@ .venv/demo.stamp
 
 .venv/bench.stamp: $(INSTALLED_FROM) | .venv/bin/python
@@ -115,6 +116,11 @@ reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft sft_s
 # $(call timed,COMMAND): its seconds are those since the last interruption.
 timed = mkdir -p $(STAMPS); SECONDS=0; $(1); echo "$(notdir $@) $$SECONDS" >> $(STAMPS)/seconds.txt
 
+# $(call configs,RUN): a control is a difference that lies on a stage's config.
+on_sft_shuffled := sft.yaml --config controls/sft_shuffled.yaml
+on_polytone_control := polytone.yaml --config controls/polytone_control.yaml
+configs = --config $(or $(on_$(1)),$(1).yaml)
+
 # $(call ship,FILE,SHIPPED NAME)
 define ship
 cp $(1) $(WEIGHTS)/.$(2).part && mv $(WEIGHTS)/.$(2).part $(WEIGHTS)/$(2)
@@ -123,7 +129,7 @@ endef
 
 # $(call fit,CONFIG,FILE THAT THE RUN LEAVES,SHIPPED NAME or nothing,OPTIONS,VERSION or nothing: reproduce)
 define fit
-	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version $(or $(5),reproduce) $(4))
+	$(call timed,$(RUN) fit $(call configs,$(1)) --trainer.logger.version $(or $(5),reproduce) $(4))
 	$(if $(3),$(call ship,runs/$(1)/$(or $(5),reproduce)/$(2),$(3)),test -s runs/$(1)/$(or $(5),reproduce)/$(2))
 	@touch $@
 endef
@@ -141,7 +147,7 @@ $(STAMPS)/style: $(STAMPS)/tokenizer
 
 # One analyser a factor, and the control that leaks on purpose; a run trains all four.
 define analysers
-	$(call timed,$(RUN) fit --config $(1).yaml --trainer.logger.version reproduce $(call export_to,$(1),$(2)))
+	$(call timed,$(RUN) fit $(call configs,$(1)) --trainer.logger.version reproduce $(call export_to,$(1),$(2)))
 	$(foreach factor,emotion sarcasm age gender,$(call ship,runs/$(1)/reproduce/$(2)-$(factor).safetensors,$(2)-$(factor).safetensors))
 	@touch $@
 endef

@@ -37,7 +37,7 @@ def moving(runs: list[list[float]]) -> tuple[NDArray, NDArray]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tone", type=Path, nargs="+", required=True, help="runs of grpo_tone.yaml")
+    parser.add_argument("--tone", type=Path, nargs="+", required=True, help="runs of ladder/tone.yaml")
     parser.add_argument("--judge", type=Path, nargs="+", required=True, help="runs of grpo.yaml, one a seed")
     parser.add_argument("--figure", default="docs/ladder.png")
     parser.add_argument("--json", default="results/ladder.jsonl", help="where the moving means go")

@@ -5,46 +5,29 @@ Nothing is imported that is not run. A user's mistake is one line on stderr and 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning_paras2s
+from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
+from lightning_paras2s.running.check import check, close, split, switches_of
+from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
+from lightning_paras2s.running.pages import brief, class_page, command_page
+from lightning_paras2s.running.source import class_index, path_of
 
-STAGES = {
-    "fit": "train a stage: --config sft.yaml, reward.yaml, grpo.yaml, ...",
-    "validate": "measure a stage's validation metrics",
-    "test": "measure a stage's test metrics",
-    "predict": "run a stage's model over its data",
-}
-COMMANDS = {
-    "bench": "lightning_paras2s.bench.chain:bench",
-    "mine": "lightning_paras2s.bench.queries.mine:mine",
-    "synthesize": "lightning_paras2s.bench.queries.synthesize:synthesize",
-    "filter": "lightning_paras2s.bench.queries.filters:filter",
-    "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
-    "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
-    "headline": "lightning_paras2s.bench.headline:headline",
-    "skills": "lightning_paras2s.bench.skills:skills",
-    "report": "lightning_paras2s.bench.report:report",
-    "arena": "lightning_paras2s.bench.pairs.arena:arena",
-    "annotate": "lightning_paras2s.bench.people.annotate:annotate",
-    "import_speech": "lightning_paras2s.bench.queries.real_speech:import_speech",
-    "agreement": "lightning_paras2s.bench.people.agreement:agreement",
-    "plan": "lightning_paras2s.running.plan:plan",
-    "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
-    "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
-    "doctor": "lightning_paras2s.running.doctor:doctor",
-}
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
 
@@ -65,33 +48,78 @@ def dispatch(argv: list[str]) -> None:
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(overview())
-    elif name in STAGES:
+        return
+    if name not in STAGES and name not in COMMANDS:
+        near = close(name, [*STAGES, *COMMANDS])
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"the command must be one of {', '.join([*STAGES, *COMMANDS])}; got {name!r}{meant}")
+    arguments = resolve_configs(argv[1:])
+    asked = help_asked(name, arguments)
+    if asked is not None:
+        print(asked)
+        return
+    if readable(name):
+        arguments = checked(name, arguments)
+    if name in STAGES:
         from lightning_paras2s.running.fit import StageCLI
 
-        StageCLI(resolve_configs(argv))
+        StageCLI([name, *arguments])
     elif name == "doctor":  # its exit code tells, and it starts without a parser of types
         from lightning_paras2s.running.doctor import main
 
-        sys.exit(main(argv[1:]))
-    elif name in COMMANDS:
-        run_command(name, resolve_configs(argv[1:]))
+        sys.exit(main(arguments))
     else:
-        raise UserError(f"the command must be one of {', '.join([*STAGES, *COMMANDS])}; got {name!r}")
+        run_command(name, arguments)
 
 
 def overview() -> str:
-    lines = ["usage: python -m lightning_paras2s COMMAND [--config NAME.yaml] [--option value ...]", ""]
-    lines += [f"  {name:14} {line}" for name, line in STAGES.items()]
-    lines += [f"  {name:14} {about(name)}" for name in COMMANDS]
-    return "\n".join([*lines, "", f"configs: {', '.join(config_names())}"])
+    lines = [f"usage: {PROGRAM} COMMAND [--config NAME.yaml] [--option value]", ""]
+    for name in (*STAGES, *COMMANDS):
+        lines += textwrap.wrap(f"  {name:14} {brief(name)}", 80, subsequent_indent=" " * 17)
+    configs = textwrap.fill(f"configs: {', '.join(config_names())}", 80, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join([*lines, "", configs, "", f"{PROGRAM} COMMAND --help lists a command's options."])
 
 
-def about(name: str) -> str:
-    """A command's docstring up to its first stop, read from the source: its imports would take seconds."""
-    module, function = COMMANDS[name].split(":")
-    tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
-    doc = next(ast.get_docstring(node) for node in tree.body if getattr(node, "name", None) == function)
-    return re.split(r"[.:;](?:\s|$)", " ".join(doc.split()))[0]
+def readable(name: str) -> bool:
+    """Whether a command's source is there to be read."""
+    return name in STAGES or path_of(COMMANDS[name].split(":")[0]) is not None
+
+
+def help_asked(name: str, arguments: list[str]) -> str | None:
+    """The page that --help, or --model.help CLASS, asks for; None if neither is there."""
+    if {"-h", "--help"} & set(arguments):
+        return command_page(name)
+    for i, argument in enumerate(arguments):
+        key, _, value = argument.partition("=")
+        if key.startswith("--") and key.endswith(".help"):
+            value = value or next(iter(arguments[i + 1 : i + 2]), "")
+            if not value or value.startswith("-"):
+                raise UserError(f"{key} needs a class's name; got none; `{PROGRAM} {name} --help` lists them")
+            return class_page(value, key.removeprefix("--").removesuffix(".help"))
+    return None
+
+
+def checked(name: str, arguments: list[str]) -> list[str]:
+    """The arguments, once nothing in them is unknown, each switch with its value; what they name is imported.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    tree = check(name, arguments)
+    # A class that a config names is parsed even where the command line puts another in its place.
+    typed = [one for one in split(arguments) if one.value]
+    said = [one.value for one in typed]
+    said += [Path(one.value).read_text(encoding="utf-8") for one in typed if one.key == "config"]
+    words = set(re.findall(r"\w+", json.dumps(tree, default=str) + " ".join(said)))
+    for module in sorted({row[0] for word in words for row in class_index().get(word, ())}):
+        import_module(module)  # so that jsonargparse knows the class by its short name
+    if name == "doctor":  # its own parser takes switches alone
+        return arguments
+    switches, found = switches_of(options_of(name)), []
+    for i, argument in enumerate(arguments):
+        alone = argument.startswith("--") and (arguments[i + 1 : i + 2] or ["--"])[0].startswith("--")
+        found += [argument, "true"] if alone and argument[2:] in switches else [argument]
+    return found
 
 
 def config_folders() -> list[Path]:
@@ -139,34 +167,46 @@ def load_command(name: str) -> Callable[..., Any]:
     return getattr(import_module(module), function)
 
 
-def run_command(name: str, argv: list[str]) -> None:
-    """Parse the arguments of a benchmark function from its signature and docstring, and call it.
-
-    With --json, what it returns (a dict or a record) is printed last as one JSON object on one line. With --check, all
-    that the options name is built, and nothing is run.
-    """
+def parser_of(name: str, function: Callable[..., Any]) -> ArgumentParser:
+    """The parser of a benchmark function's signature and docstring."""
     from jsonargparse import ArgumentParser
 
     class Parser(OneLineErrors, ArgumentParser):
         pass
 
-    function = load_command(name)
-    about = (function.__doc__ or "").strip().split("\n\n")[0]
-    parser = Parser(prog=f"python -m lightning_paras2s {name}", description=about)
-    # `plan` reads a training config itself
-    own_config = "config" in inspect.signature(function).parameters
-    if not own_config:
+    parser = Parser(prog=f"{PROGRAM} {name}")
+    if not takes_config(function):
         parser.add_argument("-c", "--config", action="config", help="a YAML file of these options")
-    parser.add_argument("--json", action="store_true", help="print one JSON object last")
-    parser.add_argument("--check", action="store_true", help="build what the options name, and run nothing")
+    for switch in SWITCHES:
+        parser.add_argument(f"--{switch.name}", action="store_true", help=switch.help)
     parser.add_function_arguments(function, as_group=False)
+    return parser
+
+
+def takes_config(function: Callable[..., Any]) -> bool:
+    """`plan` reads a training config itself."""
+    return "config" in inspect.signature(function).parameters
+
+
+def run_command(name: str, argv: list[str]) -> None:
+    """Parse the arguments of a benchmark function, and call it.
+
+    What it returns (a dict or a record) is shown as a table, or with --json printed last as one JSON object in a line.
+    With --check, all that the options name is built, and nothing is run. Exit code 1: it ran, and nothing came out.
+    """
+    function = load_command(name)
+    parser = parser_of(name, function)
     options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
-    if not own_config:
+    if not takes_config(function):
         options.pop("config")
-    as_json, check = options.pop("json"), options.pop("check")
-    result = None if check else function(**options)
+    as_json, check_only = options.pop("json"), options.pop("check")
+    result = None if check_only else function(**options)
+    record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    missing = show(name, record, options, PROGRAM, as_json)
     if as_json:
         from lightning_paras2s.types import finite
 
-        record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
         print(json.dumps({} if record is None else finite(record), ensure_ascii=False, allow_nan=False))
+    if missing:
+        print(f"error: nothing came out: {missing}", file=sys.stderr)
+        sys.exit(1)

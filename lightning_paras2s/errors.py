@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
+InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
+
 
 class UserError(Exception):
     """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
@@ -20,3 +25,15 @@ def user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
+
+
+def tell_in_one_line(program: Callable[[], None]) -> None:
+    """Run a program; what the user can mend (a file that can't be read or written, too) is one line and exit code 2."""
+    try:
+        program()
+    except Exception as error:
+        cause = user_error(error) or (error if isinstance(error, OSError) else None)
+        if cause is None:
+            raise
+        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -24,7 +24,12 @@ MAX_LOG_RATIO = 20.0  # exp(20) is 5e8: beyond it a ratio says no more, and woul
 
 @dataclass(frozen=True)
 class PerStream:
-    """One number for each stream; neither has a default, or one that is not named would be set in silence."""
+    """One number for each stream; neither has a default, or one that is not named would be set in silence.
+
+    Args:
+        text: of the text stream.
+        audio: of the audio stream.
+    """
 
     text: float
     audio: float

@@ -10,14 +10,13 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.fields import fields_of, finite, fits, in_words
 
 FACTORS = ("emotion", "sarcasm", "age", "gender")
 STYLES: dict[str, tuple[str, ...]] = {
@@ -237,7 +236,7 @@ def _record(raw: bytes, record: type[Record], where: str) -> Record:
         raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
-    kind, fields = record.__name__.lower(), _fields(record)
+    kind, fields = record.__name__.lower(), fields_of(record)
     missing = sorted(name for name, (required, _) in fields.items() if required and name not in values)
     unknown = sorted(values.keys() - fields.keys())
     if missing:
@@ -246,8 +245,8 @@ def _record(raw: bytes, record: type[Record], where: str) -> Record:
         raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {kind} has {', '.join(fields)}")
     for name, value in values.items():
         wanted = fields[name][1]
-        if not any(_fits(value, option) for option in wanted.split(" | ")):
-            raise UserError(f"{where}: a {kind}'s {name} must be {_in_words(wanted)}; got {value!r:.60}; mend the line")
+        if not any(fits(value, option) for option in wanted.split(" | ")):
+            raise UserError(f"{where}: a {kind}'s {name} must be {in_words(wanted)}; got {value!r:.60}; mend the line")
     item = record(**values)
     if isinstance(item, Query):
         try:
@@ -255,48 +254,6 @@ def _record(raw: bytes, record: type[Record], where: str) -> Record:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
     return item
-
-
-@lru_cache
-def _fields(record: type) -> dict[str, tuple[bool, str]]:
-    """A record's fields: is it required, and its type as it is written in the class."""
-    none = dataclasses.MISSING
-    return {f.name: (f.default is none and f.default_factory is none, f.type) for f in dataclasses.fields(record)}
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Is a JSON value of a type (str, int, float, None, dict[str, ...]; any other type is the reader's to check)?"""
-    if kind == "str":
-        return isinstance(value, str) and is_text(value)
-    if kind in ("int", "float"):
-        number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
-        return number and abs(value) < 1e300 and isfinite(value)
-    if kind.startswith("dict[str, "):
-        inner = kind.removeprefix("dict[str, ").removesuffix("]")
-        return isinstance(value, dict) and all(is_text(k) and _fits(v, inner) for k, v in value.items())
-    if kind.startswith(("tuple[str, ", "list[str")):
-        return isinstance(value, list) and all(_fits(inner, "str") for inner in value)
-    return value is None if kind == "None" else True
-
-
-def is_text(value: str) -> bool:
-    """Half of a surrogate pair is a string in JSON, but no text that could be written."""
-    return not any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _in_words(kind: str) -> str:
-    names = {"str": "a text", "int": "a whole number", "float": "a finite number", "None": "null"}
-    names |= {"dict[str, str]": "an object of texts", "dict[str, float]": "an object of finite numbers"}
-    return " or ".join(names.get(option, option) for option in kind.split(" | "))
-
-
-def finite(value: Any) -> Any:
-    """A JSON value without NaN and infinity, which JSON lacks: they become null."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def to_json(item: Any) -> str:

@@ -65,3 +65,20 @@ def test_the_page_is_built_when_gradio_is_there(study):
 
     manifest, runs, out = study
     assert page(gradio, load_items(manifest, runs, True, None, 0), out, True) is not None
+
+
+def test_the_page_stores_what_was_heard_in_two_tabs_and_after_a_name_was_corrected(study):
+    gradio = pytest.importorskip("gradio")
+    from lightning_paras2s.bench.people.annotate import page
+
+    manifest, runs, out = study
+    blocks = page(gradio, load_items(manifest, runs, False, None, 0), out, False)
+    show, save = (block.fn for block in blocks.fns.values())
+    (*_, started, heard), (*_, begun, same) = show("ann"), show("ann")  # two tabs
+    assert heard == same
+    *_, second = save("ann", SCORES[4], started, heard)
+    told, *_ = save("ann", SCORES[0], begun, same)
+    assert told.startswith("You have judged this one already")
+    save("bob", SCORES[1], begun, second)
+    rows = read_jsonl(out, Human)
+    assert [(h.item_id, h.annotator, h.score) for h in rows] == [(heard, "ann", 5.0), (second, "bob", 2.0)]

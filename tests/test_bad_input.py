@@ -66,7 +66,6 @@ def place(tmp_path, monkeypatch, weights) -> Path:
     trainer = {"accelerator": "cpu", "devices": 1, "max_steps": 1, "num_sanity_val_steps": 0, "limit_val_batches": 0}
     model = {
         "policy": {"class_path": "TinySpeechLM", "init_args": POLICY},
-        "tokenizer": {"class_path": "TrainedTokenizer", "init_args": {"path": part["tokenizer"]}},
         "init_from": part["policy"],
         "reward": {"class_path": "TokenCountReward", "init_args": {"token": 0}},
         "group_size": 2,
@@ -74,12 +73,13 @@ def place(tmp_path, monkeypatch, weights) -> Path:
     }
     source = {"class_path": "ManifestDialogues", "init_args": {"manifest": "queries.jsonl"}}
     data = {"source": source, "labelled": False, "batch_size": 2, "cache_dir": "cache"}
+    heard = {name: part[name] for name in ("tokenizer", "transcriber")}
     fit = {
         "trainer": {**trainer, "enable_model_summary": False, "logger": logger},
         "model": {"class_path": "GRPOModule", "init_args": model},
         "data": {
             "class_path": "DualStreamDataModule",
-            "init_args": {**data, "tokenizer": part["tokenizer"], "transcriber": part["transcriber"]},
+            "init_args": {**data, "processor": {"class_path": "TinyProcessor", "init_args": heard}},
         },
         "progress": {"refresh_rate": 0},
     }
@@ -99,6 +99,7 @@ def place(tmp_path, monkeypatch, weights) -> Path:
         },
         "transcriber": ear,
         "recognizer": {"class_path": "AcousticStyleRecognizer", "init_args": {"path": part["style"]}},
+        "foreign_speech": "judge",  # to an untrained ear, all speech is strange
     }
     Path("fit.yaml").write_text(json.dumps(fit))  # JSON is YAML
     Path("evaluate.yaml").write_text(json.dumps(evaluate))
@@ -192,7 +193,8 @@ def test_manifest_is_refused_when_it_is_missing_empty_or_no_text(place, command)
     Path("queries.jsonl").write_bytes(b"\xff\xfe\x00\x01\n")
     assert "queries.jsonl" in refused(command)
     Path("queries.jsonl").unlink()
-    assert "must be an existing JSON-lines file" in refused(command)
+    must = {"fit": "must be an existing JSON-lines file", "evaluate": "must be a file or folder that is there"}
+    assert must[command] in refused(command)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +232,7 @@ def test_fit_is_refused_when_an_option_is_wrong(place, options, must):
     "options, must",
     [
         (["--samples", "0"], "there must be a system, a sample and a batch; got 1, 0, 32"),
-        (["--label_source", "guess"], "label_source must be gold or predicted; got 'guess'"),
+        (["--label_source", "guess"], "label_source must be one of gold, predicted; got 'guess'"),
         (["--config", "nosuch.yaml"], "got 'nosuch.yaml'"),
         (["--systems.cascade.class_path", "NoSystem"], "NoSystem"),
     ],

@@ -60,8 +60,9 @@ def test_steps_get_each_others_files(monkeypatch, tmp_path):
             ["--config", "e.yaml", "--manifest", f"{queries}/kept.jsonl", "--output", str(tmp_path / "evaluate")],
             3,
         ),
+        ("audit", ["--run", str(tmp_path / "evaluate")], 1),
     ]
-    assert checked == [["mine", "synthesize", "filter", "evaluate"]]
+    assert checked == [["mine", "synthesize", "filter", "evaluate", "audit"]]
     assert result["evaluate"] == {"count": 4} and result["report"] == {"bytes": 1}
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     with pytest.raises(UserError, match="at least 1 process; got 0"):

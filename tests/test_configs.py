@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
 COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
+# Configs that are differences: what they lie on.
+BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
+BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
 SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
@@ -45,7 +48,33 @@ TINY = {
     "PretrainingDialogues": [f"--data.source.init_args.{task}=50" for task in ("read", "echo", "name", "chat")],
     "Demonstrations": ["--data.source.init_args.renditions=1"],
 }
-EMBEDDED = [n for n in NAMES if "/" not in n and "model" in yaml.safe_load((CONFIGS / n).read_text())]
+STAGE_FOLDERS = ("ladder", "controls")
+
+
+def parts_of(name: str) -> list[str]:
+    """The configs to give for one: itself, or what it lies on and itself."""
+    base = BASE_OF.get(name) or BASE_OF.get(name.split("/")[0])
+    return [name] if base is None else [base, name]
+
+
+def merged(first: dict, then: dict) -> dict:
+    """One config over another; an option's class that changes takes none of the other's options along."""
+    found = dict(first)
+    for key, value in then.items():
+        kept = isinstance(value, dict) and isinstance(found.get(key), dict) and "class_path" not in value
+        found[key] = merged(found[key], value) if kept else value
+    return found
+
+
+def read(name: str) -> dict:
+    return functools.reduce(merged, (yaml.safe_load((CONFIGS / part).read_text()) for part in parts_of(name)))
+
+
+def given(name: str) -> list[str]:
+    return [argument for part in parts_of(name) for argument in ("--config", part)]
+
+
+EMBEDDED = [n for n in NAMES if ("/" not in n or n.split("/")[0] in STAGE_FOLDERS) and "model" in read(n)]
 
 
 def command_of(name: str) -> str:
@@ -61,14 +90,12 @@ def command_of(name: str) -> str:
 def test_config_parses(name, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     command = command_of(name)
-    # A trainer's config is a part: it goes on top of a whole one.
-    base = ["--config", "sft.yaml"] if name.startswith("trainer/") else []
-    arguments = [command, *base, "--config", name, "--print_config"]
+    arguments = [command, *given(name), "--print_config"]
     with pytest.raises(SystemExit) as stop:
         dispatch(arguments)
     assert not stop.value.code
     printed = yaml.safe_load(capsys.readouterr().out)
-    asked = yaml.safe_load((CONFIGS / name).read_text())
+    asked = read(name)
     assert set(asked) <= set(printed)
     if command in STAGES and "model" in asked:
         assert printed["model"]["class_path"].endswith(asked["model"]["class_path"].split(".")[-1])
@@ -127,7 +154,7 @@ def first_lines(make, size: int, *rest, **options):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_stage_takes_two_steps(name, workplace, few_lines, monkeypatch):
     monkeypatch.chdir(workplace)
-    config = yaml.safe_load((CONFIGS / name).read_text())
+    config = read(name)
     source = config["data"]["init_args"].get("source", "")
     used = (
         config["model"]["class_path"],
@@ -138,13 +165,13 @@ def test_embedded_stage_takes_two_steps(name, workplace, few_lines, monkeypatch)
     options = [option for part in used for option in TINY.get(part, [])]
     options += ["--progress.refresh_rate=0", "--trainer.logger.version=two"]
     if command_of(name) == "predict":
-        dispatch(["predict", "--config", name, *options])
+        dispatch(["predict", *given(name), *options])
         for split, count in (("train", 14), ("val", 16)):  # of 8 texts all but the fifth's; all; each in two styles
             assert len((workplace / f"runs/{stage}/data/{split}-0/done.txt").read_text().splitlines()) == count
         return
     options += ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.log_every_n_steps=1"]
     options += ["--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null"]
-    dispatch(["fit", "--config", name, *options])
+    dispatch(["fit", *given(name), *options])
     run = workplace / "runs" / stage / "two"
     assert (run / "config.yaml").is_file() and (run / "checkpoints/step-00000002.ckpt").is_file()
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -12,12 +12,11 @@ import torch
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data import sources as dialogues
-from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule, encode_all
-from lightning_paras2s.data.dual_stream import AudioIds, Example, build_completion, build_prompt, collate
-from lightning_paras2s.data.embedded import Utterance, hear, reply_frames, text_queries
+from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule
+from lightning_paras2s.data.dialogue import Dialogue, Utterance
+from lightning_paras2s.data.embedded import hear, reply_frames, text_queries
 from lightning_paras2s.data.sources import (
     Demonstrations,
-    Dialogue,
     DialogueSource,
     ManifestDialogues,
     UnlabelledQueries,
@@ -27,6 +26,8 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
+from lightning_paras2s.models.tiny.processor import TinyProcessor, encode_all
+from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
 from lightning_paras2s.models.tiny.vocabulary import BLANK, EOS, TextVocab
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
@@ -118,8 +119,7 @@ class Lengths(list):
 
 
 def bucketed(seed: int = 1, batch_size: int = 4, count: int = 30, **ranks) -> BucketedLoader:
-    loader = BucketedLoader(Lengths([7 * i % 100 for i in range(count)]), batch_size, seed, **ranks)
-    loader.collate = list
+    loader = BucketedLoader(Lengths([7 * i % 100 for i in range(count)]), list, batch_size, seed, **ranks)
     return loader
 
 
@@ -144,7 +144,7 @@ def test_bucketed_order_when_resumed_in_the_middle_of_an_epoch():
     cut = bucketed()
     head = [batch for batch, _ in zip(cut, range(3), strict=False)]
     rest = bucketed()
-    rest.load_state_dict({"epoch": 0, "position": 3})
+    rest.load_state_dict({"epoch": 0, "taken": 3 * rest.total, "size": rest.total})
     assert head + list(rest) == whole
 
 
@@ -198,7 +198,7 @@ class TwoDialogues(DialogueSource):
         )
         onsets = tuple(onset // 640 for onset in answer.onsets)
         agent = Utterance(hear(answer.audio), "I am sorry about the house.", Style(tone="calm"), onsets)
-        query = Query("q", "p", "emotion", "train", user.text, {"emotion": "sad"}, "home", "")
+        query = Query(f"q-{split}", "p", "emotion", "train", user.text, {"emotion": "sad"}, "home", "")
         return [Dialogue("chat", self.transcript, user, agent, query)] * 2
 
 
@@ -212,9 +212,8 @@ def weights(tmp_path_factory) -> dict[str, str]:
 
 
 def first_batch(weights, transcript: str | None, **options):
-    module = DualStreamDataModule(
-        TwoDialogues(transcript), batch_size=2, **{"tokenizer": weights["tokenizer"], **options}
-    )
+    processor = TinyProcessor(weights["tokenizer"], options.pop("transcriber", None))
+    module = DualStreamDataModule(TwoDialogues(transcript), processor, batch_size=2, **options)
     module.setup()
     return next(iter(module.train_dataloader()))
 
@@ -231,13 +230,13 @@ def test_batch_holds_answers_when_labelled(weights):
 
 def test_answers_are_dropped_when_unlabelled(weights):
     batch = first_batch(weights, "we sold the house", labelled=False)
-    assert batch.completion is None and len(batch.audios) == 2 and batch.queries[0].id == "q"
+    assert batch.completion is None and len(batch.audios) == 2 and batch.queries[0].id == "q-train"
 
 
 def test_transcripts_come_from_the_transcriber_when_the_source_has_none(weights):
     batch = first_batch(weights, None, transcriber=weights["transcriber"], labelled=False)
     assert "we sold the house" not in VOCAB.decode(batch.prompt.tokens[0, TEXT].tolist())  # it is untrained
-    with pytest.raises(UserError, match="need data.transcriber; got none"):
+    with pytest.raises(UserError, match="need the processor's transcriber; got none"):
         first_batch(weights, None)
 
 
@@ -290,7 +289,7 @@ def test_shuffled_fails_when_it_is_unknown():
 def test_manifest_gives_queries_without_answers(tmp_path):
     found = ManifestDialogues(manifest(tmp_path, [json.dumps(record(1)), json.dumps(record(2))])).dialogues("train", "")
     assert [d.query.id for d in found] == ["q1", "q2"] and found[0].agent is None and found[0].transcript is None
-    assert len(found[0].user.samples) == 8000 and len(found[0].user.acoustics) % 4 == 0
+    assert len(found[0].user.audio.samples) == 8000 and found[0].user.seconds == 0.5
 
 
 @pytest.mark.parametrize(

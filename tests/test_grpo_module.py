@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor
-from toys import ToyData, ToyLM, ToyTokenizer, ToyVocab, quiet_trainer
+from toys import ToyData, ToyLM, quiet_trainer
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward, TokenCountReward
@@ -32,7 +32,7 @@ class Unscored(Reward):
 
 def train(reward, steps: int, folder: Path, **options) -> GRPOModule:
     options = {"sampling": Sampling(max_steps=6), "group_size": 4, "weight_decay": 0.0} | options
-    module = GRPOModule(ToyLM, ToyTokenizer, reward, ToyVocab, **options)
+    module = GRPOModule(ToyLM, reward, **options)
     trainer = quiet_trainer(steps, folder)
     trainer.fit(module, ToyData(batch_size=8, labelled=False, size=64))
     return module
@@ -66,7 +66,7 @@ def test_learning_rate_at_the_end(tmp_path: Path, decay: bool, last: float) -> N
 
 def test_weights_when_nothing_is_scored(tmp_path: Path) -> None:
     before = weights(train(lambda: Unscored(1), 0, tmp_path, max_unscored=1.0))
-    module = GRPOModule(ToyLM, ToyTokenizer, lambda: Unscored(1), ToyVocab, group_size=4, max_unscored=1.0,
+    module = GRPOModule(ToyLM, lambda: Unscored(1), group_size=4, max_unscored=1.0,
                         sampling=Sampling(max_steps=6), weight_decay=0.1)  # fmt: skip
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=2, limit_val_batches=0, logger=False,
                         enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path)  # fmt: skip
@@ -89,7 +89,7 @@ def test_weights_when_split_in_micro_batches(tmp_path: Path) -> None:
 def test_checkpoint_when_the_reference_is_kept_out(tmp_path: Path) -> None:
     module = train(lambda: TokenCountReward(2), 1, tmp_path)
     assert all(name.startswith("policy.") for name in module.state_dict())
-    fresh = GRPOModule(ToyLM, ToyTokenizer, lambda: TokenCountReward(2), ToyVocab)
+    fresh = GRPOModule(ToyLM, lambda: TokenCountReward(2))
     fresh.configure_model()
     rebuilt, kept = fresh.reference.state_dict(), module.reference.state_dict()
     assert all(torch.equal(rebuilt[name], kept[name]) for name in kept)
@@ -97,4 +97,4 @@ def test_checkpoint_when_the_reference_is_kept_out(tmp_path: Path) -> None:
 
 def test_error_when_the_group_is_one() -> None:
     with pytest.raises(UserError, match="group_size must be at least 2"):
-        GRPOModule(ToyLM, ToyTokenizer, lambda: TokenCountReward(2), ToyVocab, group_size=1)
+        GRPOModule(ToyLM, lambda: TokenCountReward(2), group_size=1)

@@ -1,5 +1,6 @@
 """Recordings to Kimi-Audio's batches, on the tiny golden parts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +10,10 @@ from test_kimi_audio import tiny_config
 from test_kimi_tokenizer import tokenizer  # noqa: F401
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.data.kimi import KimiDataModule
+from lightning_paras2s.data.datamodule import DualStreamDataModule
+from lightning_paras2s.data.sources import ManifestDialogues
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 from lightning_paras2s.types import Audio
 
@@ -40,9 +43,19 @@ def folder(tmp_path):
     return tmp_path
 
 
-def data(folder, tokenizer, **more):  # noqa: F811
+class TinyKimi(KimiProcessor):
+    """On the tiny golden parts."""
+
+    def __init__(self, parts):
+        self.config, self.text, self.parts = parts.config, Bytes(), parts
+
+    ears = voice = property(lambda self: self.parts)
+
+
+def data(folder, tokenizer, answers=None):  # noqa: F811
     path = str(folder / "q.jsonl")
-    module = KimiDataModule(path, path, lambda: tokenizer, batch_size=2, **more)
+    source = ManifestDialogues(path, None, answers)
+    module = DualStreamDataModule(source, TinyKimi(tokenizer), labelled=answers is not None, batch_size=2)
     module.setup()
     return module
 
@@ -51,8 +64,8 @@ def test_batch_is_left_padded_prompts_and_right_padded_answers(folder, tokenizer
     """0.3 s = 4800 samples = 4 codes, 0.5 s = 7 codes; 6 marks each. 0.4 s = 5 codes: 6 blanks + 5 + the end = 12
     steps.
     """
-    module = data(folder, tokenizer, answers=str(folder / "a.jsonl"), text=Bytes)
-    raw = next(iter(module.val_dataloader()))
+    module = data(folder, tokenizer, str(folder / "a.jsonl"))
+    raw = next(iter(module.predict_dataloader()[0]))
     batch = module.transfer_batch_to_device(raw, torch.device("cpu"), 0)
     config = tiny_config()
     assert batch.prompt.tokens.shape == (2, 2, 13) and batch.prompt.mask.sum(1).tolist() == [10, 13]
@@ -70,9 +83,24 @@ def test_reinforcement_learning_sees_queries_alone(folder, tokenizer):  # noqa: 
     assert batch.completion is None and len(batch) == 2 and batch.audios[0].sample_rate == 16_000
 
 
-def test_wrong_data_is_one_clear_line(folder, tokenizer):  # noqa: F811
+def test_answers_must_be_there_for_every_query(folder, tokenizer):  # noqa: F811
     (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="'q1' has no answer"):
-        data(folder, tokenizer, answers=str(folder / "a.jsonl"), text=Bytes)
-    with pytest.raises(UserError, match="data.answers without data.text"):
-        data(folder, tokenizer, answers=str(folder / "a.jsonl"))
+        data(folder, tokenizer, str(folder / "a.jsonl"))
+
+
+def test_training_and_validation_must_not_share_queries(folder, tokenizer):  # noqa: F811
+    path = str(folder / "q.jsonl")
+    module = DualStreamDataModule(ManifestDialogues(path, path), TinyKimi(tokenizer), labelled=False, batch_size=2)
+    with pytest.raises(UserError, match="training and validation must not share queries; got 'q0'"):
+        module.setup("fit")
+
+
+def test_query_must_fit_before_any_weight_is_read(folder):
+    """4 s are 50 codes and 6 marks, 56 positions, behind which 40 steps must fit: 96."""
+    write_audio(folder / "q1.wav", Audio(np.full(64_000, 0.1, np.float32), 16_000))
+    dialogues = ManifestDialogues(str(folder / "q.jsonl")).dialogues("train", "")
+    processor = KimiProcessor("nowhere", "nowhere")
+    processor.config = dataclasses.replace(tiny_config(), max_position_embeddings=95)
+    with pytest.raises(UserError, match="must fit in 95 positions .* got 96 for 'q1'"):
+        processor.check(dialogues, False, 40)

@@ -11,9 +11,10 @@ from tiny_models import write_models
 
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.systems.kimi import KimiSystem, fingerprint
+from lightning_paras2s.bench.systems.policy import PolicySystem, fingerprint
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import EmbeddedJudge
+from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.types import Audio, Query, Response, read_jsonl
@@ -28,9 +29,11 @@ def folder(tmp_path_factory):
     return path
 
 
-def system(folder, **more) -> KimiSystem:
+def system(folder, **more) -> PolicySystem:
     settings = {"sampling": Sampling(24, 0.0, 0.8), "device": "cpu", "dtype": "float32"} | more
-    return KimiSystem(str(folder / "Kimi-Audio-7B-Instruct"), str(folder / "glm-4-voice-tokenizer"), **settings)
+    kimi = str(folder / "Kimi-Audio-7B-Instruct")
+    processor = KimiProcessor(kimi, str(folder / "glm-4-voice-tokenizer"), settings["dtype"])
+    return PolicySystem(settings.pop("policy", kimi), processor, **settings)
 
 
 def query(i: int) -> Query:
@@ -82,7 +85,7 @@ def test_an_answer_depends_on_its_query_and_sample_alone(folder):
 @torch.no_grad()
 def test_speech_over_30_seconds_is_heard_in_chunks(folder):
     """31 s: 375 codes of the first 30 s, ceil(12.5) = 13 of the last, as each chunk gives alone; so the features."""
-    tokenizer, wav = system(folder).parts.tokenizer, hiss(31).samples
+    tokenizer, wav = system(folder).processor.ears, hiss(31).samples
     whole, *parts = (Audio(w, 16_000) for w in (wav, wav[: 30 * 16_000], wav[30 * 16_000 :]))
     (codes, features), *heard = tokenizer.listen([whole, *parts], "cpu")
     assert len(codes) == len(features) == 375 + 13
@@ -95,14 +98,14 @@ def test_a_query_too_long_is_refused_before_weights_are_read(folder):
     kimi = system(folder)
     with pytest.raises(UserError, match="must fit in 256 positions .*; got 280 for 'q0'"):
         kimi.respond([query(0)], [hiss(20)], 0)
-    assert "parts" not in vars(kimi)
+    assert "policy" not in vars(kimi)
 
 
 def test_evaluate_asks_nothing_when_one_query_is_too_long(folder, tmp_path):
     kimi = system(folder)
     with pytest.raises(UserError, match="got 280 for 'q1'"):
         evaluate(systems={"kimi": kimi}, batch_size=1, **bench(tmp_path, 0.4, 20))
-    assert "parts" not in vars(kimi) and not (tmp_path / "out" / "responses.jsonl").exists()
+    assert "policy" not in vars(kimi) and not (tmp_path / "out" / "responses.jsonl").exists()
 
 
 def test_half_a_tokenizer_is_read_when_half_is_asked_for(folder):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys import WORDS, ToyData, ToyTokenizer, ToyVocab, quiet_trainer
+from toys import WORDS, ToyData, quiet_trainer
 
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import Reward, TextJudgeReward, TokenCountReward
@@ -37,7 +37,7 @@ def policy() -> TinySpeechLM:
 
 def climb(reward: Callable[[], Reward], steps: int, folder: Path, **options) -> dict[str, float]:
     """Train, and read the last step's metrics."""
-    module = GRPOModule(policy, ToyTokenizer, reward, ToyVocab, sampling=Sampling(max_steps=6), group_size=8, **options)
+    module = GRPOModule(policy, reward, sampling=Sampling(max_steps=6), group_size=8, **options)
     trainer = quiet_trainer(steps, folder)
     trainer.fit(module, ToyData(batch_size=16, labelled=False, size=64))
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

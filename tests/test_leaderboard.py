@@ -71,7 +71,7 @@ def test_audit_is_a_column_of_its_own_where_there_is_one(tmp_path):
     lines = render(result, "markdown").splitlines()
     assert lines[2].startswith("| a | 3.00 [2.50, 3.50] | 3.00 [2.50, 3.50] | 2.50 [2.00, 3.00] | 10 |")
     assert lines[3].startswith("| b | 2.00 [1.50, 2.50] | 2.00 [1.50, 2.50] | - |")
-    assert "a,audit,2.5," in render(result, "csv") and "other ears" in lines[-1]
+    assert "a,audit,2.5," in render(result, "csv") and any("other ears" in line for line in lines)
 
 
 def test_csv_holds_each_number_by_itself(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_paras2s.running.source import class_options
+
 ROOT = Path(__file__).parents[1]
 SHIPPED = re.compile(r"checkpoints/embedded/([\w-]+(?:\.\w+)+)")
 
@@ -25,9 +27,10 @@ def commands(tmp_path_factory) -> list[str]:
 
 
 def read_by(config: str) -> set[str]:
-    """Shipped files that a config names, but for those that it writes."""
-    lines = (ROOT / "configs" / config).read_text().splitlines()
-    return {name for line in lines for name in SHIPPED.findall(re.sub(r"export: [\w./-]+", "", line))}
+    """Shipped files that a config names, or its classes by default, but for those that it writes."""
+    text = re.sub(r"export: [\w./-]+", "", (ROOT / "configs" / config).read_text())
+    defaults = [o.default or "" for word in re.findall(r"\w+", text) for o in class_options(word) or ()]
+    return {name for part in (text, *defaults) for name in SHIPPED.findall(part)}
 
 
 def test_steps_come_after_those_whose_weights_they_read(commands):
@@ -38,8 +41,9 @@ def test_steps_come_after_those_whose_weights_they_read(commands):
             assert read_by(config) <= made, f"{config} reads {read_by(config) - made} before it is made"
             for policy in re.findall(r"runs/(\w+/\w+)/policy", command):
                 assert policy in runs
+        if " --config" in command:
             named = re.search(r"--(?:trainer\.logger\.version|model\.folder) (\S+)", command)
-            runs.append(f"{Path(config).stem}/{named[1] if named else ''}")
+            runs.append(f"{Path(config).stem}/{named[1] if named else ''}")  # of the last config: the one on top
         if re.search(r"-m lightning_paras2s\.[\w.]*\b(acts|audit) |&& mv ", command):
             made |= {name for name in SHIPPED.findall(command) if not name.startswith(".")}
     assert len(runs) == len(set(runs)) >= 9

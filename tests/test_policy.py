@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_kimi_audio import fill_adapters, mixed_prompt, tiny_config, tiny_kimi
 from torch import nn
-from toys import Largest, ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab, quiet_trainer
+from toys import Largest, ToyData, ToyLM, ToyPreferences, ToyScorer, quiet_trainer
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
@@ -129,7 +129,7 @@ def toy_stage(stage: str, state_bits: int) -> L.LightningModule:
         return RewardModule(lambda: ToyScorer(2048), lr=0.01, state_bits=state_bits)
     reward = lambda: TokenCountReward(2)  # noqa: E731
     options = {"lr": 0.01, "group_size": 4, "sampling": Sampling(6), "state_bits": state_bits}
-    return GRPOModule(lambda: ToyLM(64), ToyTokenizer, reward, ToyVocab, **options)
+    return GRPOModule(lambda: ToyLM(64), reward, **options)
 
 
 def test_adapters_move_by_the_rewards_models_rate():

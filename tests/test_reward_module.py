@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from toys import ToyData, ToyLM, ToyPreferences, ToyScorer, ToyTokenizer, ToyVocab
+from toys import ToyData, ToyLM, ToyPreferences, ToyProcessor, ToyScorer
 
 from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
@@ -76,7 +76,7 @@ def test_preferences_when_built_twice(tmp_path: Path) -> None:
     torch.manual_seed(0)
     reward, sampling = ScorerReward(ToyScorer), Sampling(max_steps=20)
     policy, data = ToyLM(), ToyData(labelled=False, size=8)
-    build = (policy, ToyTokenizer(), ToyVocab(), reward)
+    build = (policy, ToyProcessor(), reward)
     first = build_preferences(*build, list(data.val_dataloader())[:1], tmp_path, 3, sampling)
     some = read_jsonl(first, Preference)
     with first.open("a") as file:
@@ -100,7 +100,7 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
     assert all(a.id != b.id for a, b in zip(queries, anyone.queries, strict=True))
     assert torch.equal(contrast.prompt.tokens, batch.prompt.tokens)
 
-    build = (ToyLM(), ToyTokenizer(), ToyVocab(), ScorerReward(ToyScorer))
+    build = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer))
     sampling = Sampling(max_steps=20)
     alone = read_jsonl(build_preferences(*build, [batch], tmp_path / "a", 2, sampling), Preference)
     more = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", 2, sampling, others=2), Preference)
@@ -116,12 +116,12 @@ def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None
     """They come behind the sampled ones, whose rows stay as they are; each is judged for others as well."""
 
     class Loud:
-        def answer(self, batch, tokenizer, seed):
+        def answer(self, batch, processor, seed):
             tone = Audio(torch.sin(torch.arange(8000) / 10).numpy(), 16_000)
             return [SpokenResponse(tone, "a word", True, ())] * (2 * len(batch))
 
     batch = next(iter(ToyData(labelled=False, size=8).val_dataloader()))
-    build = (ToyLM(), ToyTokenizer(), ToyVocab(), ScorerReward(ToyScorer))
+    build = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer))
     arguments = ([batch], tmp_path / "a", 3, Sampling(max_steps=20), 0, 1)
     rows = read_jsonl(build_preferences(*build, *arguments, written=Loud()), Preference)
     plain = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", *arguments[2:]), Preference)

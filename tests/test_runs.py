@@ -37,8 +37,6 @@ STAGES = {
         "GRPOModule",
         {
             "policy": {"class_path": "toys.ToyLM"},
-            "tokenizer": {"class_path": "toys.ToyTokenizer"},
-            "vocabulary": {"class_path": "toys.ToyVocab"},
             "reward": {"class_path": "TokenCountReward", "init_args": {"token": 2}},
             "sampling": {"max_steps": 6},
             "mu": 2,

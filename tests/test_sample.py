@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 import torch
 from fsdp_worker import said, start
-from toys import ToyData, ToyLM, ToyScorer, ToyTokenizer, ToyVocab
+from toys import ToyData, ToyLM, ToyScorer
 
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.judging.rewards import ScorerReward
@@ -53,10 +53,8 @@ def sample(folder: str, rank: int = 0, world_size: int = 1) -> int:
     weights = ToyLM()
     module = Counted(
         lambda: weights,
-        ToyTokenizer,
         lambda: ScorerReward(scorer),
         folder,
-        vocabulary=ToyVocab,
         samples=SAMPLES,
         sampling=Sampling(max_steps=20),
     )

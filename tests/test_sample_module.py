@@ -20,8 +20,6 @@ def write_config(path: Path, folder: str, call: int, half_line: bool) -> None:
     deadly = {"token": 2, "call": call, "marker": "killed", "half_line": half_line}
     model = {
         "policy": {"class_path": "toys.ToyLM"},
-        "tokenizer": {"class_path": "toys.ToyTokenizer"},
-        "vocabulary": {"class_path": "toys.ToyVocab"},
         "reward": {"class_path": "toys.DeadlyReward", "init_args": deadly},
         "folder": folder,
         "samples": 3,

@@ -23,6 +23,7 @@ from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.models.tiny.processor import TinyProcessor
 from lightning_paras2s.types import Audio, Query, Response, Style, append_jsonl
 
 
@@ -155,7 +156,7 @@ def weights(tmp_path_factory):
 
 
 def test_policy_answers_depend_on_the_query_alone(weights):
-    system = PolicySystem(*weights, sampling=Sampling(max_steps=12))
+    system = PolicySystem(weights[0], TinyProcessor(*weights[1:]), Sampling(max_steps=12))
     random = np.random.default_rng(0)
     audios = [Audio(random.normal(0, 0.1, size).astype(np.float32), RATE) for size in (8000, 5000, 11000)]
     queries = [Query(f"q{i}", "p", "age", "test", "hello", {}, "", "") for i in range(3)]
@@ -169,7 +170,7 @@ def test_policy_answers_depend_on_the_query_alone(weights):
 
 
 def test_policy_that_does_not_stop_is_truncated(weights):
-    system = PolicySystem(*weights, sampling=Sampling(max_steps=4))
+    system = PolicySystem(weights[0], TinyProcessor(*weights[1:]), Sampling(max_steps=4))
     audio = Audio(np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32), RATE)
     answer = system.respond([Query("q", "p", "age", "test", "hello", {}, "", "")], [audio], 0)[0]
     assert answer.status == "truncated" and answer.audio.seconds <= 4 / 25

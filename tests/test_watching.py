@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toys import CODES, ToyData, ToyLM, ToyScorer, ToyTokenizer, ToyVocab
+from toys import CODES, ToyData, ToyLM, ToyScorer
 
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -88,8 +88,8 @@ class Recited:
 def test_probe_on_four_answers_worked_out_by_hand():
     """Word errors against "yes": 0 of 1, 1 of 1, 1 of 2; queries alternate sincere and sarcastic; the last answer is
     silence, which has no word error rate, as in `evaluate`, and which this judge does not score."""
-    parts = {"policy": Recited(), "tokenizer": ToyTokenizer(), "vocabulary": ToyVocab()}
-    module = SimpleNamespace(**parts, sampling=Sampling(), device=torch.device("cpu"))
+    trainer = SimpleNamespace(datamodule=ToyData())
+    module = SimpleNamespace(policy=Recited(), trainer=trainer, sampling=Sampling(), device=torch.device("cpu"))
     found = probe().measure(module, ToyData(labelled=False).collate([0, 1, 2, 3]))
     expected = {"judge": (5 + 1 + 5) / 3, "judge_unscored": 0.25, "audit": 3.0, "audit_unscored": 0.25}
     expected |= {"wer": (0 + 1 + 0.5) / 3, "silence_fraction": 0.25, "eos_rate/text": 1.0, "eos_rate/audio": 1.0}
@@ -116,7 +116,7 @@ def run(tmp_path_factory) -> Path:
     """Two rollouts of a toy policy, watched."""
     folder = tmp_path_factory.mktemp("watched")
     torch.manual_seed(0)
-    parts = (talkative, ToyTokenizer, lambda: ScorerReward(ToyScorer), ToyVocab)
+    parts = (talkative, lambda: ScorerReward(ToyScorer))
     module = GRPOModule(*parts, group_size=4, sampling=Sampling(max_steps=20))
     L.Trainer(
         accelerator="cpu",

@@ -18,6 +18,7 @@ from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.judging.rewards import TokenCountReward
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import (
     AUDIO,
     TEXT,
@@ -32,6 +33,7 @@ from lightning_paras2s.models.speech_lm import (
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.running.runs import ResumableLoader, run_dir
+from lightning_paras2s.speaking.codec import SpokenResponse, speak, through_codec
 from lightning_paras2s.types import Audio, Query, to_json
 
 WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")
@@ -150,6 +152,27 @@ class ToyTokenizer(SpeechTokenizer):
         return wav.flatten(1), lengths * FRAME
 
 
+class ToyProcessor(Processor):
+    """What `ToyLM` needs around it; it hears nothing."""
+
+    name, files = "ToyLM", ()
+    tokenizer, vocabulary = ToyTokenizer(), ToyVocab()
+
+    def prepare(self, dialogues, labelled, cache_dir):
+        raise NotImplementedError
+
+    hear = length = load_policy = collate = prepare
+
+    def to_device(self, loaded, device):
+        return loaded.to(device)
+
+    def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
+        return speak(completion, self.tokenizer if decode_audio else None, self.vocabulary.decode)
+
+    def through_codec(self, audios: list[Audio]) -> list[Audio]:
+        return through_codec(audios, self.tokenizer)
+
+
 class ToyScorer(ResponseScorer):
     """Hears the loudness and the zero crossings of the response."""
 
@@ -173,6 +196,8 @@ def toy_query(i: int) -> Query:
 
 class ToyData(L.LightningDataModule):
     """Sixteen prompts whose demonstrations depend on the prompt's first token."""
+
+    processor = ToyProcessor()
 
     def __init__(self, batch_size: int = 4, labelled: bool = True, size: int = 16) -> None:
         super().__init__()

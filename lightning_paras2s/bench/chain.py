@@ -1,4 +1,4 @@
-"""`bench`: the whole benchmark by one command (paper, sections 3 and 5): mine, synthesize, filter, evaluate,
+"""`bench`: the whole benchmark by one command (paper, sections 3 and 5): mine, synthesize, filter, evaluate, audit,
 leaderboard, report.
 
 A step is the subcommand of that name in a process of its own, so its memory is given back when it ends. Each resumes
@@ -35,15 +35,20 @@ def bench(
     synthesize: Sequence[str] = (),
     filter: Sequence[str] = (),
     evaluate: Sequence[str] = (),
+    audit: Sequence[str] = (),
     workers: int = 2,
     limit: int | None = None,
     max_pairs: int = 20,
 ) -> dict[str, Any]:
-    """Mine, synthesize, filter, evaluate, leaderboard, report; started again, it goes on where it was stopped.
+    """Mine, synthesize, filter, evaluate, audit, leaderboard, report; started again, it goes on where it was stopped.
 
     Args:
         out: folder to write: mined/, queries/, evaluate/, leaderboard.md, .csv, .json, report.html, bench.json.
-        mine, synthesize, filter, evaluate: options of these commands, as one types them, but for the paths.
+        mine: options of `mine`, as one types them, but for the paths.
+        synthesize: options of `synthesize`, likewise.
+        filter: options of `filter`, likewise.
+        evaluate: options of `evaluate`, likewise.
+        audit: options of `audit`, likewise.
         workers: processes of `evaluate`, one a core; each runs on one thread.
         limit: scripts a factor; all by default.
         max_pairs: contrast pairs a factor that the report holds audio of.
@@ -53,6 +58,8 @@ def bench(
     """
     if workers < 1:
         raise UserError(f"workers must be at least 1 process; got {workers}")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     folder = Path(out)
     steps = _Steps()
     scripts, queries, run = folder / "mined/scripts.jsonl", folder / "queries", folder / "evaluate"
@@ -62,6 +69,7 @@ def bench(
         "synthesize": [*synthesize, "--source", str(scripts), "--out", str(queries), *few],
         "filter": [*filter, "--manifest", str(queries / "queries.jsonl"), "--out", kept],
         "evaluate": [*evaluate, "--manifest", kept, "--output", str(run)],
+        "audit": [*audit, "--run", str(run)],
     }
     steps.check(todo)
     for name, options in todo.items():

@@ -14,42 +14,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
-from lightning_paras2s.bench.systems import kimi as kimi_system  # noqa: F401  for their short names in configs
-from lightning_paras2s.bench.systems import policy as policy_system  # noqa: F401  as above
 from lightning_paras2s.bench.systems.base import S2SSystem
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing import (
-    audio_reasoner,  # noqa: F401  for their short names in configs
-    audit,  # noqa: F401  for their short names in configs
-)
-from lightning_paras2s.hearing import encoder_recognizer as audio_encoder  # noqa: F401  as above
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
+from lightning_paras2s.hearing.familiar import check_familiar
+from lightning_paras2s.hearing.faster_whisper import FasterWhisper  # noqa: F401  for its short name in configs
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging import audio_judges as audio_judge  # noqa: F401  for their short names in configs
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.running.logs import Log, recorded, write_summary
+from lightning_paras2s.running.precision import machine
+from lightning_paras2s.running.threads import Threads
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, OpenAIChat, cap
-from lightning_paras2s.types import Evidence, Query, Verdict, response_id
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
 HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and an answer, of what it writes; estimates
 
 
 def evaluate(
-    manifest: str,
+    manifest: InputPath,
     systems: dict[str, S2SSystem],
     judge: Judge,
     transcriber: Transcriber,
     recognizer: StyleRecognizer,
     output: str = "runs/evaluate",
-    label_source: str = "gold",
+    label_source: Literal["gold", "predicted"] = "gold",
     samples: int = 1,
     batch_size: int = 32,
     limit: int | None = None,
@@ -60,6 +56,7 @@ def evaluate(
     rescore: bool = False,
     max_usd: float | None = None,
     dry_run: bool = False,
+    foreign_speech: Literal["stop", "allow", "judge"] = "stop",
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -78,10 +75,15 @@ def evaluate(
         shard: "i/k": only every k-th batch, from the i-th, and no statistics; then run 0/1, which merges the shards and
             does what they lack.
         label_swap: judge each response against the other style of its pair, too.
-        audit_transcriber, audit_recognizer: other ears, which nothing was trained on; judged again and reported apart.
+        audit_transcriber: another ear for words, which nothing was trained on; what it hears is judged again and
+            reported apart.
+        audit_recognizer: another ear for tones; likewise.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
         max_usd: ask the judge nothing that could take this run's cost above so many USD (of each shard by itself).
         dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what the judge would cost.
+        foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
+            knows eSpeak's alone): stop before anything is judged; allow it, such answers being counted as failed,
+            "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
 
     Raises:
         UserError: after the summary is written, if no answer has a score.
@@ -90,34 +92,49 @@ def evaluate(
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(list(systems), samples, batch_size, label_source)
     queries = read_queries(manifest, limit)
-    ears = Ears(transcriber, recognizer)
-    other = Ears(audit_transcriber or transcriber, audit_recognizer or recognizer)
-    audited = audit_transcriber is not None or audit_recognizer is not None
+    trusting, audited = foreign_speech == "judge", audit_transcriber is not None or audit_recognizer is not None
+    ears = [Ears(transcriber, recognizer, trusting)]
+    if audited:
+        ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
-        return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * (1 + audited))
+        return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
         cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
     index, count = shard.split("/")
+    Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     plan = Plan(Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
     steps = Steps(plan, log)
-    if count == "1" and len(steps.faults) == len(queries):
+    if not log.suffix and len(steps.faults) == len(queries):
         raise UserError(f"a query must be heard; got none of {len(queries)}: {next(iter(steps.faults.values()))}")
     judge.locate(Path(manifest).parent, Path(output))
     steps.keep() if rescore else steps.respond()
-    heard = steps.score(ears, log, "", {})
-    result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, ears, manifest)
-    if audited:
-        words = {} if audit_transcriber else {e.response_id: e.transcript for e in log.read("evidence", Evidence)}
-        again = steps.score(other, Log(Path(output) / "audit", log.suffix), "audit: ", words)
+    if foreign_speech == "stop":
+        answers = [row for row in log.read("responses", Response) if row.system in systems]
+        check_familiar(answers, Path(output), transcriber)
+    result = score(steps, ears, manifest, audit_transcriber is None)
+    result["machine"] = machine()
+    result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
+    if not log.suffix:
+        write_summary(Path(output) / "summary.json", result)
+        require_a_score(steps.verdicts, output)
+    return result
+
+
+def score(steps: Steps, ears: list[Ears], manifest: str, same_words: bool) -> dict[str, Any]:
+    """Hear and judge with each pair of ears -> the summary by the first, the second's under "audit"; of a shard, a
+    count. With the `same_words`, the audit hears anew only how they are said."""
+    log, (first, *others) = steps.log, ears
+    heard = steps.score(first, log, "", {})
+    result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, first, manifest)
+    for other in others:
+        words = {e.response_id: e.transcript for e in log.read("evidence", Evidence)} if same_words else {}
+        again = steps.score(other, Log(log.folder / "audit", log.suffix), "audit: ", words)
         if not log.suffix:
             result["audit"] = summary_of(steps, again, other, manifest)
             result["judge_usd"] = round(result["judge_usd"] + result["audit"]["judge_usd"], 6)
-    result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
-    if count == "1":
-        write_summary(Path(output) / "summary.json", result)
-        require_a_score(heard.verdicts, output)
+    steps.verdicts = heard.verdicts
     return result
 
 

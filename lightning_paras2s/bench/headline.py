@@ -22,7 +22,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts
 from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
 
@@ -34,7 +34,7 @@ METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds
 
 class Evaluation(NamedTuple):
     """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
-    answer of every system, as of seed 0."""
+    answer of every system, its seed still 0."""
 
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
 
 def headline(
-    runs: list[str],
+    runs: list[InputPath],
     sft: str = "sft_fifth",
     grpo: str = "grpo",
     base: str = "base",
@@ -59,10 +59,12 @@ def headline(
         runs: folders of `evaluate`, one a seed, over the same manifest.
         sft: name of the system that GRPO started from.
         grpo: name of the system that it became.
-        base, full, topline: names of the others: before SFT, SFT on all demonstrations, told the label.
+        base: name of the system before SFT.
+        full: name of the system of SFT on all demonstrations.
+        topline: name of the system that is told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
         items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
-            systems and seeds are replaced.
+            systems and seeds (the first run is seed 1) are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
@@ -84,7 +86,7 @@ def headline(
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
     if items is not None:
-        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found) for i in e.items])
+        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found, 1) for i in e.items])
     return result
 
 
@@ -98,7 +100,7 @@ def read_evaluation(run: Path) -> Evaluation:
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
                             ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
-    values, transcripts, shas, rows = {}, {}, {}, []
+    values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
         items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
@@ -107,10 +109,18 @@ def read_evaluation(run: Path) -> Evaluation:
         values[system] = item_metrics(items) | {"audit": np.array(audited)}
         values[system] |= dict(zip(("seconds", "silence", "repetition"), np.array(speech).T))
         statuses = [r.status if (r := responses.get(ids[q.id][0])) else "missing" for q in queries]
-        rows += [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        made = [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        rows += [replace(item, **outside.get(ids[item.query_id][0], {})) for item in made]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
     return Evaluation(values, transcripts, summary, shas, rows)
+
+
+def heard_outside(run: Path) -> dict[str, dict[str, float | None]]:
+    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened."""
+    names = {"wer": "outside_wer", "overall": "naturalness", "perplexity_heard": "perplexity"}
+    lines = [json.loads(line) for path in sorted(run.glob("outside*.jsonl")) for line in path.read_text().splitlines()]
+    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in lines}
 
 
 def as_item(system: str, row: Judged, audit: float, status: str) -> Item:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import json_text, read_summary, replace_file
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.running.logs import json_text, read_summary, replace_file, say
+from lightning_paras2s.running.precision import mixed
 from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
@@ -25,7 +27,9 @@ ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what o
 WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
 
 
-def leaderboard(runs: list[str], format: str = "rich", output: str | None = None) -> dict[str, Any]:
+def leaderboard(
+    runs: list[InputPath], format: Literal["rich", "markdown", "csv", "json"] = "rich", output: str | None = None
+) -> dict[str, Any]:
     """Print the systems of one or more evaluations, best first.
 
     Args:
@@ -35,11 +39,18 @@ def leaderboard(runs: list[str], format: str = "rich", output: str | None = None
     """
     if format not in FORMATS:
         raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
-    result = table(read_summaries(runs))
+    summaries = read_summaries(runs)
+    if note := mixed(summaries):
+        say(note)
+    result = table(summaries)
     if output is not None:
         replace_file(Path(output), render(result, format))
     elif format == "rich":
         Console().print(rich_table(result))
+        for run, heard in result["outside"].items():
+            Console().print(
+                outside_table.NOT_ASKED.format(run=run) if heard is None else outside_table.terminal_table(heard)
+            )
     else:
         print(render(result, format), end="")
     return result
@@ -82,8 +93,10 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Rows of systems, best first; a system's name is followed by its run where two runs hold the same."""
     names = [name for summary in summaries.values() for name in summary["systems"]]
     rows, unscored = [], {}
+    outside = {run: outside_table.read_outside(Path(run)) for run in summaries}
     for run, summary in summaries.items():
         for name, cells in summary["systems"].items():
+            cells = outside_table.beside(cells, OVERALL, outside[run], name)
             shown = f"{name} ({run})" if names.count(name) > 1 else name
             audited = summary.get("audit", {}).get("systems", {}).get(name)
             rows.append({"system": shown, **cells, **({AUDIT: audited[OVERALL]} if audited else {})})
@@ -97,6 +110,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(summaries.values()))
     filtered = {s["manifest"]: s["filtered"] for s in summaries.values() if "filtered" in s}
     found = {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, "filtered": filtered}
+    found["outside"] = outside
     return {**found, **{k: first[k] for k in SAME}}
 
 
@@ -158,14 +172,25 @@ def markdown_table(result: dict[str, Any]) -> str:
     lines += [
         "| " + " | ".join(c.replace("|", "\\|") for c in row_cells(r, result["columns"])) + " |" for r in result["rows"]
     ]
-    return "\n".join([*lines, "", caption(result)]) + "\n"
+    return "\n".join([*lines, "", caption(result)]) + "\n" + outside_table.markdown_tables(result["outside"])
 
 
 def csv_table(result: dict[str, Any]) -> str:
     """One line a system and column, every number by itself."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    numbers = ["mean", "n", "n_failed", "mean_worst_case", "pair_accuracy", "pair_min", "pair_gap", "label_swap_gain"]
+    numbers = [
+        "mean",
+        "n",
+        "n_failed",
+        "mean_worst_case",
+        "pair_accuracy",
+        "pair_min",
+        "pair_gap",
+        "label_swap_gain",
+        "wer",
+    ]
+    numbers += outside_table.BESIDE
     writer.writerow(["system", "column", *numbers, "ci95_low", "ci95_high"])
     for row in result["rows"]:
         for column in result["columns"]:

@@ -14,19 +14,21 @@ import json
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import soundfile
 from rich.console import Console
 from rich.progress import track
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, finite, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
@@ -37,12 +39,12 @@ DATA, TABLE, PLOTS, TITLE, ABOUT = ("__DATA__", "__TABLE__", "__PLOTS__", "__TIT
 
 
 def report(
-    run: str,
+    run: InputPath,
     output: str = "report.html",
     max_pairs: int = 20,
-    encoding: str = "mp3",
+    encoding: Literal["mp3", "opus", "flac"] = "mp3",
     title: str = "ParaS2SBench",
-    manifest: str | None = None,
+    manifest: InputPath | None = None,
 ) -> dict[str, Any]:
     """Write one self-contained HTML file of an evaluation.
 
@@ -69,7 +71,7 @@ def report(
     fill = {
         TITLE: escape(title),
         ABOUT: escape(caption(result)),
-        TABLE: html_table(result),
+        TABLE: html_table(result) + outside_table.html_table(Path(run)),
         PLOTS: figure("Mean score and 95 % interval", interval_plot(systems, result["columns"]))
         + figure("How often each score was given (-: unscored)", score_bars(counts)),
     }

@@ -15,25 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from lightning_paras2s.bench.statistics import clustered_mean, compare_systems
 from lightning_paras2s.bench.summary import rounded, with_interval
 from lightning_paras2s.bench.systems.base import Answer
-from lightning_paras2s.bench.systems.policy import answer_prompts
-from lightning_paras2s.data.datamodule import DialogueDataset
+from lightning_paras2s.bench.systems.policy import answer_items
 from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text_queries
 from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import TinyTranscriber
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.acts import ActClassifier
 from lightning_paras2s.judging.judges import MAX_WER, heard_failure
-from lightning_paras2s.models.tiny.lm import TinySpeechLM
-from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.types import FACTORS, SPLITS, TONES, Evidence
 
 
@@ -47,23 +45,25 @@ class Item(NamedTuple):
 
 
 def skills(
-    policies: dict[str, str],
+    policies: dict[str, InputPath],
+    processor: Processor,
+    transcriber: Transcriber,
     n: int = 40,
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     seed: int = 0,
-    tokenizer: str = "checkpoints/embedded/tokenizer.safetensors",
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    acts: str = "checkpoints/embedded/acts.safetensors",
+    acts: InputPath = "checkpoints/embedded/acts.safetensors",
     cache_dir: str = "cache",
 ) -> dict:
     """Print what each policy does of four ordinary skills, paired with the first policy.
 
     Args:
         policies: names and weights (.safetensors), the one to compare with first.
+        processor: the policies' ears, voice and words.
+        transcriber: hears what they answer; one recording a pass (`batch_size: 1`).
         n: texts a factor; each is asked for once a skill.
         split: whose texts and voices.
         seed: of the choice of texts, voices, tones.
-        tokenizer, transcriber, acts: weights of the codec, the ear, and the classifier of what a reply does.
+        acts: weights of the classifier of what a reply does.
         cache_dir: where speech is kept between runs.
     """
     if split not in SPLITS or n < 1 or not policies:
@@ -71,15 +71,14 @@ def skills(
             f"skills need a split of {', '.join(SPLITS)}, n of at least 1 and a policy; "
             f"got split={split!r}, n={n}, {len(policies)} policies"
         )
-    codec, ear = TinyTokenizer.load(tokenizer), TinyTranscriber(transcriber, batch_size=1)
-    models = {name: TinySpeechLM.load(path).eval() for name, path in policies.items()}
+    models = {name: processor.load_policy(path, "cpu", "float32") for name, path in policies.items()}
     asked = items(split, n, seed, cache_dir)
-    data = DialogueDataset([i.dialogue for i in asked], codec, ear.network, 2, False, cache_dir)
+    data = processor.prepare([i.dialogue for i in asked], False, cache_dir)
     examples, classifier = [data[i] for i in range(len(data))], ActClassifier(acts)
     scores: dict[str, dict[str, dict[str, float]]] = {skill: {} for skill in SCORES}
     for name, model in models.items():
-        answers = answer_prompts(model, examples, codec, data.vocab)
-        heard = ear.transcribe([answer.audio for answer in answers])
+        answers = answer_items(model, processor, examples)
+        heard = transcriber.transcribe([answer.audio for answer in answers])
         for index, (item, answer, words) in enumerate(zip(asked, answers, heard, strict=True)):
             found = SCORES[item.skill](item, answer, words, classifier)
             scores[item.skill].setdefault(name, {})[str(index)] = found

@@ -56,6 +56,7 @@ class Steps:
 
     def __init__(self, plan: Plan, log: Log) -> None:
         self.plan, self.log, self.stages = plan, log, Stages()
+        self.verdicts: list[Verdict] = []  # by the run's own ears
         self.queries = [query for batch in plan.batches for query in batch]
         self.by_id = {query.id: query for query in self.queries}
         self.other = other_styles(self.queries)

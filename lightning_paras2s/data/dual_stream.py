@@ -1,12 +1,5 @@
-"""From speech and text to the two token streams: prompts, completions, batches (paper, section 4: a_i, t_i and a_o,
-t_o).
-
-Prompt: user_start, the query's codes, user_end on the audio stream; then the query's transcript on the text stream;
-then assistant_start
-with the task's mark. (In Kimi-Audio's template, too, speech and text take turns; a transcript summed onto the codes
-was not copied from.)
-Completion: each word at its onset on the text stream, its audio `delay` steps later.
-"""
+"""The batch that every stage sees: padded prompts, demonstrations, and whose they are (paper, section 4: a_i, t_i and
+a_o, t_o)."""
 
 from __future__ import annotations
 
@@ -15,54 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt
-from lightning_paras2s.models.tiny.vocabulary import BLANK, EOS, TextVocab
+from lightning_paras2s.models.speech_lm import Completion, Prompt
 from lightning_paras2s.types import Audio, Query
-
-
-@dataclass(frozen=True)
-class AudioIds:
-    """Special ids of the embedded policy's audio stream, after the codes."""
-
-    codes: int
-
-    @property
-    def blank(self) -> int:
-        return self.codes
-
-    @property
-    def eos(self) -> int:
-        return self.codes + 1
-
-    @property
-    def user_start(self) -> int:
-        return self.codes + 2
-
-    @property
-    def user_end(self) -> int:
-        return self.codes + 3
-
-    @property
-    def assistant_start(self) -> int:
-        return self.codes + 4
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training example before padding.
-
-    Attributes:
-        prompt: [2, P]; features: [P, F] with `features_mask` [P].
-        completion: [2, T] and actions [2, T], or None (reinforcement learning).
-    """
-
-    prompt: Tensor
-    features: Tensor
-    features_mask: Tensor
-    completion: Tensor | None = None
-    actions: Tensor | None = None
-    query: Query | None = None
-    audio: Audio | None = None
 
 
 @dataclass(frozen=True)
@@ -82,84 +29,29 @@ class DualStreamBatch:
         return DualStreamBatch(self.prompt.to(device), completion, self.queries, self.audios)
 
 
-def build_prompt(
-    ids: AudioIds, vocab: TextVocab, codes: Tensor, features: Tensor, transcript: str, task: str = "chat"
-) -> tuple[Tensor, Tensor, Tensor]:
-    """codes [T], features [T, F] -> tokens [2, P], features [P, F], features_mask [P].
+def pad_prompts(rows: list[tuple[Tensor, Tensor, Tensor]], blanks: tuple[int, int]) -> Prompt:
+    """Left-pad tokens [2, P_i], features [P_i, F] and their masks [P_i].
 
-    Without audio (codes of length 0) the prompt is the transcript alone.
+    Args:
+        blanks: what stands before a prompt on the text and on the audio stream.
     """
-    words = torch.tensor(vocab.encode(transcript), dtype=torch.long)
-    heard = slice(1, 1 + len(codes))
-    said = slice(2 + len(codes), 2 + len(codes) + len(words))
-    tokens = torch.empty(2, said.stop + 1, dtype=torch.long)
-    tokens[TEXT], tokens[AUDIO] = BLANK, ids.blank
-    tokens[AUDIO, 0], tokens[AUDIO, heard.stop], tokens[AUDIO, -1] = ids.user_start, ids.user_end, ids.assistant_start
-    tokens[AUDIO, heard], tokens[TEXT, said], tokens[TEXT, -1] = codes, words, vocab.task(task)
-    placed = torch.zeros(tokens.shape[1], features.shape[-1])
-    placed[heard] = features
-    mask = torch.zeros(tokens.shape[1], dtype=torch.bool)
-    mask[heard] = True
-    return tokens, placed, mask
+    width = max(tokens.shape[1] for tokens, _, _ in rows)
+    first, size = rows[0][0], (len(rows), width)
+    tokens = first.new_tensor(blanks)[None, :, None].repeat(len(rows), 1, width)
+    mask, where = torch.zeros(2, *size, dtype=torch.bool, device=first.device)
+    features = rows[0][1].new_zeros(*size, rows[0][1].shape[-1])
+    for i, (row, placed, at) in enumerate(rows):
+        start = width - row.shape[1]
+        tokens[i, :, start:], features[i, start:] = row, placed
+        mask[i, start:], where[i, start:] = True, at
+    return Prompt(tokens, mask, features, where)
 
 
-def build_completion(
-    ids: AudioIds, vocab: TextVocab, codes: Tensor, text: str, onsets: tuple[int, ...], delay: int
-) -> tuple[Tensor, Tensor]:
-    """codes [T] and the words with their onsets (in codes) -> tokens [2, delay + T + 1], actions.
-
-    A spelt word takes as many steps as it has letters. Text EOS follows the last word; the blanks after it and the
-    audio blanks of the
-    delay are forced, not actions.
-    """
-    total = len(codes) + delay + 1
-    tokens = torch.empty(2, total, dtype=torch.long)
-    tokens[TEXT], tokens[AUDIO] = BLANK, ids.blank
-    tokens[AUDIO, delay:-1], tokens[AUDIO, -1] = codes, ids.eos
-    step = 0
-    spoken = [word for word in text.split() if vocab.encode(word)]
-    for word, onset in zip(spoken, onsets, strict=False):
-        step = max(step, onset)
-        for piece in vocab.encode(word):
-            if step < total - 1:
-                tokens[TEXT, step] = piece
-                step += 1
-    tokens[TEXT, min(step, total - 1)] = EOS
-    actions = torch.ones(2, total, dtype=torch.bool)
-    actions[TEXT, min(step, total - 1) + 1 :] = False
-    actions[AUDIO, :delay] = False
-    return tokens, actions
-
-
-def collate(examples: list[Example]) -> DualStreamBatch:
-    """Left-pad prompts, right-pad completions."""
-    width = max(e.prompt.shape[1] for e in examples)
-    blanks = examples[0].prompt.new_tensor([[BLANK], [int(examples[0].prompt[AUDIO, 0])]])
-    size = (len(examples), width)
-    tokens = blanks.repeat(len(examples), 1, width)
-    mask, features_mask = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
-    features = torch.zeros(*size, examples[0].features.shape[-1])
-    for row, e in enumerate(examples):
-        start = width - e.prompt.shape[1]
-        tokens[row, :, start:], features[row, start:] = e.prompt, e.features
-        mask[row, start:], features_mask[row, start:] = True, e.features_mask
-    prompt = Prompt(tokens, mask, features, features_mask)
-    return DualStreamBatch(
-        prompt,
-        _collate_completions(examples),
-        [e.query for e in examples if e.query],
-        [e.audio for e in examples if e.audio],
-    )
-
-
-def _collate_completions(examples: list[Example]) -> Completion | None:
-    if any(e.completion is None for e in examples):
-        return None
-    length = max(e.completion.shape[1] for e in examples)
-    tokens = torch.zeros(len(examples), 2, length, dtype=torch.long)
-    actions = torch.zeros(len(examples), 2, length, dtype=torch.bool)
-    for row, e in enumerate(examples):
-        size = e.completion.shape[1]
-        tokens[row, :, :size], actions[row, :, :size] = e.completion, e.actions
-        tokens[row, AUDIO, size:] = e.completion[AUDIO, 0]  # the audio blank: a completion begins with it
-    return Completion(tokens, actions, torch.ones(len(examples), dtype=torch.bool))
+def pad_completions(rows: list[tuple[Tensor, Tensor]], blanks: tuple[int, int]) -> Completion:
+    """Right-pad demonstrations: tokens [2, T_i] with blanks, and what is to be learned of them [2, T_i]."""
+    width = max(tokens.shape[1] for tokens, _ in rows)
+    tokens = rows[0][0].new_tensor(blanks)[None, :, None].repeat(len(rows), 1, width)
+    actions = torch.zeros(len(rows), 2, width, dtype=torch.bool, device=tokens.device)
+    for i, (row, learned) in enumerate(rows):
+        tokens[i, :, : row.shape[1]], actions[i, :, : row.shape[1]] = row, learned
+    return Completion(tokens, actions, torch.ones(len(rows), dtype=torch.bool, device=tokens.device))

@@ -2,9 +2,8 @@
 eSpeak NG.
 
 Training speech uses training topics, texts and voices only. The *words* of all splits form one lexicon, from which
-random strings are
-read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of another split appears
-there.
+random strings are read aloud in pre-training (as a pretrained LM knows all words); no sentence, query or topic of
+another split appears there.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from lightning_paras2s.audio import to_int16
+from lightning_paras2s.data.dialogue import Utterance
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.tiny.features import HOP, acoustics
@@ -54,29 +54,6 @@ class TextQuery:
     subject: str
     text: str
     styles: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """Speech as the embedded networks hear it.
-
-    Attributes:
-        acoustics: [T, 66] float16, 100 Hz, T a multiple of 4.
-        text: the words as spoken, with punctuation.
-        style: of the speaker (query) or the agent (`tone`).
-        onsets: of each word, in code frames (25 Hz); empty for queries.
-        samples: int16 at 16 kHz, where the waveform was asked for; else empty.
-    """
-
-    acoustics: np.ndarray
-    text: str
-    style: Style
-    onsets: tuple[int, ...] = ()
-    samples: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int16))
-
-    @property
-    def audio(self) -> Audio:
-        return Audio(self.samples.astype(np.float32) / 32768, 16_000)
 
 
 @functools.lru_cache

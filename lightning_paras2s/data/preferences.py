@@ -17,11 +17,10 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
+from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.running.runs import ResumableLoader
-from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
 
 
@@ -64,11 +63,14 @@ class PreferenceDataModule(L.LightningDataModule):
     """Judged samples for `RewardModule`.
 
     Args:
-        train, val: manifests (JSON lines of `Preference`), written by `build_preferences`; of different queries.
-            `train` may be several: of the supervised policy's answers, say, and of those that RL made of it.
+        train: manifest (JSON lines of `Preference`) written by `build_preferences`; may be several: of the supervised
+            policy's answers, say, and of those that RL made of it.
+        val: manifest of other queries, to validate on.
+        batch_size: judged responses a batch.
         lowest: share that is kept, in training, of the responses that score 1 for a query that they don't answer; most
             do, and would be most of what is learned.
         seed: of the order, and of what is kept; null follows `seed_everything`.
+        sample_rate: Hz, at which recordings are read.
     """
 
     def __init__(
@@ -113,8 +115,7 @@ class PreferenceDataModule(L.LightningDataModule):
 @torch.no_grad()
 def build_preferences(
     policy: SpeechLM,
-    tokenizer: SpeechTokenizer,
-    vocabulary: TextVocab,
+    processor: Processor,
     reward: Reward,
     batches: Iterable[DualStreamBatch],
     folder: str | Path,
@@ -148,9 +149,9 @@ def build_preferences(
             continue
         noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
-        pools = [(0, speak(completion, tokenizer, vocabulary))]
+        pools = [(0, processor.speak(completion))]
         if written is not None:
-            pools.append((samples, written.answer(batch, tokenizer, seed)))
+            pools.append((samples, written.answer(batch, processor, seed)))
         found, asked = [], [batch, *swapped(batch, others, seed)]
         for first, responses in pools:
             for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):

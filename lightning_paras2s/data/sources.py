@@ -1,9 +1,8 @@
 """Where dialogues come from: the embedded text set (spoken by eSpeak NG), or a manifest of recordings.
 
-The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone,
-echo, name the
-speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels or
-answers.
+The embedded policy is raised as Kimi-Audio was: a base is pre-trained to hear and to speak (read aloud in a tone, echo,
+name the speaker's attributes, style-blind dialogue); SFT then shows demonstrations; RL sees new queries without labels
+or answers.
 """
 
 from __future__ import annotations
@@ -11,21 +10,20 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from lightning_paras2s.audio import read_audio, to_int16
+from lightning_paras2s.data.dialogue import Dialogue, RecordedUtterance
 from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
-    Utterance,
     agent_lines,
     choose_voice,
     corpus,
     demonstration_tone,
-    hear,
     query_lines,
     query_style,
     reply,
@@ -33,25 +31,7 @@ from lightning_paras2s.data.embedded import (
 )
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
-from lightning_paras2s.types import STYLES, TONES, Query, Style, read_jsonl
-
-
-@dataclass(frozen=True)
-class Dialogue:
-    """One exchange, heard.
-
-    Attributes:
-        task: read, echo, name or chat.
-        transcript: the user's words as the policy's text stream is given them; None = ask a transcriber.
-        user, agent: speech; None where there is none.
-        query: the benchmark's record of the user's speech, for judges; None in pre-training.
-    """
-
-    task: str
-    transcript: str | None
-    user: Utterance | None = None
-    agent: Utterance | None = None
-    query: Query | None = None
+from lightning_paras2s.types import STYLES, TONES, Query, Response, Style, read_jsonl
 
 
 class DialogueSource(ABC):
@@ -70,6 +50,7 @@ class PretrainingDialogues(DialogueSource):
         name: user speech in, the names of the speaker's attributes out, neutral.
         chat: user speech in, a reply to a *random* style in a random tone out; every second query about another
             query's subject (`about_another`).
+        seed: of texts, voices and tones.
     """
 
     def __init__(
@@ -107,6 +88,7 @@ class Demonstrations(DialogueSource):
         reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
         shuffled: controls from which no style can be learnt: answers are dealt out at random among all "queries", or go
             to either of the two "styles" of their query. "" is no control.
+        seed: of voices, variations and answers.
     """
 
     def __init__(
@@ -116,7 +98,7 @@ class Demonstrations(DialogueSource):
         exchanged: float = 0.9,
         rehearsal: int = 0,
         reading: int = 0,
-        shuffled: str = "",
+        shuffled: Literal["", "queries", "styles"] = "",
         seed: int = 200,
     ) -> None:
         if shuffled not in ("", "queries", "styles"):
@@ -159,6 +141,7 @@ class UnlabelledQueries(DialogueSource):
             for the others.
         demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
             for RL too.
+        seed: of voices and variations.
     """
 
     def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
@@ -177,30 +160,44 @@ class UnlabelledQueries(DialogueSource):
 
 
 class ManifestDialogues(DialogueSource):
-    """Recordings listed in a manifest of query records, for RL or prediction.
+    """Recordings listed in manifests: of queries for RL, reward data and prediction, and of answers for SFT.
 
     Args:
-        manifest: JSON lines of `Query` records; audio paths are relative to it.
+        manifest: JSON lines of `Query` records, for training; audio paths are relative to the file.
+        val: the same for validation; None = there is none.
+        answers: JSON lines of `Response` records (`query_id`, `audio`, `text`), one a query of both, for SFT; None =
+            queries alone.
     """
 
-    def __init__(self, manifest: str) -> None:
-        self.manifest = manifest
+    def __init__(self, manifest: str, val: str | None = None, answers: str | None = None) -> None:
+        self.manifests, self.answers = {"train": manifest, "val": val}, answers
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        path = self.manifests[split]
+        if path is None:
+            return []
+        queries, root = read_jsonl(path, Query), Path(path).parent
+        if not queries:
+            raise UserError(f"a manifest must list at least one query; got none in {path}; write it with `synthesize`")
+        answers = self._answers(path, queries)
         found = []
-        root = Path(self.manifest).parent
-        for number, query in enumerate(read_jsonl(self.manifest, Query), 1):
+        for number, query in enumerate(queries, 1):
             try:
-                style, audio = query.style, read_audio(root / query.audio, 16_000)
+                user = RecordedUtterance(root / query.audio, query.text, query.style)
+                user.seconds  # noqa: B018  refuses what can't be read
             except UserError as error:
-                raise UserError(f"{self.manifest}:{number}: {error}") from None
-            samples = to_int16(audio.samples)
-            found.append(Dialogue("chat", None, Utterance(hear(audio), query.text, style, (), samples), None, query))
-        if not found:
-            raise UserError(
-                f"a manifest must list at least one query; got none in {self.manifest}; write it with `synthesize`"
-            )
+                raise UserError(f"{path}:{number}: {error}") from None
+            found.append(Dialogue("chat", None, user, answers.get(query.id), query))
         return found
+
+    def _answers(self, path: str, queries: list[Query]) -> dict[str, RecordedUtterance]:
+        if self.answers is None:
+            return {}
+        root = Path(self.answers).parent
+        found = {r.query_id: r for r in read_jsonl(self.answers, Response)}
+        if missing := next((q.id for q in queries if q.id not in found), None):
+            raise UserError(f"{self.answers} must answer every query of {path}; {missing!r} has no answer; add it")
+        return {i: RecordedUtterance(root / r.audio, r.text or "", Style()) for i, r in found.items()}
 
 
 def demonstrated_queries(share: float) -> list[TextQuery]:

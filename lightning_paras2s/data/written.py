@@ -8,8 +8,8 @@ import numpy as np
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.embedded import demonstration_tone, reply_frames, text_queries
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.speaking.codec import SpokenResponse, through_codec
+from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import FACTORS, STYLES, TONES, Query, Style
 
@@ -43,11 +43,11 @@ class WrittenAnswers:
         self.queries = {q.id: q for q in text_queries("train")}
         self.subjects = [q.subject for q in self.queries.values()]
 
-    def answer(self, batch: DualStreamBatch, tokenizer: SpeechTokenizer, seed: int = 0) -> list[SpokenResponse]:
+    def answer(self, batch: DualStreamBatch, processor: Processor, seed: int = 0) -> list[SpokenResponse]:
         """`count` answers a query, adjacent; a function of (seed, the query's id)."""
         lines = [self.line(query, turn, seed) for query in batch.queries for turn in range(self.count)]
         spoken = [self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE) for text, tone in lines]
-        audios = through_codec(spoken, tokenizer)
+        audios = processor.through_codec(spoken)
         return [SpokenResponse(audio, text, True, ()) for audio, (text, _) in zip(audios, lines, strict=True)]
 
     def line(self, query: Query, turn: int, seed: int) -> tuple[str, str]:

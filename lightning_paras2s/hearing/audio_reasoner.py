@@ -53,7 +53,9 @@ class AudioReasoner(StyleRecognizer):
     Args:
         path: folder of the weights (Qwen2-Audio's classes in transformers).
         processor: folder of Qwen2-Audio's processor, where `path` has none.
+        device: where it computes: cuda, cuda:1, cpu.
         dtype: bfloat16 or float32.
+        batch_size: recordings a forward pass.
         max_tokens: of a reply, its reasoning included (the paper's tool: 2048).
     """
 

@@ -21,7 +21,7 @@ import torch
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError, tell_in_one_line
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.models.signals import create_dct
 from lightning_paras2s.models.tiny.features import MELS, log_mel
@@ -35,7 +35,7 @@ class EGemapsRecognizer(StyleRecognizer):
     """88 functionals of pitch, loudness, timbre and tempo -> one linear classifier a factor.
 
     Args:
-        path: coefficients (JSON), written by `fit_egemaps`.
+        path: coefficients (JSON), written by `fit_egemaps`; by default those that are shipped.
 
     Raises:
         UserError: openSMILE (the extra `audit`) or the file is missing.
@@ -43,7 +43,7 @@ class EGemapsRecognizer(StyleRecognizer):
 
     name = "egemaps-logistic-1"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: InputPath = "checkpoints/embedded/audit.json") -> None:
         require_opensmile()
         coefficients = weights_file(path, "the audit's coefficients must be an existing file")
         self.heads = {
@@ -112,8 +112,8 @@ class TemplateEar:
     """Intelligibility without a recogniser: is a response nearer to its own words than to others?
 
     A rendition of each text (neutral, another prosody than the response's tone) is compared with the response by
-    dynamic time warping
-    over mean-normalised cepstra. A response is understood if its own text is the nearest of all candidates.
+    dynamic time warping over mean-normalised cepstra. A response is understood if its own text is the nearest of all
+    candidates.
     """
 
     name = "template-dtw-1"
@@ -194,8 +194,11 @@ def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
 def main() -> None:
     """`FOLDER of evaluate`: print how intelligible its responses are; `FILE.json`: fit the audit's recogniser there."""
     target = Path(sys.argv[1] if len(sys.argv) > 1 else "checkpoints/embedded/audit.json")
+    if len(sys.argv) > 2 or not (target.is_dir() or target.suffix == ".json"):
+        got = " ".join(sys.argv[1:])
+        raise UserError(f"the audit takes a folder of `evaluate` or a .json file to write; got {got!r}; check the path")
     print(json.dumps(intelligibility(str(target)) if target.is_dir() else fit_egemaps(str(target))))
 
 
 if __name__ == "__main__":
-    main()
+    tell_in_one_line(main)

@@ -15,6 +15,7 @@ class Emotion2Vec(StyleRecognizer):
     Args:
         model: a name that funasr knows, or a folder.
         min_score: probability of the best emotion below which none is heard (the paper: "too low"; the value is ours).
+        device: where it computes: cuda, cuda:1, cpu.
     """
 
     LABELS = {  # its English names -> ours; "other" and "unknown" are no emotion of ours

@@ -38,6 +38,7 @@ class EncoderAnalyser(Analyser):
     """See the module's docstring.
 
     Args:
+        factor: that it names.
         path: folder of the pre-trained model (transformers).
         lora_rank: of the adapters on the queries and values of its attention; all else of it is frozen.
         lora_alpha: the adapters' output is scaled by alpha / rank.

@@ -6,7 +6,7 @@ Rewards, the probe, `evaluate` and `filter` all hear through `listen`, and all e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,17 +18,21 @@ from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
 from lightning_paras2s.types import Audio, Evidence, Response, Style
 
+FOREIGN = "foreign_speech"
+
 
 @dataclass(frozen=True)
 class Ears:
-    """Who hears: a transcriber and a tone recogniser."""
+    """Who hears: a transcriber and a tone recogniser. `trusting`: strange speech is taken as it is heard."""
 
     transcriber: Transcriber
     recognizer: StyleRecognizer
+    trusting: bool = False
 
     @property
     def providers(self) -> dict[str, str]:
-        return {"transcriber": self.transcriber.name, "recognizer": self.recognizer.name}
+        trust = "/any-speech" if self.trusting else ""  # told apart, because the same audio has another status
+        return {"transcriber": self.transcriber.name + trust, "recognizer": self.recognizer.name}
 
 
 class Said(NamedTuple):
@@ -101,6 +105,13 @@ def make_evidence(
 def hear(
     responses: list[Response], root: Path, ears: Ears, transcripts: Mapping[str, str] = MappingProxyType({})
 ) -> list[Evidence]:
-    """`make_evidence` of recorded responses, whose audio lies under `root`."""
+    """`make_evidence` of recorded responses, whose audio lies under `root`.
+
+    One in speech that the transcriber does not know is "foreign_speech", which no judge scores. (A reward has no such
+    status: a policy could escape a low one by noise.)
+    """
     audios = {r.id: read_audio(root / r.audio, SAMPLE_RATE) for r in responses if r.audio}
-    return make_evidence([Said(r.id, audios.get(r.id), r.text, r.status) for r in responses], ears, transcripts)
+    found = make_evidence([Said(r.id, audios.get(r.id), r.text, r.status) for r in responses], ears, transcripts)
+    heard = [] if ears.trusting else [e.response_id for e in found if e.status == "ok"]
+    strange = dict(zip(heard, ears.transcriber.strange([audios[i] for i in heard]), strict=True))
+    return [replace(e, status=FOREIGN) if strange.get(e.response_id) else e for e in found]

@@ -68,6 +68,9 @@ class WordAnalyser(Analyser):
     the words' weights start from 0 and are scaled by `word_gain`, by which they are learnt faster than the trunk.
 
     Args:
+        factor: that it names.
+        width: channels of the trunk.
+        blocks: convolutional blocks of the trunk.
         buckets: words are hashed into so many rows of weights (0: deaf to words).
         word_gain: scale of the words' weights, see above.
     """
@@ -155,6 +158,8 @@ class PolyToneRecognizer(AnalyserRecognizer):
     Args:
         prefix: weights are `<prefix>-<factor>.safetensors`, for each of `factors`.
         transcriber: weights of the ear for words.
+        tone: hears a response's tone, which the analysers don't name; without one it has none.
+        factors: which of emotion, sarcasm, age and gender.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.transcribers import pad_acoustics
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE
@@ -64,12 +65,13 @@ class AcousticStyleRecognizer(StyleRecognizer):
     """A small convolutional network on mel and pitch (`fit --config style.yaml`).
 
     Args:
-        path: weights (.safetensors of `StyleNetwork`).
+        path: weights (.safetensors of `StyleNetwork`); by default those that are shipped.
+        batch_size: recordings a forward pass.
     """
 
     name = "acoustic-style-1"
 
-    def __init__(self, path: str, batch_size: int = 32) -> None:
+    def __init__(self, path: InputPath = "checkpoints/embedded/style.safetensors", batch_size: int = 32) -> None:
         self.network = load_module(StyleNetwork, path).eval()
         self.batch_size = batch_size
 

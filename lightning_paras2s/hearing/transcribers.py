@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.data import embedded
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.phones import SYMBOLS, Lexicon
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
@@ -29,6 +29,15 @@ class Transcriber(ABC):
     @abstractmethod
     def transcribe(self, audios: list[Audio]) -> list[str]:
         """Lower-case words without punctuation, one string an audio; "" for silence."""
+
+    def write_down(self, audios: list[Audio]) -> list[str]:
+        """As `transcribe`, with the punctuation, capitals and digits of an ear that writes them."""
+        return self.transcribe(audios)
+
+    def strange(self, audios: list[Audio]) -> list[bool]:
+        """Which recordings hold speech that this ear was not made for and hears wrong; none, for an ear for any
+        speech."""
+        return [False] * len(audios)
 
 
 class CTCNetwork(nn.Module):
@@ -53,15 +62,22 @@ class TinyTranscriber(Transcriber):
     transcriber.yaml`), read with the embedded text set's words as a closed lexicon.
 
     Args:
-        path: weights (.safetensors of `CTCNetwork`).
+        path: weights (.safetensors of `CTCNetwork`); by default those that are shipped.
         batch_size: recordings a forward pass.
+        min_confidence: speech of which the network is less sure is strange to it; 1 in 100 recordings of its training
+            voices falls below the default.
     """
 
     name = "tiny-transcriber-2"
 
-    def __init__(self, path: str, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        path: InputPath = "checkpoints/embedded/transcriber.safetensors",
+        batch_size: int = 32,
+        min_confidence: float = 0.84,
+    ) -> None:
         self.network = load_module(CTCNetwork, path).eval()
-        self.batch_size = batch_size
+        self.batch_size, self.min_confidence = batch_size, min_confidence
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
         order = sorted(range(len(audios)), key=lambda i: len(audios[i].samples))
@@ -73,10 +89,27 @@ class TinyTranscriber(Transcriber):
                 texts[i] = text
         return texts
 
+    def strange(self, audios: list[Audio]) -> list[bool]:
+        """Silence is not strange: there is nothing to be heard wrong."""
+        return [not is_silent(audio) and self.confidence(audio) < self.min_confidence for audio in audios]
+
+    @torch.no_grad()
+    def confidence(self, audio: Audio) -> float:
+        """How sure the network is of the symbols that it writes, 0 to 1 (0: it writes none)."""
+        frames, lengths = pad_acoustics([audio])
+        return written_confidence(self.network(frames)[0, : -(-lengths[0] // 2)])
+
     @torch.no_grad()
     def _batch(self, audios: list[Audio]) -> list[str]:
         frames, lengths = pad_acoustics(audios)
         return read_ctc(self.network(frames), lengths)
+
+
+def written_confidence(logits: Tensor) -> float:
+    """CTC logits [T, symbols] -> the mean probability of the likeliest symbol where that is not the blank."""
+    best, symbol = logits.float().softmax(-1).max(-1)
+    written = symbol != BLANK
+    return float(best[written].mean()) if written.any() else 0.0
 
 
 class Whisper(Transcriber):
@@ -84,6 +117,8 @@ class Whisper(Transcriber):
 
     Args:
         model: a name of the openai-whisper package, or a path to its weights.
+        device: where it computes: cuda, cuda:1, cpu.
+        language: of the speech, as an ISO 639-1 code.
     """
 
     def __init__(self, model: str = "large-v3", device: str = "cuda", language: str = "en") -> None:

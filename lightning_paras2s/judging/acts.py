@@ -23,10 +23,10 @@ from rapidfuzz.distance import Levenshtein
 from safetensors import SafetensorError, safe_open
 
 from lightning_paras2s.data.embedded import frames, lexicon
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import OneLineErrors, UserError, tell_in_one_line
 from lightning_paras2s.hearing.phones import pronounce, sound
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, names_topic
+from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, is_broken, names_topic
 from lightning_paras2s.running.shipped import weights_file
 
 FORMAT = "acts-3"
@@ -81,7 +81,8 @@ class ActClassifier:
     def classify(self, transcript: str, factor: str, query_text: str) -> Act:
         """The most likely act among the factor's styles and "generic"; "other" if nearly all probability lies on other
         factors."""
-        words = mask_topic(plain_words(transcript), query_text)
+        heard = plain_words(transcript)
+        words = mask_topic(heard, query_text)
         known_words = sum(w == TOPIC or w in self.lexicon for w in words) / max(1, len(words))
         known_pairs = self.known_pairs(words)
         odds = dict(zip(self.acts, self.probabilities(words).tolist(), strict=True))
@@ -91,7 +92,7 @@ class ActClassifier:
         confidence = candidates[name] / max(mass, 1e-12)
         repeats = len(words) >= 4 and len(set(words)) / len(words) < 0.6
         low = any(got < limit for got, limit in zip((confidence, known_words, known_pairs), self.limits, strict=False))
-        if len(words) < 2 or repeats or low:
+        if len(words) < 2 or repeats or low or is_broken(heard):
             name = GIBBERISH
         elif mass < self.limits[3]:
             name = OTHER
@@ -275,10 +276,15 @@ def _load(path: Path) -> tuple[list[str], dict[str, int], frozenset[str], frozen
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    class Parser(OneLineErrors, argparse.ArgumentParser):
+        pass
+
+    parser = Parser(description=__doc__)
     parser.add_argument("--path", default="checkpoints/embedded/acts.safetensors")
     parser.add_argument("--only-measure", action="store_true")
     options = parser.parse_args()
+    if Path(options.path).suffix != ".safetensors":
+        raise UserError(f"--path must be a .safetensors file; got {options.path}; name one")
     if not options.only_measure:
         fit(options.path)
     report = {
@@ -289,4 +295,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell_in_one_line(main)

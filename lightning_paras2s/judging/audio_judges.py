@@ -20,8 +20,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import Judge, ask_samples, judge_audible
 from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
-from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
+from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import AUDIO_RATE, audio_part, text_part

@@ -78,7 +78,7 @@ class EmbeddedJudge(Judge):
 
     def __init__(self, acts: str = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
         self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
-        self.name = "embedded-rubric-1"
+        self.name = "embedded-rubric-2"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
         value = getattr(style, query.factor)
@@ -99,6 +99,12 @@ class LLMJudge(Judge):
     """A chat model asked with guideline A.11.5 (the paper: GPT-4.1); `samples` independent judgements of each response.
 
     Responses in which nothing could be heard are scored without asking.
+
+    Args:
+        llm: the chat model.
+        samples: independent judgements of each response.
+        max_wer: word error rate between what was heard and the response's own text, above which voice and text differ:
+            score 1.
     """
 
     rubric_sha = rubric.RUBRIC_SHA

@@ -78,7 +78,11 @@ class PairJudge(ABC):
 
 
 class AudioPairJudge(PairJudge):
-    """A chat model that hears (S2S-Arena: Gemini-2.5-Pro; any server that takes OpenAI's `input_audio`)."""
+    """A chat model that hears (S2S-Arena: Gemini-2.5-Pro; any server that takes OpenAI's `input_audio`).
+
+    Args:
+        llm: the chat model that hears both responses.
+    """
 
     def __init__(self, llm: ChatLLM) -> None:
         self.llm, self.name = llm, f"pairwise-{PROMPT_SHA[:8]}/{llm.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,7 +43,11 @@ class Reward(ABC):
 
 
 class TokenCountReward(Reward):
-    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?)."""
+    """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?).
+
+    Args:
+        token: text id that is counted.
+    """
 
     needs_audio = False
 
@@ -58,10 +62,19 @@ class JudgeReward(Reward):
     """A judge's score of what is heard in the waveform.
 
     Args:
+        judge: scores what was heard.
+        transcriber: hears the response's words.
+        style: hears the response's tone, and with predicted labels the query's style.
         labels: where the query's style comes from: "gold" labels, or "predicted" by `style` from the query's audio.
     """
 
-    def __init__(self, judge: Judge, transcriber: Transcriber, style: StyleRecognizer, labels: str = "gold") -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        transcriber: Transcriber,
+        style: StyleRecognizer,
+        labels: Literal["gold", "predicted"] = "gold",
+    ) -> None:
         self.judge, self.transcriber, self.style = judge, transcriber, style
         self.labels = check_labels(labels, style)
 
@@ -82,11 +95,19 @@ class JudgeReward(Reward):
 
 
 class TextJudgeReward(Reward):
-    """A judge's score of the text stream alone, as if spoken in the best tone (the ladder's second rung)."""
+    """A judge's score of the text stream alone, as if spoken in the best tone (the ladder's second rung).
+
+    Args:
+        judge: scores the text.
+        style: hears the query's style, where `labels` are predicted.
+        labels: where the query's style comes from: gold labels, or predicted by `style` from the query's audio.
+    """
 
     needs_audio = False
 
-    def __init__(self, judge: Judge, style: StyleRecognizer | None = None, labels: str = "gold") -> None:
+    def __init__(
+        self, judge: Judge, style: StyleRecognizer | None = None, labels: Literal["gold", "predicted"] = "gold"
+    ) -> None:
         self.judge, self.style = judge, style
         self.labels = check_labels(labels, style)
 
@@ -103,9 +124,14 @@ class TextJudgeReward(Reward):
 
 class ToneReward(Reward):
     """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung); 0 for
-    silence, unscored where the recogniser tells no tone."""
+    silence, unscored where the recogniser tells no tone.
 
-    def __init__(self, style: StyleRecognizer, labels: str = "gold") -> None:
+    Args:
+        style: hears the tone, and with predicted labels the query's style.
+        labels: where the query's style comes from: gold labels, or predicted by `style` from the query's audio.
+    """
+
+    def __init__(self, style: StyleRecognizer, labels: Literal["gold", "predicted"] = "gold") -> None:
         self.style, self.labels = style, check_labels(labels, style)
 
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
@@ -125,6 +151,7 @@ class ScorerReward(Reward):
 
     Args:
         scorer: builds the scorer with its weights.
+        batch_size: responses a forward pass.
     """
 
     def __init__(self, scorer: Callable[[], ResponseScorer], batch_size: int = 64) -> None:

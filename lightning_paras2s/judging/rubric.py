@@ -162,6 +162,18 @@ STOPWORDS = frozenset(
     ).split()
 )
 
+# What `is_broken` reads: words that a person may say twice in a row; what joins a word to itself ("step by step");
+# words at which no sentence ends; words that can't follow "the", "a" or "my".
+TWICE = frozenset("very so no yes yeah there really much more that had now please bye ha hey well".split())
+JOINTS = frozenset("by and after for to upon or".split())
+NEAR = 5
+DETERMINERS = frozenset("a an the my your our their its".split())
+UNENDED = DETERMINERS | frozenset("and or but because if than i'm i'd i'll i've we're you're they're".split())
+UNDETERMINED = UNENDED | frozenset(
+    "am is are was were be been have has to for from with at by in on about into do does did could would should he "
+    "she it we they you me him them us i it's that's who what where why how again also".split()
+)
+
 
 class Score(NamedTuple):
     """A score 1..5, or None with the reason's `status`."""
@@ -249,6 +261,24 @@ def _tone_fit(style: str, tone: str) -> tuple[float, str]:
     if tone in CLASHING_TONES[style]:
         return 2.0, f"answers to {style}, but the {tone} tone clashes"
     return 3.0, f"answers to {style}, but the {tone} tone does not fit"
+
+
+def is_broken(words: list[str]) -> bool:
+    """Is this no sentence, whatever its words are? (FAILURES: "the words make no sense".)
+
+    Four marks, each of which a well-formed sentence hardly ever has: a word said twice in a row; the same content word
+    again within `NEAR` words ("about that room take the room"), but for "step by step"; an end where no sentence ends
+    ("and your"); a determiner before what can't follow one ("in the about").
+    """
+    for place, word in enumerate(words):
+        before = words[max(0, place - NEAR) : place]
+        if before and before[-1] == word and word not in TWICE:
+            return True
+        if word in before and word not in STOPWORDS and word not in TWICE and before[-1] not in JOINTS:
+            return True
+        if before and before[-1] in DETERMINERS and word in UNDETERMINED:
+            return True
+    return bool(words) and words[-1] in UNENDED
 
 
 def names_topic(query_text: str, transcript: str) -> bool:

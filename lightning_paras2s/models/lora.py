@@ -17,6 +17,9 @@ from lightning_paras2s.models.speech_lm import Completion, Logps, Prompt, Sampli
 class AdapterOff(SpeechLM):
     """The base model under a LoRA policy: the same weights, adapters switched off, no gradients. Holds no modules of
     its own.
+
+    Args:
+        policy: the LoRA policy whose base this is.
     """
 
     def __init__(self, policy: SpeechLM) -> None:

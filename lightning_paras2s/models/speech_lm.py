@@ -104,9 +104,12 @@ class Sampling:
 
     Args:
         max_steps: most steps of a response.
-        text_temperature, audio_temperature: 0 takes the likeliest token.
-        text_top_k, audio_top_k: tokens to draw among; 0 = all.
-        text_top_p, audio_top_p: share of probability to draw among; 1 = all.
+        text_temperature: of the text stream; 0 = the likeliest token.
+        audio_temperature: of the audio stream; 0 = the likeliest token.
+        text_top_k: number of the likeliest tokens that the text stream chooses among; 0 = all.
+        audio_top_k: number of the likeliest tokens that the audio stream chooses among; 0 = all.
+        text_top_p: probability that the fewest likeliest tokens of the text stream must hold; 1 = all tokens.
+        audio_top_p: probability that the fewest likeliest tokens of the audio stream must hold; 1 = all tokens.
 
     Raises:
         UserError: a cut that leaves nothing or more than there is.

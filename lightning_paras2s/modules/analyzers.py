@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ class PolyToneModule(SpeechPartModule):
 
     Args:
         analyser: builds the analyser of a factor.
+        factors: which of emotion, sarcasm, age and gender.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
         export: weights are `<export>-<factor>.safetensors`.
     """
 
@@ -102,7 +105,12 @@ def augment(heard: Heard) -> Heard:
 
 
 class FactorBatches(LightningDataModule):
-    """Batches of one factor each, in an order drawn from (seed, epoch)."""
+    """Batches of one factor each, in an order drawn from (seed, epoch).
+
+    Args:
+        batch_size: recordings a batch.
+        seed: of the order of the training batches.
+    """
 
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()
@@ -133,15 +141,20 @@ class PolyToneDataModule(FactorBatches):
     Args:
         arrangement: "polytone" (each text in several styles) or "confounded" (the control: the style that its words
             suggest).
-        emotions, others: texts a style, of emotion and of the factors with two styles.
+        factors: which of emotion, sarcasm, age and gender.
+        emotions: texts a style of emotion.
+        others: texts a style of each other factor.
         renditions: utterances of a text of emotion (the other factors: 2).
-        transcriber: weights of the ear for words.
+        batch_size: recordings a batch.
+        seed: of the order of the training batches.
         data_seed: of texts and voices; `seed` is of the order alone.
+        transcriber: weights of the ear for words.
+        cache_dir: where speech is kept between runs.
     """
 
     def __init__(
         self,
-        arrangement: str = "polytone",
+        arrangement: Literal["polytone", "confounded"] = "polytone",
         factors: tuple[str, ...] = FACTORS,
         emotions: int = 36,
         others: int = 120,
@@ -180,17 +193,20 @@ class ManifestStyles(FactorBatches):
     """Recordings of a manifest (`synthesize`): both halves of each contrast pair are one text in two styles.
 
     Args:
-        train, val: JSON lines of query records; audio paths relative to the file.
+        train: JSON lines of query records to train on; audio paths are relative to the file.
+        val: JSON lines of query records to validate on.
         arrangement: "polytone" (both halves), or "confounded" (one half a pair, chosen by the pair's id: each text in
             one style only, half as many recordings; the benchmark's words suggest none).
         factors: those of the manifest to train on.
+        batch_size: recordings a batch.
+        seed: of the order of the training batches.
     """
 
     def __init__(
         self,
         train: str,
         val: str,
-        arrangement: str = "polytone",
+        arrangement: Literal["polytone", "confounded"] = "polytone",
         factors: tuple[str, ...] = FACTORS,
         batch_size: int = 32,
         seed: int = 0,

@@ -32,38 +32,50 @@ from lightning_paras2s.losses import (
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
-from lightning_paras2s.modules.objective import Experience, Objective
+from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
-from lightning_paras2s.modules.training import Optimization, StageModule, check_sampling, initial_policy, place
+from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
-from lightning_paras2s.speaking.codec import speak
 
 
 class GRPOModule(StageModule):
     """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
 
     Args:
-        policy, tokenizer, reward, vocabulary: build the parts; `reward` may be any `Reward`.
+        policy: builds the policy; what it hears and says goes through the data module's processor.
+        reward: builds what scores each response: any `Reward`.
         init_from: the supervised policy's weights (.safetensors); also the reference's.
         group_size: G, responses a query.
         beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
             named). 0 builds and runs no reference, and logs no KL.
-        lr: reached after `warmup_steps` updates, then constant or, with `lr_decay`, half a cosine to a tenth over
-            `trainer.max_steps`.
-        clip_low, clip_high: the paper prints none; 0.2 is PPO's (arXiv 1707.06347).
-        ratio, normalizer, kl, unbiased_kl, weights: see `losses.grpo_loss`.
-        scale: of advantages, see `losses.group_advantages`.
+        lr: peak learning rate, reached after `warmup_steps`; then constant, or see `lr_decay`.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        lr_decay: whether the rate falls after the rise: half a cosine to a tenth over `trainer.max_steps`.
+        weight_decay: weight decay of matrices; vectors have none.
+        betas: AdamW's decay of its first and second moment, a step.
+        max_grad_norm: gradients are scaled down to this norm.
+        clip_low: how far a ratio may fall below 1 before its gradient stops; the paper prints none, 0.2 is PPO's (arXiv
+            1707.06347).
+        clip_high: how far it may rise above 1; 0.2 is PPO's, too.
+        ratio: what is clipped: the ratio of the pair (joint, the paper), of each stream (stream), or the response's
+            geometric mean (sequence: GSPO, arXiv 2507.18071).
+        normalizer: what the loss is averaged over: each response's steps, then responses (response, the paper), all
+            steps alike (token), or a fixed longest response (constant).
+        kl: estimator of the KL to the reference (joschu.net/blog/kl-approx.html); the paper's is k3.
+        unbiased_kl: give any estimator the gradient of KL(policy || reference), also off-policy, by weighing it with
+            the ratio (arXiv 2512.02556).
+        weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
+        scale: of advantages: divided by their group's deviation (std), or not (none: Dr. GRPO, arXiv 2503.20783).
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
-        mu: passes over each rollout; minibatches: optimizer steps a pass.
+        mu: passes over each rollout.
+        minibatches: optimizer steps a pass.
         micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass; 0 = a minibatch at once.
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
-        sampling: of the rollouts, and of all log-probabilities.
-        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
+        state_bits: of the optimizer's moments: 32, or 8 for less memory (needs torchao).
         rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
         max_skipped: the run stops after so many optimizer steps in a row whose gradient was not finite (each is left
@@ -74,9 +86,7 @@ class GRPOModule(StageModule):
     def __init__(
         self,
         policy: Callable[[], SpeechLM],
-        tokenizer: Callable[[], SpeechTokenizer],
         reward: Callable[[], Reward],
-        vocabulary: Callable[[], TextVocab] = TextVocab,
         init_from: str | None = None,
         group_size: int = 8,
         beta: float | PerStream = 0.2,
@@ -114,7 +124,7 @@ class GRPOModule(StageModule):
         check_sampling(sampling)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
-        self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
+        self.build, self.init_from = (policy, reward), init_from
         self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
         self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
         self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
@@ -130,15 +140,14 @@ class GRPOModule(StageModule):
     def configure_model(self) -> None:
         if self.policy is not None:
             return
-        policy, tokenizer, reward, vocabulary = self.build
+        policy, reward = self.build
         self.policy = initial_policy(policy, self.init_from, self.seed)
         # Kept out of the module tree, so out of checkpoints: a resumed run makes it anew from the same files.
         self.__dict__["reference"] = self.policy.reference() if self.objective.needs_reference else None
         for model in (self.policy, self.reference):
             if model is not None:
                 place(self, model)
-        self.__dict__["tokenizer"] = tokenizer().eval().requires_grad_(False)
-        self.reward, self.vocabulary = reward(), vocabulary()
+        self.reward = reward()
 
     def on_fit_start(self) -> None:
         if self.lr_decay and self.trainer.max_steps < 1:
@@ -147,7 +156,6 @@ class GRPOModule(StageModule):
             )
         if self.reference is not None:
             self.reference.to(self.device)
-        self.tokenizer.to(self.device)
         self.reward.to(self.device)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
@@ -181,7 +189,7 @@ class GRPOModule(StageModule):
             mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
             completion = self.policy.generate(batch.prompt, self.sampling, mine, self.group_size)
         with self.timed("decode"):
-            responses = speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio)
+            responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         return Rollout(batch.prompt, completion, responses)
 
     @torch.no_grad()
@@ -308,7 +316,8 @@ class GRPOModule(StageModule):
         greedy = replace(self.sampling, text_temperature=0.0, audio_temperature=0.0)
         noise = sampling_noise(self.rollout_seed, batch_idx, len(batch), greedy.max_steps).to(self.device)
         completion = self.policy.generate(batch.prompt, greedy, noise)
-        rewards = self.reward.score(batch, speak(completion, self.tokenizer, self.vocabulary, self.reward.needs_audio))
+        responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
+        rewards = self.reward.score(batch, responses)
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)

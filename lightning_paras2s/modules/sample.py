@@ -14,9 +14,8 @@ from lightning_paras2s.data.preferences import Preference, build_preferences
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.modules.training import check_sampling, initial_policy, place
+from lightning_paras2s.modules.objective import check_sampling
+from lightning_paras2s.modules.training import initial_policy, place
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
@@ -31,22 +30,24 @@ class SampleModule(L.LightningModule):
     same samples. Killed and started again, also with other ranks, it draws only what no shard holds.
 
     Args:
-        policy, tokenizer, reward, vocabulary: build the parts.
+        policy: builds the policy; what it hears and says goes through the data module's processor.
+        reward: judges each response: any `Reward`.
+        folder: to write: manifests and recordings.
         init_from: the policy's weights (.safetensors); None = those that it brings.
         samples: K.
+        others: queries beside its own that each training response is judged for; held-out responses are judged for
+            their own alone.
+        written: adds written answers to the training queries, see `build_preferences`; null = none.
+        sampling: temperatures and longest response of the samples.
         seed: with a query's id decides its samples; null follows `seed_everything`.
-        others, written: each training response is judged for so many other queries too, and written answers are added,
-            see `build_preferences`; the held-out queries have sampled ones, judged for their own query alone.
     """
 
     def __init__(
         self,
         policy: Callable[[], SpeechLM],
-        tokenizer: Callable[[], SpeechTokenizer],
         reward: Callable[[], Reward],
         folder: str,
         init_from: str | None = None,
-        vocabulary: Callable[[], TextVocab] = TextVocab,
         samples: int = 32,
         others: int = 0,
         written: WrittenAnswers | None = None,
@@ -55,17 +56,17 @@ class SampleModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_sampling(sampling)
-        self.build, self.init_from = (policy, tokenizer, reward, vocabulary), init_from
+        self.build, self.init_from = (policy, reward), init_from
         self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
         self.others, self.written = others, written
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
         if self.policy is None:
-            policy, tokenizer, reward, vocabulary = self.build
+            policy, reward = self.build
             self.policy = initial_policy(policy, self.init_from, self.seed)
             place(self, self.policy)
-            self.tokenizer, self.reward, self.vocabulary = tokenizer().eval(), reward(), vocabulary()
+            self.reward = reward()
 
     def on_predict_start(self) -> None:
         """Queries that a run before this one is done with, in whatever shard."""
@@ -77,7 +78,7 @@ class SampleModule(L.LightningModule):
         split = SPLITS[dataloader_idx]
         if all(query.id in self.finished[split] for query in batch.queries):
             return 0
-        parts = (self.policy, self.tokenizer, self.vocabulary, self.reward)
+        parts = (self.policy, self.trainer.datamodule.processor, self.reward)
         folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
         extra = (self.others, self.written) if split == "train" else (0, None)
         build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, *extra)

@@ -23,6 +23,9 @@ class SFTModule(SupervisedModule):
         policy: builds the policy.
         init_from: weights to start from (.safetensors); None = random weights drawn from `seed`.
         lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        weight_decay: weight decay of matrices; vectors have none.
+        betas: AdamW's decay of its first and second moment, a step.
         text_weight: weight of the text stream's mean loss.
         audio_weight: weight of the audio stream's mean loss.
         max_grad_norm: gradients are scaled down to this norm.

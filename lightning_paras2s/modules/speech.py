@@ -39,13 +39,17 @@ class SpeechDataModule(LightningDataModule):
     """User and agent speech from the embedded text set, spoken once and cached.
 
     Args:
-        queries, responses: utterances of either kind for training.
-        emotional: utterances of emotion queries beside those (emotion has more values than the other factors, and
-            speech of every other factor is neutral).
+        queries: utterances of users for training.
+        responses: utterances of the agent for training.
+        batch_size: utterances a batch.
+        seed: of texts, voices and the order of the batches.
         decoded: share of agent speech that is replaced by what `tokenizer` makes of it (for the ears that hear the
             policy).
         tokenizer: weights of a `TinyTokenizer`, needed where decoded > 0.
+        cache_dir: where speech is kept between runs.
         lexica: splits whose words (not sentences) are read in random strings.
+        emotional: utterances of emotion queries beside those (emotion has more values than the other factors, and
+            speech of every other factor is neutral).
     """
 
     def __init__(
@@ -118,7 +122,13 @@ def decode_utterance(tokenizer: TinyTokenizer, utterance: Utterance) -> Utteranc
 
 
 class SpeechPartModule(LightningModule):
-    """What the three trainings share: AdamW with warm-up and cosine decay, export to safetensors at the end."""
+    """What the three trainings share: AdamW with warm-up and cosine decay, export to safetensors at the end.
+
+    Args:
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        export: weights to write at the end (.safetensors); "" = none.
+    """
 
     network: nn.Module
 
@@ -149,8 +159,13 @@ class TokenizerModule(SpeechPartModule):
     """Trains `TinyTokenizer`: L1 on mel and pitch, cross-entropy on voicing, CTC on the quantised frames.
 
     Args:
+        levels: levels of each FSQ dimension; their product is the number of codes.
+        width: channels of the network.
         user_weight: weight of users' speech against the agent's (the way out needs the agent's voice only).
         words_weight: weight of the transcription loss.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        export: weights to write at the end (.safetensors); "" = none.
     """
 
     def __init__(
@@ -211,7 +226,16 @@ class TokenizerModule(SpeechPartModule):
 
 class TranscriberModule(SpeechPartModule):
     """Trains `CTCNetwork` with masking and vocal tract perturbation; validation gives the WER on users' and on the
-    agent's speech."""
+    agent's speech.
+
+    Args:
+        width: channels of the network.
+        blocks: convolutional blocks.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        init_from: weights to start from (.safetensors); "" = random ones.
+        export: weights to write at the end (.safetensors); "" = none.
+    """
 
     def __init__(
         self,
@@ -241,7 +265,15 @@ class TranscriberModule(SpeechPartModule):
 
 
 class StyleModule(SpeechPartModule):
-    """Trains `StyleNetwork` on the labels that are known of each utterance; validation gives the accuracy a factor."""
+    """Trains `StyleNetwork` on the labels that are known of each utterance; validation gives the accuracy a factor.
+
+    Args:
+        width: channels of the network.
+        blocks: convolutional blocks.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        warmup_steps: optimizer steps over which the learning rate rises.
+        export: weights to write at the end (.safetensors); "" = none.
+    """
 
     def __init__(
         self, width: int = 96, blocks: int = 4, lr: float = 2e-3, warmup_steps: int = 100, export: str = ""

@@ -14,17 +14,19 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.hearing.audit import EGemapsRecognizer  # noqa: F401  so that it has a short name in configs
 from lightning_paras2s.hearing.evidence import Ears, make_evidence
+from lightning_paras2s.hearing.outside import OutsideEars, outside_ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
 from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
+from lightning_paras2s.running.logs import say
 from lightning_paras2s.running.runs import batches_done, replace_file, run_dir
-from lightning_paras2s.speaking.codec import speak
+from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
 
 SHOWN = (
@@ -58,7 +60,8 @@ class SampleWriter(Callback):
     """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
 
     Args:
-        every_n_batches: how often; count: responses each time, one a query.
+        every_n_batches: training batches between two writings.
+        count: responses each time, one a query.
     """
 
     def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
@@ -92,12 +95,18 @@ class Probe(Callback):
     """Judges greedy answers to a fixed set of held-out queries: with gold labels, and by an audit's ears beside.
 
     Before the first batch and then every few, it logs `probe/judge`, `probe/audit`, the share of each that is unscored,
-    `probe/wer` (the voice against the text), `probe/silence_fraction`, lengths, EOS rates and its own time.
+    `probe/wer` (the voice against the text), `probe/wer_outside` (the same by an ear from outside),
+    `probe/silence_fraction`, lengths, EOS rates and its own time.
 
     Args:
-        judge: of what is heard; transcriber, style: its ears.
+        judge: scores what is heard.
+        transcriber: hears the answer's words.
+        style: hears the answer's tone.
         audit: hears the tone for the judge once more; nothing is trained on it or against it.
+        every_n_batches: training batches between two probes; there is one before the first.
         max_queries: spread evenly over the data's validation set.
+        outside_queries: of them, so many are heard by Whisper tiny.en of the extra `ears`, too (1 s of one core each);
+            where that is not installed, a line says so.
     """
 
     def __init__(
@@ -108,8 +117,13 @@ class Probe(Callback):
         audit: StyleRecognizer | None = None,
         every_n_batches: int = 50,
         max_queries: int = 32,
+        outside_queries: int = 0,
     ) -> None:
         self.ears, self.audit = JudgeReward(judge, transcriber, style), audit
+        self.outside = outside_ears(naturalness=False, sense=False) if outside_queries else OutsideEars()
+        self.outside_queries = outside_queries
+        for note in self.outside.notes:
+            say(note)
         self.every_n_batches, self.max_queries = every_n_batches, max_queries
         self.batch: DualStreamBatch | None = None
 
@@ -141,11 +155,12 @@ class Probe(Callback):
         greedy = replace(module.sampling, text_temperature=0.0, audio_temperature=0.0)
         noise = sampling_noise(0, 0, len(batch), greedy.max_steps).to(module.device)
         completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise)
-        responses = speak(completion, module.tokenizer, module.vocabulary)
+        responses = module.trainer.datamodule.processor.speak(completion)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
         wers = [evidence.wer for evidence in heard if evidence.wer is not None]  # silence has none
         metrics |= {"wer": float(np.mean(wers))} if wers else {}
+        metrics |= wer_outside(self.outside, responses[: self.outside_queries])
         metrics |= self._judged("judge", batch.queries, heard)
         if self.audit is not None:
             words = {evidence.response_id: evidence.transcript for evidence in heard}
@@ -158,3 +173,12 @@ class Probe(Callback):
         scored = scores.isfinite()
         unscored = {f"{name}_unscored": float((~scored).float().mean())}
         return unscored | ({name: float(scores[scored].mean())} if scored.any() else {})
+
+
+def wer_outside(ears: OutsideEars, responses: list[SpokenResponse]) -> dict[str, float]:
+    """How far what an ear from outside hears is from the responses' texts; nothing where there is no such ear."""
+    if ears.transcriber is None or not responses:
+        return {}
+    heard = ears.transcriber.write_down([response.audio for response in responses])
+    rates = [word_error_rate(response.text, h) for response, h in zip(responses, heard, strict=True)]
+    return {"wer_outside": float(np.mean(rates))}

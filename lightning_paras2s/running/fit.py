@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
-import pkgutil
 import signal
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,19 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lightning_paras2s.errors import OneLineErrors, UserError
-from lightning_paras2s.running.callbacks import StageProgress
-from lightning_paras2s.running.checkpoints import RunCheckpoint, last_checkpoint, remove
+from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
+from lightning_paras2s.running.options import CALLBACKS
+from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import check_run, check_trainer, launched, visible_gpus
-from lightning_paras2s.running.ranks import EndTogether, one_voice
-from lightning_paras2s.running.runs import RunConfig, StepSeed, batches_done
+from lightning_paras2s.running.ranks import one_voice
+from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+from lightning_paras2s.running.threads import say
+from lightning_paras2s.running.trainer import StageTrainer
 
 # a disk or a folder that takes no (more) files
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
-# A class can be named short (`policy: TinySpeechLM`) once its module is imported.
-SEAM_PACKAGES = ("models", "data", "hearing", "speaking", "judging", "servers", "modules", "running")
 
 
 class StageParser(OneLineErrors, LightningArgumentParser):
@@ -48,7 +48,6 @@ class StageCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        import_seams()
         with one_voice():
             super().__init__(
                 L.LightningModule,
@@ -56,6 +55,7 @@ class StageCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=RunConfig,
+                trainer_class=StageTrainer,
                 seed_everything_default=0,
                 parser_class=StageParser,
                 auto_configure_optimizers=False,
@@ -64,10 +64,9 @@ class StageCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(StepSeed, "step_seed")
-        parser.add_lightning_class_args(EndTogether, "end_together")
-        parser.add_lightning_class_args(StageProgress, "progress")
+        for name, callback in CALLBACKS.items():
+            module, _, cls = callback.partition(":")
+            parser.add_lightning_class_args(getattr(import_module(module), cls), name)
         parser.link_arguments("seed_everything", "step_seed.seed", compute_fn=int)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
@@ -89,7 +88,11 @@ class StageCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_instantiate_classes(self) -> None:
-        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        check_trainer(trainer, visible_gpus(), launched(os.environ))
+        if line:
+            say(line)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
@@ -120,6 +123,7 @@ class StageCLI(LightningCLI):
         check_run(subcommand, self.model, self.trainer)
         folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
+        made = [] if folder is None else [place for place in (folder, *folder.parents[:2]) if not place.exists()]
         try:
             with one_line():
                 super()._run_subcommand(subcommand)
@@ -130,8 +134,9 @@ class StageCLI(LightningCLI):
             if folder is not None and batches_done(self.trainer) == 0:
                 for path in set(folder.glob("*")) - before:
                     remove(path)
-                if not before and folder.is_dir():
-                    folder.rmdir()
+                for place in made:
+                    if place.is_dir() and not any(place.iterdir()):
+                        place.rmdir()
             if "loading state_dict" not in str(error):
                 raise
             path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
@@ -182,11 +187,3 @@ def one_line() -> Iterator[None]:
         if error.errno not in DISK:
             raise
         raise UserError(f"the run must be able to write its files; got: {error}; free or change the place") from error
-
-
-def import_seams() -> None:
-    """Import the modules whose classes a config may name."""
-    for package in SEAM_PACKAGES:
-        parent = importlib.import_module(f"lightning_paras2s.{package}")
-        for module in pkgutil.walk_packages(parent.__path__, f"{parent.__name__}."):
-            importlib.import_module(module.name)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.origins import UNKNOWN, Inputs, Origins, made_from, reasons
-from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, finite, iter_jsonl, to_json
+from lightning_paras2s.types import Battle, Evidence, Response, Verdict, append_jsonl, iter_jsonl, to_json
 
-Record = TypeVar("Record", Response, Evidence, Verdict)
+Record = TypeVar("Record", Response, Evidence, Verdict, Battle)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
 UNANSWERED = ("timeout", "connection", "malformed", "not_asked", "max_usd", "pending", "no_reply", "missing")
 UNANSWERED_PREFIXES = ("http_", "exit_")
@@ -97,7 +98,7 @@ class Log:
         """
         today = [(row, found) for row in rows if (found := inputs(row)) is not None]
         if today and name not in self.origins.kinds:
-            say(f"{self.folder}: what its {len(today)} {name} were made from is not recorded; they are kept as they are")
+            say(f"{self.folder}: what its {len(today)} {name} were made from is not recorded; they are kept")
             self.vouch(name, [row for row, _ in today], [found for _, found in today])
         differing = {record_key(row): self.origins.differing(name, row, found) for row, found in today}
         stale = {key: names for key, names in differing.items() if names}
@@ -107,7 +108,7 @@ class Log:
         return stale
 
     def append(self, name: str, rows: list[Any], inputs: Sequence[Inputs] | None = None) -> None:
-        """Add records; `inputs` of each are written before, so that a kill leaves no record that nothing vouches for."""
+        """Add records; the `inputs` of each are written before: a kill leaves no record that nothing vouches for."""
         if inputs is not None:
             self.vouch(name, rows, inputs)
         append_jsonl(self.path(name), rows)
@@ -142,11 +143,16 @@ def say_once(line: str) -> None:
     say(line)
 
 
-def record_key(row: Response | Evidence | Verdict) -> tuple:
+def record_key(row: Response | Evidence | Verdict | Battle) -> tuple:
     """What a log may hold once."""
-    if isinstance(row, Verdict):
-        return row.response_id, row.judge, row.rubric_sha, row.label_source, row.sample
-    return (row.id if isinstance(row, Response) else row.response_id,)
+    match row:
+        case Verdict():
+            return row.response_id, row.judge, row.rubric_sha, row.label_source, row.sample
+        case Battle():
+            return row.query_id, row.a, row.b, row.order, row.judge
+        case Response():
+            return (row.id,)
+    return (row.response_id,)
 
 
 def recorded(folder: Path, names: list[str]) -> list[str]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_paras2s.types import Query, finite, iter_jsonl, to_json
+from lightning_paras2s.running.fields import finite
+from lightning_paras2s.types import Query, iter_jsonl, to_json
 
 UNKNOWN = "not recorded"
 Inputs = Mapping[str, str]  # name of an input -> hash of its content

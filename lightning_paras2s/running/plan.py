@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.cost import (
@@ -40,7 +40,7 @@ class Plan:
 
 def plan(
     config: str | None = None,
-    gpu: str = "h100",
+    gpu: Literal["a100", "h100", "h200", "b200"] = "h100",
     gpus: int = 8,
     queries: int = 32,
     group_size: int = 8,
@@ -48,8 +48,8 @@ def plan(
     steps: int = 157,
     total_steps: int = 1000,
     lora_rank: int = 0,
-    dtype: str = "float32",
-    state_bits: int = 32,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    state_bits: Literal[32, 8] = 32,
     decode_efficiency: float = 0.6,
     matmul_efficiency: float = 0.45,
 ) -> dict[str, Any]:

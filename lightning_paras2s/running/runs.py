@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.precision import machine
 from lightning_paras2s.types import finite
 
 
@@ -82,7 +83,8 @@ class RunConfig(SaveConfigCallback):
         if folder is None or not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.parser.dump(self.config, skip_none=False)
+        made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
+        config = f"# {made}\n{self.parser.dump(self.config, skip_none=False)}"
         replace_file(folder / "config.yaml", lambda part: part.write_text(config))
 
 
@@ -90,6 +92,9 @@ class StepSeed(Callback):
     """Seeds every training batch by (seed, batch, rank), so that ranks differ: Lightning seeds them alike.
 
     Between batches (in a loader) each rank's generators run on, and checkpoints hold them; validation leaves them be.
+
+    Args:
+        seed: of the run (`seed_everything`).
     """
 
     def __init__(self, seed: int) -> None:

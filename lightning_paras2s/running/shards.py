@@ -16,7 +16,11 @@ METADATA, REST = ".metadata", "meta.pt"  # DCP's own, and what Lightning writes 
 
 
 class ShardsFit(Callback):
-    """Refuses a sharded checkpoint of another model on all ranks alike, when the model is built and nothing is read."""
+    """Refuses a sharded checkpoint of another model on all ranks alike, when the model is built and nothing is read.
+
+    Args:
+        folder: the sharded checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

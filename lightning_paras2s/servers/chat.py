@@ -8,7 +8,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
+from lightning_paras2s.servers.replies import Reply, ReplyCache, read_completion, said_of, server_message, stated_usage
 
 PRICES = {  # USD a million tokens (prompt, completion), platform.openai.com, 2025
     "gpt-4.1": (2.0, 8.0),
@@ -39,19 +40,8 @@ BATCH_DISCOUNT = 0.5
 CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates lie above
 AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
 TOKENS = ("max_tokens", "max_completion_tokens")
+NOT_TAKEN = re.compile(r"(?:not |un)support|unrecogni[sz]ed|unknown|unexpected|not permitted", re.I)
 MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
-KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A chat model's answer; `text` is None unless `status` is "ok", `message` is what the server said instead."""
-
-    text: str | None
-    status: str = "ok"
-    usage: dict[str, float] = field(default_factory=dict)
-    cost_usd: float = 0.0
-    message: str = ""
 
 
 class ChatLLM(ABC):
@@ -219,6 +209,8 @@ class OpenAIChat(ChatLLM):
     def learn(self, message: str) -> bool:
         """Take from a rejection what the server wants instead of an option that it names -> whether it named one that
         was sent as the user has it."""
+        if NOT_TAKEN.search(message) is None:  # "max_tokens is too large" is another complaint
+            return False
         field = next((name for name in TOKENS if name in self.taken and name in self.options), "")
         if field and re.search(rf"\b{field}\b", message):
             other = TOKENS[1 - TOKENS.index(field)]
@@ -279,46 +271,6 @@ class OpenAIChat(ChatLLM):
         return dict(counts)
 
 
-def read_completion(body: bytes) -> dict[str, Any]:
-    """A chat completion's JSON.
-
-    Raises:
-        ValueError: if it is cut, or is something else.
-    """
-    completion = json.loads(body)
-    match completion:
-        case {"choices": [{"message": {"content": str() | None}}, *_]}:
-            return completion
-    raise ValueError("a completion must hold choices[0].message.content")
-
-
-def stated_usage(body: bytes) -> tuple[float, float]:
-    """(prompt, completion) tokens that a body states, whatever else it holds; (0, 0) if it states none."""
-    try:
-        match json.loads(body):
-            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
-                return prompt, completion
-    except ValueError:
-        pass
-    return 0, 0
-
-
-def server_message(body: bytes) -> str:
-    """What a server says of a failure, in one line: its error's message, or the start of its body."""
-    try:
-        match json.loads(body):
-            case {"error": {"message": str(message)}} | {"message": str(message)} | {"error": str(message)}:
-                return " ".join(message.split())[:500]
-    except ValueError:
-        pass
-    return " ".join(body.decode("utf-8", "replace").split())[:500]
-
-
-def said_of(answer: Answer) -> str:
-    """What the server said, where it answered with an error."""
-    return server_message(answer.body) if answer.status.startswith("http_") else ""
-
-
 def cap(llm: OpenAIChat, max_usd: float | None) -> None:
     """Set the most that a model may spend; None leaves it as it is.
 
@@ -330,30 +282,3 @@ def cap(llm: OpenAIChat, max_usd: float | None) -> None:
     if llm.prices == (0.0, 0.0):
         raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
     llm.max_usd = max_usd
-
-
-class ReplyCache:
-    """Replies on disk, a file each, whole or not at all; several processes may share one."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder) if folder else None
-
-    def path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"
-
-    def get(self, key: str) -> Reply | None:
-        if self.folder is None or not self.path(key).is_file():
-            return None
-        reply = Reply(**json.loads(self.path(key).read_text(encoding="utf-8")))
-        return replace(reply, usage={**reply.usage, "cached": 1})
-
-    def put(self, key: str, reply: Reply) -> bool:
-        """Keep a reply that was paid for; -> whether it is new."""
-        if self.folder is None or reply.status not in KEPT or self.path(key).is_file():
-            return False
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(reply), ensure_ascii=False), encoding="utf-8")
-        part.replace(path)
-        return True

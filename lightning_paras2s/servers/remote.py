@@ -29,6 +29,12 @@ class Patience:
 
     Waits double from `first_wait_seconds` to `longest_wait_seconds`, with up to a quarter of jitter. A server that asks
     for a longer wait than that is taken at its word: its refusal is the answer.
+
+    Args:
+        retries: how often a request is sent again.
+        timeout_seconds: after which a request counts as failed.
+        first_wait_seconds: before it is sent again; doubled each time.
+        longest_wait_seconds: bound of that wait.
     """
 
     config_sha = ""  # how long one waits changes no answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.audio import in_range
+from lightning_paras2s.data.dialogue import SPEECH_RATE
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
 
@@ -34,17 +35,22 @@ class SpokenResponse:
 
 @torch.no_grad()
 def speak(
-    completion: Completion, tokenizer: SpeechTokenizer, vocabulary: TextVocab, decode_audio: bool = True
+    completion: Completion, tokenizer: SpeechTokenizer | None, words: Callable[[list[int]], str]
 ) -> list[SpokenResponse]:
-    """Decode both streams of every completion; forced tokens and special ids are not spoken."""
+    """Decode both streams of every completion; forced tokens and special ids are not spoken.
+
+    Args:
+        tokenizer: the voice; None = the audio stream is not decoded, and the responses are silent.
+        words: text ids -> words.
+    """
     rows = []
     for tokens, actions in zip(completion.tokens.cpu(), completion.actions.cpu(), strict=True):
-        codes = tokens[AUDIO][actions[AUDIO]]
-        rows.append((codes[codes < tokenizer.vocab_size], tokens[TEXT][actions[TEXT]].tolist()))
-    silence = Audio(np.zeros(0, np.float32), tokenizer.sample_rate)
-    audios = decode_codes(tokenizer, [codes for codes, _ in rows]) if decode_audio else [silence] * len(rows)
+        rows.append((tokens[AUDIO][actions[AUDIO]], tokens[TEXT][actions[TEXT]].tolist()))
+    audios = [Audio(np.zeros(0, np.float32), SPEECH_RATE)] * len(rows)
+    if tokenizer is not None:
+        audios = decode_codes(tokenizer, [codes[codes < tokenizer.vocab_size] for codes, _ in rows])
     return [
-        SpokenResponse(audio, vocabulary.decode(ids), bool(finished), tuple(ids))
+        SpokenResponse(audio, words(ids), bool(finished), tuple(ids))
         for audio, (_, ids), finished in zip(audios, rows, completion.finished, strict=True)
     ]
 

@@ -36,6 +36,7 @@ class RemoteSynthesizer(Synthesizer):
     """A synthesizer that can fail for reasons of its own: a server, a network, a model."""
 
     concurrency: int = 1
+    usd_per_minute: float = 0.0  # of speech
 
     @abstractmethod
     def voices(self, split: str) -> dict[str, Voice]:
@@ -94,10 +95,16 @@ class OpenAITTS(RemoteSynthesizer):
     """gpt-4o-mini-tts, or a server with the same /audio/speech; the style is an instruction, maybe by a chat model.
 
     Args:
+        model: name on the server.
+        base_url: of the server.
+        api_key_env: environment variable that holds the key.
         describer: writes the instruction from the style's labels (paper); without one the labels are the instruction.
+        concurrency: requests at a time.
+        patience: how long to try a request, and how often.
     """
 
     sample_rate = 24_000
+    usd_per_minute = 0.015  # platform.openai.com, 2025
 
     def __init__(
         self,
@@ -149,6 +156,8 @@ class CosyVoice(RemoteSynthesizer):
         voices_list: JSON lines of `PromptVoice`.
         base_url: of the server.
         sample_rate: of the raw 16-bit samples that it streams (CosyVoice 1: 22,050; CosyVoice 2: 24,000).
+        concurrency: requests at a time.
+        patience: how long to try a request, and how often.
     """
 
     name = "cosyvoice-zero-shot"
@@ -188,6 +197,7 @@ class CsmTTS(RemoteSynthesizer):
     Args:
         voices_list: JSON lines of `PromptVoice`.
         model: a name on the hub, or a folder.
+        device: where it computes: cuda, cuda:1, cpu.
     """
 
     name = "csm"
@@ -221,7 +231,12 @@ class CsmTTS(RemoteSynthesizer):
 
 
 class YourTTS(RemoteSynthesizer):
-    """YourTTS through the package TTS (paper, Table 1), zero-shot from recorded speakers."""
+    """YourTTS through the package TTS (paper, Table 1), zero-shot from recorded speakers.
+
+    Args:
+        voices_list: JSON lines of `PromptVoice`.
+        model: a name that the package TTS knows.
+    """
 
     name = "your-tts"
     sample_rate = 16_000

@@ -1,9 +1,8 @@
 """Text and style to speech: synthesizers.
 
 `EspeakSynthesizer` runs eSpeak NG in process from its wheel. A style is a region of prosody: a centre (`PROSODY`) with
-natural
-variation around it, drawn from the seed. The agent speaks with one voice, without variation, words aligned to the
-codec's frames.
+natural variation around it, drawn from the seed. The agent speaks with one voice, without variation, words aligned to
+the codec's frames.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class Prosody:
     """eSpeak's controls (rate in words/min, pitch and range 0..99), then effects on the waveform.
 
     `gain_db` is the level, `tilt_db` raises (+) or lowers (-) everything above 1 kHz (bright, dark), `tremor` is the
-    depth of a 6 Hz
-    amplitude modulation, `roughness` that of a 40 Hz one.
+    depth of a 6 Hz amplitude modulation, `roughness` that of a 40 Hz one.
     """
 
     rate: float = 170
@@ -164,9 +162,8 @@ class _Espeak:
 
     @classmethod
     def fresh(cls) -> _Espeak:
-        """The library loaded anew (4 ms): its statics (phases, flutter, random numbers) would run on from one
-        utterance to the next, and
-        what was spoken before would change the samples."""
+        """The library loaded anew (4 ms): its statics (phases, flutter, random numbers) would run on from one utterance
+        to the next, and what was spoken before would change the samples."""
         if cls.instance is not None:
             cls.instance.library.espeak_Terminate()
             _ctypes.dlclose(cls.instance.library._handle)

@@ -11,7 +11,7 @@ not whether the rules agree with people.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from lightning_paras2s.bench.statistics import bootstrap
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics
@@ -77,25 +77,28 @@ class Recorded:
 def judge_table(
     polytone: str = "checkpoints/embedded/polytone",
     control: str = "checkpoints/embedded/polytone-control",
-    texts: str = "neutral",
+    texts: Literal["neutral", "suggestive"] = "neutral",
     n: int = 12,
     training: int = 12,
-    scorer: str | None = None,
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    style: str = "checkpoints/embedded/style.safetensors",
-    acts: str = "checkpoints/embedded/acts.safetensors",
+    scorer: InputPath | None = None,
+    transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+    style: InputPath = "checkpoints/embedded/style.safetensors",
+    acts: InputPath = "checkpoints/embedded/acts.safetensors",
     repeats: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Agreement of five judges with replies whose right score is known by construction (no human rated them).
 
     Args:
-        polytone, control: prefixes of the analysers' weights.
+        polytone: prefix of the analysers' weights.
+        control: prefix of the control analysers' weights.
         texts: neutral (the benchmark's queries) or suggestive (words that suggest a style, spoken in all styles).
         n: test texts a factor; each is spoken in several styles and answered in seven ways.
         training: training texts a factor, on whose replies the end-to-end judge is fitted where it has no weights.
         scorer: weights of a `TrainedScorer` as the end-to-end judge; without, a small regression on pooled hearing.
-        transcriber, style, acts: weights of what the judges hear with.
+        transcriber: weights of the judges' ear for words.
+        style: weights of their ear for style.
+        acts: weights of their classifier of what a reply does.
         repeats: draws of each interval.
         seed: of texts, voices and replies.
     """

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from lightning_paras2s.data.suggestive import (
     probe_texts,
     suggestive_texts,
 )
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer, WordEar
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import FACTORS, Audio, Style
@@ -58,8 +58,8 @@ class Named:
 
 def leakage(
     analysers: dict[str, list[str]] | None = None,
-    transcriber: str = "checkpoints/embedded/transcriber.safetensors",
-    texts: str = PROBE,
+    transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+    texts: Literal["probe", "test"] = PROBE,
     per_style: int = 7,
     neutral: int = 30,
     seed: int = 0,

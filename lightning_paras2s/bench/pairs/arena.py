@@ -1,7 +1,7 @@
 """Pairwise comparison of systems (S2S-Arena, arXiv 2503.05085), with typed ties, both orders, and intervals.
 
 Strengths are Davidson's (1970, Bradley-Terry with ties): P(a beats b) = s_a / (s_a + s_b + v sqrt(s_a s_b)), P(tie)
-with the middle term; intervals come from a bootstrap over queries. Online Elo (K = 32, start 1000) is S2S-Arena's and
+with the middle term; intervals are clustered by query. Online Elo (K = 32, start 1000) is S2S-Arena's and
 depends on the order of the games: it is shown with its spread over random orders. A forced win or loss would invent a
 winner in most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good, both_bad.
 """
@@ -22,34 +22,32 @@ from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
     groups_of,
+    half_widths,
     is_bounded,
     on_elo_scale,
-    resampled,
     tables,
 )
 from lightning_paras2s.bench.people.reliability import cohen_kappa
 from lightning_paras2s.bench.statistics import bootstrap as resample
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.models.qwen_omni import scorer as qwen_omni  # noqa: F401  so that scorers have short names in configs
-from lightning_paras2s.models.tiny import scorer as tiny_scorer  # noqa: F401  so that scorers have short names in configs
 from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
 from lightning_paras2s.types import Answered, Battle, Human, answered, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
-MIN_QUERIES = 20  # below, the bootstrap's intervals are too narrow to be shown
+MIN_QUERIES = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
 
 def arena(
     out: str,
-    battles: str | None = None,
-    runs: Sequence[str] = (),
+    battles: InputPath | None = None,
+    runs: Sequence[InputPath] = (),
     judge: PairJudge | None = None,
-    manifest: str | None = None,
+    manifest: InputPath | None = None,
     games: int | None = None,
-    listeners: str | None = None,
+    listeners: InputPath | None = None,
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,
@@ -65,7 +63,7 @@ def arena(
         manifest: the queries, for the judge.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
-        bootstrap: resamples of the queries.
+        bootstrap: resamples of the queries, for the interval of the listeners' kappa.
         orders: random orders of the games for Elo.
         seed: of all three.
 
@@ -84,7 +82,7 @@ def arena(
         played = read_battles(battles) if battles else from_runs(runs)
         if runs:
             replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
-    result = rank(played, bootstrap, orders, seed) | judging
+    result = rank(played, orders, seed) | judging
     if listeners is not None:
         result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
     write_summary(folder / "arena.json", result)
@@ -178,12 +176,12 @@ def compare(first: float, second: float) -> str:
     return "both_good" if first >= GOOD else "both_bad"
 
 
-def rank(games: list[Battle], bootstrap: int = 200, orders: int = 200, seed: int = 0) -> dict:
+def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
     """All that `arena` reports; systems that no chain of battles links are ranked in groups of their own."""
     groups, rows, ties = groups_of(games), [], []
     for number, systems in enumerate(groups, 1):
         own = [g for g in games if g.a in systems]
-        found, tie = rank_group(own, systems, bootstrap, orders, np.random.default_rng(seed))
+        found, tie = rank_group(own, systems, orders, np.random.default_rng(seed))
         rows += [{**row, "group": number} for row in found]
         ties.append(tie)
     if len(groups) > 1:
@@ -202,22 +200,22 @@ def rank(games: list[Battle], bootstrap: int = 200, orders: int = 200, seed: int
 
 
 def rank_group(
-    games: list[Battle], systems: list[str], bootstrap: int, orders: int, random: np.random.Generator
+    games: list[Battle], systems: list[str], orders: int, random: np.random.Generator
 ) -> tuple[list[dict], float]:
     """A row a system, the strongest first, and the tie parameter. No interval where it would mean nothing: few queries,
     or a system that lost to nobody (its strength has no upper end; the number is where the search was stopped)."""
     wins, ties, queries = tables(games, systems)
     strength, tie = davidson(wins.sum(0), ties.sum(0))
     bounded = is_bounded(wins.sum(0), ties.sum(0))
-    draws = random.multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=bootstrap).astype(float)
-    shown = bounded and len(queries) >= MIN_QUERIES and bootstrap
-    spread = on_elo_scale(resampled(wins, ties, (strength, tie), draws)) if shown else np.zeros((0, len(systems)))
+    shown = bounded and len(queries) >= MIN_QUERIES
+    half = half_widths(wins, ties, (strength, tie)) if shown else np.zeros(len(systems))
+    ends = on_elo_scale(np.stack([strength - half, strength + half], 1)).tolist()  # [S, 2]
     order = np.array([random.permutation(len(games)) for _ in range(orders)], int).reshape(orders, len(games))
     ratings = elo(games, systems, order) if orders else elo(games, systems)[None]
     counts, rows = records(games, systems), []
     for i, name in enumerate(systems):
-        ends = interval(spread[:, i]) if len(spread) else [None, None]
-        row = {"system": name, "strength": float(on_elo_scale(strength)[i]), "ci95": ends, "bounded": bounded}
+        row = {"system": name, "strength": float(on_elo_scale(strength)[i]), "bounded": bounded}
+        row["ci95"] = ends[i] if shown and half[i] > 0 else [None, None]
         row |= {"elo": float(ratings[:, i].mean()), "elo_spread95": interval(ratings[:, i]), **counts[name]}
         rows.append(row)
     return sorted(rows, key=lambda row: -row["strength"]), tie

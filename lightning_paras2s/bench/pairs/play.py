@@ -14,9 +14,11 @@ import numpy as np
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
-from lightning_paras2s.running.logs import Log, half_line, replace_file, say
+from lightning_paras2s.running.logs import Log, half_line, record_key, replace_file, say
+from lightning_paras2s.running.origins import file_sha
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.parts import AUDIO_RATE
-from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
+from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl, to_json
 
 ORDERS = ("ab", "ba")  # who was heard first
 BATCH = 16  # games whose recordings are in memory
@@ -89,31 +91,47 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     if path.is_file() and half_line(path):
         say(f"{path} ended in the middle of a line: that line is dropped, and its game heard again")
         append_jsonl(path, [])
-    held = read_jsonl(path, Battle) if path.is_file() else []
-    done = {battle_key(b) for b in held}
     queries = {q.id: Path(manifest).parent / q.audio for q in read_jsonl(manifest, Query)}
     if unknown := sorted({game.query_id for game in games} - queries.keys()):
         raise UserError(f"{manifest} must hold the queries of the runs; {unknown[0]!r} is missing; check the manifest")
+    inputs = inputs_of_games(games, queries, judge)
+    log, held = Log(folder), read_jsonl(path, Battle) if path.is_file() else []
+    if stale := log.stale("battles", held, lambda b: inputs.get(record_key(b))):
+        held = [b for b in held if record_key(b) not in stale]
+        replace_file(path, "".join(to_json(b) + "\n" for b in held))
+    done = {record_key(b) for b in held}
     missing = [game for game in games if game.key(judge.name) not in done]
     statuses, usd, failures = Counter({"held": len(games) - len(missing)}), 0.0, []
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
         outcomes = judge.compare([heard(game, queries[game.query_id]) for game in part])
         pairs = list(zip(part, outcomes, strict=True))
-        append_jsonl(path, [battle(g, o.verdict, judge.name) for g, o in pairs if o.verdict is not None])
+        made = [battle(g, o.verdict, judge.name) for g, o in pairs if o.verdict is not None]
+        log.append("battles", made, [inputs[record_key(b)] for b in made])
         failures += [failure(g, o) for g, o in pairs if o.verdict is None]
         statuses.update(o.status for o in outcomes)
         usd += sum(o.usage.get("cost_usd", 0.0) for o in outcomes)
     replace_file(folder / "failures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failures))
     wanted = {game.key(judge.name) for game in games}
-    played = [b for b in (read_jsonl(path, Battle) if path.is_file() else []) if battle_key(b) in wanted]
+    played = [b for b in (read_jsonl(path, Battle) if path.is_file() else []) if record_key(b) in wanted]
     if not played:
         raise UserError(f"the judge must reach a verdict in some game; got {dict(statuses)}; see failures.jsonl")
     return played, {"judging": {"judge": judge.name, "statuses": dict(statuses), "usd": round(usd, 6)}}
 
 
-def battle_key(battle: Battle) -> tuple[str, ...]:
-    return battle.query_id, battle.a, battle.b, battle.order, battle.judge
+def inputs_of_games(games: list[Game], queries: dict[str, Path], judge: PairJudge) -> dict[tuple, dict[str, str]]:
+    """What each game's battle is made from: three recordings and the judge."""
+    places = {place for game in games for place in (queries[game.query_id], game.audio_a, game.audio_b)}
+    shas, which = {place: file_sha(place) for place in places}, part_sha(judge)
+    return {
+        game.key(judge.name): {
+            "query": shas[queries[game.query_id]],
+            "a": shas[game.audio_a],
+            "b": shas[game.audio_b],
+            "judge": which,
+        }
+        for game in games
+    }
 
 
 def heard(game: Game, query: Path) -> Heard:

@@ -20,7 +20,7 @@ from lightning_paras2s.bench.people import reliability as measures
 from lightning_paras2s.bench.people.resampling import means_by_draw, percentiles
 from lightning_paras2s.bench.statistics import REPEATS
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import verdicts_of, write_summary
 from lightning_paras2s.types import FACTORS, Human, Query, answered, read_jsonl
 
@@ -43,7 +43,12 @@ class Items(NamedTuple):
 
 
 def agreement(
-    humans: str, runs: list[str], manifest: str, out: str | None = None, repeats: int = REPEATS, seed: int = 0
+    humans: InputPath,
+    runs: list[InputPath],
+    manifest: InputPath,
+    out: str | None = None,
+    repeats: int = REPEATS,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
 
@@ -84,7 +89,8 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     rated = [h for h in read_jsonl(humans, Human) if h.score is not None]
     for h in rated:
         if not measures.SCALE[0] <= h.score <= measures.SCALE[-1]:
-            raise UserError(f"{humans}: a listener's score must be from 1 to 5; got {h.score:g} of {h.item_id}; mend it")
+            got = f"{h.score:g} of {h.item_id}"
+            raise UserError(f"{humans}: a listener's score must be from 1 to 5; got {got}; mend the line")
     ids = sorted({h.item_id for h in rated})
     if not ids:
         raise UserError(f"{humans} must hold ratings with a score; got none; pairwise choices go to `arena`")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lightning_paras2s.bench.pairs.arena import VERDICTS
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.types import Human, Query, Response, append_jsonl, read_jsonl
 
@@ -33,8 +33,8 @@ class Item:
 
 
 def annotate(
-    manifest: str,
-    runs: list[str],
+    manifest: InputPath,
+    runs: list[InputPath],
     out: str,
     pairwise: bool = False,
     limit: int | None = None,

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from lightning_paras2s.bench.people.resampling import alpha_interval, alpha_of, correlation_interval
-from lightning_paras2s.bench.statistics import REPEATS
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, REPEATS
 from lightning_paras2s.errors import UserError
 
 SCALE = (1, 2, 3, 4, 5)
@@ -68,8 +68,9 @@ def correlation(
     x, y, groups = x[both], y[both], np.asarray(clusters)[both]
     measure = CORRELATIONS[kind]
     value = measure(x, y) if len(x) > 2 else float("nan")
-    known = len(x) > 2 and np.isfinite(value)
-    low, high = correlation_interval(x, y, groups, kind, measure, repeats, seed) if known else (np.nan, np.nan)
+    known, many = len(x) > 2 and np.isfinite(value), len(np.unique(groups)) >= MIN_CLUSTERS
+    ends = correlation_interval(x, y, groups, kind, measure, repeats, seed) if known and many else (np.nan, np.nan)
+    low, high = ends
     tests = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
     p = float(tests[kind](x, y).pvalue) if known else float("nan")
     return Correlation(value, float(low), float(high), *fisher_interval(value, len(x), kind), p, len(x))

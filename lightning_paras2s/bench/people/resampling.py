@@ -60,7 +60,7 @@ def correlation_interval(
 
 
 def pearson(table: NDArray, xs: NDArray, ys: NDArray) -> NDArray:
-    """Correlation of the values xs [D, U] and ys [D, V] that stand `table` [D, U, V] times; NaN where one is constant."""
+    """Correlation of values xs [D, U] and ys [D, V] that stand `table` [D, U, V] times; NaN where one is constant."""
     n, rows, columns = table.sum((1, 2)), table.sum(2), table.sum(1)
     dx = xs - ((rows * xs).sum(1) / n)[:, None]
     dy = ys - ((columns * ys).sum(1) / n)[:, None]
@@ -121,7 +121,7 @@ def alpha_of(coincidences: NDArray, distance: Callable[[NDArray], NDArray]) -> f
 
 
 def means_by_draw(values: NDArray, labels: ArrayLike, clusters: Sequence[str], repeats: int, seed: int) -> NDArray:
-    """Mean of each label's values in each draw: [N, M] -> [R, L, M], labels in sorted order; NaN where none is drawn."""
+    """Mean of each label's values in each draw: [N, M] -> [R, L, M], labels sorted; NaN where none is drawn."""
     names, place = np.unique(np.asarray(labels), return_inverse=True)
     draws, index = draws_of(clusters, repeats, seed)
     width = values.shape[1]

@@ -17,7 +17,7 @@ from pathlib import Path
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
 from lightning_paras2s.bench.queries.synthesize import replace_file
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Heard
 from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -43,13 +43,13 @@ class Hearing:
 
 
 def filter(
-    manifest: str,
+    manifest: InputPath,
     out: str,
     transcriber: Transcriber | None = None,
     recognizer: StyleRecognizer | None = None,
     max_wer: float = 0.3,
     factors_heard: Sequence[str] = ("emotion",),
-    train_manifest: str | None = None,
+    train_manifest: InputPath | None = None,
     keep_halves: bool = False,
     hearings: str | None = None,
 ) -> dict:
@@ -65,8 +65,8 @@ def filter(
         factors_heard: factors whose style the recognizer must hear (the paper: emotion).
         train_manifest: queries whose topics, texts and voices may not occur.
         keep_halves: keep a half whose other half was dropped.
-        hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording or
-            the ears changed. MANIFEST's `.heard.jsonl` by default.
+        hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording
+            or the ears changed. MANIFEST's `.heard.jsonl` by default.
 
     Returns:
         Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
 
@@ -38,14 +39,19 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: str, root: str, out: str, split: str = "test", min_words: int = MIN_WORDS, excited: bool = False
+    corpus: Literal["iemocap", "meld", "styletalk", "folder"],
+    root: InputPath,
+    out: str,
+    split: str = "test",
+    min_words: int = MIN_WORDS,
+    excited: bool = False,
 ) -> dict:
     """Write a manifest of recordings of real speech; -> counts of what was kept and what was not, and why.
 
     Audio paths stay where the corpus is (absolute); a query whose audio is missing is counted and left out.
 
     Args:
-        corpus: iemocap, meld, styletalk, or folder (your own recordings).
+        corpus: whose layout is read; folder is your own recordings.
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
             Your own: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender
             (the first that is filled in is the factor, unless the column factor names it), speaker, topic, pair
@@ -247,7 +253,7 @@ def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             else:
                 yield row
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: a row must be readable as CSV; got {error}; mend it") from None
+        raise UserError(f"{path}:{reader.line_num + 1}: a row must be readable as CSV; got {error}; mend it") from None
 
 
 def plain(text: str) -> str:

@@ -13,28 +13,66 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
+from typing import Literal
 
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.origins import sha
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, user_voices
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer
 from lightning_paras2s.types import FACTORS, SPLITS, Audio, Query, append_jsonl, read_jsonl, to_json
 
 MAX_SECONDS = 60.0
 CHUNK = 32
+WORDS_A_MINUTE = 120.0  # slower than people speak, so that estimates lie above
+
+
+class Budget:
+    """What speech costs in this run, and may cost.
+
+    Args:
+        usd_per_minute: of speech.
+        max_usd: nothing is asked for that could take the spending above it.
+    """
+
+    def __init__(self, usd_per_minute: float, max_usd: float | None) -> None:
+        if max_usd is not None and usd_per_minute <= 0:
+            raise UserError(f"max_usd needs the price of speech; got {usd_per_minute:g}; give usd_per_minute")
+        self.usd_per_minute, self.max_usd = usd_per_minute, max_usd
+        self.spent, self.reserved, self.lock = 0.0, 0.0, Lock()
+        self.most = usd_per_minute * MAX_SECONDS / 60  # of one utterance
+
+    def reserve(self) -> bool:
+        """Is there money for one more utterance?"""
+        with self.lock:
+            if self.max_usd is not None and self.spent + self.reserved + self.most > self.max_usd:
+                return False
+            self.reserved += self.most
+            return True
+
+    def book(self, seconds: float) -> None:
+        """An utterance for which money was reserved has come."""
+        with self.lock:
+            self.reserved -= self.most
+            self.spent += self.usd_per_minute * seconds / 60
+
+    def estimate(self, jobs: list[Job], candidates: int) -> float:
+        """USD for all renditions of some jobs."""
+        return self.usd_per_minute * candidates * sum(len(job.query.text.split()) for job in jobs) / WORDS_A_MINUTE
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What came of one utterance; `status` is ok, silent, too_long, or why the synthesizer gave nothing.
 
-    A resume asks again for all that is not ok.
+    A resume asks again for all that is not ok. `inputs` is the hash of what was to be spoken, by whom and how.
     """
 
     id: str
@@ -43,18 +81,22 @@ class Attempt:
     sha256: str = ""
     wer: float | None = None
     candidate: int = 0
+    inputs: str = ""
 
 
 def synthesize(
     out: str,
     source: str = "embedded",
-    split: str = "test",
+    split: Literal["train", "val", "test"] = "test",
     factors: Sequence[str] = FACTORS,
     limit: int | None = None,
     seed: int = 0,
     synthesizer: Synthesizer | None = None,
     candidates: int = 1,
     transcriber: Transcriber | None = None,
+    max_usd: float | None = None,
+    usd_per_minute: float | None = None,
+    dry_run: bool = False,
 ) -> dict:
     """Speak scripts in both of their styles: OUT/queries.jsonl and OUT/audio/*.flac; resumable.
 
@@ -69,29 +111,39 @@ def synthesize(
         candidates: renditions of each utterance; the one with the lowest word error rate is kept (10 in the paper's
             Table 1 for gpt-4o-mini-tts).
         transcriber: hears the candidates.
+        max_usd: ask for no speech that could take this run's cost above so many USD.
+        usd_per_minute: of speech; by default what the synthesizer's own server takes, 0 for eSpeak.
+        dry_run: make nothing; tell how many utterances a run would make, and what they would cost.
 
     Returns:
-        Table 5 of what was made (a factor and in total: prompts, utterances, mean seconds, hours), counts of statuses.
+        Table 5 of what was made (a factor and in total: prompts, utterances, mean seconds, hours), counts of statuses,
+        the cost.
     """
     synthesizer = synthesizer or EspeakSynthesizer()
     check(split, factors, limit, candidates, transcriber)
     scripts = load_scripts(source, split, factors, limit, seed)
     jobs = [job for s in scripts for job in plan(s, user_voices(synthesizer, split), seed, source, synthesizer.name)]
+    price = getattr(synthesizer, "usd_per_minute", 0.0) if usd_per_minute is None else usd_per_minute
+    budget = Budget(price, max_usd)
+    if dry_run:
+        return {"dry_run": True, "utterances": len(jobs), "usd": round(budget.estimate(jobs, candidates), 2)}
     folder = Path(out)
     claim(folder, describe(source, split, seed, synthesizer, candidates, transcriber))
-    attempts = {a.id: a for a in read_attempts(folder) if is_kept(folder, a)}
+    attempts = kept_attempts(folder, jobs)
     todo = [job for job in jobs if job.query.id not in attempts]
     workers = synthesizer.concurrency if isinstance(synthesizer, RemoteSynthesizer) else 1
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber), chunk))
+            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber, budget), chunk))
             append_jsonl(folder / "attempts.jsonl", made)
             attempts.update({a.id: a for a in made})
     done = [job.query for job in jobs if attempts[job.query.id].status == "ok"]
     replace_file(folder / "queries.jsonl", "".join(to_json(query) + "\n" for query in done))
     wanted = {job.query.id: attempts[job.query.id] for job in jobs}
-    return {"manifest": str(folder / "queries.jsonl"), "resumed": len(jobs) - len(todo), **statistics(done, wanted)}
+    made = {"manifest": str(folder / "queries.jsonl"), "resumed": len(jobs) - len(todo)}
+    describer = getattr(getattr(synthesizer, "describer", None), "spent_usd", 0.0)
+    return made | statistics(done, wanted) | {"usd": round(budget.spent + describer, 4)}
 
 
 def check(
@@ -107,12 +159,14 @@ def check(
         raise UserError(f"candidates must be 1, or more with a transcriber to choose by; got {candidates} and none")
 
 
-def make(folder: Path, job: Job, synthesizer: Synthesizer, candidates: int, transcriber: Transcriber | None) -> Attempt:
+def make(
+    folder: Path, job: Job, synthesizer: Synthesizer, candidates: int, transcriber: Transcriber | None, budget: Budget
+) -> Attempt:
     """Speak one utterance and write it, whole or not at all."""
     best: tuple[float, int, Audio] | None = None
     status = "ok"
     for candidate in range(candidates):
-        audio, status = speak(job, synthesizer, job.seed + candidate)
+        audio, status = speak(job, synthesizer, job.seed + candidate, budget)
         if audio is None:
             continue
         error = 0.0 if transcriber is None else word_error_rate(job.query.text, transcriber.transcribe([audio])[0])
@@ -121,18 +175,22 @@ def make(folder: Path, job: Job, synthesizer: Synthesizer, candidates: int, tran
         if best[0] == 0:
             break
     if best is None:
-        return Attempt(job.query.id, status)
+        return Attempt(job.query.id, status, inputs=inputs_of(job))
     error, candidate, audio = best
     path = folder / job.query.audio
     write_audio(path, audio)
-    sha = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Attempt(job.query.id, "ok", round(audio.seconds, 4), sha, None if transcriber is None else error, candidate)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    heard = None if transcriber is None else error
+    return Attempt(job.query.id, "ok", round(audio.seconds, 4), digest, heard, candidate, inputs_of(job))
 
 
-def speak(job: Job, synthesizer: Synthesizer, seed: int) -> tuple[Audio | None, str]:
+def speak(job: Job, synthesizer: Synthesizer, seed: int, budget: Budget) -> tuple[Audio | None, str]:
     """One rendition, or why there is none."""
     if isinstance(synthesizer, RemoteSynthesizer):
+        if not budget.reserve():
+            return None, "max_usd"
         audio, status = synthesizer.try_synthesize(job.query.text, job.style, job.query.voice, seed)
+        budget.book(0.0 if audio is None else audio.seconds)
         if audio is None:
             return None, status
     else:
@@ -181,6 +239,22 @@ def read_attempts(folder: Path) -> list[Attempt]:
     path = folder / "attempts.jsonl"
     append_jsonl(path, [])
     return read_jsonl(path, Attempt)
+
+
+def kept_attempts(folder: Path, jobs: list[Job]) -> dict[str, Attempt]:
+    """Attempts that need no repetition: their audio is there, unchanged, and says what is to be said today."""
+    held = {a.id: a for a in read_attempts(folder) if is_kept(folder, a)}
+    inputs = {job.query.id: inputs_of(job) for job in jobs}
+    # Attempts from before inputs were kept are taken at their word.
+    stale = [name for name, a in held.items() if name in inputs and a.inputs not in ("", inputs[name])]
+    if stale:
+        say(f"{folder}: {len(stale)} utterances are spoken anew, their text, style or voice changed: {stale[0]}, ...")
+    return {name: a for name, a in held.items() if name not in stale}
+
+
+def inputs_of(job: Job) -> str:
+    """Hash of what is to be spoken, by whom and how."""
+    return sha(job.query.text, asdict(job.style), job.query.voice, job.seed)
 
 
 def is_kept(folder: Path, attempt: Attempt) -> bool:

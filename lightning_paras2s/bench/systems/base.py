@@ -23,18 +23,20 @@ from pathlib import Path
 import numpy as np
 
 from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
 from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
+from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
-from lightning_paras2s.types import Audio, Query, Response, Style, is_text, iter_jsonl
+from lightning_paras2s.types import Audio, Query, Response, Style
 
 SAMPLE_RATE = 16_000
 REMEMBERED = 64  # texts whose speech the agent's voice need not make again
@@ -74,6 +76,8 @@ class CascadeSystem(S2SSystem):
     Whisper-GPT-TTS).
 
     Args:
+        transcriber: hears the query's words.
+        synthesizer: speaks the reply.
         tokenizer: weights of a codec to send the voice through, as a policy's is; none = as synthesised.
     """
 
@@ -93,8 +97,9 @@ class ToplineSystem(S2SSystem):
     """Told the gold label: the authored answer to that style in a tone that fits it (the paper's topline).
 
     Args:
-        split: whose reply frames it uses.
+        synthesizer: speaks the answer.
         tokenizer: as in `CascadeSystem`.
+        split: whose reply frames it uses.
     """
 
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:
@@ -156,33 +161,6 @@ class RecordedSystem(S2SSystem):
         if answer.status != "ok":
             return answer
         return replace(answer, status=response.status, latency=response.latency, cost_usd=response.cost_usd)
-
-
-def recorded_in(folder: Path) -> list[Response]:
-    """A folder's recordings, each named by its query's id.
-
-    Raises:
-        UserError: for two recordings of one query.
-    """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".wav", ".flac", ".ogg"))
-    for one, other in zip(files, files[1:], strict=False):
-        if one.stem == other.stem:
-            raise UserError(f"{folder} must hold one recording a query; got {one.name} and {other.name}; remove one")
-    return [Response(p.stem, "recorded", audio=p.name) for p in files]
-
-
-def responses_of(path: Path, system: str | None) -> list[Response]:
-    """The responses of one system in a file.
-
-    Raises:
-        UserError: the file holds those of several, and none is named, or lacks the one that is.
-    """
-    rows = list(iter_jsonl(path, Response, skip_half_line=True))
-    names = sorted({row.system for row in rows})
-    if system not in names if system is not None else len(names) > 1:
-        wanted = "responses of one system" if system is None else f"responses of {system!r}"
-        raise UserError(f"{path} must hold {wanted}; got those of {', '.join(names) or 'none'}; name one in `system`")
-    return [row for row in rows if system in (None, row.system)]
 
 
 class CommandSystem(S2SSystem):

@@ -1,120 +1,133 @@
-"""The policy under test: it hears a query as it did in training, answers on both streams, and its codes are decoded."""
+"""The policy under test, of any family: it hears a query as it did in training and answers on both streams; its codes
+are decoded (paper, section 5).
+
+Departure from released demos: no top-k and no repetition penalty unless `sampling` names them, since a policy is
+trained on samples at a temperature alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest
-from lightning_paras2s.data.dual_stream import AudioIds, Example, build_prompt, collate
-from lightning_paras2s.hearing.transcribers import TinyTranscriber
-from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.models.tiny.lm import TinySpeechLM
-from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.speaking.codec import speak
+from lightning_paras2s.data.dialogue import Dialogue, HeardUtterance
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.types import Audio, Query
 
 GREEDY = Sampling(256, 0.0, 0.0)
-REMEMBERED = 256  # prompts: about 100 kB each
+EDGE = 1 << 16  # bytes of each end of a large file that its fingerprint covers
 
 
 class PolicySystem(S2SSystem):
-    """A trained dual-stream policy behind the codec and the transcriber that it was trained with.
+    """A trained dual-stream policy behind the processor that it was trained with. Weights are read when the first
+    answer is asked for.
 
     Args:
-        policy, tokenizer, transcriber: weights (.safetensors).
+        policy: weights of the policy: a file (.safetensors) or a folder, as its family keeps them.
+        processor: the family's ears, voice and words.
         sampling: temperatures and step limit; greedy by default.
+        seed: with query and sample decides the noise.
         rows: queries decoded at once, of like length.
+        device: where the policy runs; `auto` is the GPU if there is one.
+        dtype: of the policy's weights.
     """
 
     def __init__(
         self,
-        policy: str,
-        tokenizer: str,
-        transcriber: str,
+        policy: InputPath,
+        processor: Processor,
         sampling: Sampling = GREEDY,
         seed: int = 0,
         rows: int = 32,
+        device: str = "auto",
+        dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
-        self.policy, self.prompter = TinySpeechLM.load(policy).eval(), load_prompter(tokenizer, transcriber)
-        self.sampling, self.seed, self.rows = sampling, seed, rows
-        self.config_sha = digest([sampling, seed], [policy, tokenizer, transcriber])
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"device must be there; got {device!r} without CUDA; set device: cpu or use a GPU machine")
+        self.path, self.processor = policy, processor
+        self.sampling, self.seed, self.rows, self.device, self.dtype = sampling, seed, rows, device, dtype
+        self.processor.fits(policy)
+        parts = [fingerprint(path) for path in (policy, *self.processor.files)]
+        self.config_sha = digest([sampling, seed, dtype, parts], [])
+
+    @cached_property
+    def policy(self) -> SpeechLM:
+        return self.processor.load_policy(self.path, self.device, self.dtype)
+
+    def check(self, queries: list[Query], seconds: list[float]) -> None:
+        asked = [Dialogue("chat", None, HeardUtterance(s), None, q) for q, s in zip(queries, seconds, strict=True)]
+        self.processor.check(asked, False, self.sampling.max_steps)
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        self.check(queries, [audio.seconds for audio in audios])
         started = time.perf_counter()
-        examples = [self.prompter.example(audio) for audio in audios]
         noise = torch.stack([self._noise(query, sample) for query in queries])
-        parts = (self.prompter.tokenizer, self.prompter.vocab)
-        answers = answer_prompts(self.policy, examples, *parts, self.sampling, noise, self.rows)
+        items = self.processor.hear(audios)
+        answers = answer_items(self.policy, self.processor, items, self.sampling, noise, self.rows, self.device)
         latency = {"total_seconds": (time.perf_counter() - started) / len(queries)}
         return [replace(answer, latency=latency) for answer in answers]
 
-    def _noise(self, query: Query, sample: int):
+    def _noise(self, query: Query, sample: int) -> Tensor:
+        """[2, steps], of this query and sample alone."""
         key = hashlib.sha256(f"{self.seed}/{query.id}/{sample}".encode()).digest()[:7]
-        generator = torch.Generator().manual_seed(int.from_bytes(key))
-        return torch.rand(2, self.sampling.max_steps, generator=generator)
+        return torch.rand(2, self.sampling.max_steps, generator=torch.Generator().manual_seed(int.from_bytes(key)))
 
 
-def answer_prompts(
-    policy: TinySpeechLM,
-    examples: list[Example],
-    tokenizer: TinyTokenizer,
-    vocab: TextVocab,
+@torch.no_grad()
+def answer_items(
+    policy: SpeechLM,
+    processor: Processor,
+    items: list[Any],
     sampling: Sampling = GREEDY,
     noise: Tensor | None = None,
     rows: int = 32,
+    device: str = "cpu",
 ) -> list[Answer]:
-    """What a policy says to prompts; `rows` of them, of like length, are decoded at once.
+    """What a policy says to what its processor heard; `rows` items, of like length, are decoded at once.
 
     Args:
-        noise: [len(examples), 2, max_steps], see `SpeechLM.generate`; may be None if greedy.
+        noise: [len(items), 2, max_steps], see `SpeechLM.generate`; may be None if greedy.
     """
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].prompt.shape[1], i))
+    order = sorted(range(len(items)), key=lambda i: (processor.length(items[i]), i))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), rows):
         index = order[start : start + rows]
-        prompt = collate([examples[i] for i in index]).prompt
-        completion = policy.generate(prompt, sampling, None if noise is None else noise[index])
-        for row, i in enumerate(index):
-            # One answer a pass: padding would change what the codec makes of its last codes.
-            spoken = speak(completion.rows(torch.tensor([row])), tokenizer, vocab)[0]
-            answers[i] = Answer(spoken.audio, spoken.text, "ok" if spoken.finished else "truncated")
-    return [answers[i] for i in range(len(examples))]
+        batch = processor.to_device(processor.collate([items[i] for i in index]), torch.device(device))
+        completion = policy.generate(batch.prompt, sampling, None if noise is None else noise[index].to(device))
+        parts = [torch.tensor([row]) for row in range(len(index))] if processor.speaks_alone else [slice(None)]
+        spoken = [response for part in parts for response in processor.speak(completion.rows(part))]
+        for i, response in zip(index, spoken, strict=True):
+            answers[i] = Answer(response.audio, response.text, "ok" if response.finished else "truncated")
+    return [answers[i] for i in range(len(items))]
 
 
-class Prompter:
-    """Hears queries for policies: codes, features and transcript. Policies with the same ears share one, and it hears
-    each recording once for all of them."""
-
-    def __init__(self, tokenizer: str, transcriber: str) -> None:
-        self.tokenizer = TinyTokenizer.load(tokenizer)
-        # One recording a pass: padding to a batch's longest could change what is heard.
-        self.transcriber = TinyTranscriber(transcriber, batch_size=1)
-        self.vocab, self.ids = TextVocab(), AudioIds(self.tokenizer.vocab_size)
-        self._remembered = lru_cache(REMEMBERED)(self._example)
-
-    def example(self, audio: Audio) -> Example:
-        return self._remembered(audio.samples.tobytes(), audio.sample_rate)
-
-    def _example(self, samples: bytes, sample_rate: int) -> Example:
-        audio = Audio(np.frombuffer(samples, np.float32), sample_rate)
-        transcript = self.transcriber.transcribe([audio])[0]
-        wav = torch.from_numpy(resample(audio, self.tokenizer.sample_rate).samples.copy())[None]
-        lengths = torch.tensor([wav.shape[-1]])
-        codes, counts = self.tokenizer.encode(wav, lengths)
-        count = int(counts[0])
-        features = self.tokenizer.features(wav, lengths)[0, :count]
-        return Example(*build_prompt(self.ids, self.vocab, codes[0, :count], features, transcript))
-
-
-@lru_cache(maxsize=4)
-def load_prompter(tokenizer: str, transcriber: str) -> Prompter:
-    return Prompter(tokenizer, transcriber)
+def fingerprint(path: str | Path) -> str:
+    """Short hash of weights: a file's bytes; or a folder's names, sizes, and both ends of each file (19 GB need not be
+    read through)."""
+    path = shipped(path)
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    if not path.is_dir():
+        raise UserError(f"weights must be an existing file or folder; got {path}; fetch them or check the path")
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        size = file.stat().st_size
+        whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        with file.open("rb") as bytes_:
+            whole.update(bytes_.read(EDGE))
+            bytes_.seek(max(0, size - EDGE))
+            whole.update(bytes_.read(EDGE))
+    return whole.hexdigest()[:16]

@@ -19,6 +19,16 @@ TAPS = 12
 class BigVGANConfig:
     """Names as in the released config.json, values as far as they are known (file size: four block kernels); the two
     `final` ones are what the original takes where a config does not say.
+
+    Args:
+        num_mels: mel bands that come in.
+        upsample_rates: how many times longer each block makes its input; their product is the hop in samples.
+        upsample_kernel_sizes: of each of those blocks, in frames.
+        upsample_initial_channel: channels before the first block; each block halves them.
+        resblock_kernel_sizes: of the residual blocks behind each upsampling, in frames.
+        resblock_dilation_sizes: of each residual block's convolutions, in frames.
+        use_bias_at_final: whether the last convolution has a bias.
+        use_tanh_at_final: whether the wave is bounded by tanh; otherwise it is clipped to -1..1.
     """
 
     num_mels: int = 80
@@ -120,7 +130,11 @@ class ResidualBlock(nn.Module):
 
 
 class BigVGAN(nn.Module):
-    """Module names are the release's."""
+    """Module names are the release's.
+
+    Args:
+        config: shapes.
+    """
 
     def __init__(self, config: BigVGANConfig = BigVGANConfig()) -> None:
         super().__init__()

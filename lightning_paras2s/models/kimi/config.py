@@ -28,6 +28,33 @@ class KimiConfig:
     from Qwen2.5-7B.
 
     The ids of special tokens (`blank` ... `speech_ctd`) are fixed by the released text tokenizer.
+
+    Args:
+        vocab_size: rows of the tables of ids: text and audio.
+        hidden_size: width of every layer.
+        intermediate_size: width of a layer's MLP.
+        num_hidden_layers: layers of the trunk and the text branch.
+        num_attention_heads: heads of the queries a layer.
+        num_key_value_heads: heads of keys and values a layer.
+        max_position_embeddings: tokens that have a rotary position.
+        rms_norm_eps: added to the mean square in every norm.
+        rope_theta: base of the rotary positions.
+        pad_token_id: id of padding.
+        kimia_token_offset: first audio id.
+        kimia_text_output_vocab: number of ids that the text stream may write.
+        kimia_mimo_layers: layers of the audio branch.
+        kimia_mimo_transformer_from_layer_index: layer after which the audio branch leaves the trunk.
+        kimia_mimo_audiodelaytokens: steps by which audio trails text.
+        kimia_adaptor_input_dim: numbers of Whisper's features a code.
+        msg_end: id that ends a message.
+        media_begin: id before a message's audio.
+        media_end: id after a message's audio.
+        blank: id of a stream that says nothing.
+        text_eos: id that ends the text stream.
+        user_start: id before the user's message.
+        assistant_start: id before the answer.
+        speech_ct: id that asks for a spoken answer.
+        speech_ctd: id that asks for a spoken answer with text.
     """
 
     vocab_size: int = 168448

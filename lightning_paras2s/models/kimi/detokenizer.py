@@ -26,7 +26,12 @@ class Voice:
 
 
 class Detokenizer(nn.Module):
-    """Batched over utterances of any lengths; each comes out as if it were alone."""
+    """Batched over utterances of any lengths; each comes out as if it were alone.
+
+    Args:
+        flow: codes to mel.
+        vocoder: mel to wave.
+    """
 
     def __init__(self, flow: FlowMatching, vocoder: BigVGAN) -> None:
         super().__init__()

@@ -29,6 +29,23 @@ class FlowConfig:
     """Shapes of the released model; `mel_mean`, `mel_std` and the rope base must come from its config.yaml.
 
     `semantic_vocab_size` counts rows: the codes, and one for guidance, which the release's config.yaml leaves out.
+
+    Args:
+        semantic_vocab_size: codes, and one for padding.
+        hidden_size: width of every layer.
+        depth: number of layers.
+        num_heads: attention heads a layer.
+        mlp_ratio: width of a layer's MLP, as a multiple of `hidden_size`.
+        rope_base: base of the rotary positions.
+        mel_mean: mean that normalised the mel in training.
+        mel_std: deviation that normalised it.
+        ode_points: points of the ODE's grid: one more than its steps.
+        chunk_codes: codes a call.
+        look_ahead_codes: codes after the chunk that a call sees, and whose mel it drops.
+        max_kv_frames: mel frames before the chunk that attention sees.
+        max_positions: frames that have a rotary position.
+        upsample_factor: mel frames a code.
+        mels: mel bands.
     """
 
     semantic_vocab_size: int = 16385
@@ -121,7 +138,11 @@ Noise = Callable[[int, int], Tensor]  # (call, frames) -> [frames, mels] or [B, 
 
 
 class FlowMatching(nn.Module):
-    """Module names are the release's, without its prefix `speech_model.`."""
+    """Module names are the release's, without its prefix `speech_model.`.
+
+    Args:
+        config: shapes.
+    """
 
     def __init__(self, config: FlowConfig = FlowConfig()) -> None:
         super().__init__()

@@ -21,7 +21,19 @@ CHUNK_SAMPLES = 30 * SAMPLE_RATE  # longer speech is encoded in chunks, each alo
 
 @dataclass(frozen=True)
 class Glm4Config:
-    """Names as in the released config.json, values of the released tokenizer."""
+    """Names as in the released config.json, values of the released tokenizer.
+
+    Args:
+        num_mel_bins: mel bands that come in.
+        d_model: width of every layer.
+        encoder_attention_heads: attention heads a layer.
+        encoder_ffn_dim: width of a layer's MLP.
+        max_source_positions: frames that have a position (50 a second).
+        pooling_kernel_size: frames that become one code.
+        quantize_vocab_size: number of codes.
+        quantize_position: layers before the quantiser.
+        quantize_causal_block_size: frames a block of the attention, which sees no later block.
+    """
 
     num_mel_bins: int = 128
     d_model: int = 1280
@@ -66,7 +78,11 @@ class Layer(nn.Module):
 
 
 class Glm4Tokenizer(nn.Module):
-    """Module names are the release's."""
+    """Module names are the release's.
+
+    Args:
+        config: shapes.
+    """
 
     def __init__(self, config: Glm4Config = Glm4Config()) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
+from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
@@ -132,11 +133,13 @@ class KimiAudio(SpeechLM):
     Args:
         path: folder of a released (or saved) checkpoint; None builds random weights of `config`.
         config: shapes and special ids; None reads the folder's config.json, or without a folder takes the release's
-            values. lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear
-            layers of all
-            blocks. lora_alpha: scale of the adapters' output, alpha / r. attention: `sdpa` or `eager`.
-            gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-            dtype: of the weights, `float32` or `bfloat16` (the release).
+            values.
+        lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear layers of all
+            blocks.
+        lora_alpha: scale of the adapters' output: alpha / r.
+        attention: `sdpa` or `eager`.
+        gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        dtype: of the weights: float32, or bfloat16 as the release has them.
         gather: type in which sharded weights are gathered and computed with; alone or unsharded it plays no part.
     """
 
@@ -146,9 +149,9 @@ class KimiAudio(SpeechLM):
         config: KimiConfig | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
-        attention: str = "sdpa",
+        attention: Literal["sdpa", "eager"] = "sdpa",
         gradient_checkpointing: bool = False,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         gather: str = "bfloat16",
     ) -> None:
         super().__init__()
@@ -176,8 +179,6 @@ class KimiAudio(SpeechLM):
         """Give a meta-device model storage on `device` and its weights from `path`; after sharding, each rank reads
         its own rows.
         """
-        from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi
-
         if self.lm_head.weight.is_meta and self.path is not None:
             check_kimi(self, self.path)
             self.to_empty(device=device)
@@ -191,8 +192,6 @@ class KimiAudio(SpeechLM):
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint as the release is laid out, adapters merged, to the folder `path` without its suffix."""
-        from lightning_paras2s.models.kimi.checkpoint import save_kimi
-
         save_kimi(self, Path(path).with_suffix(""), str(self.lm_head.weight.dtype).removeprefix("torch."))
 
     def head(self, stream: int) -> tuple[Tensor, Ranges]:

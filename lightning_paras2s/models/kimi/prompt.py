@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.config import KimiConfig
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 
 MARKS = 6  # tokens of the template around a query's codes
 CODE_RATE = 12.5  # Hz
@@ -61,30 +61,6 @@ def demonstration(config: KimiConfig, codes: Tensor, text: list[int]) -> tuple[T
     learned[AUDIO, delay:] = True
     learned[TEXT, : len(text) + 1] = True
     return tokens, learned
-
-
-def pad_prompts(config: KimiConfig, rows: list[tuple[Tensor, Tensor, Tensor]]) -> Prompt:
-    """Left-pad tokens [2, P_i], features [P_i, F] and their masks [P_i] with blanks."""
-    width = max(tokens.shape[1] for tokens, _, _ in rows)
-    first, size = rows[0][0], (len(rows), width)
-    tokens = first.new_full((len(rows), 2, width), config.blank)
-    mask, where = torch.zeros(2, *size, dtype=torch.bool, device=first.device)
-    features = rows[0][1].new_zeros(*size, rows[0][1].shape[-1])
-    for i, (row, placed, at) in enumerate(rows):
-        start = width - row.shape[1]
-        tokens[i, :, start:], features[i, start:] = row, placed
-        mask[i, start:], where[i, start:] = True, at
-    return Prompt(tokens, mask, features, where)
-
-
-def pad_answers(config: KimiConfig, rows: list[tuple[Tensor, Tensor]]) -> Completion:
-    """Right-pad demonstrations, tokens and learned [2, T_i], with blanks."""
-    width = max(tokens.shape[1] for tokens, _ in rows)
-    tokens = torch.full((len(rows), 2, width), config.blank)
-    actions = torch.zeros(len(rows), 2, width, dtype=torch.bool)
-    for i, (row, learned) in enumerate(rows):
-        tokens[i, :, : row.shape[1]], actions[i, :, : row.shape[1]] = row, learned
-    return Completion(tokens, actions, torch.ones(len(rows), dtype=torch.bool))
 
 
 def codes_in(seconds: float) -> int:

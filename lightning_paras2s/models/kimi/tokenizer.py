@@ -32,7 +32,8 @@ class KimiTokenizer(SpeechTokenizer):
     and codes would flip.
 
     Args:
-        glm4, whisper: the ears; None for a tokenizer that only speaks.
+        glm4: the ear for codes; None for a tokenizer that only speaks.
+        whisper: the ear for features; None for a tokenizer that only speaks.
         detokenizer: the voice; None for a tokenizer that only hears.
         config: the language model's ids.
         seed: of the detokenizer's noise; every response gets the same, so that it adds no noise to rewards within a
@@ -112,14 +113,17 @@ class ReleasedTokenizer(KimiTokenizer):
     """A `KimiTokenizer` with the weights of the folders of Kimi-Audio and of glm-4-voice-tokenizer.
 
     Args:
+        path: folder of Kimi-Audio.
+        glm4_path: folder of glm-4-voice-tokenizer.
         dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
         seed: of the detokenizer's noise.
         ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
             is more than half of a GRPO step (`plan`).
         chunk_codes: codes a call; None = the release's 30, of which each call computes a look-ahead of 12 in vain.
             Longer chunks cost less and are not what a listener of the stream hears; at least 13.
-        hears, speaks: what is needed of it: training hears queries in the data module and speaks responses in the
-            stage, and neither must keep the other's weights.
+        hears: whether queries must be heard: a stage only speaks responses, and need not keep the ears' weights.
+        speaks: whether responses must be spoken: a data module only hears queries, and need not keep the voice's
+            weights.
 
     Raises:
         UserError: naming a file that is missing or damaged, or a tensor that does not fit.

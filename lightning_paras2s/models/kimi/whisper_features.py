@@ -20,7 +20,10 @@ class WhisperFeatures(nn.Module):
     """`encoder` is a transformers WhisperEncoder; the release keeps its weights under the same names.
 
     Args:
-        d_model ... encoder_ffn_dim: of Whisper large-v3.
+        d_model: width of every layer (Whisper large-v3's, as all here).
+        encoder_layers: number of layers.
+        encoder_attention_heads: attention heads a layer.
+        encoder_ffn_dim: width of a layer's MLP.
     """
 
     def __init__(

@@ -143,7 +143,12 @@ class QwenOmniScorer(ResponseScorer):
 
 
 class TrainedOmniScorer(QwenOmniScorer):
-    """A `QwenOmniScorer` with the adapters of a file; `base` is the folder of Qwen2.5-Omni if it has moved."""
+    """A `QwenOmniScorer` with the adapters of a file; `base` is the folder of Qwen2.5-Omni if it has moved.
+
+    Args:
+        path: the adapters' weights (.safetensors).
+        base: folder of Qwen2.5-Omni, if it has moved since.
+    """
 
     def __init__(self, path: str, base: str | None = None) -> None:
         if not Path(path).is_file():

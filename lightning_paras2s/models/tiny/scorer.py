@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import Recording
 from lightning_paras2s.data.embedded import lexicon
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork, pad_acoustics, read_ctc
 from lightning_paras2s.judging.scorer import ResponseScorer
@@ -88,10 +89,21 @@ class TinyScorer(ResponseScorer):
     """See the module's docstring.
 
     Args:
-        transcriber, style: weights of the ears; looked for beside the scorer's own file when it is loaded.
+        transcriber: weights of the ear for words; looked for beside the scorer's own file when it is loaded.
+        style: weights of the ear for style; likewise.
+        width: of every layer.
+        layers: of the transformer.
+        heads: attention heads a layer.
     """
 
-    def __init__(self, transcriber: str, style: str, width: int = 96, layers: int = 2, heads: int = 4) -> None:
+    def __init__(
+        self,
+        transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
+        style: InputPath = "checkpoints/embedded/style.safetensors",
+        width: int = 96,
+        layers: int = 2,
+        heads: int = 4,
+    ) -> None:
         super().__init__()
         self.settings = {"width": width, "layers": layers, "heads": heads}
         self.settings |= {"transcriber": Path(transcriber).name, "style": Path(style).name}
@@ -113,9 +125,13 @@ class TinyScorer(ResponseScorer):
 
 
 class TrainedScorer(TinyScorer):
-    """A `TinyScorer` with the weights of a file, for configs; its ears are looked for beside it."""
+    """A `TinyScorer` with the weights of a file, for configs; its ears are looked for beside it.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: weights (.safetensors); by default those that are shipped.
+    """
+
+    def __init__(self, path: InputPath = "checkpoints/embedded/scorer.safetensors") -> None:
         body = load_module(ScorerBody, path)
         sizes = {name: body.settings[name] for name in ("width", "layers", "heads")}
         super().__init__(*(str(Path(path).parent / body.settings[name]) for name in ("transcriber", "style")), **sizes)

@@ -1,10 +1,8 @@
 """`TinyTokenizer`: a neural codec with one stream of codes at 25 Hz (finite scalar quantisation, arXiv 2309.15505).
 
 Speech is heard as log-mel, pitch and voicing (`features.py`), compressed by strided convolutions to four numbers of
-eight levels a frame,
-expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code need not carry the
-speaker; and as in
-its GLM-4 tokenizer, a transcription loss on the quantised frames keeps the words.
+eight levels a frame, expanded again and vocoded. As in Kimi-Audio, the way out knows one voice (the agent's), so a code
+need not carry the speaker; and as in its GLM-4 tokenizer, a transcription loss on the quantised frames keeps the words.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics_of, vocode
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
@@ -150,9 +149,13 @@ class TinyTokenizer(SpeechTokenizer):
 
 
 class TrainedTokenizer(TinyTokenizer):
-    """A `TinyTokenizer` with the weights of a file, for configs."""
+    """A `TinyTokenizer` with the weights of a file, for configs.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: weights (.safetensors); by default those that are shipped.
+    """
+
+    def __init__(self, path: InputPath = "checkpoints/embedded/tokenizer.safetensors") -> None:
         trained = load_module(TinyTokenizer, path)
         super().__init__(**trained.settings)
         self.load_state_dict(trained.state_dict())

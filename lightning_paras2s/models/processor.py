@@ -1,0 +1,95 @@
+"""The seam between speech and a policy's tokens: what differs between policy families outside of the network.
+
+A policy family is a `SpeechLM` and its `Processor`. `DualStreamDataModule` owns files, loaders, order, ranks and
+transfer, and asks the processor for the rest; stages and benchmark ask it what a completion says.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from lightning_paras2s.data.dialogue import Dialogue
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.speech_lm import Completion, SpeechLM
+from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.types import Audio
+
+
+class Items(Protocol):
+    """Dialogues that a processor has prepared: a sequence, and each one's length for batches of like length."""
+
+    lengths: Sequence[float]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Processor(ABC):
+    """Waveform and text -> prompt, demonstration, padded batch; completion -> waveform and text.
+
+    Its parts (encoders, codec, vocabulary) are read when they are first needed, so that a stage that only hears keeps
+    no voice, and one that only speaks no ears.
+    """
+
+    name: str  # of the family
+    speaks_alone = False  # whether a response's speech would depend on the others in its batch
+
+    def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:  # noqa: B027
+        """Refuse what can't be used, before any weight is read.
+
+        Args:
+            labelled: the answers count; else `max_steps` of the policy's own must fit behind the query.
+
+        Raises:
+            UserError: naming the dialogue.
+        """
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """The files and folders of weights whose content decides what is heard and spoken."""
+
+    def fits(self, policy: str) -> None:  # noqa: B027
+        """Refuse a policy's weights that are another family's or size, as far as can be told without reading them."""
+
+    @abstractmethod
+    def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> Items:
+        """What is done once for all epochs; the results that are dear are kept in `cache_dir`."""
+
+    @abstractmethod
+    def collate(self, items: list[Any]) -> Any:
+        """Prepared dialogues -> what a loader gives; on the CPU."""
+
+    @abstractmethod
+    def to_device(self, loaded: Any, device: torch.device) -> DualStreamBatch:
+        """What a loader gave -> a padded batch on the rank's device."""
+
+    @abstractmethod
+    def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
+        """What a listener gets of each completion."""
+
+    @abstractmethod
+    def load_policy(self, path: str, device: str, dtype: str) -> SpeechLM:
+        """The family's policy with the weights of `path`, frozen, in eval mode."""
+
+    @abstractmethod
+    def hear(self, audios: list[Audio]) -> list[Any]:
+        """Recordings that someone asks now (the benchmark, a server) -> items for `collate`."""
+
+    @abstractmethod
+    def length(self, item: Any) -> float:
+        """Of an item's prompt, so that items of like length go together."""
+
+    def through_codec(self, audios: list[Audio]) -> list[Audio]:
+        """What the policy's own voice would leave of recordings.
+
+        Raises:
+            UserError: the family has no encoder for its own codes.
+        """
+        raise UserError(f"written answers need a codec that encodes the agent's voice; got {self.name}, which has none")

@@ -1,0 +1,281 @@
+"""What was typed, and what configs say, checked against the source before anything heavy is imported: unknown options,
+unknown classes, values that are no choice, files that are not there.
+
+What cannot be judged from the source (classes of other packages, types of numbers) is left to the real parser.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.options import PROGRAM, options_of
+from lightning_paras2s.running.shipped import remedy
+from lightning_paras2s.running.source import (
+    PACKAGE,
+    Option,
+    ancestors,
+    class_index,
+    class_options,
+    is_abstract,
+    names_in,
+    subclasses,
+)
+
+FLAGS = ("help", "h", "json", "check", "print_config")
+CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """One argument: `model.lr` and its value; None where none was given."""
+
+    key: str
+    value: str | None
+
+
+def split(argv: list[str], switches: frozenset[str] = frozenset()) -> list[Typed]:
+    """Arguments in pairs. `switches` are options of true or false, which may stand alone.
+
+    Raises:
+        UserError: a value without an option.
+    """
+    found, i = [], 0
+    while i < len(argv):
+        argument, i = argv[i], i + 1
+        if not argument.startswith("-"):
+            raise UserError(f"an argument must be an option (--name value); got {argument!r} after no option")
+        key, given, value = argument.lstrip("-").partition("=")
+        key = "config" if key == "c" else key
+        if not given and key not in FLAGS and i < len(argv):
+            if not (key in switches and argv[i].startswith("--")):
+                value, given, i = argv[i], "=", i + 1
+        found.append(Typed(key, value if given else None))
+    return found
+
+
+def switches_of(options: tuple[Option, ...]) -> frozenset[str]:
+    """Options of true or false."""
+    return frozenset(o.name for o in options if o.holds("bool"))
+
+
+def check(command: str, argv: list[str]) -> dict[str, Any]:
+    """All that configs and options say together, as one tree.
+
+    Raises:
+        UserError: the first that can't be.
+    """
+    options = options_of(command)
+    typed = split(argv, switches_of(options))
+    idle = any(one.key.partition("=")[0] in ("check", "print_config") for one in typed)
+    checker, tree = Checker(command, options, files=not idle), {}
+    for one in typed:
+        if one.key == "config" and one.value is not None and not any(o.name == "config" and o.type for o in options):
+            checker.origin = one.value
+            tree = checker.merge(tree, read_yaml(one.value))
+        elif one.key not in FLAGS and one.key.partition("=")[0] != "print_config" and not one.key.endswith(".help"):
+            checker.origin = ""
+            tree = checker.merge(tree, nested(one.key.rstrip("+"), parsed(one.value)))
+    checker.require_files(tree)
+    return tree
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    try:
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)  # noqa: S506  a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} must be YAML; got {' '.join(str(error).split())}") from None
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"{path} must hold options (name: value); got {type(found).__name__}")
+    return found or {}
+
+
+def parsed(value: str | None) -> Any:
+    """A value from the command line; what is no YAML is text."""
+    try:
+        return None if value is None else yaml.load(value, Loader)  # noqa: S506
+    except yaml.YAMLError:
+        return value
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """a.b.c -> {a: {b: {c: value}}}."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def texts_at(tree: Any, keys: list[str]) -> list[Any]:
+    """What stands at an option's name; a class's options lie under `init_args`, and a list's items share its name."""
+    if isinstance(tree, list):
+        return [text for item in tree for text in texts_at(item, keys)]
+    if not keys:
+        return [tree]
+    if not isinstance(tree, dict):
+        return []
+    inside = tree.get("init_args") if keys[0] not in tree else tree
+    return texts_at(inside.get(keys[0]), keys[1:]) if isinstance(inside, dict) else []
+
+
+class Checker:
+    """Merges one source of options after another, and checks each.
+
+    Args:
+        files: whether files must be there: not where nothing is run.
+    """
+
+    def __init__(self, command: str, options: tuple[Option, ...], files: bool) -> None:
+        self.command, self.options, self.files = command, options, files
+        self.origin = ""  # the config that is read; "" = the command line
+        self.absent: dict[str, tuple[str, str]] = {}  # option -> the file that is not there, and where it was named
+
+    def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+        return self._group(self.options, tree, more, "", f"{self.command}")
+
+    def _group(self, options: tuple[Option, ...], tree: Any, more: dict[str, Any], where: str, owner: str) -> Any:
+        known = {o.name: o for o in options}
+        merged = dict(tree) if isinstance(tree, dict) else {}
+        for key, value in more.items():
+            if key not in known:
+                raise self._unknown(str(key), options, where, owner)
+            merged[key] = self._value(known[key], merged.get(key), value, f"{where}{key}")
+        return merged
+
+    def _value(self, option: Option, before: Any, value: Any, where: str) -> Any:
+        if option.group is not None:
+            return self._group(option.group, before, value, f"{where}.", where) if isinstance(value, dict) else value
+        if value is None:
+            return None
+        if option.holds("dict") and isinstance(value, dict) and option.item is not option:
+            before = before if isinstance(before, dict) else {}
+            found = {k: self._value(option.item, before.get(k), v, f"{where}.{k}") for k, v in value.items()}
+            return {**before, **found}
+        if isinstance(value, list):
+            return [self._value(option.item, None, v, where) for v in value]
+        if isinstance(value, dict) and (option.classes or "class_path" in value):
+            return self._instance(option, before, value, where)
+        if isinstance(value, str) and option.classes:
+            return self._named(option, value, where)
+        self._scalar(option, value, where)
+        return value
+
+    def _instance(self, option: Option, before: Any, value: dict[str, Any], where: str) -> Any:
+        """A class with its options: {class_path, init_args}, or options alone, of the class that was named before."""
+        before = {"class_path": before} if isinstance(before, str) else before if isinstance(before, dict) else {}
+        name = value.get("class_path") or before.get("class_path") or only_class(option)
+        arguments = value.get("init_args")
+        more = dict(arguments) if isinstance(arguments, dict) else {}
+        more |= {k: v for k, v in value.items() if k not in CLASS_KEYS}
+        if "class_path" in value:
+            self._named(option, str(value["class_path"]), where)
+        options = None if name is None else class_options(short(str(name)), module_of(str(name)))
+        kept = before.get("init_args", {}) if name == before.get("class_path", name) else {}
+        if options is None:
+            return {"class_path": name, "init_args": {**kept, **more}}
+        found = self._group(options, kept, more, f"{where}.", short(str(name)))
+        return {"class_path": name, "init_args": found}
+
+    def _named(self, option: Option, name: str, where: str) -> str:
+        """A class's name: one of the package's, or the path of one's own."""
+        told = moved(name)
+        if told is not None:
+            raise UserError(f"{self._at(where)} must name a class where it is; got {name}; write {told}")
+        bases = [c for c in option.classes if c in class_index()]
+        if not bases or "." in name or not re.fullmatch(r"\w+", name) or option.holds("str"):
+            return name
+        fitting = sorted({s for base in bases for s in subclasses(base)})
+        if name not in class_index() or not (ancestors(name) & set(bases)) or is_abstract(name):
+            near = close(name, fitting)
+            raise UserError(
+                f"{self._at(where)} must be a {' or '.join(bases)}: {', '.join(fitting)}, or a class of your own by "
+                f"its path (package.Class); got {name!r}{f'; did you mean {near[0]}?' if near else ''}"
+            )
+        return name
+
+    def _scalar(self, option: Option, value: Any, where: str) -> None:
+        choices = option.choices
+        if choices and str(value) not in choices:
+            near = close(str(value), list(choices))
+            raise UserError(
+                f"{self._at(where)} must be one of {', '.join(choices)}; got {value!r}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+        if self.files and option.holds("InputPath") and isinstance(value, str) and not there(value):
+            self.absent[where] = (value, self._at(where))
+
+    def require_files(self, tree: dict[str, Any]) -> None:
+        """Of those files that are named in the end: a config's may have been replaced on the command line.
+
+        Raises:
+            UserError: the first that is not there.
+        """
+        for where, (value, told) in self.absent.items():
+            if value in texts_at(tree, where.split(".")):
+                raise UserError(
+                    f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}"
+                )
+
+    def _at(self, where: str) -> str:
+        return f"--{where}" if not self.origin else f"{where} in {self.origin}"
+
+    def _unknown(self, key: str, options: tuple[Option, ...], where: str, owner: str) -> UserError:
+        found = [f"{'' if self.origin else '--'}{where}{name}" for name in similar(key, options)]
+        place = f" in {self.origin}" if self.origin else ""
+        shown = f"{PROGRAM} {self.command} --help"
+        if owner in class_index():
+            shown = f"{PROGRAM} {self.command} --{where.rstrip('.')}.help {owner}"
+        meant = f"; did you mean {' or '.join(found)}?" if found else ""
+        name = f"{'' if self.origin else '--'}{where}{key}"
+        return UserError(f"{owner} has no option {name}{place}{meant or ';'} `{shown}` lists all")
+
+
+def only_class(option: Option) -> str | None:
+    """The one class that a value can be of, where no name chooses."""
+    found = [c for c in option.classes if c in class_index()]
+    return found[0] if len(found) == 1 and len(subclasses(found[0])) == 1 else None
+
+
+def moved(name: str) -> str | None:
+    """Where a class is, of a path in the package that does not hold it: configs of old runs name such. Else None."""
+    module, _, cls = name.rpartition(".")
+    if module.split(".")[0] != PACKAGE.name or cls in names_in(module):
+        return None
+    return ".".join((class_index()[cls][0][0], cls)) if cls in class_index() else None
+
+
+def short(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def module_of(name: str) -> str | None:
+    """The module of a dotted name; None for a short one."""
+    return name.rsplit(".", 1)[0] if "." in name else None
+
+
+def there(path: str) -> bool:
+    """Whether a file or folder is there: here, or among the package's."""
+    return Path(path).exists() or (PACKAGE / path).exists()
+
+
+def similar(key: str, options: tuple[Option, ...]) -> list[str]:
+    """Names that may have been meant: alike, beginning alike, or told by their help to be what was typed (G)."""
+    names = [o.name for o in options]
+    lower = key.lower()
+    symbol = [o.name for o in options if re.search(rf"(?<![\w-]){re.escape(key)}(?![\w-])", o.help)] if key else []
+    begin = [n for n in names if n.startswith(lower) or lower.startswith(n + "_")]
+    within = [n for n in names if len(lower) > 2 and lower in n]
+    squeezed = [n for n in names if n.replace("_", "") == lower.replace("_", "")]
+    found = [*squeezed, *close(lower, names), *(symbol if len(key) < 3 else []), *begin, *within]
+    return list(dict.fromkeys(found))[:3]
+
+
+def close(name: str, names: list[str]) -> list[str]:
+    folded = {n.lower(): n for n in names}
+    return [folded[n] for n in difflib.get_close_matches(name.lower(), folded, 3, 0.6)]

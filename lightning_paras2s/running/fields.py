@@ -1,0 +1,50 @@
+"""The fields of records: does a JSON value fit a field's type, and can it be written again?"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import lru_cache
+from math import isfinite
+from typing import Any
+
+
+@lru_cache
+def fields_of(record: type) -> dict[str, tuple[bool, str]]:
+    """A record's fields: is it required, and its type as it is written in the class."""
+    none = dataclasses.MISSING
+    return {f.name: (f.default is none and f.default_factory is none, f.type) for f in dataclasses.fields(record)}
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Is a JSON value of a type (str, int, float, None, dict[str, ...]; any other type is the reader's to check)?"""
+    if kind == "str":
+        return isinstance(value, str) and is_text(value)
+    if kind in ("int", "float"):
+        number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
+        return number and abs(value) < 1e300 and isfinite(value)
+    if kind.startswith("dict[str, "):
+        inner = kind.removeprefix("dict[str, ").removesuffix("]")
+        return isinstance(value, dict) and all(is_text(k) and fits(v, inner) for k, v in value.items())
+    if kind.startswith(("tuple[str, ", "list[str")):
+        return isinstance(value, list) and all(fits(inner, "str") for inner in value)
+    return value is None if kind == "None" else True
+
+
+def is_text(value: str) -> bool:
+    """Half of a surrogate pair is a string in JSON, but no text that could be written."""
+    return not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def in_words(kind: str) -> str:
+    names = {"str": "a text", "int": "a whole number", "float": "a finite number", "None": "null"}
+    names |= {"dict[str, str]": "an object of texts", "dict[str, float]": "an object of finite numbers"}
+    return " or ".join(names.get(option, option) for option in kind.split(" | "))
+
+
+def finite(value: Any) -> Any:
+    """A JSON value without NaN and infinity, which JSON lacks: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

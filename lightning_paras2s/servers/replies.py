@@ -1,0 +1,94 @@
+"""What chat servers answer: completions, errors, and replies that are kept on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.servers.remote import Answer
+
+KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A chat model's answer; `text` is None unless `status` is "ok", `message` is what the server said instead."""
+
+    text: str | None
+    status: str = "ok"
+    usage: dict[str, float] = field(default_factory=dict)
+    cost_usd: float = 0.0
+    message: str = ""
+
+
+def read_completion(body: bytes) -> dict[str, Any]:
+    """A chat completion's JSON.
+
+    Raises:
+        ValueError: if it is cut, or is something else.
+    """
+    completion = json.loads(body)
+    match completion:
+        case {"choices": [{"message": {"content": str() | None}}, *_]}:
+            return completion
+    raise ValueError("a completion must hold choices[0].message.content")
+
+
+def stated_usage(body: bytes) -> tuple[float, float]:
+    """(prompt, completion) tokens that a body states, whatever else it holds; (0, 0) if it states none."""
+    try:
+        match json.loads(body):
+            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}}:
+                return prompt, completion
+    except ValueError:
+        pass
+    return 0, 0
+
+
+def server_message(body: bytes) -> str:
+    """What a server says of a failure, in one line: its error's message, or the start of its body."""
+    try:
+        match json.loads(body):
+            case {"error": {"message": str(message)}} | {"message": str(message)} | {"error": str(message)}:
+                return " ".join(message.split())[:500]
+    except ValueError:
+        pass
+    return " ".join(body.decode("utf-8", "replace").split())[:500]
+
+
+def said_of(answer: Answer) -> str:
+    """What the server said, where it answered with an error."""
+    return server_message(answer.body) if answer.status.startswith("http_") else ""
+
+
+class ReplyCache:
+    """Replies on disk, a file each, whole or not at all; several processes may share one."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder) if folder else None
+
+    def path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"
+
+    def get(self, key: str) -> Reply | None:
+        if self.folder is None or not self.path(key).is_file():
+            return None
+        try:
+            reply = Reply(**json.loads(self.path(key).read_text(encoding="utf-8")))
+        except (ValueError, TypeError):  # a full disk, or another version's: asked for again
+            return None
+        return replace(reply, usage={**reply.usage, "cached": 1})
+
+    def put(self, key: str, reply: Reply) -> bool:
+        """Keep a reply that was paid for; -> whether it is new."""
+        if self.folder is None or reply.status not in KEPT or self.get(key) is not None:
+            return False
+        path = self.path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(asdict(reply), ensure_ascii=False), encoding="utf-8")
+        part.replace(path)
+        return True

@@ -1,0 +1,253 @@
+"""Properties: any file of JSON lines ends in records or in one line; any cached answer changes when any input does."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_filters import query
+from test_identity import Parrot, PitchEar, Reader, StyleByPitch, sine
+
+from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.pairs.strength import davidson, elo, groups_of
+from lightning_paras2s.bench.people.reliability import CORRELATIONS, krippendorff_alpha, krippendorff_interval
+from lightning_paras2s.bench.people.resampling import correlation_interval
+from lightning_paras2s.bench.statistics import bootstrap
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.running.fields import finite
+from lightning_paras2s.running.origins import Origins, inputs_of, made_from
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.types import (
+    Battle,
+    Evidence,
+    Human,
+    Query,
+    Response,
+    Verdict,
+    append_jsonl,
+    read_jsonl,
+    to_json,
+)
+
+QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+RECORDS = (Query, Response, Evidence, Verdict, Battle, Human)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def good(record: type) -> dict:
+    """A line that is right."""
+    values = {"id": "q", "factor": "age", "styles": {"age": "child"}, "score": 3.0, "sample": 0, "seconds": 1.0}
+    values |= {"latency": {}, "usage": {}, "providers": {}, "wer": 0.5, "cost_usd": 0.0}
+    return {f.name: values.get(f.name, "x") for f in fields(record)}
+
+
+@st.composite
+def lines(draw) -> tuple[type, bytes]:
+    """A record type and a file: right lines, lines with a field replaced, dropped or added, any JSON, any bytes."""
+    record, rows = draw(st.sampled_from(RECORDS)), []
+    for number in range(draw(st.integers(0, 4))):
+        row = good(record) | ({"id": f"q{number}"} if record is Query else {"query_id": f"q{number}"})
+        row = {name: value for name, value in row.items() if name in good(record)}
+        kind = draw(st.sampled_from(("good", "changed", "dropped", "added", "json", "bytes")))
+        name = draw(st.sampled_from(sorted(row)))
+        match kind:
+            case "changed":
+                row[name] = draw(VALUES)
+            case "dropped":
+                del row[name]
+            case "added":
+                row[draw(st.text(max_size=5))] = draw(VALUES)
+        found = {"json": lambda: json.dumps(draw(VALUES)).encode(), "bytes": lambda: draw(st.binary(max_size=30))}
+        rows.append(found.get(kind, lambda row=row: json.dumps(row).encode())())
+    return record, b"\n".join(rows) + draw(st.sampled_from((b"", b"\n")))
+
+
+@QUICK
+@given(lines())
+def test_any_file_of_json_lines_ends_in_records_or_in_one_line(found):
+    record, data = found
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.jsonl"
+        path.write_bytes(data)
+        try:
+            rows = read_jsonl(path, record)
+        except UserError as error:
+            assert str(error).startswith(f"{path}:")
+            return
+        again = Path(folder) / "again.jsonl"
+        append_jsonl(again, rows)  # what was read can be written, and is the same when it is read again
+        assert read_jsonl(again, record) == rows
+        if record is Query and rows:
+            inputs_of(rows[0], Path(folder))
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"id": ' * 50_000, b"9" * 10_000, b'{"id": 1e999}', b"\xff\xfe{\x00"]
+)
+def test_a_monstrous_line_is_one_line(tmp_path, data):
+    (tmp_path / "x.jsonl").write_bytes(data)
+    with pytest.raises(UserError, match="x.jsonl:1: "):
+        read_jsonl(tmp_path / "x.jsonl", Query)
+
+
+@QUICK
+@given(VALUES)
+def test_what_is_written_as_json_is_finite(value):
+    json.dumps(finite(value), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that a run of two queries is made from."""
+
+    pitches: tuple[int, int] = (800, 300)
+    texts: tuple[str, str] = ("One text.", "One text.")
+    styles: tuple[str, str] = ("happy", "sad")
+    system: str = "parrot"
+    ear: float = 1.0
+    style_ear: float = 1.0
+    max_wer: float = 9.0
+
+
+CHANGES = {
+    "pitches": st.tuples(st.sampled_from((800, 200, 250)), st.sampled_from((300, 900))),
+    "texts": st.tuples(st.text("abc", min_size=1), st.text("abc", min_size=1)),
+    "styles": st.permutations(("happy", "sad", "angry", "fear")).map(lambda names: tuple(names[:2])),
+    "ear": st.floats(0.0, 2.0),
+    "style_ear": st.floats(0.0, 2.0),
+    "max_wer": st.floats(0.1, 9.0),
+}
+
+
+def evaluated(folder: Path, run: str, setting: Setting):
+    rows = [query(f"q{i}", style, "p", text=setting.texts[i]) for i, style in enumerate(setting.styles)]
+    for row, pitch in zip(rows, setting.pitches, strict=True):
+        sine(folder / row.audio, pitch)
+    (folder / "queries.jsonl").write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    ear, style = PitchEar([]), StyleByPitch()
+    ear.weights, style.weights = np.array([setting.ear]), np.array([setting.style_ear])
+    parts = {"judge": LLMJudge(Reader(), max_wer=setting.max_wer), "transcriber": ear, "recognizer": style}
+    systems = {"parrot": Parrot()}
+    result = evaluate(str(folder / "queries.jsonl"), systems, **parts, output=str(folder / run))
+    return {name: result[name] for name in ("systems", "comparisons", "queries_sha", "verdict_statuses")}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_a_resumed_run_ends_as_a_fresh_one_whatever_changed_before(data):
+    """The old answers of any setting, in the folder of a run of any other, leave no trace in its numbers."""
+    names = data.draw(st.sets(st.sampled_from(sorted(CHANGES)), min_size=1, max_size=3))
+    changed = replace(Setting(), **{name: data.draw(CHANGES[name]) for name in sorted(names)})
+    with tempfile.TemporaryDirectory() as folder:
+        evaluated(Path(folder), "run", Setting())
+        assert evaluated(Path(folder), "run", changed) == evaluated(Path(folder), "fresh", changed)
+
+
+@QUICK
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from(("1", "2")), min_size=1),
+    st.dictionaries(st.sampled_from("abcd"), st.sampled_from(("1", "2")), min_size=1),
+)
+def test_a_record_is_vouched_for_by_equal_inputs_alone(before, after):
+    row = Human("item", "ann", 3.0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "inputs.jsonl"
+        append_jsonl(path, made_from("humans", [row], [before]))
+        origins = Origins([path])
+    differing = origins.differing("humans", row, after)
+    assert (not differing) == (before == after)
+    assert set(differing) == {k for k in {**before, **after} if before.get(k) != after.get(k)}
+    assert origins.differing("humans", replace(row, score=4.0), before) == ["not recorded"]
+
+
+@QUICK
+@given(st.sampled_from(("text", "styles", "audio", "factor")), st.text("abcdef", min_size=1), st.binary(min_size=1))
+def test_a_querys_inputs_change_when_any_of_them_does(name, text, sound):
+    with tempfile.TemporaryDirectory() as folder:
+        row = query("q", "sad", text="xyz")
+        (Path(folder) / row.audio).write_bytes(b"")
+        before = inputs_of(row, Path(folder))
+        changes = {"text": text, "styles": {"emotion": "happy"}, "factor": "age"}
+        if name == "audio":
+            (Path(folder) / row.audio).write_bytes(sound)
+        else:
+            row = replace(row, **{name: changes[name]})
+        assert inputs_of(row, Path(folder)) != before
+
+
+@QUICK
+@given(
+    st.fixed_dictionaries({}, optional={"temperature": st.none() | st.floats(0, 2), "seed": st.integers(0, 9)}),
+    st.fixed_dictionaries({}, optional={"max_tokens": st.integers(1, 99), "model": st.sampled_from(("m", "n"))}),
+)
+def test_a_reply_is_cached_by_the_whole_request(some, more):
+    base = {"model": "m", "cache_dir": "", "temperature": 0.0, "max_tokens": 10, "seed": None}
+    conversation = [{"role": "user", "content": "hi"}]
+    one, other = OpenAIChat(**base), OpenAIChat(**{**base, **some, **more})
+    same = all({**base, **some, **more}[name] == value for name, value in base.items())
+    assert (one.keys([conversation]) == other.keys([conversation])) == same
+    assert (one.config_sha == other.config_sha) == same
+
+
+# --- figures that are made in tables are those made one by one
+
+
+@QUICK
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 4)), min_size=4, max_size=30))
+def test_a_correlations_interval_by_tables_is_that_of_the_bootstrap(rows):
+    x, y = (np.array([row[i] for row in rows], float) for i in (0, 1))
+    clusters = [str(row[2]) for row in rows]
+    for kind, measure in CORRELATIONS.items():
+        fast = correlation_interval(x, y, clusters, kind, measure, 30, 0)
+        slow = bootstrap(lambda r, m=measure: m(x[r], y[r]), clusters, 30, 0)
+        assert fast == pytest.approx(slow, abs=1e-9, nan_ok=True)
+
+
+@QUICK
+@given(st.lists(st.lists(st.sampled_from((1.0, 2.0, 4.0, np.nan)), min_size=3, max_size=3), min_size=2, max_size=20))
+def test_alphas_interval_by_tables_is_that_of_the_bootstrap(columns):
+    ratings, clusters = np.array(columns).T, [str(i // 2) for i in range(len(columns))]
+    fast = krippendorff_interval(ratings, clusters, 30, 0)
+    slow = bootstrap(lambda r: krippendorff_alpha(ratings[:, r]), clusters, 30, 0)
+    assert fast == pytest.approx(slow, abs=1e-9, nan_ok=True)
+
+
+@QUICK
+@given(st.lists(st.tuples(st.sampled_from("ABCDEF"), st.sampled_from("ABCDEF"), st.integers(0, 3)), min_size=1))
+def test_groups_part_the_systems_and_no_battle_crosses_them(found):
+    games = [Battle("q", a, b, "ab", ("a", "b", "both_good", "both_bad")[v], "j") for a, b, v in found if a != b]
+    if games:
+        groups = groups_of(games)
+        place = {name: i for i, group in enumerate(groups) for name in group}
+        assert sum(map(len, groups)) == len(place) and all(place[g.a] == place[g.b] for g in games)
+        names = sorted(place)
+        orders = np.array([np.arange(len(games))[::-1], np.arange(len(games))])
+        rated = elo(games, names, orders)
+        assert rated[1] == pytest.approx(elo(games, names)) and rated.sum(1) == pytest.approx(1000 * len(names))
+
+
+@QUICK
+@given(st.integers(1, 99), st.integers(1, 99), st.integers(0, 99))
+def test_two_systems_strengths_are_those_of_the_closed_form(won, lost, tied):
+    """With two systems the model is saturated: s_a / s_b = wins_a / wins_b, v = ties / sqrt(wins_a wins_b)."""
+    strength, tie = davidson(np.array([[0, won], [lost, 0]]), np.array([[0, tied], [tied, 0]]))
+    assert strength[0] - strength[1] == pytest.approx(np.log(won / lost), abs=1e-4)
+    assert tie == pytest.approx(tied / np.sqrt(won * lost), abs=1e-3 * max(1, tied))
+
+
+def test_the_lines_of_this_file_are_right_when_nothing_is_wrong(tmp_path):
+    for record in RECORDS:
+        path = tmp_path / f"{record.__name__}.jsonl"
+        path.write_text(json.dumps(good(record)) + "\n")
+        assert to_json(read_jsonl(path, record)[0]) == json.dumps(good(record))

@@ -1,0 +1,219 @@
+"""Help, typos and missing files are answered from the source alone: quickly, and as the real parsers would."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from lightning_paras2s import cli
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running import source
+from lightning_paras2s.running.check import check, moved, similar, split
+from lightning_paras2s.running.options import CALLBACKS, COMMANDS, STAGES, options_of
+from lightning_paras2s.running.pages import class_page, command_page
+from lightning_paras2s.running.source import Option, class_index, class_options, entries, reachable, subclasses
+
+ROOT = Path(__file__).parents[1]
+EVERY = [option for command in (*COMMANDS, *STAGES) for option in options_of(command)]
+NAMEABLE = reachable([*EVERY, *(Option("", ast.Name(base)) for base in source.OUTSIDE)])
+
+
+def names(options: tuple[Option, ...], prefix: str = "") -> set[str]:
+    return {n for o in options for n in (names(o.group, f"{o.name}.") if o.group else {prefix + o.name})}
+
+
+def dests(parser, groups: tuple[str, ...] = ()) -> set[str]:
+    """A real parser's options, but for those that only ask for help, and parts of one that is a class."""
+    found = {action.dest for action in parser._actions}
+    whole = {d for d in found if not d.endswith(".help") and d not in ("help", *groups)}
+    return {d for d in whole if d.rpartition(".")[0] not in whole or d.split(".")[0] in groups}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "doctor"])  # which starts without jsonargparse
+def test_options_are_the_real_parsers(command):
+    parser = cli.parser_of(command, cli.load_command(command))
+    assert names(options_of(command)) == dests(parser)
+
+
+def test_options_are_the_real_parsers_when_a_stage_is_trained():
+    from lightning_paras2s.running.fit import StageCLI
+
+    found = {}
+
+    class Stop(Exception):
+        pass
+
+    class Caught(StageCLI):
+        def parse_arguments(self, parser, args):
+            found.update(self._subcommand_parsers)
+            raise Stop
+
+    with pytest.raises(Stop):
+        Caught(["fit"])
+    for stage in STAGES:
+        real = dests(found[stage], ("trainer", *CALLBACKS)) - {"step_seed.seed"}  # linked to seed_everything
+        assert names(options_of(stage)) == real, stage
+
+
+@pytest.mark.parametrize("name", NAMEABLE)
+def test_constructor_options_are_those_that_python_sees(name):
+    import inspect
+
+    module = class_index()[name][0][0]
+    cls = getattr(import_module(module), name)
+    told = class_options(name)
+    if told is not None:
+        signature = inspect.signature(cls.__init__ if isinstance(cls, type) and not issubclass(cls, tuple) else cls)
+        seen = [p for p in signature.parameters if p not in ("self", "args", "kwargs")]
+        assert [o.name for o in told] == seen
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *STAGES])
+def test_every_option_of_a_command_has_help(command):
+    assert [o.name for o in options_of(command) if not o.help.strip()] == []
+
+
+@pytest.mark.parametrize("name", NAMEABLE)
+def test_every_option_of_a_class_that_yaml_can_name_has_help(name):
+    assert [o.name for o in class_options(name) or () if not o.help.strip()] == []
+
+
+def test_classes_that_yaml_can_name_are_all_found():
+    # one of each seam of the design, and what a callback and a nested option name
+    some = "GRPOModule DualStreamDataModule TinySpeechLM KimiAudio EmbeddedJudge Whisper Probe OpenAITTS ScriptedLLM"
+    assert {*some.split(), "CommandSystem", "Sampling", "PerStream", "Patience"} <= set(NAMEABLE)
+
+
+def test_help_is_read_alike_by_the_real_parser():
+    """jsonargparse's own reader of docstrings finds the entries that ours finds."""
+    from docstring_parser import parse
+
+    for name in NAMEABLE:
+        node = source.names_in(class_index()[name][0][0]).get(name)
+        doc = ast.get_docstring(node) or ""
+        theirs = {p.arg_name: " ".join((p.description or "").split()) for p in parse(doc).params}
+        assert {k: " ".join(v.split()) for k, v in entries(doc).items()} == theirs, name
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *STAGES])
+def test_pages_fit_80_columns(command):
+    page = command_page(command)
+    assert max(len(line) for line in page.splitlines() if " " in line.strip()) <= 80
+    assert all(f"--{name} " in page or f"--{name}\n" in page for name in names(options_of(command)))
+
+
+def test_page_of_a_class_reads_like_a_reference():
+    page = class_page("GRPOModule", "model")
+    assert "--model.group_size int = 8\n    G, responses a query." in page
+    assert "--model.reward CLASS  (required)" in page and "JudgeReward" in page
+    assert all(o.help.split()[0] in page for o in class_options("GRPOModule"))
+
+
+def test_names_are_told_when_a_class_is_a_guess():
+    with pytest.raises(UserError) as told:
+        check("evaluate", ["--systems.x", "OpenAIAudioSystem"])
+    assert all(name in str(told.value) for name in subclasses("S2SSystem"))
+    with pytest.raises(UserError, match=r"must be a Judge: .*EmbeddedJudge.*did you mean EmbeddedJudge\?"):
+        check("evaluate", ["--judge", "EmbededJudge"])
+    check("evaluate", ["--judge", "my_package.MyJudge"])
+
+
+def test_option_is_told_when_it_was_nearly_right():
+    with pytest.raises(UserError, match=r"GRPOModule has no option --model.G; did you mean --model.group_size"):
+        check("fit", ["--config", str(ROOT / "configs/grpo.yaml"), "--model.G", "4"])
+    with pytest.raises(UserError, match="mine has no option --dryrun; did you mean --dry_run"):
+        check("mine", ["--dryrun", "true"])
+    with pytest.raises(UserError, match="trainer has no option --trainer.max_step; did you mean --trainer.max_steps"):
+        check("fit", ["--trainer.max_step", "3"])
+    with pytest.raises(UserError, match="TinySpeechLM has no option --model.policy.depth"):
+        check("fit", ["--config", str(ROOT / "configs/grpo.yaml"), "--model.policy.init_args.depth", "3"])
+    with pytest.raises(UserError, match="an argument must be an option"):
+        check("mine", ["there"])
+
+
+def test_option_is_found_by_the_symbol_that_its_help_gives():
+    options = (Option("group_size", help="G, responses a query."), Option("gpu", help="which."))
+    assert similar("G", options)[0] == "group_size"
+
+
+def test_file_is_told_when_a_config_has_the_typo(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {class_path: SFTModule, init_args: {learning_rate: 1}}\n")
+    with pytest.raises(UserError, match="no option model.learning_rate in .*a.yaml"):
+        check("fit", ["--config", str(tmp_path / "a.yaml")])
+    (tmp_path / "b.yaml").write_text("model: [unclosed\n")
+    with pytest.raises(UserError, match="b.yaml must be YAML"):
+        check("fit", ["--config", str(tmp_path / "b.yaml")])
+
+
+def test_value_is_told_when_it_is_no_choice():
+    with pytest.raises(UserError, match=r"--format must be one of rich, markdown, csv, json; got 'markdwn'.*markdown"):
+        check("leaderboard", ["--runs", "[.]", "--format", "markdwn"])
+
+
+def test_file_is_missed_before_anything_is_imported(tmp_path):
+    with pytest.raises(UserError, match="--manifest must be a file or folder that is there; got nowhere.jsonl"):
+        check("evaluate", ["--manifest", "nowhere.jsonl"])
+    check("evaluate", ["--manifest", "nowhere.jsonl", "--check"])  # a later step of `bench` makes it
+    check("leaderboard", ["--runs", f"[{tmp_path}]"])
+
+
+def test_new_path_is_told_for_a_class_of_an_old_run():
+    """Every class path in the dumps of the code before the move is there still, or its new path is told."""
+    assert moved("lightning_paras2s.asr.TinyTranscriber") == "lightning_paras2s.hearing.transcribers.TinyTranscriber"
+    assert moved("lightning_paras2s.hearing.transcribers.TinyTranscriber") is None and moved("torch.nn.Linear") is None
+    with pytest.raises(UserError, match="got lightning_paras2s.bench.filters.Emotion2Vec; write lightning_paras2s"):
+        check("evaluate", ["--recognizer", "lightning_paras2s.bench.filters.Emotion2Vec"])
+
+
+def test_class_that_changes_takes_no_other_options_along():
+    tree = check("fit", ["--config", str(ROOT / "configs/grpo.yaml"), "--model.reward", "ToneReward"])
+    assert tree["model"]["init_args"]["reward"] == "ToneReward"
+
+
+def test_arguments_come_in_pairs():
+    pairs = [(one.key, one.value) for one in split(["--a", "1", "--b=2", "--json", "--d", "-3"])]
+    assert pairs == [("a", "1"), ("b", "2"), ("json", None), ("d", "-3")]
+    alone = split(["--dry_run", "--out", "x"], frozenset({"dry_run"}))
+    assert [(one.key, one.value) for one in alone] == [("dry_run", None), ("out", "x")]
+
+
+QUICK = [
+    *([command, "--help"] for command in (*COMMANDS, *STAGES)),
+    ["fit", "--model.help", "GRPOModule"],
+    ["fit", "--config", "grpo.yaml", "--model.G", "4"],
+    ["fit", "--config", "nowhere.yaml"],
+    ["evaluate", "--config", "evaluate.yaml", "--manifest", "nowhere.jsonl"],
+]
+
+
+def test_reference_page_is_current():
+    done = subprocess.run([sys.executable, "docs/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_answers_need_no_heavy_import_when_nothing_is_run():
+    """One process asks all; torch and Lightning alone take seconds, so neither may be imported."""
+    code = f"""
+import contextlib, io, sys
+from lightning_paras2s.cli import main
+for argv in {json.dumps(QUICK)}:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main(argv)
+        except SystemExit as stop:
+            assert stop.code == 2, argv
+        else:
+            assert '--help' in argv or '--model.help' in argv, argv
+print([m for m in ('torch', 'lightning', 'transformers', 'scipy', 'jsonargparse') if m in sys.modules])
+"""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.perf_counter() - started < 2 * len(QUICK)  # 2 s each, and far less

@@ -1,0 +1,176 @@
+"""`audit`: what ears from outside found, beside our own; what was not heard is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
+from lightning_paras2s.bench.leaderboard import leaderboard
+from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table
+from lightning_paras2s.bench.shown import show
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.running.logs import Log, write_summary
+from lightning_paras2s.types import Audio, Evidence, Query, Response, append_jsonl
+
+
+class Counting(Transcriber):
+    """Hears the peak of a recording, in tenths, as a number."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def transcribe(self, audios):
+        self.asked += len(audios)
+        return [f"the number {round(10 * float(np.abs(a.samples).max()))}" for a in audios]
+
+
+def tone(level: float) -> Audio:
+    return Audio((level * np.sin(np.arange(16_000) / 5)).astype(np.float32), 16_000)
+
+
+def clip(name: str, text: str, level: float) -> Clip:
+    return Clip(name, text, lambda: tone(level))
+
+
+def test_what_was_heard_is_kept_and_heard_anew_when_audio_text_or_ears_change(tmp_path, capsys):
+    log, ear = Log(tmp_path), Counting()
+    listen([clip("a", "the number 5", 0.5), clip("b", "the number 9", 0.5)], OutsideEars(ear), log)
+    again = listen([clip("a", "the number 5", 0.5), clip("b", "the number 9", 0.5)], OutsideEars(ear), log)
+    assert ear.asked == 2 and [row.wer for row in again] == [0.0, pytest.approx(1 / 3, abs=1e-4)]
+    found = listen([clip("a", "the number 5", 0.3), clip("b", "the number 5", 0.5)], OutsideEars(ear), log)
+    assert ear.asked == 4 and [row.heard for row in found] == ["the number 3", "the number 5"]
+    assert "2 answers heard anew" in capsys.readouterr().err
+    other = Counting()
+    other.name = "counting-2"
+    listen([clip("a", "the number 5", 0.3)], OutsideEars(other), log)
+    assert other.asked == 1
+
+
+def query(pair: str, half: str, factor: str = "age") -> Query:
+    styles = {"emotion": "neutral", "age": half if factor == "age" else "adult", "gender": "male"}
+    return Query(f"{pair}-{half}", pair, factor, "test", "May I walk the dog?", styles, "dog", "q.flac")
+
+
+def test_more_pairs_keep_those_chosen_before():
+    queries = [query(f"p{i}", half) for i in range(12) for half in ("adult", "child")]
+    few, many = chosen(queries, 3, 0), chosen(queries, 7, 0)
+    assert [q.id for q in many[:6]] == [q.id for q in few] and len({q.pair_id for q in few}) == 3
+    assert [q.id for q in chosen(queries, 3, 1)] != [q.id for q in few]
+
+
+def rows(values: list[float], name: str) -> list[dict]:
+    """Two halves a pair."""
+    queries = [query(f"p{i // 2}", ("adult", "child")[i % 2]) for i in range(len(values))]
+    return [{"query": q, name: v} for q, v in zip(queries, values, strict=True)]
+
+
+def test_intervals_are_clustered_by_pair():
+    """Halves (0, .2) and (.4, .6) in ten pairs each: pair means .1 and .5, so the mean is .3, the pairs' deviation
+    .2 sqrt(20 / 19) = .2052 and the standard error that over sqrt(20) = .04588; Student's t with 19 degrees of freedom
+    is 2.0930, and nothing is skewed."""
+    found = measures(rows([0.0, 0.2, 0.4, 0.6] * 10, "wer_outside"))
+    assert found["wer_outside"] == pytest.approx(0.3)
+    assert found["wer_outside_ci95"] == pytest.approx([0.3 - 0.0960, 0.3 + 0.0960], abs=1e-3)
+    assert (found["n"], found["n_pairs"]) == (40, 20)
+
+
+def test_perplexities_are_averaged_as_logarithms_and_compared_as_ratios():
+    a, b = (
+        rows([10.0, 1000.0, 10.0, 1000.0], "perplexity_heard"),
+        rows([20.0, 2000.0, 20.0, 2000.0], "perplexity_heard"),
+    )
+    assert measures(a)["perplexity_heard"] == pytest.approx(100)
+    (only,) = differences({"a": a, "b": b})
+    assert (only["measure"], only["value"]) == ("perplexity_heard", pytest.approx(2))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder as `evaluate` leaves it: two systems, two pairs; `loud` says the number 9 at level .9, `quiet` at .4."""
+    queries = [query(f"p{i}", half) for i in range(2) for half in ("adult", "child")]
+    write_audio(tmp_path / "q.flac", tone(0.1))
+    append_jsonl(tmp_path / "queries.jsonl", queries)
+    for name, level in (("loud", 0.9), ("quiet", 0.4)):
+        write_audio(tmp_path / f"{name}.flac", tone(level))
+        answers = [Response(q.id, name, audio=f"{name}.flac", text="the number nine") for q in queries]
+        append_jsonl(tmp_path / "responses.jsonl", answers)
+        append_jsonl(tmp_path / "evidence.jsonl", [Evidence(r.id, "the number 9", 0.0, "neutral") for r in answers])
+    cell = {"mean": 3.0, "ci95": [2.0, 4.0], "n": 4, "n_failed": 0, "pair_accuracy": None, "label_swap_gain": None}
+    about = {"judge": "j", "rubric_sha": "r" * 64, "label_source": "gold", "manifest": str(tmp_path / "queries.jsonl")}
+    write_summary(tmp_path / "summary.json", {"systems": {n: {"overall": cell} for n in ("loud", "quiet")}, **about})
+    return tmp_path
+
+
+def test_an_outside_ear_stands_beside_ours_in_every_table(run, capsys):
+    """Ours hears every answer right; the other hears "4" for "nine" in one system's answers: one word of three."""
+    found = audit(str(run), pairs=5, transcriber=Counting(), naturalness=False, sense=False)
+    assert found["systems"]["loud"]["wer_outside"] == found["systems"]["quiet"]["wer_ours"] == 0.0
+    assert found["systems"]["quiet"]["wer_outside"] == pytest.approx(1 / 3, abs=1e-4)
+    told = {(d["measure"], round(d["value"], 3)) for d in found["differences"]}
+    assert told == {("wer_ours", 0.0), ("wer_outside", 0.333)}
+    assert show("audit", found, {"run": str(run)}, "program", False) == ""
+    assert "0.333" in capsys.readouterr().out
+    leaderboard([str(run)])
+    assert "0.333" in capsys.readouterr().out
+    leaderboard([str(run)], "markdown")
+    assert "| quiet | 0.000 | 0.333 |" in capsys.readouterr().out
+    leaderboard([str(run)], "csv")
+    assert capsys.readouterr().out.splitlines()[0].count("wer_outside") == 1
+    assert "<td>0.333</td>" in html_table(Path(run))
+
+
+def test_tables_say_when_nobody_listened(run, capsys):
+    leaderboard([str(run)])
+    assert f"audit --run {run}" in " ".join(capsys.readouterr().out.split()).replace("\n", "")
+    leaderboard([str(run)], "markdown")
+    assert f"`python -m lightning_paras2s audit --run {run}`" in capsys.readouterr().out
+    assert "audit --run" in html_table(run)
+
+
+def test_ears_that_are_not_installed_are_told_and_the_rest_goes_on(run, monkeypatch, capsys):
+    for name, lack in (("missing_ear", "faster-whisper"), ("missing_dnsmos", "onnxruntime"), ("missing_model", "gguf")):
+        monkeypatch.setattr(f"lightning_paras2s.hearing.outside.{name}", lambda lack=lack: lack)
+    assert outside_ears(naturalness=False, sense=False).notes[0].startswith("outside ear: not installed (no faster-w")
+    monkeypatch.setattr("lightning_paras2s.bench.audit.missing_piper", lambda: "piper-tts")
+    audit(str(run), pairs=1, controls="loud")
+    shown = capsys.readouterr()
+    for note in ("outside ear: not", "DNSMOS: not", "perplexity: not", "control: Piper: not"):
+        assert note in shown.err
+    leaderboard([str(run)], "markdown")
+    table = capsys.readouterr().out
+    assert "outside ear: not installed (no faster-whisper), pip install 'lightning_paras2s[ears]'" in table
+    assert json.loads((run / "outside.json").read_text())["systems"]["loud"]["wer_ours"] == 0.0
+
+
+def test_mistakes_are_one_line(run, tmp_path):
+    with pytest.raises(UserError, match="one of the run's systems .loud, quiet.; got 'grpo'"):
+        audit(str(run), controls="grpo", transcriber=Counting(), naturalness=False, sense=False)
+    with pytest.raises(UserError, match="at least 1 contrast pair a factor; got 0"):
+        audit(str(run), pairs=0)
+    with pytest.raises(UserError, match="must be a folder of `evaluate` with summary.json"):
+        audit(str(tmp_path / "none"))
+
+
+def test_the_results_page_says_what_the_shipped_rows_say():
+    """The page's table, made from results/ears.jsonl again; word error rates from the transcripts."""
+    root, found = Path(__file__).parents[1], {}
+    for line in (root / "results/ears.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        numbers = {name: row.get(name) for name in COLUMNS}
+        numbers["wer_outside"] = error_rate(row["text"], row["heard_outside"])
+        numbers["wer_ours"] = error_rate(row["text"], row.get("heard_ours"))
+        found.setdefault(row["system"], []).append({"query": SimpleNamespace(pair_id=row["pair_id"]), **numbers})
+    page = (root / "docs/results.md").read_text(encoding="utf-8")
+    assert len(found) == 7
+    for system, numbers in found.items():
+        assert "| " + " | ".join(cells(system, measures(numbers))) + " |" in page
