@@ -147,7 +147,7 @@ def until(holds) -> None:
 def test_failed_point_is_a_row_with_its_reason(place, capsys):
     grid = GRID | {"points": [{"lr": 2.0}, {"lr": 0.5}], "seeds": [1]}
     result = sweep(**grid)
-    assert result["ok"] == 1
+    assert result["ok"] == 1 and [path.name for path in (place / "results").iterdir()] == ["toy.jsonl"]
     reason = "grpo: lr must be small; got 2.0 (exit code 1)"
     assert result["failed"] == [{"point": {"lr": 2.0}, "seed": 1, "reason": reason}]
     assert show("sweep", result, grid, "P", False) == ""
@@ -214,7 +214,7 @@ def test_dry_run_counts_hours_and_dollars(place):
 
 def test_dry_run_after_runs_goes_by_their_rows(place):
     sweep(**GRID | {"seeds": [1]})
-    rows_ = Rows(place / "results/toy.jsonl")
+    rows_ = Rows(place / "results/toy.jsonl", place / "lock")
     for sha, row in rows_.read().items():
         rows_._add(row | {"config_sha": sha, "seconds": {"grpo": 32.0, "evaluate": 4.0}})
     result = sweep(**GRID, dry_run=True)

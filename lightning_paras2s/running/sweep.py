@@ -111,7 +111,8 @@ def sweep(
         slurm: options of `sbatch` in that script.
     """
     check_options(stages, points, seeds, pairs, only)
-    folder, rows = Path(runs) / name, Rows(Path(results) / f"{name}.jsonl")
+    folder = Path(runs) / name
+    rows = Rows(Path(results) / f"{name}.jsonl", folder / ".rows.lock")
     queries = subset(manifest, folder, pairs, subset_seed)
     options = {"stages": stages, "evaluate": evaluate, "skills": skills, "threads": threads}
     made = plan(points, seeds, options, folder, queries)

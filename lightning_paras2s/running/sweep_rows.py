@@ -30,10 +30,14 @@ CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/ze
 
 
 class Rows:
-    """A file of rows, one a run; a run that is done again replaces its row."""
+    """A file of rows, one a run; a run that is done again replaces its row.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        lock: held while the file is written: runs of one sweep may end at the same time in several processes.
+    """
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self.path, self.lock = path, lock
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Hash of a run -> its row.
@@ -65,9 +69,8 @@ class Rows:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Runs of one sweep may end at the same time in several processes."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f".{self.path.name}.lock").open("w") as lock:
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
