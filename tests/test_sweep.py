@@ -21,6 +21,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import sweep_runs
 from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.running.sweep import plan, subset, sweep
+from lightning_paras2s.running.sweep_points import difference, points_of, score
 from lightning_paras2s.running.sweep_rows import Rows
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
 
@@ -262,3 +263,46 @@ def test_shipped_grid_can_be_planned(place, name):
     assert len({run.sha for run in made}) == len(config["points"]) * len(config["seeds"])
     for run in made:  # a row says which arithmetic a figure is of
         assert all(tree["trainer"]["precision"] == "32-true" for tree in run.stages.values())
+
+
+def row(seed: int, pairs: dict[str, list[float | None]], point: float = 0.0) -> dict:
+    about = {"status": "ok", "queries_sha": "x", "judge": "toy", "label_source": "gold"}
+    return {"point": {"beta": point}, "seed": seed, "systems": {"grpo": {"pairs": pairs}}} | about
+
+
+def scored(shift: float, noise: list[float]) -> dict[str, list[float | None]]:
+    """20 pairs of two factors, both halves alike."""
+    return {f"{f}/{i}": [shift + noise[i], shift + noise[i]] for f in ("age", "gender") for i in range(10)}
+
+
+def test_points_pool_seeds_and_are_compared_by_pair():
+    noise = [-0.5, 0.5] * 5
+    low = [row(seed, scored(2.0 + seed / 10, noise), 0.0) for seed in (0, 1)]
+    high = [row(seed, scored(3.0 + seed / 10, noise), 0.2) for seed in (0, 1)]
+    (_, first), (_, then) = points_of([*low, *high])
+    assert score(first, "grpo").value == pytest.approx(2.05)  # 2.0 and 2.1
+    found = difference(then, first, ("grpo", "grpo"))
+    # Pairs differ alike (no variance of theirs); seeds of a point are 0.1 apart: variance 0.005 / 2 of each mean, so
+    # t(2 degrees of freedom) * sqrt(2 * 0.0025) = 4.3027 * 0.070711
+    assert found.value == pytest.approx(1.0) and found.high - found.value == pytest.approx(4.3027 * 0.070711, abs=1e-4)
+    assert found.verdict == "higher" and found.detectable == pytest.approx((1.95996 + 0.84162) * 0.070711, abs=1e-4)
+    assert difference(first, then, ("grpo", "grpo")).verdict == "lower"
+    with pytest.raises(UserError, match="must share their queries"):
+        score([*low, row(2, scored(2.0, noise)) | {"queries_sha": "y"}], "grpo")
+
+
+def test_unscored_halves_are_left_out_of_a_point():
+    pairs = scored(2.0, [0.0] * 10) | {"age/0": [None, 4.0]}
+    # age: 18 halves of 2 and one of 4 in 19; gender: 2
+    assert score([row(0, pairs)], "grpo").value == pytest.approx(((18 * 2 + 4) / 19 + 2) / 2)
+
+
+def test_pairs_that_differ_widen_a_comparison():
+    first = [row(0, scored(2.0, [0.0] * 10))]
+    then = [row(0, scored(2.0, [-0.5, 0.5] * 5))]
+    found = difference(then, first, ("grpo", "grpo"))
+    # each factor: 10 pair differences of +-0.5, variance 2.5 / 9, of their mean / 10; the mean of two factors has half
+    # of that, 0.0138889, at 18 degrees of freedom: t = 2.1009
+    assert found.high == pytest.approx(2.1009 * (2.5 / 9 / 10 / 2) ** 0.5, abs=1e-4) and found.verdict == "undecided"
+    few = [row(0, {"age/0": [2.0, 2.0], "age/1": [3.0, 3.0]})]
+    assert difference(few, few, ("grpo", "grpo")).verdict == "no interval"

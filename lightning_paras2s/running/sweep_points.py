@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
-from lightning_paras2s.bench.statistics import Estimate, detectable_difference
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
 
 Row = dict[str, Any]
@@ -72,19 +72,27 @@ def difference(
         raise UserError("two points must have answered the same queries to be compared; got others; run them again")
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
-    by_pair = estimate(parts, design)
-    seeds = [seed_variance(values, design) for values in (a, b)]
-    half = by_pair.high - by_pair.value
-    pair_se = half / stats.t.ppf(0.975, max(by_pair.clusters - len(np.unique(design.factor_of)), 1))
-    variance = pair_se**2 + sum(variance for variance, _ in seeds)
-    freedom = variance**2 / (sum(v**2 / f for v, f in seeds if f) + pair_se**4 / max(by_pair.clusters - 4, 1))
-    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
-    low, high = by_pair.value - reach, by_pair.value + reach
-    detectable = detectable_difference(float(np.sqrt(variance)))
-    return Difference(by_pair.value, float(low), float(high), detectable, min(len(a), len(b)), by_pair.clusters)
+    spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
+    variance = sum(v for v, _ in spread)
+    reach = np.nan
+    if variance > 0:
+        reach = stats.t.ppf(0.975, variance**2 / sum(v**2 / f for v, f in spread if f)) * np.sqrt(variance)
+    detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
+    return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
 
 
-def seed_variance(values: NDArray, design: Design) -> tuple[float, int]:
+def pair_variance(errors: NDArray, design: Design) -> tuple[float, float]:
+    """Variance that the draw of pairs [P] gives a mean, and its degrees of freedom (Satterthwaite 1946); NaN with too
+    few pairs to know it."""
+    counts = {factor: int((design.factor_of == factor).sum()) for factor in np.unique(design.factor_of)}
+    if len(design.factor_of) < MIN_CLUSTERS or min(counts.values()) < 2:
+        return np.nan, np.nan
+    of = {factor: float((errors[design.factor_of == factor] ** 2).sum()) * n / (n - 1) for factor, n in counts.items()}
+    variance = sum(of.values())
+    return variance, variance**2 / sum(v**2 / (counts[f] - 1) for f, v in of.items()) if variance else 0.0
+
+
+def seed_variance(values: NDArray, design: Design) -> tuple[float, float]:
     """Variance of the mean over seeds [S, Q], and its degrees of freedom; 0, 0 with one seed, of which it is not
     known."""
     if len(values) < 2:
