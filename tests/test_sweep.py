@@ -110,6 +110,8 @@ def test_every_run_is_a_row_and_none_is_run_twice(place):
     assert row["train_seconds"] == 8.0 and row["responses"] == 4 * 2 * 4 and row["zero_variance_share"] == 0.25
     assert row["precision"] == "bf16-mixed" and row["threads"] == 1 and row["cpu"]
     assert not list((place / "runs/toy").glob("*/*/checkpoints"))
+    shown = "".join(path.read_bytes().decode(errors="ignore") for path in place.glob("runs/toy/*/grpo/events*.sweep"))
+    assert shown.count("sweep/grpo/score") == 4 and "hparams" in shown  # in TensorBoard's tab, beside the curves
     done = calls(place)
     assert sorted(done) == ["evaluate"] * 4 + ["fit"] * 4
     sweep(**GRID)

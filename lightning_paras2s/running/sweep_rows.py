@@ -17,6 +17,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, read_summary, replace_file
 from lightning_paras2s.running.machine import cpu_name
+from lightning_paras2s.running.sweep_board import write_hparams
 from lightning_paras2s.running.sweep_runs import seconds_of
 from lightning_paras2s.types import Verdict, answered, finite
 
@@ -56,7 +57,10 @@ class Rows:
         return {sha for sha, row in self.read().items() if row["status"] == "ok" or not retry}
 
     def add_finished(self, run: Run) -> None:
-        self._add(row_of(run, "ok", "") | scores_of(run) | training_of(run))
+        row = row_of(run, "ok", "") | scores_of(run) | training_of(run)
+        self._add(row)
+        if run.stages:
+            write_hparams(run.work.folder / list(run.stages)[-1], row)
 
     def add_failed(self, run: Run, reason: str) -> None:
         self._add(row_of(run, "failed", reason))
