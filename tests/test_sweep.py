@@ -236,6 +236,9 @@ def test_array_has_a_task_for_each_run_that_is_left(place):
     sweep(**again, only=3)
     assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.1, 1), (0.5, 1), (0.5, 2)}
     subprocess.run(["bash", "-n", result["script"]], check=True)
+    sweep(**again, only=2)
+    result = sweep(**GRID, submit="slurm")
+    assert result["tasks"] == 0 and show("sweep", result, GRID, "P", True) == ""
 
 
 def test_mistakes_are_told_before_anything_runs(place):

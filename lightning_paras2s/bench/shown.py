@@ -261,6 +261,8 @@ def sweep(result: Result, options: Result) -> Shown:
                 f"{result['usd']:.2f} US dollars", result["how"]]  # fmt: skip
         return Shown([table(("run", "point", "seed", "hours", ""), rows), *told], "sweep ... without --dry_run")
     if "script" in result:
+        if not result["tasks"]:
+            return Shown([f"all {result['runs']} runs have a row: nothing is left to submit"])
         return Shown([f"script: {result['script']} ({result['tasks']} tasks)", f"submit it: sbatch {result['script']}"])
     rows = []
     for row in (r for r in result["table"] if r["status"] == "ok"):
