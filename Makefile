@@ -76,11 +76,11 @@ install = @echo "Installing into .venv (a few minutes; log: .venv/install.log)" 
 INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
 
 .venv/demo.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit)
+	$(call install,audit$(,)ears)
 	@touch $@
 
 .venv/test.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit$(,)test)
+	$(call install,audit$(,)ears$(,)test)
 	@touch $@ .venv/demo.stamp
 
 .venv/bench.stamp: $(INSTALLED_FROM) | .venv/bin/python

@@ -22,12 +22,13 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.report import encode
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, ToplineSystem
 from lightning_paras2s.bench.systems.policy import PolicySystem
-from lightning_paras2s.data.dual_stream import collate
 from lightning_paras2s.hearing.audit import EGemapsRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.models.tiny import features
+from lightning_paras2s.models.tiny.processor import TinyProcessor
+from lightning_paras2s.models.tiny.streams import collate
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import Evidence
 
@@ -52,8 +53,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     queries = read_queries(options.manifest, None)
     audios = [read_audio(Path(options.manifest).parent / q.audio, SAMPLE_RATE) for q in queries]
     tokenizer, ear = str(WEIGHTS / "tokenizer.safetensors"), str(WEIGHTS / "transcriber.safetensors")
-    system, voice = PolicySystem(options.policy, tokenizer, ear), EspeakSynthesizer()
-    examples = [system.prompter.example(audio) for audio in audios]
+    system, voice = PolicySystem(options.policy, TinyProcessor(tokenizer, ear)), EspeakSynthesizer()
+    ears = system.processor.ears
+    examples = system.processor.hear(audios)
     answers = system.respond(queries, audios, 0)
     spoken = [a.audio for a in answers if a.audio is not None and len(a.audio.samples)]
     transcriber, style = TinyTranscriber(ear, batch_size=1), AcousticStyleRecognizer(str(WEIGHTS / "style.safetensors"))
@@ -68,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     def uncached(run: Callable[[], object]) -> Callable[[], object]:
         def fresh() -> None:
-            for cache in (features._acoustics_of, system.prompter._remembered, topline.voice.speak):
+            for cache in (features._acoustics_of, ears.remembered, topline.voice.speak):
                 cache.cache_clear()
             run()
 
@@ -76,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
 
     parts = {
         "query spoken (eSpeak)": lambda: [voice.synthesize(q.text, q.style, q.voice, 1) for q in queries],
-        "query heard (acoustics, words, codes)": uncached(lambda: [system.prompter.example(a) for a in audios]),
+        "query heard (acoustics, words, codes)": uncached(lambda: system.processor.hear(audios)),
         "query filtered (words and style)": uncached(
             lambda: (transcriber.transcribe(audios), style.recognize(audios, "query"))
         ),

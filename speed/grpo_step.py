@@ -24,11 +24,10 @@ from turns import Turns, even_share
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.judging.rewards import Reward
-from lightning_paras2s.models.speech_lm import Sampling
-from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.models.tokenizer import SpeechTokenizer
+from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.speech_lm import Completion, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.speaking.codec import SpokenResponse, speak
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -59,26 +58,29 @@ class EvenIds(Reward):
         return torch.tensor([even_share(r.text_ids) for r in responses])
 
 
-class NoTokenizer(SpeechTokenizer):
-    """Stands for a speech tokenizer where no waveform is asked for."""
+class Silent(Processor):
+    """Where no waveform is asked for: words are numbers."""
 
-    sample_rate, frame_rate, feature_size = 16_000, 12.5, 1
+    name, files = "numbers", ()
 
-    def __init__(self, codes: int) -> None:
-        super().__init__()
-        self.vocab_size = codes
-
-    def encode(self, wav: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def prepare(self, *_) -> None:
         raise NotImplementedError
 
-    features = decode = encode
+    hear = length = load_policy = collate = to_device = prepare
+
+    def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
+        return speak(completion, None, lambda ids: " ".join(map(str, ids)))
 
 
-class Numbers(TextVocab):
-    """Words are numbers."""
+class Batches(L.LightningDataModule):
+    processor = Silent()
 
-    def decode(self, ids: list[int]) -> str:
-        return " ".join(map(str, ids))
+    def __init__(self, batches: list[DualStreamBatch]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.batches, batch_size=None)
 
 
 class Steps(L.Callback):
@@ -97,7 +99,7 @@ class Steps(L.Callback):
 def fit(args: argparse.Namespace, policy: Policy, turns: Turns, parts: dict[str, list[float]]) -> None:
     """`args.repeats` + 1 steps of ours."""
     module = GRPOModule(
-        policy.build, lambda: NoTokenizer(policy.codes), EvenIds, Numbers, group_size=args.group_size, lr=1e-5,
+        policy.build, EvenIds, group_size=args.group_size, lr=1e-5,
         sampling=Sampling(args.steps), micro_batch_tokens=args.micro_batch_tokens,
     )  # fmt: skip
     mixed = args.dtype == "bfloat16" and args.model.startswith("tiny")
@@ -107,7 +109,7 @@ def fit(args: argparse.Namespace, policy: Policy, turns: Turns, parts: dict[str,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[Steps(turns, parts)],
     )  # fmt: skip
     batches = [DualStreamBatch(policy.prompt(args)) for _ in range(args.repeats + 1)]
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    trainer.fit(module, datamodule=Batches(batches))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from lightning_paras2s.running.cost import Shape
+from lightning_paras2s.running.precision import cpu_features
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -161,6 +162,7 @@ def finish(
         "machine": {
             "processor": platform.machine(),
             "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
+            "cpu": cpu_features(),
             "torch": torch.__version__,
             "gflops": round(ceiling.flops / 1e9, 1),
             "gigabytes_per_second": round(ceiling.bandwidth / 1e9, 1),
@@ -196,7 +198,7 @@ def markdown(result: dict) -> str:
         f"{s['prompt']} + {s['steps']} positions, {s['repeats']} repeats, {s['threads']} threads",
         "",
         f"Ceilings: {machine['gflops']} GFLOP/s, {machine['gigabytes_per_second']} GB/s "
-        f"({machine['device']}, {machine['processor']}, torch {machine['torch']})",
+        f"({machine['device']}, {machine['processor']}, {' '.join(machine['cpu'])}, torch {machine['torch']})",
         "",
         f"| | seconds, median (min - max) | {result['unit']} a second | measured / bound | ours is faster by "
         "| by processor time |",

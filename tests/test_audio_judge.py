@@ -97,7 +97,7 @@ def test_the_prompt_is_the_guideline_with_both_recordings_in_its_slots(study, tm
     verdicts = {v.response_id: v for v in read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict)}
     assert verdicts["s/q3/0"].score == 1 and "nothing is to be heard" in verdicts["s/q3/0"].reason  # not asked
     assert sorted(v.score for v in verdicts.values()) == [1, 2, 3, 4]
-    assert result["judge"] == "end-to-end-1/gpt-audio-t0"
+    assert result["judge"] == "end-to-end-2/gpt-audio-t0"
     assert result["judge_usd"] == pytest.approx(3 * (10 * 2.5 + 5 * 10) / 1e6)
 
 

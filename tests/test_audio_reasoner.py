@@ -12,6 +12,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing import audio_reasoner
 from lightning_paras2s.hearing.audio_reasoner import QUESTION, SYSTEM, AudioReasoner, chat_prompt, parse_tone
 from lightning_paras2s.hearing.evidence import Ears, hear
+from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import LLMJudge
 from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import Audio, Query, Response
@@ -96,7 +97,7 @@ def test_its_description_reaches_the_evidence_when_the_reply_can_be_read(reasone
     assert (evidence.status, evidence.tone) == ("ok", "soft, calm")
 
 
-class Words:
+class Words(Transcriber):
     name = "words"
 
     def transcribe(self, audios):

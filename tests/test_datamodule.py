@@ -144,7 +144,7 @@ def test_bucketed_order_when_resumed_in_the_middle_of_an_epoch():
     cut = bucketed()
     head = [batch for batch, _ in zip(cut, range(3), strict=False)]
     rest = bucketed()
-    rest.load_state_dict({"epoch": 0, "position": 3})
+    rest.load_state_dict({"epoch": 0, "taken": 3 * rest.total, "size": rest.total})
     assert head + list(rest) == whole
 
 

@@ -11,7 +11,7 @@ import torch
 from fsdp_worker import Scene, command, said, start, train, weights_differ
 from test_runs import toy_config
 
-from lightning_paras2s.running.runs import checkpoints
+from lightning_paras2s.running.checkpoints import checkpoints
 
 # 78 tokens are one query of up to 12 + 4 * 8 tokens, or two of 6 + 4 * 8: in the second batch, rank 0 (prompts of 8 and
 # 7 tokens) needs two micro-batches and rank 1 (6 and 5) one; in the first, rank 1 has nothing to learn from at all.

@@ -10,6 +10,7 @@ import pytest
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.headline import headline, repetition
+from lightning_paras2s.bench.items import figures, read_items
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl
@@ -100,6 +101,21 @@ def test_command_prints_json_and_appends_rows(tmp_path, capsys):
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
     assert [(r["seed"], r["system"]) for r in lines] == [(s, n) for s in (0, 1) for n in ("base", "sft_fifth", "grpo")]
     assert all(r["config_sha"] == "c" and r["cost_seconds"] == 3 for r in lines)
+
+
+def test_items_hold_what_every_answer_was_worth(tmp_path):
+    given = runs(tmp_path, (GRPO, GRPO))
+    line = {"response_id": f"grpo/{QUERIES[0].id}/0", "wer": 0.5, "overall": 3.0, "perplexity_heard": 20.0}
+    (Path(given[0]) / "outside.jsonl").write_text(json.dumps(line) + "\n")
+    headline(given, items=str(tmp_path / "scores.jsonl.gz"))
+    items = read_items(tmp_path / "scores.jsonl.gz")
+    assert len(items) == 2 * 3 * 8 and {i.seed for i in items} == {1, 2}
+    first = next(i for i in items if (i.system, i.seed, i.query_id) == ("grpo", 1, QUERIES[0].id))
+    assert (first.score, first.swapped, first.audit, first.wer, first.topic) == (5, 1, 3, 0.12, 1)
+    assert (first.outside_wer, first.naturalness, first.perplexity) == (0.5, 3, 20)
+    row = figures([i for i in items if i.system == "grpo"])
+    assert (row["mean"], row["by_seed"], row["n"], row["outside_wer"]) == (2.5, [2.5, 2.5], 16, 0.5)
+    assert row["perplexity"] == 20
 
 
 def test_runs_are_refused_when_they_cannot_be_compared(tmp_path):

@@ -421,18 +421,18 @@ def test_systems_that_never_met_are_ranked_apart(capsys):
     games = [
         Battle(f"q{i}", *pair, "ab", "b" if i % 4 == 0 else "a", "j") for pair in ("AB", "CD") for i in range(40)
     ]
-    result = rank(games, 20, 5)
+    result = rank(games, 5)
     assert result["groups"] == [["A", "B"], ["C", "D"]]
     assert [(row["system"], row["group"]) for row in result["systems"]] == [("A", 1), ("B", 1), ("C", 2), ("D", 2)]
     gaps = [result["systems"][i]["strength"] - result["systems"][i + 1]["strength"] for i in (0, 2)]
     assert gaps == pytest.approx([400 * np.log10(3)] * 2, abs=0.01)
     assert "2 groups of systems never met and have no common scale" in capsys.readouterr().err
-    linked = rank([*games, Battle("q", "A", "C", "ab", "both_bad", "j")], 20, 5)
+    linked = rank([*games, Battle("q", "A", "C", "ab", "both_bad", "j")], 5)
     assert linked["groups"] == [["A", "B", "C", "D"]]
 
 
 def test_one_battle_has_no_interval():
-    rows = rank([Battle("q", "A", "B", "ab", "a", "j")], 20, 5)["systems"]
+    rows = rank([Battle("q", "A", "B", "ab", "a", "j")], 5)["systems"]
     assert [(row["ci95"], row["bounded"]) for row in rows] == [([None, None], False)] * 2
 
 

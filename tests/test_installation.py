@@ -33,12 +33,7 @@ WITHOUT_EXTRAS = """
 import importlib, pkgutil, sys
 import lightning_paras2s
 
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {extras}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
+sys.modules.update(dict.fromkeys({extras}))  # None: neither imported nor found
 for module in pkgutil.walk_packages(lightning_paras2s.__path__, "lightning_paras2s."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)

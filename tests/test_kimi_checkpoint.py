@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from test_kimi_audio import GOLDEN, fill_adapters, mixed_prompt, tiny_config, tiny_kimi
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.checkpoint import INDEX, base_parameters, save_kimi, shard_names
+from lightning_paras2s.models.kimi.checkpoint import ADAPTERS, INDEX, base_parameters, save_kimi, shard_names
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
@@ -186,3 +186,16 @@ def test_another_architecture_is_refused(released):
         UserError, match="must be of architecture MoonshotKimiaForCausalLM; got \\['Qwen2ForCausalLM'\\]"
     ):
         read_config(released)
+
+
+def test_adapters_are_written_whole_beside_the_merged_weights(tmp_path):
+    """An update of 2^-12 on a weight of 1 is lost in bfloat16 (steps of 2^-7); the adapters hold it."""
+    model = tiny_kimi(lora_rank=4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.fill_(2.0**-12)
+    save_kimi(model, tmp_path / "policy")
+    kept, own = load_file(tmp_path / "policy" / ADAPTERS), dict(model.named_parameters())
+    assert kept and set(kept) == {name for name in own if ".lora_" in name}
+    assert all(torch.equal(kept[name], own[name]) for name in kept)

@@ -54,7 +54,7 @@ class TinyKimi(KimiProcessor):
 
 def data(folder, tokenizer, answers=None):  # noqa: F811
     path = str(folder / "q.jsonl")
-    source = ManifestDialogues(path, path, answers)
+    source = ManifestDialogues(path, None, answers)
     module = DualStreamDataModule(source, TinyKimi(tokenizer), labelled=answers is not None, batch_size=2)
     module.setup()
     return module
@@ -65,7 +65,7 @@ def test_batch_is_left_padded_prompts_and_right_padded_answers(folder, tokenizer
     steps.
     """
     module = data(folder, tokenizer, str(folder / "a.jsonl"))
-    raw = next(iter(module.val_dataloader()))
+    raw = next(iter(module.predict_dataloader()[0]))
     batch = module.transfer_batch_to_device(raw, torch.device("cpu"), 0)
     config = tiny_config()
     assert batch.prompt.tokens.shape == (2, 2, 13) and batch.prompt.mask.sum(1).tolist() == [10, 13]
@@ -87,6 +87,13 @@ def test_answers_must_be_there_for_every_query(folder, tokenizer):  # noqa: F811
     (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="'q1' has no answer"):
         data(folder, tokenizer, str(folder / "a.jsonl"))
+
+
+def test_training_and_validation_must_not_share_queries(folder, tokenizer):  # noqa: F811
+    path = str(folder / "q.jsonl")
+    module = DualStreamDataModule(ManifestDialogues(path, path), TinyKimi(tokenizer), labelled=False, batch_size=2)
+    with pytest.raises(UserError, match="training and validation must not share queries; got 'q0'"):
+        module.setup("fit")
 
 
 def test_query_must_fit_before_any_weight_is_read(folder):

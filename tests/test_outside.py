@@ -13,6 +13,7 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table
+from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -117,6 +118,7 @@ def test_an_outside_ear_stands_beside_ours_in_every_table(run, capsys):
     assert found["systems"]["quiet"]["wer_outside"] == pytest.approx(1 / 3, abs=1e-4)
     told = {(d["measure"], round(d["value"], 3)) for d in found["differences"]}
     assert told == {("wer_ours", 0.0), ("wer_outside", 0.333)}
+    assert show("audit", found, {"run": str(run)}, "program", False) == ""
     assert "0.333" in capsys.readouterr().out
     leaderboard([str(run)])
     assert "0.333" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from scipy import stats
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
 
-PAIRS = 24
+PAIRS = 48
 ONE = Design(np.repeat(np.arange(PAIRS), 2), np.array(["age"] * PAIRS))
 
 
@@ -27,8 +27,8 @@ def test_two_seeds_that_differ_say_little():
 
 
 def test_no_interval_where_it_would_mean_none():
-    few = Design(np.arange(19), np.array(["age"] * 19))
-    assert np.isnan(estimate(macro_parts(np.random.default_rng(0).normal(size=(3, 19)), few), few).low)
+    few = Design(np.arange(39), np.array(["age"] * 39))
+    assert np.isnan(estimate(macro_parts(np.random.default_rng(0).normal(size=(3, 39)), few), few).low)
     assert np.isnan(estimate(macro_parts(np.full((3, 2 * PAIRS), 3.0), ONE), ONE).low)
     alone = Design(np.arange(PAIRS), np.array(["age"] * (PAIRS - 1) + ["gender"]))  # one pair a factor
     assert np.isnan(estimate(macro_parts(np.random.default_rng(0).normal(size=(1, PAIRS)), alone), alone).low)
@@ -42,13 +42,13 @@ def test_ratio_of_equal_systems_is_1_without_an_error():
 
 @pytest.mark.parametrize(("seeds", "of_seeds"), [(3, 0.2), (3, 0.0), (5, 0.2)])
 def test_intervals_cover_the_truth_over_seeds_and_pairs(seeds, of_seeds):
-    """1,000 experiments, 30 pairs: seeds, pairs and what is in neither vary. 950 +- 3 sd (6.9), and Satterthwaite's
+    """1,000 experiments, 40 pairs: seeds, pairs and what is in neither vary. 950 +- 3 sd (6.9), and Satterthwaite's
     approximation, which is wide where seeds don't differ."""
     random, covered = np.random.default_rng(0), 0
-    design = Design(np.arange(30), np.array(["age"] * 15 + ["gender"] * 15))
+    design = Design(np.arange(40), np.array(["age"] * 20 + ["gender"] * 20))
     for _ in range(1000):
-        of_both = of_seeds * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 30))
-        values = 3 + random.normal(0, 1, 30) + of_both
+        of_both = of_seeds * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 40))
+        values = 3 + random.normal(0, 1, 40) + of_both
         found = estimate(macro_parts(values, design), design)
         covered += found.low <= 3 <= found.high
     assert 929 <= covered <= 980

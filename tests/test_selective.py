@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import Largest
 
 from lightning_paras2s.models.selective import selective_logps
+from lightning_paras2s.models.tiny.decoding import draw
 
 RANGES = ((3, 4), (7, 8), (20, 90))
 LEGAL = torch.cat([torch.arange(a, b) for a, b in RANGES])
@@ -60,3 +62,31 @@ def test_no_tokens_give_zero_gradients():
     logps, entropy = selective_logps(hidden, weight, torch.zeros(0, dtype=torch.long), RANGES)
     (logps.sum() + entropy.sum()).backward()
     assert weight.grad is not None and not weight.grad.any() and hidden.grad.shape == (0, 16)
+
+
+def test_no_denormal_number_is_made_at_low_temperatures():
+    """Logits 0 and -100 (twice, at temperature 1/2): e^-100 = 4e-44 is denormal in float32, whose least normal number
+    is 1e-38, and products with such numbers take fifty times as long. What they would add is below rounding.
+    """
+
+    class Denormals(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for t in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(t, torch.Tensor) and t.is_floating_point():
+                    small = t.detach().abs()
+                    self.found += int(((small > 0) & (small < torch.finfo(torch.float32).tiny)).sum())
+            return result
+
+    hidden = torch.tensor([[1.0], [1.0]], requires_grad=True)
+    weight = torch.tensor([[0.0], [-50.0], [-50.0]], requires_grad=True)
+    with Denormals() as seen:
+        logps, entropy = selective_logps(hidden, weight, torch.tensor([0, 1]), ((0, 3),), 0.5)
+        (logps.sum() + entropy.sum()).backward()
+    assert seen.found == 0
+    torch.testing.assert_close(logps, torch.tensor([0.0, -100.0]), atol=1e-5, rtol=0)
+    with Denormals() as seen:
+        tokens, drawn = draw(torch.tensor([[0.0, -50.0]]), torch.tensor([0.5]), 0.5)
+    assert seen.found == 0 and tokens.item() == 0 and drawn.item() == 0

@@ -75,7 +75,7 @@ def test_evaluation_shows_scores_and_who_failed(capsys):
 
 def test_battles_are_shown_with_intervals(capsys):
     games = [Battle(f"q{i}", "a", "b", "ab", "a" if i < 3 else "both_bad", "j") for i in range(4)]
-    assert show("arena", rank(games, bootstrap=20, orders=20), {"out": "runs/arena"}, "P", False) == ""
+    assert show("arena", rank(games, orders=20), {"out": "runs/arena"}, "P", False) == ""
     out = capsys.readouterr().out
     assert "4 games over 4 queries; verdicts: a 3, both_bad 1" in out and max(map(len, out.splitlines())) <= 80
 

@@ -70,7 +70,8 @@ def test_changes_are_paired_with_the_first_policy():
 
 def test_shipped_policies_are_asked_for_every_skill(capsys, tmp_path):
     policies = json.dumps({name: f"{SHIPPED}/{name}.safetensors" for name in ("sft_fifth", "grpo")})
-    main(["skills", "--policies", policies, "--n", "2", "--cache_dir", str(tmp_path), "--json"])
+    few = ["--n", "2", "--cache_dir", str(tmp_path), "--json"]
+    main(["skills", "--config", "skills.yaml", "--policies", policies, *few])
     found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert tuple(found["skills"]) == tuple(SCORES)
     for skill in found["skills"].values():
@@ -80,5 +81,5 @@ def test_shipped_policies_are_asked_for_every_skill(capsys, tmp_path):
 
 def test_a_wrong_split_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["skills", "--policies", "{a: x.safetensors}", "--split", "dev"])
+        main(["skills", "--config", "skills.yaml", "--split", "dev"])
     assert stop.value.code == 2 and "split" in capsys.readouterr().err

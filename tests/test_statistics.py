@@ -6,6 +6,7 @@ from scipy import stats
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.people import reliability as agreement
+from lightning_paras2s.bench.summary import Judged, pairs_of, summarise_system
 from lightning_paras2s.errors import UserError
 
 # Paper, Table 3: age, emotion, gender, sarcasm, IEMOCAP, MELD, printed average.
@@ -114,12 +115,21 @@ def test_unscored_items_never_move_a_mean():
 
 
 def test_pair_metrics_on_tone_deaf_and_aware_pairs():
-    scores, pairs, halves = [5, 1, 4, 5, 5, np.nan], list("aabbcc"), ["sad", "happy"] * 3
-    matrix, ids = statistics.pair_scores(scores, pairs, halves)
-    assert ids == ["a", "b"]  # c has only one scored half
+    matrix = np.array([[5.0, 1], [4, 5]])
     assert statistics.pair_accuracy(matrix).tolist() == [0, 1]
     assert statistics.pair_min(matrix).tolist() == [1, 4]
     assert statistics.pair_gap(matrix).tolist() == [4, 1]
+
+
+def test_a_pair_has_two_halves_whose_samples_are_averaged():
+    scores = {"a": {"sad": [5.0], "happy": [1.0]}, "b": {"sad": [3.0, 5.0], "happy": [5.0]}, "c": {"sad": [5.0]}}
+    items = [
+        Judged("", pair, "emotion", style, score, 1.0, "", "", 0.0, True)
+        for pair, halves in scores.items()
+        for style, samples in halves.items()
+        for score in samples
+    ]
+    assert {p.pair_id: p.matched.tolist() for p in pairs_of(items)} == {"a": [1, 5], "b": [5, 4]}  # happy, sad
 
 
 def test_awareness_gain_is_zero_when_both_halves_get_one_reply():
@@ -278,8 +288,9 @@ def test_systems_without_a_common_item_are_not_compared():
 
 
 def test_label_swap_gain_is_zero_for_a_judge_that_ignores_labels():
-    gain = statistics.label_swap_gain([3, 4, 5], [3, 4, 5], list("abc"))
-    assert gain.value == 0 and np.isnan(gain.ci95).all()  # no spread, so no interval
+    items = [Judged(f"{i}", f"{i // 2}", "age", "ab"[i % 2], float(i), float(i), "", "", 0.0, True) for i in range(4)]
+    cell = summarise_system(items)["overall"]
+    assert cell["label_swap_gain"] == 0 and cell["label_swap_gain_ci95"] == [None, None]  # no spread, so no interval
 
 
 def test_clustered_mean_is_the_t_interval_moved_by_johnsons_correction():

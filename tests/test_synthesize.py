@@ -91,7 +91,7 @@ def test_command_prints_one_line_when_an_option_is_wrong(tmp_path):
     call = [sys.executable, "-m", "lightning_paras2s", "synthesize", "--out", str(tmp_path / "x"), "--split", "exam"]
     done = subprocess.run(call, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.splitlines() == [
-        "error: split must be one of train, val, test; got 'exam'"
+        "error: --split must be one of train, val, test; got 'exam'"
     ]
     assert not (tmp_path / "x").exists()
 

@@ -30,6 +30,8 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.running.logs import Log, recorded, write_summary
+from lightning_paras2s.running.precision import machine
+from lightning_paras2s.running.threads import Threads
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, OpenAIChat, cap
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
@@ -100,6 +102,7 @@ def evaluate(
         cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
     index, count = shard.split("/")
+    Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
     plan = Plan(Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
     steps = Steps(plan, log)
@@ -111,6 +114,7 @@ def evaluate(
         answers = [row for row in log.read("responses", Response) if row.system in systems]
         check_familiar(answers, Path(output), transcriber)
     result = score(steps, ears, manifest, audit_transcriber is None)
+    result["machine"] = machine()
     result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
     if not log.suffix:
         write_summary(Path(output) / "summary.json", result)

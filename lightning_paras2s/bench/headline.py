@@ -34,7 +34,7 @@ METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds
 
 class Evaluation(NamedTuple):
     """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
-    answer of every system, as of seed 0."""
+    answer of every system, its seed still 0."""
 
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
@@ -64,7 +64,7 @@ def headline(
         topline: name of the system that is told the label.
         rows: append one JSON line a run and system to this file (results/headline.jsonl).
         items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
-            systems and seeds are replaced.
+            systems and seeds (the first run is seed 1) are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
@@ -86,7 +86,7 @@ def headline(
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
     if items is not None:
-        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found) for i in e.items])
+        write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found, 1) for i in e.items])
     return result
 
 
@@ -100,7 +100,7 @@ def read_evaluation(run: Path) -> Evaluation:
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
                             ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
-    values, transcripts, shas, rows = {}, {}, {}, []
+    values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
         items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
@@ -109,10 +109,18 @@ def read_evaluation(run: Path) -> Evaluation:
         values[system] = item_metrics(items) | {"audit": np.array(audited)}
         values[system] |= dict(zip(("seconds", "silence", "repetition"), np.array(speech).T))
         statuses = [r.status if (r := responses.get(ids[q.id][0])) else "missing" for q in queries]
-        rows += [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        made = [as_item(system, i, a, s) for i, a, s in zip(items, audited, statuses, strict=True)]
+        rows += [replace(item, **outside.get(ids[item.query_id][0], {})) for item in made]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
     return Evaluation(values, transcripts, summary, shas, rows)
+
+
+def heard_outside(run: Path) -> dict[str, dict[str, float | None]]:
+    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened."""
+    names = {"wer": "outside_wer", "overall": "naturalness", "perplexity_heard": "perplexity"}
+    lines = [json.loads(line) for path in sorted(run.glob("outside*.jsonl")) for line in path.read_text().splitlines()]
+    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in lines}
 
 
 def as_item(system: str, row: Judged, audit: float, status: str) -> Item:

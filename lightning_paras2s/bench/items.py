@@ -25,7 +25,8 @@ from lightning_paras2s.types import Query, finite
 class Item:
     """One query of one system; None where a number is not known. `swapped`: the score against the pair's other style;
     `audit`: the score by the audit's ears; `topic`, `topic_written`: is the topic named in what was heard, in the text;
-    `status`: of the response."""
+    `status`: of the response. By ears from outside, where they listened: the word error rate of what they heard, a
+    predicted opinion of the sound (1 to 5), the perplexity of the words."""
 
     system: str
     seed: int
@@ -41,6 +42,9 @@ class Item:
     topic_written: float | None
     tone: str = ""
     status: str = "ok"
+    outside_wer: float | None = None
+    naturalness: float | None = None
+    perplexity: float | None = None
 
 
 METRICS = {
@@ -51,7 +55,12 @@ METRICS = {
     "wer": "wer",
     "names_topic": "topic",
     "writes_topic": "topic_written",
+    "outside_wer": "outside_wer",
+    "naturalness": "naturalness",
+    "perplexity": "perplexity",
 }
+INTERVALS = {"mean": "ci95", "audit_mean": "audit_ci95"}
+INTERVALS |= {n: f"{n}_ci95" for n in ("label_swap_gain", "pair_accuracy", "outside_wer", "naturalness", "perplexity")}
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
@@ -88,10 +97,9 @@ def figures(items: list[Item]) -> dict[str, Any]:
     found: dict[str, Any] = {"seed": seeds if len(seeds) > 1 else seeds[0], "system": first[0].system}
     found |= {"n": int(np.isfinite(values["mean"]).sum()), "n_failed": int((~np.isfinite(values["mean"])).sum())}
     for name, rows in values.items():
-        value, ends = _figure(name, rows, first)
-        found[name] = value
-        if name in ("mean", "audit_mean", "label_swap_gain", "pair_accuracy"):
-            found["ci95" if name == "mean" else "audit_ci95" if name == "audit_mean" else f"{name}_ci95"] = ends
+        if np.isfinite(rows).any() or name in ("mean", "label_swap_gain", "pair_accuracy"):
+            value, ends = _figure(name, rows, first)
+            found |= {name: value} | ({INTERVALS[name]: ends} if name in INTERVALS else {})
     factors = np.array([i.factor for i in first])
     known = {f: values["mean"][:, factors == f] for f in np.unique(factors)}
     found["by_factor"] = {str(f): rounded(np.nanmean(part)) for f, part in known.items() if np.isfinite(part).any()}
@@ -109,11 +117,14 @@ def _figure(name: str, rows: NDArray, items: list[Item]) -> tuple[float | None, 
     else:
         columns = statistics.by_factor(rows[0], [i.pair_id for i in items], [i.factor for i in items])
         made = statistics.macro_share(columns) if name == "pair_accuracy" else statistics.macro_mean(columns)
-    return rounded(made.value), [rounded(end) for end in made.ci95]
+    ends = [np.exp(x) if name == "perplexity" else x for x in (made.value, *made.ci95)]  # a geometric mean
+    return rounded(ends[0]), [rounded(end) for end in ends[1:]]
 
 
 def metric_of(items: list[Item], key: str) -> NDArray:
     """[Q]; a pair's accuracy stands at its first half, and NaN at the other."""
+    if key == "perplexity":
+        return np.log([np.nan if i.perplexity is None else i.perplexity for i in items])
     if key == "gain":
         return metric_of(items, "score") - metric_of(items, "swapped")
     if key != "accurate":

@@ -16,7 +16,8 @@ from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import json_text, read_summary, replace_file
+from lightning_paras2s.running.logs import json_text, read_summary, replace_file, say
+from lightning_paras2s.running.precision import mixed
 from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
@@ -38,7 +39,10 @@ def leaderboard(
     """
     if format not in FORMATS:
         raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
-    result = table(read_summaries(runs))
+    summaries = read_summaries(runs)
+    if note := mixed(summaries):
+        say(note)
+    result = table(summaries)
     if output is not None:
         replace_file(Path(output), render(result, format))
     elif format == "rich":

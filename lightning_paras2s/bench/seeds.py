@@ -16,6 +16,8 @@ from scipy import stats
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate
 from lightning_paras2s.types import Query
 
+MIN_OF_SEEDS = 40  # pairs; with fewer, Satterthwaite's approximation is too wide (speed/intervals.py)
+
 
 class Design(NamedTuple):
     """Which pair each query is of [Q], and which factor each pair [P]; a `pair_id` in two factors names two pairs."""
@@ -63,8 +65,8 @@ def macro_parts(values: NDArray, design: Design) -> Parts:
 
 
 def estimate(parts: Parts, design: Design) -> Estimate:
-    """The value with its 95 % interval; none (NaN) with fewer than `MIN_CLUSTERS` pairs, one pair in a factor, or
-    without variation. With one seed it holds for that seed."""
+    """The value with its 95 % interval; none (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several
+    seeds), one pair in a factor, or without variation. With one seed it holds for that seed."""
     seeds, pairs = parts.errors.shape
     by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
     variances, freedoms, rest = [], [], 0.0
@@ -85,7 +87,7 @@ def estimate(parts: Parts, design: Design) -> Estimate:
         variances.append(of_seeds)
         freedoms.append(seeds - 1)
     variance = max(of_pairs + of_seeds - rest, of_pairs, of_seeds)  # both hold the rest once
-    if pairs < MIN_CLUSTERS or not variance > 0:
+    if pairs < (MIN_CLUSTERS if seeds == 1 else MIN_OF_SEEDS) or not variance > 0:
         return Estimate(parts.value, np.nan, np.nan, seeds * pairs, pairs)
     freedom = variance**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
     half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)

@@ -19,7 +19,8 @@ from scipy import stats
 from lightning_paras2s.errors import UserError
 
 REPEATS = 2000
-MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/coverage.py)
+MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
+MIN_SHARED, MIN_SHARED_EACH = 40, 10  # for a share, and in each column: 0 of 5 and 1 of 5 are far apart
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
 VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
@@ -66,7 +67,7 @@ def macro_mean(columns: Columns) -> Estimate:
     Student's t with Welch and Satterthwaite's degrees of freedom, moved by Johnson's correction for skewness (JASA 73,
     1978, p. 536): a system that rarely fails has few low scores, and a symmetric interval would cover too seldom. There
     is none (NaN) with fewer than `MIN_CLUSTERS` clusters, one in a column, or without any variation: it would say too
-    much (speed/coverage.py).
+    much (speed/intervals.py).
     """
     parts = _known(columns)
     if not parts:
@@ -110,7 +111,8 @@ def macro_se(columns: Columns) -> float:
 
 def macro_share(columns: Columns) -> Estimate:
     """As `macro_mean`, of columns of 0 and 1, one value a cluster: Wilson's interval (1927), and of several columns
-    their intervals combined (Zou and Donner 2008). It has a width where all are 0."""
+    their intervals combined (Zou and Donner 2008), none with fewer than `MIN_SHARED` clusters, or
+    `MIN_SHARED_EACH` in a column. It has a width where all are 0."""
     parts = _known(columns)
     if not parts:
         return NOTHING
@@ -118,7 +120,7 @@ def macro_share(columns: Columns) -> Estimate:
     value, low, high = np.mean(wilsons, 0)
     below, above = (np.sqrt(sum((p - end[i]) ** 2 for p, *end in wilsons)) / len(wilsons) for i in (0, 1))
     clusters = sum(len(counts) for _, counts in parts.values())
-    few = clusters < MIN_CLUSTERS or any(len(counts) < 2 for _, counts in parts.values())
+    few = clusters < MIN_SHARED or any(len(counts) < MIN_SHARED_EACH for _, counts in parts.values())
     ends = (np.nan, np.nan) if few else (float(value - below), float(value + above))
     return Estimate(float(value), *ends, clusters, clusters)
 
@@ -181,18 +183,6 @@ def voicebench_overall(scores: Mapping[str, float]) -> float:
     return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
 
 
-def pair_scores(scores: ArrayLike, pair_ids: Sequence[str], halves: Sequence[str]) -> tuple[NDArray, list[str]]:
-    """Scores -> [P, 2] of the pairs with both halves scored, and their ids. A half is a style; its samples are averaged
-    first."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for score, pair, half in zip(np.asarray(scores, float), pair_ids, halves, strict=True):
-        if np.isfinite(score):
-            found.setdefault(pair, {}).setdefault(half, []).append(float(score))
-    whole = {pair: styles for pair, styles in found.items() if len(styles) == 2}
-    rows = [[float(np.mean(styles[half])) for half in sorted(styles)] for styles in whole.values()]
-    return np.array(rows, float).reshape(-1, 2), list(whole)
-
-
 def pair_accuracy(pairs: NDArray) -> NDArray:
     """[P, 2] -> [P], 1 where both halves score at least 4."""
     return (pairs >= PASS).all(1).astype(float)
@@ -224,12 +214,6 @@ def awareness_gain(matched: NDArray, swapped: NDArray) -> NDArray:
 def response_contrast(a: str, b: str) -> float:
     """How differently the halves are answered: 1 - similarity of the word sequences (0 for equal replies)."""
     return 1 - SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()
-
-
-def label_swap_gain(matched: ArrayLike, swapped: ArrayLike, clusters: Sequence[str]) -> Estimate:
-    """Mean of (score - score against the other style of the pair): about 0 for a tone-deaf system, or for a judge that
-    ignores labels."""
-    return clustered_mean(np.asarray(matched, float) - np.asarray(swapped, float), clusters)
 
 
 def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int = 10_000, seed: int = 0) -> float:

@@ -62,11 +62,11 @@ class HeardUtterance(Utterance):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(np.zeros((0, 0), np.float16), "", Style())
-        object.__setattr__(self, "_seconds", seconds)
+        object.__setattr__(self, "length", seconds)
 
     @property
     def seconds(self) -> float:
-        return self._seconds
+        return self.length
 
 
 @dataclass(frozen=True)

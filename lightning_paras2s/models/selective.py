@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 TOKEN_CHUNK = 1024
 VOCAB_CHUNK = 8192
+# Log-probabilities below this count as this (2e-22): at temperatures below 1 most would be denormal numbers, with which
+# a CPU's exponentials and products take fifty times as long.
+FLOOR = -50.0
 Ranges = tuple[tuple[int, int], ...]
 
 
@@ -100,7 +103,7 @@ class _Selective(torch.autograd.Function):
             for i in range(0, len(hidden), ctx.token_chunk):
                 rows = slice(i, i + ctx.token_chunk)
                 for a, b in ctx.blocks:
-                    log_p = block_logits(hidden[rows], weight[a:b], ctx.scale).sub_(lse[rows, None])
+                    log_p = block_logits(hidden[rows], weight[a:b], ctx.scale).sub_(lse[rows, None]).clamp_(min=FLOOR)
                     if grad_entropy is None:
                         grad = log_p.exp_().mul_(-grad_logps[rows, None])
                     else:
@@ -142,7 +145,7 @@ def _forward_rows(
         chosen = torch.where(inside, z.gather(1, (ids - a).clamp(0, b - a - 1)[:, None])[:, 0], chosen)
         new_top = torch.maximum(top, z.amax(1))
         shrink = (top - new_top).exp()
-        e = z.sub_(new_top[:, None]).exp()
+        e = z.sub_(new_top[:, None]).clamp_(min=FLOOR).exp()
         here = e.sum(1)
         total = total * shrink + here
         weighted = weighted * shrink + e.mul_(z).sum(1) + new_top * here  # sum of e^(logit - top) * logit

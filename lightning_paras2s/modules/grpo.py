@@ -33,9 +33,9 @@ from lightning_paras2s.losses import (
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
-from lightning_paras2s.modules.objective import Experience, Objective
+from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
-from lightning_paras2s.modules.training import Optimization, StageModule, check_sampling, initial_policy, place
+from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 
 

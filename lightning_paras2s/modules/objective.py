@@ -17,6 +17,7 @@ from lightning_paras2s.losses import (
     check_objective,
     grpo_loss,
 )
+from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.rollouts import Rollout
 
 
@@ -101,3 +102,20 @@ class Experience:
     def scored(self) -> Tensor:
         """[B*G], bool."""
         return self.rewards.isfinite()
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """
+    Raises:
+        UserError: answers without steps, or all alike.
+    """
+    if sampling.max_steps < 1:
+        raise UserError(
+            f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"
+        )
+    for name in ("text_temperature", "audio_temperature"):
+        if not getattr(sampling, name) > 0:
+            raise UserError(
+                f"sampling.{name} must be above 0, or all answers are one; got {getattr(sampling, name)}; "
+                f"set model.sampling.{name}"
+            )

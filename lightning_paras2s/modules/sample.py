@@ -14,7 +14,8 @@ from lightning_paras2s.data.preferences import Preference, build_preferences
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
-from lightning_paras2s.modules.training import check_sampling, initial_policy, place
+from lightning_paras2s.modules.objective import check_sampling
+from lightning_paras2s.modules.training import initial_policy, place
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 

@@ -19,9 +19,9 @@ from torch.optim import AdamW, Optimizer
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.models.speech_lm import SpeechLM
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
-from lightning_paras2s.running.runs import run_dir
+from lightning_paras2s.running.runs import batches_done, run_dir
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StageModule(L.LightningModule):
     def __init__(self, optimization: Optimization, seed: int | None) -> None:
         super().__init__()
         self.optimization, self.seed = optimization, seed or 0
-        self.skipped = Skipped(optimization.max_skipped)
+        self.skipped, self.written = Skipped(optimization.max_skipped), False
 
     @property
     @abstractmethod
@@ -137,13 +137,20 @@ class StageModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         export(self, self.trained, self.exported)
+        self.written = True
+
+    def on_fit_end(self) -> None:
+        """A run that was ended between its last batch and its export has nothing left to train, but to write."""
+        if not self.written and batches_done(self.trainer) > 0:
+            export(self, self.trained, self.exported)
 
 
 class SupervisedModule(StageModule):
     """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run."""
 
     def on_fit_start(self) -> None:
-        if math.isinf(self.trainer.estimated_stepping_batches):
+        # not `estimated_stepping_batches`: it makes the loader before a resumed run's position is there to be loaded
+        if self.trainer.max_steps == -1 and self.trainer.max_epochs == -1:
             raise UserError(
                 "a run whose learning rate falls must know its length; got neither trainer.max_steps nor max_epochs; "
                 "set one (beside trainer.max_time, if that is to end it)"
@@ -192,23 +199,6 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
                 "set the policy's options as they were when it was trained"
             )
     return loaded
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """
-    Raises:
-        UserError: answers without steps, or all alike.
-    """
-    if sampling.max_steps < 1:
-        raise UserError(
-            f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"
-        )
-    for name in ("text_temperature", "audio_temperature"):
-        if not getattr(sampling, name) > 0:
-            raise UserError(
-                f"sampling.{name} must be above 0, or all answers are one; got {getattr(sampling, name)}; "
-                f"set model.sampling.{name}"
-            )
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float = 0.1) -> float:

@@ -83,6 +83,7 @@ def check(command: str, argv: list[str]) -> dict[str, Any]:
         elif one.key not in FLAGS and one.key.partition("=")[0] != "print_config" and not one.key.endswith(".help"):
             checker.origin = ""
             tree = checker.merge(tree, nested(one.key.rstrip("+"), parsed(one.value)))
+    checker.require_files(tree)
     return tree
 
 
@@ -111,6 +112,18 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
+def texts_at(tree: Any, keys: list[str]) -> list[Any]:
+    """What stands at an option's name; a class's options lie under `init_args`, and a list's items share its name."""
+    if isinstance(tree, list):
+        return [text for item in tree for text in texts_at(item, keys)]
+    if not keys:
+        return [tree]
+    if not isinstance(tree, dict):
+        return []
+    inside = tree.get("init_args") if keys[0] not in tree else tree
+    return texts_at(inside.get(keys[0]), keys[1:]) if isinstance(inside, dict) else []
+
+
 class Checker:
     """Merges one source of options after another, and checks each.
 
@@ -121,6 +134,7 @@ class Checker:
     def __init__(self, command: str, options: tuple[Option, ...], files: bool) -> None:
         self.command, self.options, self.files = command, options, files
         self.origin = ""  # the config that is read; "" = the command line
+        self.absent: dict[str, tuple[str, str]] = {}  # option -> the file that is not there, and where it was named
 
     def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         return self._group(self.options, tree, more, "", f"{self.command}")
@@ -194,8 +208,19 @@ class Checker:
                 + (f"; did you mean {near[0]}?" if near else "")
             )
         if self.files and option.holds("InputPath") and isinstance(value, str) and not there(value):
-            told = remedy(Path(value))
-            raise UserError(f"{self._at(where)} must be a file or folder that is there; got {value}; {told}")
+            self.absent[where] = (value, self._at(where))
+
+    def require_files(self, tree: dict[str, Any]) -> None:
+        """Of those files that are named in the end: a config's may have been replaced on the command line.
+
+        Raises:
+            UserError: the first that is not there.
+        """
+        for where, (value, told) in self.absent.items():
+            if value in texts_at(tree, where.split(".")):
+                raise UserError(
+                    f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}"
+                )
 
     def _at(self, where: str) -> str:
         return f"--{where}" if not self.origin else f"{where} in {self.origin}"

@@ -47,7 +47,7 @@ class RunCheckpoint(Checkpoint):
                 f"checkpoint.keep must be at least 1, or -1 for all; got {keep}; a run resumes from the last"
             )
         self.every_n_batches, self.keep = every_n_batches, keep
-        self.saved, self.due, self.steps = -1, False, 0
+        self.saved, self.due, self.steps, self.between = -1, False, 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, done = run_dir(trainer), batches_done(trainer)
@@ -65,22 +65,19 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self.every_n_batches and batches_done(trainer) % self.every_n_batches == 0:
             self.due = True
-        if self.between_steps(trainer):
-            self.steps = trainer.global_step
-            if self.due:
-                self._save(trainer)
+        # no gradient waits for others of its optimizer step
+        self.between = trainer.accumulate_grad_batches == 1 or trainer.global_step > self.steps
+        self.steps = trainer.global_step
+        if self.due and self.between:
+            self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """SIGTERM comes between two batches: save what is there."""
-        if isinstance(exception, SIGTERMException) and trainer.training and self.steps == trainer.global_step:
+        if isinstance(exception, SIGTERMException) and self.between:
             self._save(trainer)
-
-    def between_steps(self, trainer: Trainer) -> bool:
-        """Is no gradient waiting for others of its optimizer step?"""
-        return trainer.accumulate_grad_batches == 1 or trainer.global_step > self.steps
 
     def _save(self, trainer: Trainer) -> None:
         folder, step = run_dir(trainer), batches_done(trainer)
@@ -99,9 +96,10 @@ class RunCheckpoint(Checkpoint):
                 publish(part, place)
                 for old in checkpoints(folder)[: 0 if self.keep == -1 else -self.keep]:
                     remove(old)
-        finally:
+        except OSError:
             if trainer.is_global_zero:
                 remove(part)  # of a disk that is full
+            raise
         self.saved = step
         trainer.strategy.barrier()
 

@@ -24,10 +24,13 @@ from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
+from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import check_run, check_trainer, launched, visible_gpus
 from lightning_paras2s.running.ranks import one_voice
 from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+from lightning_paras2s.running.threads import say
+from lightning_paras2s.running.trainer import StageTrainer
 
 # a disk or a folder that takes no (more) files
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
@@ -52,6 +55,7 @@ class StageCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=RunConfig,
+                trainer_class=StageTrainer,
                 seed_everything_default=0,
                 parser_class=StageParser,
                 auto_configure_optimizers=False,
@@ -84,7 +88,11 @@ class StageCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_instantiate_classes(self) -> None:
-        check_trainer(self.config[self.subcommand].trainer, visible_gpus(), launched(os.environ))
+        trainer = self.config[self.subcommand].trainer
+        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        check_trainer(trainer, visible_gpus(), launched(os.environ))
+        if line:
+            say(line)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
@@ -115,6 +123,7 @@ class StageCLI(LightningCLI):
         check_run(subcommand, self.model, self.trainer)
         folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
+        made = [] if folder is None else [place for place in (folder, *folder.parents[:2]) if not place.exists()]
         try:
             with one_line():
                 super()._run_subcommand(subcommand)
@@ -125,8 +134,9 @@ class StageCLI(LightningCLI):
             if folder is not None and batches_done(self.trainer) == 0:
                 for path in set(folder.glob("*")) - before:
                     remove(path)
-                if not before and folder.is_dir():
-                    folder.rmdir()
+                for place in made:
+                    if place.is_dir() and not any(place.iterdir()):
+                        place.rmdir()
             if "loading state_dict" not in str(error):
                 raise
             path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()

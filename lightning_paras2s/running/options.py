@@ -42,6 +42,7 @@ CALLBACKS = {
     "step_seed": "lightning_paras2s.running.runs:StepSeed",
     "end_together": "lightning_paras2s.running.ranks:EndTogether",
     "progress": "lightning_paras2s.running.callbacks:StageProgress",
+    "share_cores": "lightning_paras2s.running.trainer:ShareCores",
 }
 LINKED = {"step_seed": ("seed",)}  # set from elsewhere: seed_everything
 GIVEN = ("self", "model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")

@@ -26,6 +26,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.curves import layout
+from lightning_paras2s.running.precision import machine
 from lightning_paras2s.types import finite
 
 
@@ -87,7 +88,8 @@ class RunConfig(SaveConfigCallback):
         if folder is None or not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        config = self.parser.dump(self.config, skip_none=False)
+        made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
+        config = f"# {made}\n{self.parser.dump(self.config, skip_none=False)}"
         replace_file(folder / "config.yaml", lambda part: part.write_text(config))
 
 

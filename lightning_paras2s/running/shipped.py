@@ -43,7 +43,8 @@ def weights_file(path: str | Path, what: str = "weights must be an existing .saf
 def remedy(path: Path) -> str:
     """What to do about weights that are not there."""
     parts = path.parts
-    if len(parts) == 4 and parts[0] == "runs" and (PACKAGE / "configs" / f"{parts[1]}.yaml").is_file():
+    of_a_run = len(parts) == 4 and parts[0] == "runs" and path.suffix == ".safetensors"
+    if of_a_run and (PACKAGE / "configs" / f"{parts[1]}.yaml").is_file():
         command = f"python -m lightning_paras2s fit --config {parts[1]}.yaml --trainer.logger.version {parts[2]}"
         return f"`{command}` makes it"
     if path.parent != WEIGHTS:

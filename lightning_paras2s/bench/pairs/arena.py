@@ -37,7 +37,7 @@ from lightning_paras2s.types import Answered, Battle, Human, answered, read_json
 VERDICTS = ("a", "b", "both_good", "both_bad")
 TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
-MIN_QUERIES = 20  # below, no interval is shown
+MIN_QUERIES = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
 
 def arena(
@@ -63,7 +63,7 @@ def arena(
         manifest: the queries, for the judge.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
-        bootstrap: resamples of the queries for the interval of the kappa with listeners.
+        bootstrap: resamples of the queries, for the interval of the listeners' kappa.
         orders: random orders of the games for Elo.
         seed: of all three.
 
@@ -208,14 +208,14 @@ def rank_group(
     strength, tie = davidson(wins.sum(0), ties.sum(0))
     bounded = is_bounded(wins.sum(0), ties.sum(0))
     shown = bounded and len(queries) >= MIN_QUERIES
-    half = half_widths(wins, ties, (strength, tie)) if shown else np.full(len(systems), np.nan)
-    ends = on_elo_scale(np.stack([strength - half, strength + half], 1))  # [S, 2]
+    half = half_widths(wins, ties, (strength, tie)) if shown else np.zeros(len(systems))
+    ends = on_elo_scale(np.stack([strength - half, strength + half], 1)).tolist()  # [S, 2]
     order = np.array([random.permutation(len(games)) for _ in range(orders)], int).reshape(orders, len(games))
     ratings = elo(games, systems, order) if orders else elo(games, systems)[None]
     counts, rows = records(games, systems), []
     for i, name in enumerate(systems):
         row = {"system": name, "strength": float(on_elo_scale(strength)[i]), "bounded": bounded}
-        row |= {"ci95": ends[i].tolist() if shown else [None, None]}
+        row["ci95"] = ends[i] if shown and half[i] > 0 else [None, None]
         row |= {"elo": float(ratings[:, i].mean()), "elo_spread95": interval(ratings[:, i]), **counts[name]}
         rows.append(row)
     return sorted(rows, key=lambda row: -row["strength"]), tie

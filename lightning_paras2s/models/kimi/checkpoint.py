@@ -27,6 +27,7 @@ INDEX = "model.safetensors.index.json"
 SKIPPED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
 SKIPPED_PREFIX = "whisper_model."  # fine-tuning checkpoints carry the feature encoder too; `KimiTokenizer` loads it
 COMPANIONS = (".py", ".json", ".model", ".tiktoken")  # code and text tokenizer, which lie beside the weights
+ADAPTERS = "adapters.safetensors"  # float32: bfloat16's eight bits lose most of a small update of a large weight
 OWN_FILES = (INDEX, "config.json")
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -117,7 +118,8 @@ def read_into(parameter: nn.Parameter, piece) -> None:
 
 
 def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> None:
-    """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it.
+    """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it; the
+    adapters lie beside them, whole.
 
     The config keeps what the folder that the model was read from says beside the shapes (`auto_map` and others), and
     that folder's own code and text tokenizer come along. The new folder appears whole or not at all, in place of an
@@ -141,8 +143,12 @@ def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> 
             save_file(tensors, part / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(names, file)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
+    adapters = {name: whole(p) for name, p in model.named_parameters() if ".lora_" in name}
     if not writes:
         return
+    if adapters:
+        tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in adapters.items()}
+        save_file(tensors, part / ADAPTERS, metadata={"base": str(model.path), "rank": str(model.lora_rank)})
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
     save_beside(model, part, dtype)
@@ -191,7 +197,7 @@ def merged_adapters(model: KimiAudio):
         if not name.endswith("_proj.weight") or "default" not in getattr(layer, "lora_A", {}):
             return weight
         down, up = whole(layer.lora_A["default"].weight), whole(layer.lora_B["default"].weight)
-        return (weight.float() + layer.scaling["default"] * up.float() @ down.float()).to(weight.dtype)
+        return weight.float() + layer.scaling["default"] * up.float() @ down.float()  # rounded once, when it is written
 
     return tensor
 

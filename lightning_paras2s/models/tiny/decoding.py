@@ -6,19 +6,19 @@ then costs nothing once enough rows have stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_paras2s.models.selective import FLOOR
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling
-from lightning_paras2s.models.tiny.transformer import StaticMemory
+from lightning_paras2s.models.tiny.fused import Attend, FusedTrunk, StaticMemory, after_norm, unit
+from lightning_paras2s.models.tiny.transformer import turns
 
 if TYPE_CHECKING:
-    from lightning_paras2s.models.tiny.lm import Tables, TinySpeechLM
+    from lightning_paras2s.models.tiny.lm import TinySpeechLM
 
 BLOCK = 64  # ids
 COMPACT_BELOW = 0.75  # finished rows leave the cache when fewer than this share of its rows still run
@@ -29,13 +29,27 @@ class Rollout:
 
     def __init__(self, model: TinySpeechLM, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int):
         self.model, self.sampling = model, sampling
-        self.tables = cast_heads(model._tables(), prompt.tokens.device.type)
-        memory, *last = model._prefill(self.tables, prompt)
-        self.text, self.audio = (state[:, 0].repeat_interleave(group_size, 0) for state in last)  # [R, C]
-        size, steps = len(prompt) * group_size, sampling.max_steps
-        device = prompt.tokens.device
-        self.memory = StaticMemory(memory, group_size, steps)
-        self.start = prompt.mask.sum(-1).repeat_interleave(group_size, 0)  # [R], position of the first step
+        size, steps, device = len(prompt) * group_size, sampling.max_steps, prompt.tokens.device
+        kind = device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        tables = model._tables()
+        x = model._prompt_embedding(tables, prompt).float()  # [B, P, C]
+        with torch.autocast(kind, enabled=False):
+            self.trunk = FusedTrunk(list(model.layers), dtype)
+            self.text_input, self.audio_input = tables.text_input, tables.audio_input
+            temperatures = sampling.text_temperature or 1.0, sampling.audio_temperature or 1.0
+            norms = (tables.text_output, model.text_norm), (tables.audio_output, model.audio_norm)
+            self.heads = [
+                (after_norm(table, norm.weight) / temperature).to(dtype).t().contiguous()  # [C, V]
+                for (table, norm), temperature in zip(norms, temperatures, strict=True)
+            ]
+            self.memory = StaticMemory(prompt.mask, group_size, steps, len(model.layers), dtype)
+            head_size = x.shape[-1] // model.heads
+            positions = (prompt.mask.cumsum(-1) - 1).clamp(min=0)  # [B, P]
+            states = self._run(x.flatten(0, 1), turns(positions, head_size).flatten(0, 1), self.memory.read, True)
+            self.states = [s.view_as(x)[:, -1].repeat_interleave(group_size, 0) for s in states]  # [R, C] a stream
+            start = prompt.mask.sum(-1).repeat_interleave(group_size, 0)  # [R], position of the first step
+            self.turns = turns(start[:, None] + torch.arange(steps, device=device), head_size)  # [R, T, 1, D/2]
         self.noise = torch.zeros(size, 2, steps, device=device) if noise is None else noise.to(device)
         self.rows = torch.arange(size, device=device)
         self.running = torch.ones(size, dtype=torch.bool, device=device)  # in the cache's order
@@ -64,12 +78,15 @@ class Rollout:
 
     def _sample(self, stream: int, step: int, where: Tensor) -> None:
         """Sample `stream` at `step` in the rows `where` of the cache."""
-        state, table = ((self.text, self.tables.text_output), (self.audio, self.tables.audio_output))[stream]
-        rows = self.rows[where]
+        temperature, *cut = self.sampling.of(stream)
+        state, rows, head = self.states[stream], self.rows, self.heads[stream]
+        if not bool(where.all()):
+            index = where.nonzero().squeeze(-1)
+            state, rows = state[index], rows[index]
         if len(rows) == 0:
             return
-        logits = F.linear(state[where], table).float()
-        tokens, logps = draw(logits, self.noise[rows, stream, step], *self.sampling.of(stream))
+        logits = (unit(state).to(head.dtype) @ head).float()
+        tokens, logps = draw(logits, self.noise[rows, stream, step], float(temperature > 0), *cut)  # the head is scaled
         self.tokens[rows, stream, step] = tokens
         self.actions[rows, stream, step] = True
         self.logps[rows, stream, step] = logps
@@ -78,15 +95,23 @@ class Rollout:
         """Read the step's tokens, after dropping finished rows where that pays."""
         if self.running.sum() < COMPACT_BELOW * len(self.rows):
             self._keep(self.running.nonzero().squeeze(-1))
-        x = self.model._embed(self.tables, self.tokens[self.rows, :, step : step + 1])
+        text, audio = self.tokens[self.rows, :, step].unbind(1)
+        x = F.embedding(text, self.text_input) + F.embedding(audio, self.audio_input)
         self.memory.step = step
         writing = bool((self.running & self.text_open).any())  # else the text branch has nothing more to say
-        text, audio = self.model._run(x, (self.start + step).unsqueeze(-1), self.memory, int(writing))
-        self.text, self.audio = text[:, 0] if writing else self.text, audio[:, 0]
+        with torch.autocast(x.device.type, enabled=False):
+            self.states = self._run(x.float(), self.turns[:, step], self.memory.attend, writing)
+
+    def _run(self, x: Tensor, turn: Tensor, attend: Attend, writing: bool) -> list[Tensor]:
+        """Trunk and branches over x [N, C]: the text and the audio states, before their norms."""
+        fork, ends = self.model.shared_layers, self.model.shared_layers + self.model.text_layers
+        x = self.trunk.run(x, turn, range(fork), attend)
+        text = self.trunk.run(x, turn, range(fork, ends), attend) if writing else x
+        return [text, self.trunk.run(x, turn, range(ends, len(self.trunk.layers)), attend)]
 
     def _keep(self, index: Tensor) -> None:
         self.memory.keep(index)
-        self.start, self.rows, self.text = self.start[index], self.rows[index], self.text[index]
+        self.turns, self.rows = self.turns[index], self.rows[index]
         self.running, self.text_open = self.running[index], self.text_open[index]
 
     def completion(self, steps: int) -> Completion:
@@ -107,7 +132,8 @@ def draw(
     scaled = logits if temperature in (0, 1) else logits / temperature
     if temperature and (0 < top_k < scaled.shape[-1] or top_p < 1):
         scaled = likeliest(scaled, top_k, top_p)
-    weights = (scaled - scaled.amax(-1, keepdim=True)).exp_()  # [N, V], the likeliest id's is 1
+    below = F.threshold_(scaled - scaled.amax(-1, keepdim=True), FLOOR, -torch.inf)  # no denormal numbers
+    weights = below.exp_()  # [N, V], the likeliest id's is 1
     size, whole = weights.shape[-1], weights.shape[-1] // BLOCK
     inner = weights[:, : whole * BLOCK].unflatten(1, (whole, BLOCK)).sum(-1)
     sums = torch.cat([inner, weights[:, whole * BLOCK :].sum(-1, keepdim=True)], -1).double()  # [N, whole + 1]
@@ -136,28 +162,3 @@ def likeliest(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         shares = values.softmax(-1)
         values = values.masked_fill(shares.cumsum(-1) - shares >= top_p, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(-1, ids, values)
-
-
-@contextmanager
-def cast_once(kind: str) -> Iterator[None]:
-    """Under autocast on device type `kind`, cast each weight once for all steps.
-
-    Lightning switches autocast's cache off, since casts made without gradient would be found again by the update; so
-    the cache lives for the rollout alone.
-    """
-    if not torch.is_autocast_enabled(kind):
-        yield
-        return
-    with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=True):
-        try:
-            yield
-        finally:
-            torch.clear_autocast_cache()
-
-
-def cast_heads(tables: Tables, kind: str) -> Tables:
-    """The output tables as autocast would cast them at every step."""
-    if not torch.is_autocast_enabled(kind):
-        return tables
-    dtype = torch.get_autocast_dtype(kind)
-    return tables._replace(text_output=tables.text_output.to(dtype), audio_output=tables.audio_output.to(dtype))

@@ -123,12 +123,12 @@ def vocode(features: Tensor, seed: int = 0) -> Tensor:
     padded = F.pad(source, (WINDOW, WINDOW))
     stft = torch.stft(padded, FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)
     envelope = ((mel @ _mel_to_linear()) * 4 - 4).exp() * _GAIN
-    envelope = (envelope - 1.5 * _FLOOR * _GAIN).clamp(min=0).transpose(1, 2)
+    envelope = (envelope - 1.5 * _FLOOR * _GAIN).clamp(min=0)  # [B, T, bins]
     shift = WINDOW / HOP  # the padding, in frames
     index = (torch.arange(stft.shape[-1]) - shift - 0.5).clamp(0, count - 1)
     left = index.floor().long()
-    weight = index - left
     right = (left + 1).clamp(max=count - 1)
-    gains = envelope[..., left] * (1 - weight) + envelope[..., right] * weight
-    wav = torch.istft(stft * gains, FFT, HOP, WINDOW, window, center=True, length=padded.shape[-1])
+    gains = torch.lerp(envelope.index_select(1, left), envelope.index_select(1, right), (index - left)[:, None])
+    torch.view_as_real(stft).mul_(gains.transpose(1, 2).unsqueeze(-1))  # frame after frame in memory, both
+    wav = torch.istft(stft, FFT, HOP, WINDOW, window, center=True, length=padded.shape[-1])
     return wav[:, WINDOW : WINDOW + length].clamp(-1, 1)

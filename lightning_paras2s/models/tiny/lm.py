@@ -1,8 +1,8 @@
 """The embedded policy: a small dual-stream transformer like Kimi-Audio (paper Eq. 2; arXiv 2504.18425, section 2).
 
 The streams' embeddings are summed, a shared trunk reads them, and its hidden state forks into a text and an audio
-branch. One code path serves training and decoding: a prompt is read once, and the response's steps attend to its keys
-and values, in training all steps at once and with gradient, in decoding one by one from a static cache. Departures from
+branch. A prompt is read once, and the response's steps attend to its keys and values, in training all steps at once and
+with gradient, in decoding (`decoding.py`) one by one from a static cache. Departures from
 Kimi-Audio, all for its size: a tied text head, and audio embeddings and logits that are a full table plus one term for
 each FSQ dimension of the code (FSQ: arXiv 2309.15505), so that codes that sound alike share what they learn.
 
@@ -24,7 +24,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
-from lightning_paras2s.models.tiny.decoding import Rollout, cast_once
+from lightning_paras2s.models.tiny.decoding import Rollout
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
 from lightning_paras2s.models.tiny.transformer import (
     Block,
@@ -32,7 +32,7 @@ from lightning_paras2s.models.tiny.transformer import (
     PromptMemory,
     ResponseMemory,
     RMSNorm,
-    rotary,
+    turns,
 )
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
@@ -166,13 +166,12 @@ class TinySpeechLM(SpeechLM):
             raise UserError(
                 "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
             )
-        with cast_once(prompt.tokens.device.type):
-            rollout = Rollout(self, prompt, sampling, noise, group_size)
-            for step in range(sampling.max_steps):
-                rollout.choose(step)
-                if rollout.done or step + 1 == sampling.max_steps:
-                    break
-                rollout.advance(step)
+        rollout = Rollout(self, prompt, sampling, noise, group_size)
+        for step in range(sampling.max_steps):
+            rollout.choose(step)
+            if rollout.done or step + 1 == sampling.max_steps:
+                break
+            rollout.advance(step)
         return rollout.completion(step + 1)
 
     def reference(self) -> TinySpeechLM:
@@ -200,6 +199,13 @@ class TinySpeechLM(SpeechLM):
         """[R, 2, T] -> [R, T, C]."""
         return F.embedding(tokens[:, TEXT], tables.text_input) + F.embedding(tokens[:, AUDIO], tables.audio_input)
 
+    def _prompt_embedding(self, tables: Tables, prompt: Prompt) -> Tensor:
+        """[B, P, C]."""
+        x = self._embed(tables, prompt.tokens)
+        if prompt.features is None:
+            return x
+        return x + self.adaptor(prompt.features) * prompt.features_mask.unsqueeze(-1)
+
     def _run(
         self, x: Tensor, positions: Tensor, memory: Memory, text_steps: int | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -207,25 +213,22 @@ class TinySpeechLM(SpeechLM):
 
         The text branch reads the first `text_steps` of the steps only, all unless told.
         """
-        cos_sin = rotary(positions, self.settings["width"] // self.heads)
+        turn = turns(positions, self.settings["width"] // self.heads)  # [R, T, 1, D/2]
         fork = self.shared_layers + self.text_layers
         for index in range(self.shared_layers):
-            x = self.layers[index](x, cos_sin, memory, index)
+            x = self.layers[index](x, turn, memory, index)
         text, audio = x[:, :text_steps], x
         if text_steps != 0:
-            text_cos_sin = tuple(t[:, :, :text_steps] for t in cos_sin)
+            text_turn = turn[:, :text_steps]
             for index in range(self.shared_layers, fork):
-                text = self.layers[index](text, text_cos_sin, memory, index)
+                text = self.layers[index](text, text_turn, memory, index)
         for index in range(fork, len(self.layers)):
-            audio = self.layers[index](audio, cos_sin, memory, index)
+            audio = self.layers[index](audio, turn, memory, index)
         return self.text_norm(text), self.audio_norm(audio)
 
     def _prefill(self, tables: Tables, prompt: Prompt) -> tuple[PromptMemory, Tensor, Tensor]:
         """Read the prompt: its keys and values, and the text and audio states of its last position, [B, 1, C]."""
-        x = self._embed(tables, prompt.tokens)
-        if prompt.features is not None:
-            x = x + self.adaptor(prompt.features) * prompt.features_mask.unsqueeze(-1)
-        memory = PromptMemory(prompt.mask)
+        x, memory = self._prompt_embedding(tables, prompt), PromptMemory(prompt.mask)
         text, audio = self._run(x, (prompt.mask.cumsum(-1) - 1).clamp(min=0), memory)
         return memory, text[:, -1:], audio[:, -1:]
 

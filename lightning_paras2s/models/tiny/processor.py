@@ -168,6 +168,8 @@ def heard(utterance: Utterance) -> Utterance:
 
 def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], cache_dir: str) -> list[torch.Tensor]:
     """`encode_all`, kept on disk under a hash of the codec's weights and the speech."""
+    if not utterances:
+        return []
     digest = hashlib.blake2b(digest_size=8)
     for tensor in tokenizer.state_dict().values():
         digest.update(tensor.numpy().tobytes())

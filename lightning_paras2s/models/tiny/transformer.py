@@ -1,6 +1,6 @@
 """A pre-norm transformer layer (LLaMA's: arXiv 2302.13971) whose keys and values live in a memory that is passed in.
 
-The three memories make reading a prompt, training on responses and decoding step by step one code path.
+The two memories make reading a prompt and training on its responses one code path; sampling has its own (`fused.py`).
 Axes: R rows, H heads, T positions, D numbers a head, C = H * D.
 """
 
@@ -11,6 +11,9 @@ from abc import ABC, abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+EPSILON = 1e-6  # of the norms
 
 
 class Memory(ABC):
@@ -57,62 +60,6 @@ class ResponseMemory(Memory):
         return torch.cat([past, new.unflatten(0, (-1, self.group_size))], 3).flatten(0, 1)
 
 
-class StaticMemory(Memory):
-    """Decoding, one step at a time, for rows that share prompts.
-
-    A prompt's keys are read once for its G queries, 2 to 5 times faster on a CPU than a copy a row; each row's own keys
-    and values live in buffers of fixed size, allocated once. `step` is the step that comes next, `slots` [R] a row's
-    place among the B*G; rows can be dropped by `keep`.
-    """
-
-    def __init__(self, prompt: PromptMemory, group_size: int, max_steps: int) -> None:
-        rows = len(prompt.mask) * group_size
-        key = prompt.layers[0][0]
-        self.group_size, self.step = group_size, 0
-        self.prompt = [tuple(t.transpose(-1, -2).contiguous() for t in pair) for pair in prompt.layers]  # [B, H, D, P]
-        size = (rows, key.shape[1], max_steps, key.shape[3])
-        self.own = [tuple(key.new_empty(size) for _ in "kv") for _ in self.prompt]
-        padding = torch.zeros_like(prompt.mask, dtype=torch.float32).masked_fill(~prompt.mask, -torch.inf)  # [B, P]
-        self.padding = None if bool(prompt.mask.all()) else padding[:, None, None]
-        self.slots = torch.arange(rows, device=key.device)
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        end = self.step + 1
-        own_key, own_value = (buffer[:, :, :end] for buffer in self.own[layer])
-        own_key[:, :, self.step], own_value[:, :, self.step] = key[:, :, 0], value[:, :, 0]
-        prompt_key, prompt_value = self.prompt[layer]
-        query = query * query.shape[-1] ** -0.5
-        shared = self._group(query) @ prompt_key  # [B, H, G, P]
-        if self.padding is not None:
-            shared = shared + self.padding
-        scores = torch.cat([self._ungroup(shared), query @ own_key.transpose(-1, -2)], -1)  # [R, H, 1, P + end]
-        weights = scores.float().softmax(-1).to(value.dtype)
-        prompt_weights, own_weights = weights.split([prompt_key.shape[-1], end], -1)
-        seen = self._group(prompt_weights) @ prompt_value.transpose(-1, -2)
-        return self._ungroup(seen) + own_weights @ own_value
-
-    def keep(self, index: Tensor) -> None:
-        """Keep only the rows `index`, and the prompts that they need."""
-        self.own = [tuple(buffer[index] for buffer in pair) for pair in self.own]
-        slots = self.slots[index]
-        prompts, place = (slots // self.group_size).unique(return_inverse=True)
-        self.prompt = [tuple(t[prompts] for t in pair) for pair in self.prompt]
-        self.padding = None if self.padding is None else self.padding[prompts]
-        self.slots = place * self.group_size + slots % self.group_size
-
-    def _group(self, x: Tensor) -> Tensor:
-        """[R, H, 1, X] -> [B, H, G, X], 0 in the place of a dropped row."""
-        size = len(self.prompt[0][0]) * self.group_size
-        if len(x) < size:
-            x = x.new_zeros(size, *x.shape[1:]).index_copy(0, self.slots, x)
-        return x.unflatten(0, (-1, self.group_size)).squeeze(3).transpose(1, 2)
-
-    def _ungroup(self, x: Tensor) -> Tensor:
-        """[B, H, G, X] -> [R, H, 1, X]."""
-        x = x.transpose(1, 2).flatten(0, 1).unsqueeze(2)
-        return x[self.slots] if len(self.slots) < len(x) else x
-
-
 class RMSNorm(nn.Module):
     """Root mean square normalisation with a gain, in float32 (arXiv 1910.07467)."""
 
@@ -121,7 +68,74 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, 1e-6)
+        return _Normalise.apply(x.float(), self.weight)
+
+
+class _Normalise(torch.autograd.Function):
+    """torch has no fused RMS norm on a CPU: this makes half as many passes over x, and keeps one tensor of its size."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        width = x.shape[-1]
+        floor = x.new_tensor((width * EPSILON) ** 0.5)
+        scale = width**0.5 / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
+        unit = x * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return unit * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """With u = s x, s = 1 / rms(x): dL/dx = s (g w - u mean(g w u)), dL/dw = sum of g u over the rows."""
+        unit, scale, weight = ctx.saved_tensors
+        with torch.autocast(grad.device.type, enabled=False):
+            along = grad * unit
+            slope = (along @ weight / len(weight)).unsqueeze(-1)
+            to_x = torch.addcmul(grad * weight, unit, slope, value=-1).mul_(scale)
+        return to_x, along.flatten(0, -2).sum(0)
+
+
+class _Turn(torch.autograd.Function):
+    """Rotary positions: queries and keys of mixed [R, T, 3, H, D] times `turn` [R, T, 1, 1, D/2], in place."""
+
+    @staticmethod
+    def forward(ctx, mixed: Tensor, turn: Tensor) -> Tensor:
+        ctx.save_for_backward(turn)
+        ctx.mark_dirty(mixed)
+        as_complex(mixed).mul_(turn)
+        return mixed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        as_complex(grad).mul_(ctx.saved_tensors[0].conj())
+        return grad, None
+
+
+class _GatedUnit(torch.autograd.Function):
+    """silu(gate) * value of their concatenation [.., 2 N]; both are computed again for the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, value = x.chunk(2, -1)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        """With s = sigmoid(g): d silu / dg = s (1 + g (1 - s))."""
+        (x,) = ctx.saved_tensors
+        gate, value = x.chunk(2, -1)
+        result = torch.empty_like(x)
+        to_gate, to_value = result.chunk(2, -1)
+        share = torch.sigmoid(gate)
+        torch.mul(gate, share, out=to_value)
+        torch.addcmul(share, to_value, 1 - share, out=to_gate)
+        to_gate.mul_(value).mul_(grad)
+        to_value.mul_(grad)
+        return result
 
 
 class Block(nn.Module):
@@ -136,16 +150,21 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(width, 4 * width, bias=False)  # gate and value
         self.mlp_out = nn.Linear(2 * width, width, bias=False)
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], memory: Memory, index: int) -> Tensor:
-        """x [R, T, C]; `index` is this layer's place in `memory`."""
+    def forward(self, x: Tensor, turn: Tensor, memory: Memory, index: int) -> Tensor:
+        """x [R, T, C], `turn` as `turns` gives; `index` is this layer's place in `memory`."""
         rows, steps, width = x.shape
-        mixed = self.attention_in(self.attention_norm(x)).view(rows, steps, 3, self.heads, -1)
-        mixed = mixed.permute(2, 0, 3, 1, 4)  # [3, R, H, T, D]
-        query, key = rotate(mixed[:2], cos_sin)
-        seen = memory.attend(index, query, key, mixed[2])
+        mixed = F.linear(self.attention_norm(x), self.paired()).float().view(rows, steps, 3, self.heads, -1)
+        mixed = _Turn.apply(mixed, turn.unsqueeze(2))
+        seen = memory.attend(index, *mixed.permute(2, 0, 3, 1, 4).unbind(0))  # [R, H, T, D]
         x = x + self.attention_out(seen.transpose(1, 2).reshape(rows, steps, width))
-        gate, hidden = self.mlp_in(self.mlp_norm(x)).chunk(2, -1)
-        return x + self.mlp_out(F.silu(gate) * hidden)
+        return x + self.mlp_out(_GatedUnit.apply(self.mlp_in(self.mlp_norm(x))))
+
+    def paired(self) -> Tensor:
+        """`attention_in`'s weight [3C, C], in which the two numbers of a query or key that a position turns (the i-th
+        and the one D/2 behind it) are neighbours: a complex number.
+        """
+        weight = self.attention_in.weight.unflatten(0, (3, self.heads, 2, -1))  # [3, H, 2, D/2, C]
+        return torch.cat([weight[:2].transpose(3, 2).flatten(0, 3), weight[2].flatten(0, 2)])
 
 
 def additive(seen: Tensor) -> Tensor:
@@ -159,15 +178,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor
         return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), seen)
 
 
-def rotary(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary position embedding (arXiv 2104.09864): positions [R, T] -> [R, 1, T, D/2] each."""
+def turns(positions: Tensor, size: int) -> Tensor:
+    """Rotary positions [R, T] as complex numbers of length 1, [R, T, 1, D/2] (arXiv 2104.09864)."""
     frequencies = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device) / size)
-    angles = positions[:, None, :, None] * frequencies
-    return angles.cos(), angles.sin()
+    angles = positions[..., None, None] * frequencies
+    return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn x [.., R, H, T, D] by its positions, in x's dtype."""
-    cos, sin = cos_sin
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1).to(x.dtype)
+def as_complex(mixed: Tensor) -> Tensor:
+    """The queries and keys of mixed [.., 3, H, D] as complex numbers [.., 2, H, D/2], a view."""
+    return torch.view_as_complex(mixed[..., :2, :, :].unflatten(-1, (-1, 2)))

@@ -1,0 +1,413 @@
+"""What goes wrong in training is told and survived: seeds, gradients that are not finite, signals, folders, loggers,
+and options with which nothing would train. In this process, on toys.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_resume_properties import Killed, end, fit, logged, weights
+from torch import Tensor
+from toys import ToyData, ToyLM, quiet_trainer
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rewards import Reward, TokenCountReward
+from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.modules.training import initial_policy
+from lightning_paras2s.running import checkpoints as saving
+from lightning_paras2s.running.checkpoints import checkpoints
+from lightning_paras2s.running.runs import ResumableLoader
+
+STAGES = ("sft", "reward", "grpo")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Sick(L.Callback):
+    """Makes one number of the gradient NaN in some batches."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.first <= trainer.fit_loop.epoch_loop.total_batch_idx <= self.last:
+            next(iter(pl_module.parameters())).grad.view(-1)[0] = torch.nan
+
+
+class Explode(L.Callback):
+    """Makes a weight infinite, as a step does that is too large."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, *args) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            next(iter(pl_module.parameters())).data.view(-1)[0] = torch.inf
+
+
+def sick(first: int, last: int) -> tuple[str, ...]:
+    name = f"{__name__}.Sick"
+    return (f"--trainer.callbacks+={name}", f"--trainer.callbacks.first={first}", f"--trainer.callbacks.last={last}")
+
+
+def refused(stage: str, *options: str, command: str = "fit") -> str:
+    """The one line of a run that must not begin; it leaves no folder."""
+    with pytest.raises(UserError) as error:
+        run(stage, *options, command=command)
+    assert not Path("runs").exists()
+    return str(error.value)
+
+
+def run(stage: str, *options: str, command: str = "fit") -> None:
+    """As `main`, which tells a `UserError` in one line, with the error itself."""
+    from test_runs import toy_config
+
+    from lightning_paras2s.cli import dispatch
+    from lightning_paras2s.errors import user_error
+
+    Path("toy.yaml").write_text(toy_config(stage))
+    try:
+        dispatch([command, "--config", "toy.yaml", *options])
+    except Exception as error:
+        if (mistake := user_error(error)) is None:
+            raise
+        assert "\n" not in " ".join(str(mistake).split())
+        raise mistake from error
+
+
+# ---- one seed
+
+
+def test_runs_when_only_seed_everything_differs():
+    """Rollouts, order and first weights of GRPO follow it, and a seed that is given alone pins its part."""
+    for version, seed in (("one", "1"), ("two", "2")):
+        fit("grpo", version, "--seed_everything", seed, "--trainer.max_steps=4")
+    fit("grpo", "again", "--seed_everything", "1", "--trainer.max_steps=4")
+    fit("grpo", "given", "--seed_everything", "1", "--model.seed=1", "--model.rollout_seed=1", "--trainer.max_steps=4")
+    one, two, again, given = (weights("grpo", version) for version in ("one", "two", "again", "given"))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(one[name], again[name]) and torch.equal(one[name], given[name]) for name in one)
+    # what is kept with the run still follows the seed
+    assert "rollout_seed: null" in Path("runs/grpo/one/config.yaml").read_text()
+
+
+def test_order_when_only_seed_everything_differs():
+    from jsonargparse import Namespace
+
+    from lightning_paras2s.running.defaults import follow_seed
+
+    data = Namespace(class_path="D", init_args=Namespace(seed=None))
+    model = Namespace(class_path="M", init_args=Namespace(seed=5, rollout_seed=None))
+    config = Namespace(seed_everything=3, model=model, data=data)
+    follow_seed(config)
+    assert (data.init_args.seed, model.init_args.seed, model.init_args.rollout_seed) == (3, 5, 3)
+
+
+# ---- gradients and weights that are not finite
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_when_one_gradient_is_not_finite(stage: str):
+    """The step is left out, counted, and the run goes on with finite weights."""
+    fit(stage, "a", *sick(3, 3))
+    assert all(bool(tensor.isfinite().all()) for tensor in weights(stage, "a").values())
+    lines = [json.loads(line) for line in Path(f"runs/{stage}/a/metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "train/skipped" in line]
+    counts = [line["train/skipped"] for line in lines]
+    steps = 4 if stage == "grpo" else 1  # of a batch
+    assert counts == [0.0] * 3 + [steps] * 7
+    assert lines[3]["train/grad_norm"] is None and lines[4]["train/grad_norm"] > 0
+
+
+def test_weights_do_not_move_in_a_step_that_is_left_out():
+    """Nor do the moments: the next step is what it would have been."""
+    fit("sft", "a", *sick(0, 8), "--model.weight_decay=0.1")
+    torch.manual_seed(0)
+    first = ToyLM(dropout=0.1).state_dict()
+    last = torch.load("runs/sft/a/checkpoints/step-00000009.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.equal(first[name], last[f"policy.{name}"]) for name in first)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_run_ends_when_too_many_gradients_in_a_row_are_not_finite(stage: str):
+    with pytest.raises(UserError, match="must be finite; got nan in 4 steps in a row"):
+        run(stage, "--trainer.logger.version=a", "--model.max_skipped=4", *sick(5, 99))
+    path = checkpoints(Path(f"runs/{stage}/a"))[-1]
+    kept = torch.load(path, weights_only=False)["state_dict"]
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.values())
+
+
+def test_healthy_checkpoints_and_weights_stay_when_weights_are_not_finite():
+    fit("sft", "a")
+    kept = [path for path in Path("runs/sft/a").rglob("*") if path.suffix in (".ckpt", ".safetensors")]
+    before = {path: path.read_bytes() for path in kept}
+    name = f"{__name__}.Explode"
+    with pytest.raises(UserError, match="must be finite to be saved; got policy.embed.0.weight after 12 batches"):
+        run("sft", "--trainer.logger.version=a", "--trainer.max_steps=20", f"--trainer.callbacks+={name}",
+            "--trainer.callbacks.batch=11")  # fmt: skip
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 3
+
+
+# ---- resuming
+
+
+def test_line_of_events_when_a_run_was_killed():
+    """TensorBoard shows each step once."""
+    with pytest.raises(Killed):
+        fit("sft", "a", *end(7, False))
+    fit("sft", "a")
+    events = EventAccumulator("runs/sft/a", {"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(10))
+    assert [step for step, _ in logged("sft", "a")] == list(range(10))
+
+
+def test_branch_when_a_run_went_on_from_an_older_checkpoint_and_was_killed():
+    """Of checkpoints 3, 6, 9, 10 it goes on from 3 with another rate, is killed in batch 4, and is started again."""
+    fit("sft", "a", "--checkpoint.keep=-1")
+    third, options = "runs/sft/a/checkpoints/step-00000003.ckpt", ("--checkpoint.keep=-1", "--model.lr=0.02")
+    with pytest.raises(Killed):
+        fit("sft", "a", "--ckpt_path", third, *options, *end(4, False))
+    assert [path.name for path in checkpoints(Path("runs/sft/a"))] == ["step-00000003.ckpt"]
+    assert len(list(Path("runs/sft/a/checkpoints").glob("abandoned-step-*.ckpt"))) == 3
+    fit("sft", "a", *options)
+    fit("sft", "b", "--ckpt_path", third, *options)
+    one, other = weights("sft", "a"), weights("sft", "b")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_queries_when_resumed_with_another_batch_size():
+    """Of 16, three batches of 2 are 6: ten are left, in two batches of 4 and a remainder; and the other way round."""
+    first = ResumableLoader(range(16), list, 2, seed=1)
+    start = iter(first)
+    taken = [query for _ in range(3) for query in next(start)]
+    second = ResumableLoader(range(16), list, 4, seed=1)
+    second.load_state_dict(first.state_dict())
+    rest = [query for batch in second for query in batch]
+    whole = first.order(0, 2).tolist()
+    assert taken == whole[:6] and rest == whole[6:14]
+    assert len(second) == 4 + 2  # Lightning counts three batches as done, and gives two more
+    assert next(iter(second)) == second.order(1, 4).tolist()[:4]
+
+
+def test_checkpoint_leaves_out_what_does_not_train():
+    """As a LoRA's base; a resumed run has it from its file."""
+
+    class Frozen(ToyLM):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed.requires_grad_(False)
+
+    module = GRPOModule(Frozen, lambda: TokenCountReward(2), sampling=Sampling(max_steps=4))
+    trainer = quiet_trainer(1, Path("."))
+    trainer.fit(module, ToyData(labelled=False))
+    trainer.save_checkpoint("a.ckpt", weights_only=False)
+    kept = torch.load("a.ckpt", weights_only=False)["state_dict"]
+    assert kept and not any("embed" in name for name in kept)
+    again = GRPOModule(Frozen, lambda: TokenCountReward(2), sampling=Sampling(max_steps=4))
+    quiet_trainer(2, Path(".")).fit(again, ToyData(labelled=False), ckpt_path="a.ckpt", weights_only=False)
+
+
+def test_weights_are_written_when_a_run_ended_after_its_last_batch():
+    """SIGTERM in the last batch leaves nothing to train, but to write."""
+    with pytest.raises(SystemExit) as stop:
+        fit("sft", "a", *end(9, True))
+    assert stop.value.code == 143 and not Path("runs/sft/a/policy.safetensors").exists()
+    fit("sft", "a")
+    assert weights("sft", "a")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_run_saves_and_exits_143_when_terminated(stage: str):
+    with pytest.raises(SystemExit) as stop:
+        fit(stage, "a", *end(4, True))
+    assert stop.value.code == 143
+    assert [path.name for path in checkpoints(Path(f"runs/{stage}/a"))] == ["step-00000003.ckpt", "step-00000005.ckpt"]
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize(("keep", "left"), [(-1, [3, 6, 9, 10]), (1, [10])])
+def test_checkpoints_that_stay(keep: int, left: list[int]):
+    fit("sft", "a", f"--checkpoint.keep={keep}")
+    assert [saving.number_of(path) for path in checkpoints(Path("runs/sft/a"))] == left
+
+
+@pytest.mark.parametrize("logger", ["false", "CSVLogger", "[CSVLogger, RunLogger]"])
+def test_run_has_its_folder_whatever_loggers_there_are(logger: str):
+    """And a second one does not write over the first."""
+    options = ["--trainer.logger", logger]
+    if "CSV" in logger:
+        csv = {"class_path": "CSVLogger", "init_args": {"save_dir": "csv"}}
+        own = {"class_path": "RunLogger", "init_args": {"name": "sft"}}
+        options[1] = json.dumps([csv, own] if "Run" in logger else csv)
+    for _ in range(2):
+        run("sft", *options, "--trainer.max_steps=2")
+    for version in ("version_0", "version_1"):
+        folder = Path("runs/sft", version)
+        names = {path.name for path in folder.iterdir()}
+        assert {"policy.safetensors", "checkpoints", "config.yaml", "metrics.jsonl"} <= names
+    assert Path("csv").exists() == ("CSV" in logger)
+
+
+def test_nothing_half_written_when_the_disk_is_full(monkeypatch):
+    fit("sft", "a", "--trainer.max_steps=3")
+    before = sorted(path for path in Path("runs").rglob("*") if "tfevents" not in path.name)
+
+    def full(trainer: L.Trainer, path: Path, **options) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", full)
+    with pytest.raises(UserError, match="must be able to write its files; got: .*No space left"):
+        run("sft", "--trainer.logger.version=a")
+    assert sorted(path for path in Path("runs").rglob("*") if "tfevents" not in path.name) == before
+
+
+def test_folder_that_takes_no_files():
+    Path("file").touch()
+    with pytest.raises(UserError, match="must be able to write its files"):
+        run("sft", "--trainer.logger.save_dir=file/runs")
+
+
+def test_nothing_is_said_of_weights_only(caplog):
+    with caplog.at_level(logging.INFO):
+        fit("sft", "a", "--trainer.max_steps=3")
+    assert not [record for record in caplog.records if "weights_only" in record.message]
+
+
+# ---- options with which something else, or nothing, would run
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "must"),
+    [
+        ("grpo", ["--trainer.precision=16-true"], "precision must be 32-true or bf16-mixed; got 16-true"),
+        ("sft", ["--trainer.precision=bf16-true"], "got bf16-true"),
+        ("sft", ["--trainer.precision=64"], "got 64"),
+        ("grpo", ["--trainer.precision=16-mixed"], "got 16-mixed"),
+        ("grpo", ["--trainer.accumulate_grad_batches=2"], "GRPOModule makes its own optimizer steps"),
+        ("grpo", ["--trainer.gradient_clip_val=1.0"], "set model.max_grad_norm"),
+        ("sft", ["--trainer.gradient_clip_val=1.0"], "SFTModule clips its gradients itself"),
+        ("reward", ["--trainer.gradient_clip_val=1.0"], "RewardModule clips its gradients itself"),
+        ("grpo", ["--trainer.enable_checkpointing=false"], "enable_checkpointing must not be false"),
+        ("grpo", ["--trainer.strategy=ddp_spawn"], "must start its processes anew, as ddp does; got ddp_spawn"),
+        ("grpo", ["--trainer.devices=4096"], "at most the cores of this machine"),
+        ("sft", ["--trainer.overfit_batches=1"], "overfit_batches must be 0"),
+        ("sft", ["--trainer.max_steps=-1", "--trainer.max_time=00:00:01:00"], "must know its length"),
+        ("reward", ["--trainer.max_steps=-1", "--trainer.max_epochs=-1"], "must know its length"),
+        ("grpo", ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--model.lr_decay=true"], "lr_decay falls over"),
+        ("grpo", ["--data.batch_size=0"], "a batch size must be at least 1; got 0"),
+        ("sft", ["--data.batch_size=-3"], "a batch size must be at least 1; got -3"),
+        ("sft", ["--data.batch_size=17"], "must hold a global batch, 17 queries; got 16; lower data.batch_size"),
+        ("grpo", ["--model.sampling.max_steps=0"], "sampling.max_steps must be at least 1; got 0"),
+        ("grpo", ["--model.sampling.text_temperature=0"], "text_temperature must be above 0, or all answers are one"),
+        ("grpo", ["--model.sampling.audio_temperature=-1"], "audio_temperature must be above 0"),
+        ("sft", ["--model.lr=-0.1"], "lr must be above 0, or nothing trains; got -0.1"),
+        ("reward", ["--model.max_grad_norm=0"], "max_grad_norm must be above 0, or nothing trains; got 0"),
+        ("grpo", ["--model.weight_decay=-1"], "weight_decay must not be negative"),
+        ("grpo", ["--model.beta=-0.1"], "beta must not be negative"),
+        ("grpo", ["--model.clip_low=0"], "clip_low must be above 0"),
+        ("grpo", ["--model.beta.text=0.04"], "audio"),
+        ("sft", ["--checkpoint.keep=0"], "keep must be at least 1, or -1 for all; got 0"),
+        ("sft", ["--checkpoint.every_n_batches=-1"], "every_n_batches must be at least 0"),
+    ],
+)  # fmt: skip
+def test_run_is_refused_when_it_would_not_be_what_was_asked(stage: str, options: list[str], must: str):
+    assert must in refused(stage, *options)
+
+
+@pytest.mark.parametrize("command", ["test", "predict"])
+def test_stage_is_refused_when_it_has_no_such_command(command: str):
+    assert f"GRPOModule can fit, validate; got {command}" in refused("grpo", command=command)
+
+
+def test_weights_are_refused_when_the_policys_options_would_be_overruled():
+    """The toy's dropout, as TinySpeechLM's delay: the file's would win in silence."""
+    ToyLM(dropout=0.1).save(Path("a.safetensors"))
+    with pytest.raises(UserError, match="must fit the configured policy; got dropout 0.1 for 0.3"):
+        initial_policy(lambda: ToyLM(dropout=0.3), "a.safetensors", 0)
+
+
+# ---- rewards
+
+
+class Half(Reward):
+    """Scores only some answers, by their place in the group."""
+
+    needs_audio = False
+
+    def __init__(self, scored: int) -> None:
+        self.scored = scored
+
+    def score(self, batch, responses) -> Tensor:
+        found = torch.arange(len(responses)) % 4
+        return torch.where(found < self.scored, found.float(), torch.nan)
+
+
+def test_run_ends_when_no_rollout_has_anything_to_learn_from():
+    """All answers are worth the same, and such groups are dropped: `max_steps` would never come."""
+
+    class Same(Reward):
+        needs_audio = False
+
+        def score(self, batch, responses) -> Tensor:
+            return torch.ones(len(responses))
+
+    module = GRPOModule(ToyLM, Same, group_size=4, drop_zero_variance=True, max_skipped=3)
+    with pytest.raises(UserError, match="something to learn from; got none in 3 in a row"):
+        quiet_trainer(5, Path(".")).fit(module, ToyData(labelled=False))
+
+
+def test_reference_is_neither_built_nor_asked_when_beta_is_0(monkeypatch):
+    def build(self) -> None:
+        raise AssertionError("a reference was built")
+
+    monkeypatch.setattr(ToyLM, "reference", build)
+    options = {"sampling": Sampling(max_steps=4), "group_size": 4, "beta": 0.0, "mu": 2}
+    module = GRPOModule(ToyLM, lambda: TokenCountReward(2), **options)
+    trainer = quiet_trainer(2, Path("."))
+    trainer.fit(module, ToyData(labelled=False))
+    assert "train/reward" in trainer.callback_metrics and "train/kl" not in trainer.callback_metrics
+
+
+def test_gradient_is_the_scored_answers_mean_when_some_are_unscored():
+    """Two of four scored: the gradient is that of groups of these two, and not half of it (decision: unscored answers
+    leave the denominator, too). With rewards 0 and 1 either group's advantages are those of its scored pair.
+    """
+    from lightning_paras2s.losses import group_advantages, grpo_loss, loss_denominator
+
+    generator = torch.Generator().manual_seed(0)
+    logps = torch.randn(4, 2, 3, generator=generator).requires_grad_()
+    actions = torch.ones(4, 2, 3, dtype=torch.bool)
+    rewards = torch.tensor([0.0, 1.0, torch.nan, torch.nan])
+
+    def gradient(rows: slice) -> Tensor:
+        scored = actions[rows] & rewards[rows].isfinite()[:, None, None]
+        advantages = group_advantages(rewards[rows], len(rewards[rows]))
+        old = logps[rows].detach()
+        share = loss_denominator(scored)
+        loss = grpo_loss(logps[rows], old, None, advantages, scored, denominator=share, beta=0.0).loss
+        return torch.autograd.grad(loss, logps)[0]
+
+    torch.testing.assert_close(gradient(slice(0, 4)), gradient(slice(0, 2)))
+    assert gradient(slice(0, 2)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("normalizer", ["response", "token", "constant"])
+def test_denominator_is_0_when_a_rank_has_nothing(normalizer: str):
+    from lightning_paras2s.losses import loss_denominator
+
+    assert float(loss_denominator(torch.zeros(3, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
+    assert float(loss_denominator(torch.zeros(0, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
