@@ -41,6 +41,7 @@ if command == "fit":
         sys.exit("error: lr must be small; got " + str(lr))
     folder = Path(*(options["--trainer.logger." + part] for part in ("save_dir", "name", "version")))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
     time.sleep(float(os.environ.get("TOY_SECONDS", 0)))
     shared = {"train/zero_std_groups": 0.25, "seconds/step": 2.0}
     lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in range(4)]
@@ -184,6 +185,8 @@ def test_run_is_another_when_what_it_is_made_from_changes(place):
     assert not set(shas(pairs=1)) & set(before)
     assert not set(shas(threads=2)) & set(before)
     assert not set(shas(stages={"grpo": options["stages"]["grpo"] + " --model.clip_low 0.1"})) & set(before)
+    same = options["stages"]["grpo"] + " --model.micro_batch_tokens 100 --checkpoint.every_n_batches 7"
+    assert shas(stages={"grpo": same}) == before  # they decide memory and safety alone
     weights.write_bytes(b"b")
     assert not set(shas()) & set(before)
     weights.write_bytes(b"a")

@@ -30,6 +30,8 @@ from lightning_paras2s.running.sweep_rows import ROWS, Rows
 from lightning_paras2s.running.sweep_runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
 
+# Options that decide memory, speed and what is kept, but no result: a run stays the same where they change.
+INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -195,7 +197,7 @@ def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, quer
     asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in ("evaluate", "skills") if options[c]}
     others = {command: tree_of(command, words) for command, words in asked.items()}
     files = {path: file_sha(path) for path in files_of([trees, others])}
-    made_from = [trees, others, sorted(files.values()), about, options["threads"], ROWS]
+    made_from = [decisive(trees), others, sorted(files.values()), about, options["threads"], ROWS]
     found = sha(made_from)
     label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
     run = folder / f"{label}_seed-{seed}_{found[:8]}"
@@ -230,6 +232,13 @@ def value_text(value: Any) -> str:
 def tree_of(command: str, words: list[str]) -> dict[str, Any]:
     """Its configs and options as one tree; files need not be there: earlier stages make some."""
     return check(command, resolve_configs([*words, "--print_config"]))
+
+
+def decisive(tree: Any) -> Any:
+    """A tree without what decides no result."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: decisive(value) for key, value in tree.items() if key not in INDIFFERENT}
 
 
 def files_of(tree: Any) -> list[Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 import lightning_paras2s
 from lightning_paras2s.bench.queries.manifest import read_queries
@@ -81,7 +82,6 @@ class Rows:
 
 def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
     """What any run's row says."""
-    last = list(run.stages.values())[-1] if run.stages else {}
     return {
         "sweep": run.work.folder.parent.name,
         "point": run.point,
@@ -91,11 +91,21 @@ def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
         "version": lightning_paras2s.__version__,
         "status": status,
         "reason": reason,
-        "precision": last.get("trainer", {}).get("precision", "not set") if last else "nothing is trained",
+        "precision": precision_of(run),
         "cpu": cpu_name(),
         "threads": run.work.threads,
         "seconds": seconds_of(run.work),
     }
+
+
+def precision_of(run: Run) -> str:
+    """Of the last stage: as its run settled it, else as it was asked for."""
+    if not run.stages:
+        return "nothing is trained"
+    stage, tree = list(run.stages.items())[-1]
+    path = run.work.folder / stage / "config.yaml"
+    settled = yaml.safe_load(path.read_text()).get("trainer", {}) if path.is_file() else {}
+    return str(settled.get("precision") or tree.get("trainer", {}).get("precision", "not set"))
 
 
 def scores_of(run: Run) -> dict[str, Any]:
