@@ -314,3 +314,9 @@ def test_pairs_that_differ_widen_a_comparison():
     assert found.high == pytest.approx(2.1009 * (2.5 / 9 / 10 / 2) ** 0.5, abs=1e-4) and found.verdict == "undecided"
     few = [row(0, {"age/0": [2.0, 2.0], "age/1": [3.0, 3.0]})]
     assert difference(few, few, ("grpo", "grpo")).verdict == "no interval"
+
+
+def test_findings_page_is_current():
+    command = [sys.executable, "docs/findings.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout
