@@ -187,6 +187,11 @@ def test_run_is_another_when_what_it_is_made_from_changes(place):
     assert not set(shas(stages={"grpo": options["stages"]["grpo"] + " --model.clip_low 0.1"})) & set(before)
     same = options["stages"]["grpo"] + " --model.micro_batch_tokens 100 --checkpoint.every_n_batches 7"
     assert shas(stages={"grpo": same}) == before  # they decide memory and safety alone
+    ears = place / "checkpoints/embedded/transcriber.safetensors"  # a default of evaluate's transcriber
+    ears.parent.mkdir(parents=True)
+    ears.write_bytes(b"a")
+    assert not set(shas()) & set(before)
+    ears.unlink()
     weights.write_bytes(b"b")
     assert not set(shas()) & set(before)
     weights.write_bytes(b"a")

@@ -25,7 +25,7 @@ from lightning_paras2s.running.check import check
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.machine import free_memory, usable_threads
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
-from lightning_paras2s.running.source import PACKAGE
+from lightning_paras2s.running.source import PACKAGE, class_index, class_options
 from lightning_paras2s.running.sweep_rows import ROWS, Rows
 from lightning_paras2s.running.sweep_runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
@@ -196,6 +196,7 @@ def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, quer
     trees = {stage: tree_of("fit", [*words, "--seed_everything", str(seed)]) for stage, words in typed.items()}
     asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in ("evaluate", "skills") if options[c]}
     others = {command: tree_of(command, words) for command, words in asked.items()}
+    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
     files = {path: file_sha(path) for path in files_of([trees, others])}
     made_from = [decisive(trees), others, sorted(files.values()), about, options["threads"], ROWS]
     found = sha(made_from)
@@ -242,10 +243,22 @@ def decisive(tree: Any) -> Any:
 
 
 def files_of(tree: Any) -> list[Path]:
-    """The files that a tree names: what is in them is part of what it says."""
-    words = re.findall(r'"([^"\n]{1,500})"', json.dumps(tree))
-    found = [path for word in dict.fromkeys(words) for path in (Path(word), PACKAGE / word) if path.is_file()]
+    """The files that a tree names, or that its classes take where it names none: what is in them is part of what it
+    says."""
+    words, found = words_of(json.dumps(tree)), []
+    seen = set(words)
+    for word in words:  # grows: a class's defaults may name files and classes
+        for option in (class_options(word) or ()) if word in class_index() else ():
+            more = [name for name in words_of(json.dumps(option.default)) if name not in seen]
+            seen.update(more)
+            words += more
+        found += [path for path in (Path(word), PACKAGE / word) if path.is_file()][:1]
     return found
+
+
+def words_of(text: str) -> list[str]:
+    """What may be a path or a class's name."""
+    return list(dict.fromkeys(re.findall(r"[\w./@+-]{2,500}", text)))
 
 
 def steps_of(tree: dict[str, Any]) -> int:
