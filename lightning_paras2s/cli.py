@@ -113,6 +113,8 @@ def checked(name: str, arguments: list[str]) -> list[str]:
     words = set(re.findall(r"\w+", json.dumps(tree, default=str) + " ".join(said)))
     for module in sorted({row[0] for word in words for row in class_index().get(word, ())}):
         import_module(module)  # so that jsonargparse knows the class by its short name
+    if name == "doctor":  # its own parser takes switches alone
+        return arguments
     switches, found = switches_of(options_of(name)), []
     for i, argument in enumerate(arguments):
         alone = argument.startswith("--") and (arguments[i + 1 : i + 2] or ["--"])[0].startswith("--")

@@ -31,6 +31,7 @@ COMMANDS = {
     "import_speech": "lightning_paras2s.bench.queries.real_speech:import_speech",
     "agreement": "lightning_paras2s.bench.people.agreement:agreement",
     "plan": "lightning_paras2s.running.plan:plan",
+    "sweep": "lightning_paras2s.running.sweep:sweep",
     "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
     "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
     "doctor": "lightning_paras2s.running.doctor:doctor",

@@ -29,7 +29,7 @@ from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.shipped import shipped
-from lightning_paras2s.speaking.codec import through_codec
+from lightning_paras2s.speaking.codec import load_codec, through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style
 
@@ -173,9 +173,7 @@ class _AgentVoice:
         self.synthesizer, self.tokenizer = synthesizer, None
         self.speak = lru_cache(REMEMBERED)(self._speak)  # the halves of a pair are often given the same answer
         if tokenizer is not None:
-            from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-
-            self.tokenizer = TinyTokenizer.load(tokenizer)
+            self.tokenizer = load_codec(tokenizer)
 
     def _speak(self, text: str, tone: str) -> Audio:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
