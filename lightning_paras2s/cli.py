@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import lightning_paras2s
 from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
-from lightning_paras2s.running.check import check, close, switches_of
+from lightning_paras2s.running.check import check, close, split, switches_of
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
 from lightning_paras2s.running.pages import brief, class_page, command_page
 from lightning_paras2s.running.source import class_index, path_of
@@ -106,9 +106,15 @@ def checked(name: str, arguments: list[str]) -> list[str]:
         UserError: one is unknown.
     """
     tree = check(name, arguments)
-    words = set(re.findall(r"\w+", json.dumps(tree, default=str)))
+    # A class that a config names is parsed even where the command line puts another in its place.
+    typed = [one for one in split(arguments) if one.value]
+    said = [one.value for one in typed]
+    said += [Path(one.value).read_text(encoding="utf-8") for one in typed if one.key == "config"]
+    words = set(re.findall(r"\w+", json.dumps(tree, default=str) + " ".join(said)))
     for module in sorted({row[0] for word in words for row in class_index().get(word, ())}):
         import_module(module)  # so that jsonargparse knows the class by its short name
+    if name == "doctor":  # its own parser takes switches alone
+        return arguments
     switches, found = switches_of(options_of(name)), []
     for i, argument in enumerate(arguments):
         alone = argument.startswith("--") and (arguments[i + 1 : i + 2] or ["--"])[0].startswith("--")

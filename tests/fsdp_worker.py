@@ -16,6 +16,7 @@ from pathlib import Path
 import lightning as L
 import torch
 from torch import Tensor
+from toys import ToyProcessor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.judging.rewards import Reward
@@ -24,6 +25,7 @@ from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.running.checkpoints import RunCheckpoint, last_checkpoint
 from lightning_paras2s.running.ranks import EndTogether
 from lightning_paras2s.running.runs import ResumableLoader, RunLogger, StepSeed
+from lightning_paras2s.speaking.codec import speak
 
 HEAVY = ("lightning_paras2s.running.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")
 HEAVY += ("torch.distributed.checkpoint.state_dict", "torch.utils.tensorboard", "lightning.pytorch.strategies")
@@ -68,17 +70,17 @@ class Letters(Reward):
         return torch.where((length == 9) | (length == 10), torch.nan, found)
 
 
-class Words:
-    def decode(self, ids):
-        return ""
+class Silent(ToyProcessor):
+    """It says nothing."""
 
-
-class Silent(torch.nn.Module):
-    sample_rate, vocab_size = 24_000, 320
+    def speak(self, completion, decode_audio=True):
+        return speak(completion, None, lambda ids: "")
 
 
 class Prompts(L.LightningDataModule):
     """Four queries a global batch, two batches an epoch; each rank pads to its own longest."""
+
+    processor = Silent()
 
     def __init__(self, noisy: bool) -> None:
         super().__init__()
@@ -140,8 +142,13 @@ def count_collectives(module: GRPOModule) -> dict[str, list[int]]:
         return call
 
     dist = torch.distributed
-    dist.all_gather_into_tensor = counted(dist.all_gather_into_tensor, "gather")
-    dist.reduce_scatter_tensor = counted(dist.reduce_scatter_tensor, "scatter")
+    # FSDP2 calls the first name of each pair up to torch 2.13, the second from 2.14 on
+    for name in ("all_gather_into_tensor", "all_gather_single"):
+        if hasattr(dist, name):
+            setattr(dist, name, counted(getattr(dist, name), "gather"))
+    for name in ("reduce_scatter_tensor", "reduce_scatter_single"):
+        if hasattr(dist, name):
+            setattr(dist, name, counted(getattr(dist, name), "scatter"))
 
     def watched(method, name, kind):
         def call(*args):
@@ -169,9 +176,7 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     L.seed_everything(0)
     module = GRPOModule(
         lambda: tiny_kimi(gather="float32", lora_rank=scene.lora_rank),
-        Silent,
         lambda: Letters(scene.failing_rank == rank),
-        Words,
         **{"group_size": 4, "lr": 3e-4, "sampling": Sampling(max_steps=8), **dict(scene.options)},
     )
     counts = count_collectives(module)

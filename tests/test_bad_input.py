@@ -218,7 +218,7 @@ def test_weights_are_refused_when_of_another_model_or_version(place, weights, na
         (["--model.group_size", "1"], "group_size must be at least 2, because a response is judged against its group"),
         (["--model.groupsize", "4"], "groupsize"),
         (["--model.sampling.max_steps", "many"], "many"),
-        (["--model.kl", "k4"], "Expected a typing.Literal['k1', 'k2', 'k3']. Got value: k4"),
+        (["--model.kl", "k4"], "must be one of k1, k2, k3; got 'k4'"),
         (["--config", "nosuch.yaml"], "got 'nosuch.yaml'"),
         (["--ckpt_path", "none.ckpt"], "--ckpt_path must be an existing checkpoint or 'last'; got none.ckpt"),
         (["--ckpt_path", "a.wav"], "a checkpoint must be one that `fit` wrote, whole; got a.wav"),

@@ -82,6 +82,8 @@ def command_of(name: str) -> str:
     """The command that a config is for: a stage's config has a model; others are named after their command."""
     stem = Path(name).stem
     first = stem.split("_")[0]
+    if name.startswith("sweeps/") and stem != "evaluate":
+        return "sweep"
     if stem in COMMAND_OF or first in COMMAND_OF:
         return COMMAND_OF.get(stem) or COMMAND_OF[first]
     return first if first in COMMANDS else "fit"

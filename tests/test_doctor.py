@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_paras2s.running import doctor, machine, shipped
+from lightning_paras2s.cli import main
+from lightning_paras2s.running import doctor, machine, precision, shipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,3 +132,18 @@ def test_threads_are_the_affinitys_without_a_container(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.os, "cpu_count", lambda: 64)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: {0, 5, 9})
     assert machine.usable_threads(*system(tmp_path, "", {})) == (3, "of the affinity (taskset)")
+
+
+def test_make_demo_may_ask_for_problems_alone(capsys):
+    """A switch that stands alone: the shared check of arguments must not give it a value."""
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--problems"])
+    assert stop.value.code in (0, None) and "precision    auto" not in capsys.readouterr().out
+
+
+def test_precision_is_the_one_that_a_run_would_choose(monkeypatch):
+    monkeypatch.setattr(precision, "rates", lambda: (100.0, 300.0))
+    monkeypatch.setattr(precision, "cpu_features", lambda: ["avx2", "avx512f", "amx_bf16"])
+    assert doctor.auto_precision()[0] == precision.MIXED
+    monkeypatch.setattr(precision, "rates", lambda: (200.0, 100.0))  # it has the instructions and is slower by them
+    assert doctor.auto_precision()[0] == precision.FULL

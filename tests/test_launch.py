@@ -22,7 +22,7 @@ KIMI = "models/Kimi-Audio-7B-SFT"
 FIT = ["fit", "--config", "paper/grpo.yaml", "--config", "trainer/fsdp2_8gpu.yaml"]
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy.init_args.data_parallel_size=2"]
 HERE += ["--trainer.max_steps=2", "--checkpoint.every_n_batches=1", "--progress.refresh_rate=0", "--model.group_size=4"]
-HERE += ["--model.sampling.max_steps=8", "--data.max_steps=8", "--data.batch_size=2", "--trainer.limit_val_batches=0"]
+HERE += ["--model.sampling.max_steps=8", "--data.batch_size=2", "--trainer.limit_val_batches=0"]
 HERE += ["--model.reward=fsdp_worker.Letters", "--model.reward.fails=false", f"--model.policy.init_args.path={KIMI}"]
 WATCH = ["--trainer.callbacks+=toys.KeepRollouts"]
 

@@ -43,21 +43,46 @@ def test_notebook_holds_no_outputs(name):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
 
 
-def test_ablations_run_when_there_are_no_runs(tmp_path):
-    (tmp_path / "runs").mkdir()
-    assert "Empty DataFrame" in execute("ablations", tmp_path)
-
-
-def test_ablations_draw_tiny_runs_and_the_committed_results(tmp_path):
+def test_ablations_show_the_shipped_rows_in_a_fresh_clone(tmp_path):
+    """In a folder with runs of one's own, too: the rows are the checkout's then."""
     for beta in (0.05, 0.2):
         write_run(tmp_path, beta)
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    row = {"group_size": 4, "mean": 3.25, "ci95": [3.0, 3.5], "n": 10}
-    (tmp_path / "results/g.jsonl").write_text(json.dumps(row) + "\n")
     shown = execute("ablations", tmp_path)
-    assert "grpo/beta=0.05" in shown and "grpo/beta=0.2" in shown and "3.25" in shown
-    assert "2.235" in shown  # mean of the last two of 2.05 + i / 100, i = 0..19
-    assert shown.count("image/png") == 3
+    rows = [json.loads(line) for line in (ROOT / "results/sweep_start.jsonl").read_text().splitlines()]
+    assert {row["point"]["policy"] for row in rows} == {"base", "sft_fifth"}
+    assert "grpo/beta=0.05: beta 0.05" in shown and "grpo/beta=0.2: beta 0.2" in shown
+    assert "2.195" in shown  # mean of the last ten of 2.05 + i / 100, i = 0..19
+    assert shown.count("image/png") == 10  # nine figures of sweeps, one of the one kind of reward
+
+
+def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
+    (tmp_path / "results").mkdir()
+    lines = [sweep_row(beta, seed, 3.0 + beta + seed / 100) for beta in (0.0, 0.2, 0.8) for seed in (1, 2)]
+    (tmp_path / "results/sweep_beta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = execute("ablations", tmp_path)
+    # pairs differ alike; each point's seeds are 0.01 apart: half width t(2) * sqrt(2 * 0.00005 / 2) = 0.03
+    assert "judge: 0.2 - 0.0 = +0.20 [+0.17, +0.23], higher; 2 seeds, 20 pairs" in shown
+    assert "judge: 0.2 - 0.8 = -0.60 [-0.63, -0.57], lower; 2 seeds, 20 pairs" in shown
+    assert "8 against 2: open, not run" in shown
+
+
+def sweep_row(beta: float, seed: int, mean: float) -> dict:
+    pairs = {f"{f}/{i}": [mean + (i % 2 - 0.5)] * 2 for f in ("age", "gender") for i in range(10)}
+    curves = {"reward": mean, "kl": 0.1, "zero_variance": 0.2}
+    about = {
+        "status": "ok",
+        "queries_sha": "x",
+        "judge": "toy",
+        "label_source": "gold",
+        "precision": "32-true",
+        "cpu": "C",
+    }
+    about |= {"steps": 4, "responses": 32, "last_quarter": curves, "zero_variance_share": 0.2}
+    return {
+        "point": {"beta": beta},
+        "seed": seed,
+        "systems": {"grpo": {"n": 40, "pairs": pairs, "audit_pairs": pairs}},
+    } | about
 
 
 def test_headline_draws_rows_and_curves(tmp_path):

@@ -129,6 +129,11 @@ def filter(result: Result, options: Result) -> Shown:
 
 def evaluate(result: Result, options: Result) -> Shown:
     output = options.get("output", "runs/evaluate")
+    if result.get("dry_run"):
+        rows = [("answers", result["answers"]), ("verdicts", result["verdicts"])]
+        rows.append((f"judge {result['judge']}, US dollars", f"{result['usd']:.2f}"))
+        rows += [(f"{name}, US dollars at most", f"{usd:.2f}") for name, usd in result["systems_usd"].items()]
+        return Shown([table(("what it would ask", ""), rows)], "evaluate ..., without --dry_run")
     if "systems" not in result:  # a shard
         return Shown([f"responses: {result['responses']}"], "evaluate ... --shard 0/1 (merges the shards)")
     rows, failed = [], []
@@ -254,6 +259,33 @@ def plan(result: Result, options: Result) -> Shown:
     )
 
 
+def sweep(result: Result, options: Result) -> Shown:
+    if result.get("dry_run"):
+        rows = [(i, *(one[key] for key in ("point", "seed", "hours", "state"))) for i, one in enumerate(result["each"])]
+        told = [f"{result['todo']} of {result['runs']} runs to do: {result['hours']:.2f} hours one after another, "
+                f"{result['usd']:.2f} US dollars", result["how"]]  # fmt: skip
+        return Shown([table(("run", "point", "seed", "hours", ""), rows), *told], "sweep ... without --dry_run")
+    if "script" in result:
+        if not result["tasks"]:
+            return Shown([f"all {result['runs']} runs have a row: nothing is left to submit"])
+        return Shown([f"script: {result['script']} ({result['tasks']} tasks)", f"submit it: sbatch {result['script']}"])
+    rows = []
+    for row in (r for r in result["table"] if r["status"] == "ok"):
+        for name, cells in row["systems"].items():
+            score, kl = with_ends(cells["mean"], cells["ci95"], 2), row.get("last_quarter", {}).get("kl")
+            rows.append((point_text(row["point"]), row["seed"], name, score, cells["n"], cells["audit_mean"], kl))
+    failed = [f"failed: {point_text(one['point'])}, seed {one['seed']}: {one['reason']}" for one in result["failed"]]
+    parts = [table(("point", "seed", "system", "score [95 %]", "n", "audit", "KL"), rows), *failed]
+    told = f"{result['ok']} of {result['runs']} runs done, {len(result['failed'])} failed; rows: {result['rows']}"
+    missing = "" if result["ok"] else "no run of this sweep ended well" + "".join(f"; {one}" for one in failed[:1])
+    again = f"sweep --config {options['name'].removeprefix('sweep_')}.yaml --retry true" if failed else ""
+    return Shown([*parts, told], again, missing)
+
+
+def point_text(point: Result) -> str:
+    return ", ".join(f"{key} {value}" for key, value in point.items())
+
+
 def leakage(result: Result, options: Result) -> Shown:
     words = ("agree", "mislead", "neutral")
     rows = [
@@ -292,10 +324,18 @@ def audit(result: Result, options: Result) -> Shown:
     return Shown([terminal_table(result)], f"leaderboard --runs '[{options['run']}]'", missing)
 
 
+def serve(result: Result, options: Result) -> Shown:
+    counts = [(f"responses with {status}", count) for status, count in result["statuses"].items()]
+    names = ("accepted", "rows_a_batch", "latency_p50_seconds", "latency_p95_seconds")
+    names += ("heard_seconds", "spoken_seconds", "compute_seconds", "real_time_factor")
+    rows = counts + [(name.replace("_", " "), result[name]) for name in names]
+    return Shown([table((", ".join(result["models"]), ""), rows)], "evaluate --config evaluate.yaml")
+
+
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
         *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
-        *(import_speech, agreement, plan, leakage, judge_table),
+        *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
     )
 }

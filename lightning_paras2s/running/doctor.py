@@ -138,10 +138,12 @@ def arithmetic() -> list[Finding]:
 
 
 def auto_precision() -> tuple[str, str]:
-    """What `precision: auto` is here, and why."""
-    if {"avx512_bf16", "amx_bf16"} & machine.cpu_flags():
-        return "bf16-mixed", "this CPU computes bfloat16"
-    return "32-true", "this CPU would emulate bfloat16"
+    """What `precision: auto` is here, and why: as a run would choose it."""
+    try:
+        from lightning_paras2s.running.precision import best_precision, cpu_features
+    except (ImportError, OSError):
+        return "unknown", "torch does not load"
+    return best_precision(cpu_features())
 
 
 def room() -> list[Finding]:

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.curves import layout
 from lightning_paras2s.running.precision import machine
 from lightning_paras2s.types import finite
 
@@ -40,6 +41,7 @@ class RunLogger(TensorBoardLogger):
 
     def __init__(self, save_dir: str = "runs", name: str = "default", version: int | str | None = None) -> None:
         super().__init__(save_dir, name=name, version=version)
+        self.laid_out = False
 
     @property
     def metrics_path(self) -> Path:
@@ -47,6 +49,9 @@ class RunLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if not self.laid_out:
+            self.experiment.add_custom_scalars(layout())
+            self.laid_out = True
         super().log_metrics(metrics, step)
         values = {name: float(value) for name, value in metrics.items()}
         values = {name: value if math.isfinite(value) else None for name, value in values.items()}

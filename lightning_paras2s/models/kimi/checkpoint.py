@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.config import KimiConfig, read_json
-from lightning_paras2s.models.kimi.lm import KimiAudio
+from lightning_paras2s.models.kimi.config import read_json
 from lightning_paras2s.models.sharding import whole
+from lightning_paras2s.models.speech_lm import SpeechLM
 
 INDEX = "model.safetensors.index.json"
 SKIPPED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
@@ -38,7 +38,7 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name.replace(".base_layer", ""): p for name, p in named if ".lora_" not in name}
 
 
-def check_kimi(model: KimiAudio, folder: str | Path) -> None:
+def check_kimi(model: SpeechLM, folder: str | Path) -> None:
     """See from index and shard headers alone that every tensor fits, before a minute is spent loading.
 
     Raises:
@@ -90,7 +90,7 @@ def read_index(folder: str | Path, expected: set[str]) -> dict[Path, list[str]]:
 
 
 @torch.no_grad()
-def load_kimi(model: KimiAudio, folder: str | Path) -> None:
+def load_kimi(model: SpeechLM, folder: str | Path) -> None:
     """Fill `model` shard by shard, converting to its type. Of a sharded (FSDP2) parameter each rank reads its own
     rows only.
     """
@@ -117,7 +117,7 @@ def read_into(parameter: nn.Parameter, piece) -> None:
         local.copy_(piece[tuple(slice(o, o + n) for o, n in zip(offset, shape))])
 
 
-def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> None:
+def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> None:
     """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it; the
     adapters lie beside them, whole.
 
@@ -135,7 +135,7 @@ def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> 
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
-    for file, names in shard_names(model.config).items():
+    for file, names in shard_names(model).items():
         # every rank gathers, one writes
         tensors = {name: merged(name) for name in names}
         if writes:
@@ -158,7 +158,7 @@ def save_kimi(model: KimiAudio, folder: str | Path, dtype: str = "bfloat16") -> 
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_beside(model: KimiAudio, folder: Path, dtype: str) -> None:
+def save_beside(model: SpeechLM, folder: Path, dtype: str) -> None:
     """The config, and code and tokenizer files of the folder that the model came from."""
     config = {"architectures": ["MoonshotKimiaForCausalLM"], "model_type": "kimi_audio", "hidden_act": "silu"}
     config |= {"tie_word_embeddings": False, "use_whisper_feature": True}
@@ -171,10 +171,9 @@ def save_beside(model: KimiAudio, folder: Path, dtype: str) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
-def shard_names(config: KimiConfig) -> dict[str, list[str]]:
+def shard_names(model: SpeechLM) -> dict[str, list[str]]:
     """Tensor names by file name, as released: one file a layer, one for the adaptor, one for the rest (36 in all)."""
-    with torch.device("meta"):
-        names = list(base_parameters(KimiAudio(config=config)))
+    names, config = list(base_parameters(model)), model.config
     trunk, mimo = config.num_hidden_layers, config.kimia_mimo_layers
     groups = [f"model.layers.{i}." for i in range(trunk)] + [f"model.mimo_layers.{i}." for i in range(mimo)]
     groups.append("model.vq_adaptor.")
@@ -186,7 +185,7 @@ def shard_names(config: KimiConfig) -> dict[str, list[str]]:
     return shards | {f"model-{count + 1}-of-{count + 1}.safetensors": rest}
 
 
-def merged_adapters(model: KimiAudio):
+def merged_adapters(model: SpeechLM):
     """A function from a checkpoint name to its whole tensor, with W + (alpha / r) B A where there is an adapter."""
     parameters, modules = base_parameters(model), dict(model.named_modules())
 

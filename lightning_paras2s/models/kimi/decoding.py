@@ -12,17 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_paras2s.models.kimi.attention import positions_of
-from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling
-
-if TYPE_CHECKING:
-    from lightning_paras2s.models.kimi.lm import KimiAudio, KimiTrunk
+from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling, SpeechLM
 
 WARM_UP = 2  # steps before a graph is captured: libraries allocate their workspaces
 LOOK_EVERY = 8  # steps between two looks at whether any row still speaks: each waits for the GPU
@@ -32,7 +28,7 @@ class KimiRollout:
     """The state of one `generate` call; all tensors keep their place and shape from step to step."""
 
     def __init__(
-        self, model: KimiAudio, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int
+        self, model: SpeechLM, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int
     ) -> None:
         from lightning_paras2s.models.kimi.cache import KeyValueCache
 
@@ -122,7 +118,7 @@ class Replayed:
 
 
 @contextmanager
-def one_query(trunk: KimiTrunk) -> Iterator[None]:
+def one_query(trunk: nn.Module) -> Iterator[None]:
     """Attention of one new position a row: each key is read once for all query heads that share it.
 
     The stock functions copy keys and values out to all query heads when there is a mask, seven times the traffic.

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
+from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
@@ -178,8 +179,6 @@ class KimiAudio(SpeechLM):
         """Give a meta-device model storage on `device` and its weights from `path`; after sharding, each rank reads
         its own rows.
         """
-        from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi
-
         if self.lm_head.weight.is_meta and self.path is not None:
             check_kimi(self, self.path)
             self.to_empty(device=device)
@@ -193,8 +192,6 @@ class KimiAudio(SpeechLM):
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint as the release is laid out, adapters merged, to the folder `path` without its suffix."""
-        from lightning_paras2s.models.kimi.checkpoint import save_kimi
-
         save_kimi(self, Path(path).with_suffix(""), str(self.lm_head.weight.dtype).removeprefix("torch."))
 
     def head(self, stream: int) -> tuple[Tensor, Ranges]:

@@ -6,19 +6,14 @@ then costs nothing once enough rows have stopped.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_paras2s.models.selective import FLOOR
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, SpeechLM
 from lightning_paras2s.models.tiny.fused import Attend, FusedTrunk, StaticMemory, after_norm, unit
 from lightning_paras2s.models.tiny.transformer import turns
-
-if TYPE_CHECKING:
-    from lightning_paras2s.models.tiny.lm import TinySpeechLM
 
 BLOCK = 64  # ids
 COMPACT_BELOW = 0.75  # finished rows leave the cache when fewer than this share of its rows still run
@@ -27,7 +22,7 @@ COMPACT_BELOW = 0.75  # finished rows leave the cache when fewer than this share
 class Rollout:
     """The state of one `generate` call. `rows` maps the running rows of the cache to rows of the batch."""
 
-    def __init__(self, model: TinySpeechLM, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int):
+    def __init__(self, model: SpeechLM, prompt: Prompt, sampling: Sampling, noise: Tensor | None, group_size: int):
         self.model, self.sampling = model, sampling
         size, steps, device = len(prompt) * group_size, sampling.max_steps, prompt.tokens.device
         kind = device.type

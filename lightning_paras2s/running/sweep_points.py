@@ -1,0 +1,117 @@
+"""What the rows of a sweep say of each point: seeds pooled, with intervals over contrast pairs and seeds.
+
+Both were drawn (`bench/seeds.py`). Only runs that answered the same queries are pooled or compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
+from lightning_paras2s.errors import UserError
+
+Row = dict[str, Any]
+Metric = Literal["pairs", "audit_pairs"]  # scores by the judge's ears, and by the audit's
+
+
+class Difference(NamedTuple):
+    """Score of one point minus that of another, on the same queries; `detectable` is the smallest difference that this
+    many seeds and pairs would show (80 % power)."""
+
+    value: float
+    low: float
+    high: float
+    detectable: float
+    seeds: int
+    pairs: int
+
+    @property
+    def verdict(self) -> str:
+        if not np.isfinite(self.low):
+            return "no interval"
+        return "higher" if self.low > 0 else "lower" if self.high < 0 else "undecided"
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of the runs that ended well; none where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [row for row in map(json.loads, lines) if row["status"] == "ok"]
+
+
+def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
+    """Each point and the rows of its seeds, in the order of the grid."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(json.dumps(row["point"]), []).append(row)
+    return [(json.loads(point), of) for point, of in found.items()]
+
+
+def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
+    """The macro average over factors, of the seeds of a point. With one seed it holds for that seed."""
+    values, design = pooled(rows, system, metric)
+    return estimate(macro_parts(values, design), design)
+
+
+def difference(
+    first: Sequence[Row], then: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs"
+) -> Difference:
+    """Score of `first` - score of `then`, each the mean of its seeds, paired by query.
+
+    Two points share the queries, but no seed: what seeds add to the variance is added for each.
+    """
+    (a, design), (b, other) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
+    if len(design.pair_of) != len(other.pair_of):
+        raise UserError("two points must have answered the same queries to be compared; got others; run them again")
+    means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
+    parts = macro_parts((means[0] - means[1])[None], design)
+    spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
+    variance = sum(v for v, _ in spread)
+    reach = np.nan
+    if variance > 0:
+        reach = stats.t.ppf(0.975, variance**2 / sum(v**2 / f for v, f in spread if f)) * np.sqrt(variance)
+    detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
+    return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
+
+
+def pair_variance(errors: NDArray, design: Design) -> tuple[float, float]:
+    """Variance that the draw of pairs [P] gives a mean, and its degrees of freedom (Satterthwaite 1946); NaN with too
+    few pairs to know it."""
+    counts = {factor: int((design.factor_of == factor).sum()) for factor in np.unique(design.factor_of)}
+    if len(design.factor_of) < MIN_CLUSTERS or min(counts.values()) < 2:
+        return np.nan, np.nan
+    of = {factor: float((errors[design.factor_of == factor] ** 2).sum()) * n / (n - 1) for factor, n in counts.items()}
+    variance = sum(of.values())
+    return variance, variance**2 / sum(v**2 / (counts[f] - 1) for f, v in of.items()) if variance else 0.0
+
+
+def seed_variance(values: NDArray, design: Design) -> tuple[float, float]:
+    """Variance of the mean over seeds [S, Q], and its degrees of freedom; 0, 0 with one seed, of which it is not
+    known."""
+    if len(values) < 2:
+        return 0.0, 0
+    means = [macro_parts(row[None], design).value for row in values]
+    return float(np.var(means, ddof=1) / len(means)), len(means) - 1
+
+
+def pooled(rows: Sequence[Row], system: str, metric: Metric) -> tuple[NDArray, Design]:
+    """Scores [S, Q] (Q: both halves of every pair), and which pair and factor each is of.
+
+    Raises:
+        UserError: the rows are about different queries, or another judge's.
+    """
+    about = {(row["queries_sha"], row["judge"], row["label_source"]) for row in rows}
+    if len(about) != 1:
+        raise UserError(f"rows must share their queries and their judge to be pooled; got {len(about)}; choose one")
+    names = list(rows[0]["systems"][system][metric])
+    values = [[half for name in names for half in row["systems"][system][metric][name]] for row in rows]
+    counts = [len(rows[0]["systems"][system][metric][name]) for name in names]
+    factors = np.array([name.split("/", 1)[0] for name in names])
+    return np.array(values, float), Design(np.repeat(np.arange(len(names)), counts), factors)

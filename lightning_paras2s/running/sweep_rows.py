@@ -1,0 +1,168 @@
+"""The rows of a sweep: one a run, with all that a figure needs (scores by contrast pair, curves, cost), by content."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+import lightning_paras2s
+from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import Log, read_summary, replace_file
+from lightning_paras2s.running.machine import cpu_name
+from lightning_paras2s.running.sweep_board import write_hparams
+from lightning_paras2s.running.sweep_runs import seconds_of
+from lightning_paras2s.types import Verdict, answered, finite
+
+if TYPE_CHECKING:
+    from lightning_paras2s.running.sweep import Run
+
+ROWS = 1  # raise it where a row of the same run would mean something else: all is then run again
+KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",
+        "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
+CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
+
+
+class Rows:
+    """A file of rows, one a run; a run that is done again replaces its row.
+
+    Args:
+        lock: held while the file is written: runs of one sweep may end at the same time in several processes.
+    """
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self.path, self.lock = path, lock
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Hash of a run -> its row.
+
+        Raises:
+            UserError: a line is no row.
+        """
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        try:
+            return {row["config_sha"]: row for row in map(json.loads, lines)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} must hold a row of `sweep` a line; got another ({error}); mend it") from None
+
+    def done(self, retry: bool) -> set[str]:
+        """Runs that are not to be run."""
+        return {sha for sha, row in self.read().items() if row["status"] == "ok" or not retry}
+
+    def add_finished(self, run: Run) -> None:
+        row = row_of(run, "ok", "") | scores_of(run) | training_of(run)
+        self._add(row)
+        if run.stages:
+            write_hparams(run.work.folder / list(run.stages)[-1], row)
+
+    def add_failed(self, run: Run, reason: str) -> None:
+        self._add(row_of(run, "failed", reason))
+
+    def _add(self, row: dict[str, Any]) -> None:
+        with self._locked():
+            rows = self.read() | {row["config_sha"]: row}
+            text = "".join(json.dumps(finite(r), allow_nan=False, ensure_ascii=False) + "\n" for r in rows.values())
+            replace_file(self.path, text)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with self.lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
+    """What any run's row says."""
+    return {
+        "sweep": run.work.folder.parent.name,
+        "point": run.point,
+        "seed": run.seed,
+        "config_sha": run.sha,
+        "rows": ROWS,
+        "version": lightning_paras2s.__version__,
+        "status": status,
+        "reason": reason,
+        "precision": precision_of(run),
+        "cpu": cpu_name(),
+        "threads": run.work.threads,
+        "seconds": seconds_of(run.work),
+    }
+
+
+def precision_of(run: Run) -> str:
+    """Of the last stage: as its run settled it, else as it was asked for."""
+    if not run.stages:
+        return "nothing is trained"
+    stage, tree = list(run.stages.items())[-1]
+    path = run.work.folder / stage / "config.yaml"
+    settled = yaml.safe_load(path.read_text()).get("trainer", {}) if path.is_file() else {}
+    return str(settled.get("precision") or tree.get("trainer", {}).get("precision", "not set"))
+
+
+def scores_of(run: Run) -> dict[str, Any]:
+    """What `evaluate` and `skills` say of each system; scores by contrast pair, so that seeds can be pooled."""
+    folder = run.work.folder / "evaluate"
+    summary = read_summary(folder / "summary.json", ("systems", "judge", "label_source", "queries_sha", "manifest"))
+    queries = {q.id: (f"{q.factor}/{q.pair_id}", q.styles[q.factor]) for q in read_queries(summary["manifest"], None)}
+    heard = summary.get("audit", {}).get("systems", {})
+    found = {}
+    for system, cells in summary["systems"].items():
+        whole, audit = cells["overall"], heard.get(system, {}).get("overall", {})
+        found[system] = {key: whole.get(key) for key in KEPT}
+        found[system] |= {"audit_mean": audit.get("mean"), "audit_ci95": audit.get("ci95")}
+        for key, log in (("pairs", Log(folder)), ("audit_pairs", Log(folder / "audit"))):
+            found[system][key] = by_pair(log, system, queries)
+    row = {key: summary[key] for key in ("judge", "label_source", "queries_sha")} | {"systems": found}
+    told = run.work.folder / "skills.json"
+    if "skills" in run.work.commands:
+        row["skills"] = json.loads(told.read_text().splitlines()[-1])["skills"]
+    return row
+
+
+def by_pair(log: Log, system: str, queries: dict[str, tuple[str, str]]) -> dict[str, list[float | None]]:
+    """Factor/pair -> the scores of its halves, by style; None = unscored."""
+    scores = {}
+    for verdict in log.read("verdicts", Verdict):
+        one = answered(verdict.response_id)
+        if one.system == system:
+            scores[one.query_id] = verdict.score
+    found: dict[str, list[float | None]] = {}
+    for query, (pair, _) in sorted(queries.items(), key=lambda item: item[1]):
+        found.setdefault(pair, []).append(scores.get(query))
+    return found
+
+
+def training_of(run: Run) -> dict[str, Any]:
+    """Steps, seconds, and the curves of the last stage; means over its last quarter of steps."""
+    if not run.stages:
+        return {"steps": 0, "responses": 0, "train_seconds": 0.0}
+    stage = list(run.stages)[-1]
+    path = run.work.folder / stage / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = [line for line in lines if line.get("train/reward") is not None]
+    tail = lines[-math.ceil(len(lines) / 4) :] if lines else []
+    row: dict[str, Any] = {"steps": len(lines) or run.stages[stage].get("trainer", {}).get("max_steps")}
+    row["responses"] = int(run.responses)
+    row["train_seconds"] = round(sum(line.get("seconds/step") or 0.0 for line in lines), 1)
+    row["last_quarter"] = {name: mean(tail, key) for name, key in CURVES.items()}
+    row["zero_variance_share"] = mean(lines, CURVES["zero_variance"])
+    row["curves"] = {name: [rounded(line.get(key)) for line in lines] for name, key in CURVES.items()}
+    return row
+
+
+def mean(lines: list[dict[str, Any]], key: str) -> float | None:
+    known = [line[key] for line in lines if line.get(key) is not None]
+    return rounded(float(np.mean(known))) if known else None
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

@@ -1,0 +1,327 @@
+"""`sweep` on a toy grid: its subcommands are stood in for by a program that writes what the real ones write."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.shown import show
+from lightning_paras2s.bench.summary import Judged, summarise_system
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running import sweep_runs
+from lightning_paras2s.running.logs import json_text
+from lightning_paras2s.running.sweep import plan, subset, sweep
+from lightning_paras2s.running.sweep_points import difference, points_of, score
+from lightning_paras2s.running.sweep_rows import Rows
+from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
+
+ROOT = Path(__file__).parents[1]
+STYLES = {"emotion": ("happy", "sad"), "sarcasm": ("sarcastic", "sincere"), "age": ("adult", "child"),
+          "gender": ("female", "male")}  # fmt: skip
+# Four steps of training with rewards lr, lr + 1, lr + 2, lr + 3; both halves of every pair score 3.
+PROGRAM = """
+import json, os, sys, time
+from pathlib import Path
+command, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+with open("calls.txt", "a") as file:
+    file.write(command + " " + str(os.getpid()) + "\\n")
+if command == "fit":
+    lr = float(options["--model.lr"])
+    if lr > 1:
+        sys.exit("error: lr must be small; got " + str(lr))
+    folder = Path(*(options["--trainer.logger." + part] for part in ("save_dir", "name", "version")))
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
+    time.sleep(float(os.environ.get("TOY_SECONDS", 0)))
+    shared = {"train/zero_std_groups": 0.25, "seconds/step": 2.0}
+    lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in range(4)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+else:
+    out = Path(options["--output"])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "verdicts.jsonl").write_text(Path("verdicts.jsonl").read_text())
+    summary = json.loads(Path("summary.json").read_text())
+    (out / "summary.json").write_text(json.dumps(summary | {"manifest": options["--manifest"]}))
+"""
+GRID = {
+    "name": "toy",
+    "stages": {
+        "grpo": "--config grpo.yaml --trainer.max_steps 4 --data.batch_size 2 --model.group_size 4 --model.lr {lr}"
+    },
+    "points": [{"lr": 0.1}, {"lr": 0.5}],
+    "evaluate": "--config sweeps/evaluate.yaml --systems '{grpo: {class_path: PolicySystem, init_args: {policy: "
+    '"{grpo}/policy.safetensors", processor: TinyProcessor}}}\'',
+    "seeds": [1, 2],
+    "manifest": "queries/queries.jsonl",
+    "pairs": 2,
+    "workers": 2,
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with three pairs a factor and the stand-in for the subcommands."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "queries").mkdir()
+    write_audio(tmp_path / "queries/a.wav", Audio(np.zeros(1600, np.float32), 16000))
+    made = [Query(f"{f}-{i}-{s}", f"{f}-{i}", f, "test", f"text {i}", {f: s}, "topic", "a.wav")
+            for f in FACTORS for i in range(3) for s in STYLES[f]]  # fmt: skip
+    append_jsonl(tmp_path / "queries/queries.jsonl", made)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    scores = {response_id("grpo", q.id, 0): 3.0 for q in made}
+    append_jsonl(tmp_path / "verdicts.jsonl", [Verdict(i, "toy", score) for i, score in scores.items()])
+    items = [Judged(q.id, q.pair_id, q.factor, q.styles[q.factor], 3.0, 3.0, "", "calm", 0.0, True) for q in made
+             if not q.pair_id.endswith("2")]  # two pairs of each factor  # fmt: skip
+    about = {"judge": "toy", "label_source": "gold", "queries_sha": "x"}
+    (tmp_path / "summary.json").write_text(json_text({"systems": {"grpo": summarise_system(items)}} | about))
+    monkeypatch.setattr(sweep_runs, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+def calls(place: Path) -> list[str]:
+    return [line.split()[0] for line in (place / "calls.txt").read_text().splitlines()]
+
+
+def rows(place: Path) -> list[dict]:
+    return [json.loads(line) for line in (place / "results/toy.jsonl").read_text().splitlines()]
+
+
+def test_every_run_is_a_row_and_none_is_run_twice(place):
+    result = sweep(**GRID)
+    assert (result["runs"], result["ok"], result["failed"]) == (4, 4, [])
+    found = {(row["point"]["lr"], row["seed"]): row for row in rows(place)}
+    assert set(found) == {(0.1, 1), (0.1, 2), (0.5, 1), (0.5, 2)}
+    row = found[0.5, 1]
+    assert row["systems"]["grpo"]["n"] == 16 and row["systems"]["grpo"]["mean"] == 3.0  # 2 pairs of 4 factors
+    pairs = row["systems"]["grpo"]["pairs"]
+    assert len(pairs) == 8 and set(map(tuple, pairs.values())) == {(3.0, 3.0)}
+    # rewards 0.5 .. 3.5 and KL 0 .. 0.3: the last quarter of four steps is the fourth
+    assert row["last_quarter"] == {"reward": 3.5, "kl": 0.3, "zero_variance": 0.25} and row["steps"] == 4
+    assert row["train_seconds"] == 8.0 and row["responses"] == 4 * 2 * 4 and row["zero_variance_share"] == 0.25
+    assert row["precision"] == "bf16-mixed" and row["threads"] == 1 and row["cpu"]
+    assert not list((place / "runs/toy").glob("*/*/checkpoints"))
+    shown = "".join(path.read_bytes().decode(errors="ignore") for path in place.glob("runs/toy/*/grpo/events*.sweep"))
+    assert shown.count("sweep/grpo/score") == 4 and "hparams" in shown  # in TensorBoard's tab, beside the curves
+    done = calls(place)
+    assert sorted(done) == ["evaluate"] * 4 + ["fit"] * 4
+    sweep(**GRID)
+    assert calls(place) == done and len(rows(place)) == 4
+
+
+def test_sweep_goes_on_where_it_was_killed(place):
+    program = f"""
+from lightning_paras2s.running import sweep_runs
+from lightning_paras2s.running.logs import json_text
+from lightning_paras2s.running.sweep import sweep
+sweep_runs.PROGRAM = {(sys.executable, str(place / "program.py"))!r}
+sweep(**{GRID | {"workers": 1}!r})
+"""
+    environment = os.environ | {"TOY_SECONDS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL)
+    until(lambda: (place / "results/toy.jsonl").is_file() and calls(place).count("fit") == 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    child = int((place / "calls.txt").read_text().splitlines()[-1].split()[1])
+    until(lambda: not Path(f"/proc/{child}").exists())  # no run goes on without its sweep
+    assert len(rows(place)) == 1
+    result = sweep(**GRID)
+    assert result["ok"] == 4 and len({row["config_sha"] for row in rows(place)}) == 4
+    assert calls(place).count("fit") == 5  # only the one that was cut runs again
+    assert calls(place).count("evaluate") == 4
+
+
+def until(holds) -> None:
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_failed_point_is_a_row_with_its_reason(place, capsys):
+    grid = GRID | {"points": [{"lr": 2.0}, {"lr": 0.5}], "seeds": [1]}
+    result = sweep(**grid)
+    assert result["ok"] == 1 and [path.name for path in (place / "results").iterdir()] == ["toy.jsonl"]
+    reason = "grpo: lr must be small; got 2.0 (exit code 1)"
+    assert result["failed"] == [{"point": {"lr": 2.0}, "seed": 1, "reason": reason}]
+    assert show("sweep", result, grid, "P", False) == ""
+    out = capsys.readouterr().out
+    assert "lr must be small; got 2.0" in out and "1 of 2 runs done, 1 failed" in out
+    assert max(map(len, out.splitlines())) <= 120
+    sweep(**grid)
+    assert calls(place).count("fit") == 2  # a failure stays, until it is asked for again
+    sweep(**grid, retry=True)
+    assert calls(place).count("fit") == 3 and len(rows(place)) == 2
+
+
+def test_sweep_of_failures_alone_says_that_nothing_came_out(place):
+    result = sweep(**GRID | {"points": [{"lr": 2.0}]})
+    assert "no run of this sweep ended well" in show("sweep", result, GRID, "P", True)
+
+
+def test_run_is_another_when_what_it_is_made_from_changes(place):
+    weights = place / "start.safetensors"
+    weights.write_bytes(b"a")
+    options = {"stages": {"grpo": GRID["stages"]["grpo"] + " --model.init_from start.safetensors"},
+               "evaluate": GRID["evaluate"], "skills": "", "threads": 1}  # fmt: skip
+
+    def shas(**changed) -> list[str]:
+        queries = subset(GRID["manifest"], Path(changed.pop("folder", "runs/toy")), changed.pop("pairs", 2), 0)
+        return [run.sha for run in plan(GRID["points"], [1, 2], options | changed, Path("runs/toy"), queries)]
+
+    before = shas()
+    assert len(set(before)) == 4 and shas() == before
+    assert shas(folder="elsewhere") == before  # a place is no part of what a run is
+    assert not set(shas(pairs=1)) & set(before)
+    assert not set(shas(threads=2)) & set(before)
+    assert not set(shas(stages={"grpo": options["stages"]["grpo"] + " --model.clip_low 0.1"})) & set(before)
+    same = options["stages"]["grpo"] + " --model.micro_batch_tokens 100 --checkpoint.every_n_batches 7"
+    assert shas(stages={"grpo": same}) == before  # they decide memory and safety alone
+    ears = place / "checkpoints/embedded/transcriber.safetensors"  # a default of evaluate's transcriber
+    ears.parent.mkdir(parents=True)
+    ears.write_bytes(b"a")
+    assert not set(shas()) & set(before)
+    ears.unlink()
+    weights.write_bytes(b"b")
+    assert not set(shas()) & set(before)
+    weights.write_bytes(b"a")
+    write_audio(place / "queries/a.wav", Audio(np.ones(1600, np.float32) / 2, 16000))
+    assert not set(shas()) & set(before)
+
+
+def test_whole_pairs_are_drawn_by_seed(place):
+    def drawn(seed: int) -> list[tuple[str, str]]:
+        lines = subset(GRID["manifest"], Path("runs/toy"), 1, seed).read_text().splitlines()
+        return [(q["factor"], q["pair_id"]) for q in map(json.loads, lines)]
+
+    assert drawn(0) == drawn(0) and len(drawn(0)) == 8 and len(set(drawn(0))) == 4  # both halves of a pair a factor
+    assert len({tuple(drawn(seed)) for seed in range(10)}) > 1
+    with pytest.raises(UserError, match="each factor must have 4 contrast pairs; got age 3"):
+        subset(GRID["manifest"], Path("runs/toy"), 4, 0)
+
+
+def test_dry_run_counts_hours_and_dollars(place):
+    points = [{"G": 4, "lr": 0.1}, {"G": 8, "lr": 0.1}]
+    stages = {"grpo": GRID["stages"]["grpo"].replace("group_size 4", "group_size {G}")}
+    grid = GRID | {"points": points, "stages": stages, "dry_run": True, "usd_per_hour": 3.0}
+    result = sweep(**grid, step_seconds=90.0)
+    # 4 steps of 90 s, then twice as many responses a step; two seeds: 2 * (360 + 720) s = 0.6 h
+    assert result["hours"] == pytest.approx(0.6) and result["usd"] == pytest.approx(1.8) and result["todo"] == 4
+    assert not (place / "results").exists() and not (place / "calls.txt").exists()
+    assert sweep(**grid)["hours"] == pytest.approx(2 * (4 + 8) * 2.0 / 3600, abs=1e-5)  # measured: 2 s a step
+    assert calls(place) == ["fit"] and not (place / "results").exists()
+    assert "0.6" in str(result) and show("sweep", result, grid, "P", True) == ""
+
+
+def test_dry_run_after_runs_goes_by_their_rows(place):
+    sweep(**GRID | {"seeds": [1]})
+    rows_ = Rows(place / "results/toy.jsonl", place / "lock")
+    for sha, row in rows_.read().items():
+        rows_._add(row | {"config_sha": sha, "seconds": {"grpo": 32.0, "evaluate": 4.0}})
+    result = sweep(**GRID, dry_run=True)
+    # 32 responses in 32 s and 4 s more: two runs are left
+    assert result["todo"] == 2 and result["hours"] == pytest.approx(72 / 3600) and "2 rows" in result["how"]
+
+
+def test_array_has_a_task_for_each_run_that_is_left(place):
+    sweep(**GRID | {"seeds": [1]})
+    done = len(calls(place))
+    result = sweep(**GRID, submit="slurm", slurm=["--gres=gpu:8"])
+    script = Path(result["script"]).read_text()
+    assert "#SBATCH --array=2,3\n" in script and "#SBATCH --gres=gpu:8\n" in script and result["tasks"] == 2
+    assert len(calls(place)) == done
+    again = yaml.safe_load(Path("runs/toy/sweep.yaml").read_text())
+    sweep(**again, only=3)
+    assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.1, 1), (0.5, 1), (0.5, 2)}
+    subprocess.run(["bash", "-n", result["script"]], check=True)
+    sweep(**again, only=2)
+    result = sweep(**GRID, submit="slurm")
+    assert result["tasks"] == 0 and show("sweep", result, GRID, "P", True) == ""
+
+
+def test_mistakes_are_told_before_anything_runs(place):
+    for changed, told in (
+        ({"points": []}, "must have a point"),
+        ({"points": [{"lr": 0.1}, {"lr": 0.1}]}, "must differ"),
+        ({"points": [{"seed": 1}]}, "name of its own"),
+        ({"points": [{"rate": 1}]}, "must be one of"),
+        ({"only": 4}, "0 to 3; got 4"),
+        ({"stages": {"grpo": "--config grpo.yaml --model.lrr {lr}"}}, "did you mean"),
+    ):
+        with pytest.raises(UserError, match=told):
+            sweep(**GRID | changed)
+    assert not (place / "calls.txt").exists()
+
+
+GRIDS = sorted(p.name for p in (ROOT / "configs/sweeps").glob("*.yaml") if p.name != "evaluate.yaml")
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_shipped_grid_can_be_planned(place, name):
+    config = yaml.safe_load((ROOT / "configs/sweeps" / name).read_text())
+    options = {"stages": config["stages"], "evaluate": config["evaluate"], "threads": 1}
+    options["skills"] = config.get("skills", "")
+    queries = subset(GRID["manifest"], Path("runs/toy"), 1, 0)
+    made = plan(config["points"], config["seeds"], options, Path("runs/toy"), queries)
+    assert len({run.sha for run in made}) == len(config["points"]) * len(config["seeds"])
+    for run in made:  # a row says which arithmetic a figure is of
+        assert all(tree["trainer"]["precision"] == "32-true" for tree in run.stages.values())
+
+
+def row(seed: int, pairs: dict[str, list[float | None]], point: float = 0.0) -> dict:
+    about = {"status": "ok", "queries_sha": "x", "judge": "toy", "label_source": "gold"}
+    return {"point": {"beta": point}, "seed": seed, "systems": {"grpo": {"pairs": pairs}}} | about
+
+
+def scored(shift: float, noise: list[float]) -> dict[str, list[float | None]]:
+    """20 pairs of two factors, both halves alike."""
+    return {f"{f}/{i}": [shift + noise[i], shift + noise[i]] for f in ("age", "gender") for i in range(10)}
+
+
+def test_points_pool_seeds_and_are_compared_by_pair():
+    noise = [-0.5, 0.5] * 5
+    low = [row(seed, scored(2.0 + seed / 10, noise), 0.0) for seed in (0, 1)]
+    high = [row(seed, scored(3.0 + seed / 10, noise), 0.2) for seed in (0, 1)]
+    (_, first), (_, then) = points_of([*low, *high])
+    assert score(first, "grpo").value == pytest.approx(2.05)  # 2.0 and 2.1
+    found = difference(then, first, ("grpo", "grpo"))
+    # Pairs differ alike (no variance of theirs); seeds of a point are 0.1 apart: variance 0.005 / 2 of each mean, so
+    # t(2 degrees of freedom) * sqrt(2 * 0.0025) = 4.3027 * 0.070711
+    assert found.value == pytest.approx(1.0) and found.high - found.value == pytest.approx(4.3027 * 0.070711, abs=1e-4)
+    assert found.verdict == "higher" and found.detectable == pytest.approx((1.95996 + 0.84162) * 0.070711, abs=1e-4)
+    assert difference(first, then, ("grpo", "grpo")).verdict == "lower"
+    with pytest.raises(UserError, match="must share their queries"):
+        score([*low, row(2, scored(2.0, noise)) | {"queries_sha": "y"}], "grpo")
+
+
+def test_unscored_halves_are_left_out_of_a_point():
+    pairs = scored(2.0, [0.0] * 10) | {"age/0": [None, 4.0]}
+    # age: 18 halves of 2 and one of 4 in 19; gender: 2
+    assert score([row(0, pairs)], "grpo").value == pytest.approx(((18 * 2 + 4) / 19 + 2) / 2)
+
+
+def test_pairs_that_differ_widen_a_comparison():
+    first = [row(0, scored(2.0, [0.0] * 10))]
+    then = [row(0, scored(2.0, [-0.5, 0.5] * 5))]
+    found = difference(then, first, ("grpo", "grpo"))
+    # each factor: 10 pair differences of +-0.5, variance 2.5 / 9, of their mean / 10; the mean of two factors has half
+    # of that, 0.0138889, at 18 degrees of freedom: t = 2.1009
+    assert found.high == pytest.approx(2.1009 * (2.5 / 9 / 10 / 2) ** 0.5, abs=1e-4) and found.verdict == "undecided"
+    few = [row(0, {"age/0": [2.0, 2.0], "age/1": [3.0, 3.0]})]
+    assert difference(few, few, ("grpo", "grpo")).verdict == "no interval"
+
+
+def test_findings_page_is_current():
+    command = [sys.executable, "docs/findings.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout
