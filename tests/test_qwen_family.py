@@ -81,10 +81,19 @@ def released_answer(release, monkeypatch, ears, prompt: Prompt, steps: int) -> t
     options |= {"talker_eos_token_id": [42, 44], "thinker_eos_token_id": 258}
     alone = "does not support batched" in inspect.getsource(type(release).generate)
     for batch in [one_row(prompt, row) for row in range(len(prompt))] if alone else [prompt]:
-        text, _ = release.generate(**ears(batch), speaker="Chelsie", **options)
+        try:
+            text, _ = release.generate(**ears(batch), speaker="Chelsie", **options)
+        except (RuntimeError, ValueError):  # it has no answer without words to a single query
+            assert len(batch) == 1
+            text = torch.cat([batch.tokens[:, TEXT], torch.tensor([[258]])], 1)
+            codes.append(None)
         texts += list(text[:, batch.mask.shape[1] :])
-    # of one row, older ones give the voice the end's code, too
-    return texts, [found[: next((i for i, c in enumerate(found.tolist()) if c in (42, 44)), None)] for found in codes]
+    return texts, [None if found is None else before_end(found.tolist()) for found in codes]
+
+
+def before_end(codes: list[int]) -> list[int]:
+    """Of one row, older releases of transformers give the voice the end's code, too."""
+    return codes[: next((i for i, code in enumerate(codes) if code in (42, 44)), None)]
 
 
 def one_row(prompt: Prompt, row: int) -> Prompt:
@@ -109,14 +118,23 @@ def test_greedy_answers_equal_the_releases_for_rows_of_many_lengths(policy, rele
             spoken = said[: -1 if said[-1] in (42, 44) else None]
             # of a text that was cut, the release takes the last token for the end's mark: one code may differ
             same = 14 if words[-1] == 258 else 13
-            assert spoken[:same].tolist() == codes[row][:same].tolist()
-            ended += int(words[-1] == 258) + int(len(said) > len(spoken))
-    assert ended > 2
+            if codes[row] is None:
+                continue
+            assert spoken[:same].tolist() == codes[row][:same]
+            ended += int(words[-1] == 258 and len(said) > len(words))
+    assert ended > 4  # texts that ended before their speech
 
 
-def test_logps_equal_the_releases_own_forward(policy, release, ears):
+@pytest.mark.parametrize("made", [False, True])
+def test_logps_equal_the_releases_own_forward(made, policy, release, ears):
     prompt, _ = queries(LENGTHS)
     mine = policy.generate(prompt, DRAWN, sampling_noise(0, 0, 7, 14))
+    if made:  # texts of 1, 2, ... tokens, and speech that goes on behind them
+        for row in range(7):
+            mine.tokens[row, TEXT, row] = 258
+        mine.actions[:, TEXT] = torch.arange(14) <= torch.arange(7)[:, None]
+        mine.tokens[:, AUDIO] = torch.randint(0, 40, (7, 14), generator=torch.Generator().manual_seed(1))
+        mine.actions[:, AUDIO] = True
     logps = policy.logps(prompt, mine, DRAWN).values
     for row, length in enumerate(LENGTHS):
         alone = one_row(prompt, row)

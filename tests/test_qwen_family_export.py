@@ -51,7 +51,7 @@ def assert_same_answers(policy: QwenOmni, released, ears, monkeypatch) -> None: 
         words = mine.tokens[row, TEXT][mine.actions[row, TEXT]].tolist()
         assert words == text[row][: len(words)].tolist()
         said = [c for c in mine.tokens[row, AUDIO][mine.actions[row, AUDIO]].tolist() if c not in (42, 44)]
-        assert said[:13] == codes[row][:13].tolist()
+        assert codes[row] is None or said[:13] == codes[row][:13]
 
 
 @pytest.fixture
