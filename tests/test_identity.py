@@ -21,7 +21,8 @@ from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.bench.people.annotate import SCORES, folders_of, keep, load_items, remaining
 from lightning_paras2s.bench.queries.filters import filter
 from lightning_paras2s.bench.queries.synthesize import synthesize
-from lightning_paras2s.bench.systems.base import Answer, CommandSystem, RecordedSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.systems.base import Answer, RecordedSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.data.embedded import TextQuery, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.acts import texts

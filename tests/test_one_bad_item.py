@@ -29,7 +29,8 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.bench.report import report
-from lightning_paras2s.bench.systems.base import Answer, CommandSystem, RecordedSystem
+from lightning_paras2s.bench.systems.base import Answer, RecordedSystem
+from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.cli import main
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import UserError

@@ -118,7 +118,7 @@ def test_page_of_a_class_reads_like_a_reference():
 
 def test_names_are_told_when_a_class_is_a_guess():
     with pytest.raises(UserError) as told:
-        check("evaluate", ["--systems.x", "OpenAIAudioSystem"])
+        check("evaluate", ["--systems.x", "NoSuchSystem"])
     assert all(name in str(told.value) for name in subclasses("S2SSystem"))
     with pytest.raises(UserError, match=r"must be a Judge: .*EmbeddedJudge.*did you mean EmbeddedJudge\?"):
         check("evaluate", ["--judge", "EmbededJudge"])

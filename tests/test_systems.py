@@ -11,11 +11,11 @@ from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.systems.base import (
     CascadeSystem,
-    CommandSystem,
     RecordedSystem,
     ToplineSystem,
     subject_of,
 )
+from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
@@ -125,9 +125,11 @@ def test_command_that_fails_or_hangs_is_a_status(tmp_path):
         assert system.respond(queries, audios, 0)[0].status in (status, "timeout")
 
 
-def test_command_without_placeholders_or_program_is_one_line():
-    with pytest.raises(UserError, match="must hold"):
-        CommandSystem("echo")
+def test_command_with_one_placeholder_or_without_program_is_one_line():
+    with pytest.raises(UserError, match="must hold both"):
+        CommandSystem("echo {requests}")
+    with pytest.raises(UserError, match="must name a program"):
+        CommandSystem(" ")
     with pytest.raises(UserError, match="a program that starts"):
         queries = [Query("q1", "p", "age", "test", "hello", {}, "", "")]
         CommandSystem("/nowhere/at/all {requests} {responses}").respond(

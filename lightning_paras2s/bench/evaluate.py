@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning_paras2s.audio import seconds_of
 from lightning_paras2s.bench.queries.filters import read_counts
-from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of
+from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of, unheard
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems.base import S2SSystem
@@ -80,7 +81,8 @@ def evaluate(
         audit_recognizer: another ear for tones; likewise.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
         max_usd: ask the judge nothing that could take this run's cost above so many USD (of each shard by itself).
-        dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what the judge would cost.
+        dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what judge and systems would
+            cost (the systems at most).
         foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
             knows eSpeak's alone): stop before anything is judged; allow it, such answers being counted as failed,
             "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
@@ -97,7 +99,8 @@ def evaluate(
     if audited:
         ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
-        return estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
+        found = estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
+        return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
         cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
@@ -153,6 +156,15 @@ def estimate(judge: Judge, answers: int, times: int) -> dict[str, Any]:
     tokens = len(PROMPT) / CHARACTERS_A_TOKEN + HEARD_TOKENS
     usd = llm.cost(asked * tokens, asked * VERDICT_TOKENS) if isinstance(llm, OpenAIChat) else 0.0
     return {"dry_run": True, "answers": answers, "verdicts": asked, "judge": judge.name, "usd": round(usd, 2)}
+
+
+def prices_of(
+    systems: dict[str, S2SSystem | None], queries: Sequence[Query], root: Path, samples: int
+) -> dict[str, float]:
+    """What each system's answers cost at most, in USD; those that cost nothing are left out."""
+    seconds = [seconds_of(root / q.audio) for q in queries if not unheard(root / q.audio)]
+    usd = {name: samples * system.at_most_usd(seconds) for name, system in systems.items() if system is not None}
+    return {name: round(value, 2) for name, value in usd.items() if value}
 
 
 def require_a_score(verdicts: Sequence[Verdict], output: str) -> None:

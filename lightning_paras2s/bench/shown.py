@@ -129,6 +129,11 @@ def filter(result: Result, options: Result) -> Shown:
 
 def evaluate(result: Result, options: Result) -> Shown:
     output = options.get("output", "runs/evaluate")
+    if result.get("dry_run"):
+        rows = [("answers", result["answers"]), ("verdicts", result["verdicts"])]
+        rows.append((f"judge {result['judge']}, US dollars", f"{result['usd']:.2f}"))
+        rows += [(f"{name}, US dollars at most", f"{usd:.2f}") for name, usd in result["systems_usd"].items()]
+        return Shown([table(("what it would ask", ""), rows)], "evaluate ..., without --dry_run")
     if "systems" not in result:  # a shard
         return Shown([f"responses: {result['responses']}"], "evaluate ... --shard 0/1 (merges the shards)")
     rows, failed = [], []
@@ -319,10 +324,18 @@ def audit(result: Result, options: Result) -> Shown:
     return Shown([terminal_table(result)], f"leaderboard --runs '[{options['run']}]'", missing)
 
 
+def serve(result: Result, options: Result) -> Shown:
+    counts = [(f"responses with {status}", count) for status, count in result["statuses"].items()]
+    names = ("accepted", "rows_a_batch", "latency_p50_seconds", "latency_p95_seconds")
+    names += ("heard_seconds", "spoken_seconds", "compute_seconds", "real_time_factor")
+    rows = counts + [(name.replace("_", " "), result[name]) for name in names]
+    return Shown([table((", ".join(result["models"]), ""), rows)], "evaluate --config evaluate.yaml")
+
+
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
         *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
-        *(import_speech, agreement, plan, sweep, leakage, judge_table),
+        *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
     )
 }

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.audio import Recording, write_audio
+from lightning_paras2s.data.completions import keep_completions
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
@@ -124,6 +125,7 @@ def build_preferences(
     seed: int = 0,
     others: int = 0,
     written: WrittenAnswers | None = None,
+    keep_tokens: bool = False,
 ) -> Path:
     """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
     query's samples are a function of (seed, its id), whatever else is in its batch.
@@ -133,6 +135,7 @@ def build_preferences(
             scorer could learn which answers are good, and not for whom.
         written: answers of demonstrations beside the sampled ones, or the scorer would never hear a good answer of a
             kind that the policy doesn't give.
+        keep_tokens: write the sampled answers' tokens, too, to `completions.jsonl`.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
@@ -149,6 +152,8 @@ def build_preferences(
             continue
         noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
         completion = policy.generate(batch.prompt, sampling, noise, samples)
+        if keep_tokens:
+            append_jsonl(folder / "completions.jsonl", keep_completions(batch.queries, completion, policy.streams))
         pools = [(0, processor.speak(completion))]
         if written is not None:
             pools.append((samples, written.answer(batch, processor, seed)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_paras2s.data.completions import KeptCompletion
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.preferences import Preference, build_preferences
 from lightning_paras2s.data.written import WrittenAnswers
@@ -39,6 +40,7 @@ class SampleModule(L.LightningModule):
             their own alone.
         written: adds written answers to the training queries, see `build_preferences`; null = none.
         sampling: temperatures and longest response of the samples.
+        keep_tokens: write the samples' tokens, too, to `folder/{train,val}_completions.jsonl`: for rejection sampling.
         seed: with a query's id decides its samples; null follows `seed_everything`.
     """
 
@@ -52,13 +54,14 @@ class SampleModule(L.LightningModule):
         others: int = 0,
         written: WrittenAnswers | None = None,
         sampling: Sampling = Sampling(),
+        keep_tokens: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
         check_sampling(sampling)
         self.build, self.init_from = (policy, reward), init_from
         self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
-        self.others, self.written = others, written
+        self.others, self.written, self.keep_tokens = others, written, keep_tokens
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
@@ -81,7 +84,7 @@ class SampleModule(L.LightningModule):
         parts = (self.policy, self.trainer.datamodule.processor, self.reward)
         folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
         extra = (self.others, self.written) if split == "train" else (0, None)
-        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, *extra)
+        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, *extra, self.keep_tokens)
         return len(batch) * self.samples
 
     def on_predict_end(self) -> None:
@@ -109,6 +112,15 @@ def merge(folder: Path, split: str) -> None:
         for row in read_jsonl(shard / "preferences.jsonl", Preference):
             paths = {k: f"{shard.name}/{getattr(row, k)}" for k in ("query_audio", "response_audio")}
             found.setdefault((row.query_id, row.answers, row.sample), replace(row, **paths))
-    lines = [to_json(found[key]) + "\n" for key in sorted(found)]
-    if lines:
-        replace_file(folder / f"{split}.jsonl", "".join(lines))
+    write_sorted(folder / f"{split}.jsonl", found)
+    kept: dict[tuple[str, int], KeptCompletion] = {}
+    for path in [path for shard in shards(folder, split) if (path := shard / "completions.jsonl").is_file()]:
+        append_jsonl(path, [])
+        kept |= {(row.query_id, row.sample): row for row in read_jsonl(path, KeptCompletion)}
+    write_sorted(folder / f"{split}_completions.jsonl", kept)
+
+
+def write_sorted(path: Path, rows: dict) -> None:
+    """Records in the order of their keys, whole or not at all; none, no file."""
+    if rows:
+        replace_file(path, "".join(to_json(rows[key]) + "\n" for key in sorted(rows)))

@@ -17,7 +17,7 @@ class SFTModule(SupervisedModule):
     """Trains a policy on demonstrations; so is the embedded base pre-trained, whose tasks are demonstrations too.
 
     The loss needs the log-probabilities of the demonstrated tokens alone, so no [B, T, V] logits are made. Writes the
-    trained policy to `policy.safetensors` in the run's folder (Kimi-Audio: to a folder `policy`, as released).
+    trained policy to `policy.safetensors` in the run's folder (a family that has folders: to a folder `policy`).
 
     Args:
         policy: builds the policy.

@@ -27,6 +27,7 @@ COMMANDS = {
     "report": "lightning_paras2s.bench.report:report",
     "arena": "lightning_paras2s.bench.pairs.arena:arena",
     "annotate": "lightning_paras2s.bench.people.annotate:annotate",
+    "serve": "lightning_paras2s.serving.serve:serve",
     "import_speech": "lightning_paras2s.bench.queries.real_speech:import_speech",
     "agreement": "lightning_paras2s.bench.people.agreement:agreement",
     "plan": "lightning_paras2s.running.plan:plan",

@@ -73,8 +73,17 @@ class Gate:
             await asyncio.sleep(wait)
 
 
+def unwatched(piece: bytes) -> None:
+    """What comes of a body as it comes is of no interest."""
+
+
 async def ask(
-    session: Any, request: Callable[[], dict], read: Callable[[bytes], Any], patience: Patience, gate: Gate
+    session: Any,
+    request: Callable[[], dict],
+    read: Callable[[bytes], Any],
+    patience: Patience,
+    gate: Gate,
+    watch: Callable[[bytes], None] = unwatched,
 ) -> Answer:
     """POST until there is an answer that `read` accepts, or patience ends.
 
@@ -82,11 +91,23 @@ async def ask(
         session: an aiohttp.ClientSession.
         request: gives the keywords of `session.post`, afresh for each attempt.
         read: the value of a body; raises ValueError for one that is cut or malformed.
+        watch: is given each piece of a good answer's body when it comes.
+    """
+    return await patiently(lambda attempt: ask_once(session, request, read, attempt, watch), patience, gate)
+
+
+async def patiently(
+    once: Callable[[int], Awaitable[tuple[Answer, float | None]]], patience: Patience, gate: Gate
+) -> Answer:
+    """One attempt after the other, until an answer is no passing failure, or patience ends.
+
+    Args:
+        once: the number of an attempt, from 1 -> its answer, and the seconds that the server asks to wait, if any.
     """
     answer = Answer("not_asked")
     for attempt in range(patience.retries + 1):
         await gate.passed()
-        answer, after = await ask_once(session, request, read, attempt + 1)
+        answer, after = await once(attempt + 1)
         if answer.status == "ok" or not is_transient(answer.status):
             return answer
         wait = patience.wait_seconds(attempt) if after is None else after
@@ -99,14 +120,22 @@ async def ask(
 
 
 async def ask_once(
-    session: Any, request: Callable[[], dict], read: Callable[[bytes], Any], attempts: int
+    session: Any,
+    request: Callable[[], dict],
+    read: Callable[[bytes], Any],
+    attempts: int,
+    watch: Callable[[bytes], None] = unwatched,
 ) -> tuple[Answer, float | None]:
     """One attempt -> the answer, and the seconds of its Retry-After."""
     import aiohttp
 
     try:
         async with session.post(**request()) as response:
-            body = await response.read()
+            body = b""
+            async for piece in response.content.iter_any():
+                body += piece
+                if response.status == 200:
+                    watch(piece)
             after = retry_after(response.headers.get("Retry-After"))
             if response.status != 200:
                 return Answer(f"http_{response.status}", None, body[:2000], attempts), after

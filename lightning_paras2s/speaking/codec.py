@@ -65,6 +65,13 @@ def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]
     return [Audio(in_range(row[: int(n)])[0], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
 
 
+def load_codec(path: str) -> SpeechTokenizer:
+    """The codec whose weights a file holds: of all families', the embedded one alone has both ways in one file."""
+    from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+
+    return TinyTokenizer.load(path).requires_grad_(False)
+
+
 def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:
     """What the codec leaves of recordings at its rate."""
     codes = []

@@ -1,19 +1,14 @@
 """Systems under test: spoken queries in, spoken responses out.
 
 `CascadeSystem` and `ToplineSystem` are the paper's baseline (the words alone, a neutral voice) and upper bound (gold
-labels) of section 5.6; `RecordedSystem` brings responses that exist already; `CommandSystem` runs any program; a
-trained policy is in policy_system.py. What a system answers to a query depends on that query alone, never on the
-batch, so that a run can be cut and resumed anywhere.
+labels) of section 5.6; `RecordedSystem` brings responses that exist already. Programs, servers and trained policies
+are beside this file (docs/systems.md tells which is for what). What a system answers to a query depends on that query
+alone, never on the batch, so that a run can be cut and resumed anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import shlex
-import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -22,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError
@@ -34,7 +29,7 @@ from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.shipped import shipped
-from lightning_paras2s.speaking.codec import through_codec
+from lightning_paras2s.speaking.codec import load_codec, through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.types import Audio, Query, Response, Style
 
@@ -58,6 +53,7 @@ class S2SSystem(ABC):
     """A speech-to-speech system."""
 
     config_sha: str  # of everything that its answers depend on
+    hears_alone: bool = True  # a recording is all it needs of a query
     read_anew: bool = False  # answers of another config are asked for again, since that costs nothing, not refused
 
     def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
@@ -65,6 +61,10 @@ class S2SSystem(ABC):
 
         Most systems take any.
         """
+
+    def at_most_usd(self, seconds: list[float]) -> float:
+        """What answers to queries of these lengths can cost; most systems cost nothing."""
+        return 0.0
 
     @abstractmethod
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
@@ -102,6 +102,8 @@ class ToplineSystem(S2SSystem):
         split: whose reply frames it uses.
     """
 
+    hears_alone = False
+
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None = None, split: str = "train") -> None:
         self.voice, self.frames = _AgentVoice(synthesizer, tokenizer), {}
         for frame in frames():
@@ -135,6 +137,7 @@ class RecordedSystem(S2SSystem):
         system: which system's responses of a file that holds those of several.
     """
 
+    hears_alone = False
     read_anew = True
 
     def __init__(self, responses: str, system: str | None = None) -> None:
@@ -163,55 +166,6 @@ class RecordedSystem(S2SSystem):
         return replace(answer, status=response.status, latency=response.latency, cost_usd=response.cost_usd)
 
 
-class CommandSystem(S2SSystem):
-    """Any program, started once a batch.
-
-    It reads {requests}, JSON lines of {"id", "audio"} with absolute paths of WAV files, and writes {responses}, JSON
-    lines of {"id", "audio", "text"?} with paths relative to that file. What it does not answer has the status
-    "missing".
-
-    Args:
-        command: with the placeholders {requests} and {responses}; not run by a shell. Files that it names are part of
-            what its answers are known by.
-        timeout_seconds: of one start.
-    """
-
-    def __init__(self, command: str, timeout_seconds: float = 600.0) -> None:
-        if "{requests}" not in command or "{responses}" not in command:
-            raise UserError(f"a command must hold {{requests}} and {{responses}}; got {command!r}")
-        try:
-            self.parts = shlex.split(command)
-        except ValueError as error:
-            raise UserError(f"a command must be one that a shell could split; got {command!r} ({error})") from None
-        self.command, self.timeout_seconds = command, timeout_seconds
-        self.config_sha = digest([command], [part for part in self.parts if Path(part).is_file()])
-
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        with tempfile.TemporaryDirectory() as folder:
-            requests, responses = Path(folder) / "requests.jsonl", Path(folder) / "responses.jsonl"
-            lines = []
-            for index, (query, audio) in enumerate(zip(queries, audios, strict=True)):
-                write_audio(Path(folder) / f"{index}.wav", audio)
-                lines.append(
-                    json.dumps({"id": query.id, "audio": str(Path(folder) / f"{index}.wav"), "sample": sample}) + "\n"
-                )
-            requests.write_text("".join(lines))
-            status = self._run(requests, responses)
-            found = {} if status != "ok" or not responses.is_file() else _read_answers(responses)
-            return [found.get(q.id, Answer(None, status="missing" if status == "ok" else status)) for q in queries]
-
-    def _run(self, requests: Path, responses: Path) -> str:
-        places = {"{requests}": str(requests), "{responses}": str(responses)}  # other braces are the program's own
-        parts = [re.sub(r"\{requests\}|\{responses\}", lambda m: places[m[0]], part) for part in self.parts]
-        try:
-            done = subprocess.run(parts, timeout=self.timeout_seconds, stdout=subprocess.DEVNULL, check=False)
-        except subprocess.TimeoutExpired:
-            return "timeout"
-        except OSError as error:
-            raise UserError(f"a command must be a program that starts; got {parts[0]!r} ({error.strerror})") from None
-        return "ok" if done.returncode == 0 else f"exit_{done.returncode}"
-
-
 class _AgentVoice:
     """The agent's voice in a tone, through the codec if there is one."""
 
@@ -219,30 +173,13 @@ class _AgentVoice:
         self.synthesizer, self.tokenizer = synthesizer, None
         self.speak = lru_cache(REMEMBERED)(self._speak)  # the halves of a pair are often given the same answer
         if tokenizer is not None:
-            from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-
-            self.tokenizer = TinyTokenizer.load(tokenizer)
+            self.tokenizer = load_codec(tokenizer)
 
     def _speak(self, text: str, tone: str) -> Audio:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
         if self.tokenizer is None:
             return audio
         return through_codec([audio], self.tokenizer)[0]
-
-
-def _read_answers(path: Path) -> dict[str, Answer]:
-    """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio", a text
-    that is none is "bad_text"."""
-    found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-            name, place, text = row["id"], path.parent / row["audio"], row.get("text")
-            found[name] = Answer(None, status="bad_audio")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        found[name] = read_answer(place, text)
-    return found
 
 
 def read_answer(place: Path, text: str | None) -> Answer:

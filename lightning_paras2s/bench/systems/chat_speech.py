@@ -1,0 +1,143 @@
+"""The paper's systems from parts by name: Whisper-GPT-TTS and the GPT-TTS topline (section 5.6, Tables 3 and 9), and
+the deliberately bad voice of Table 1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lightning_paras2s.bench.queries.lists import parse_response
+from lightning_paras2s.bench.queries.styles import RESPONSE_PROMPT
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem, choose, digest
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.rubric import BEST_TONES, CLASHING_TONES
+from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.servers.chat import ChatLLM
+from lightning_paras2s.servers.replies import Reply
+from lightning_paras2s.speaking.remote import RemoteSynthesizer
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.types import TONES, Audio, Query, Style
+
+CASCADE_PROMPT = (
+    "You are a voice assistant. Answer what the user says in one or two sentences that can be spoken aloud: no lists, "
+    "no markup."
+)
+
+
+class ChatCascadeSystem(S2SSystem):
+    """Deaf to style: a transcriber's words, any chat model's reply, any voice in one tone (the paper's
+    Whisper-GPT-TTS).
+
+    Args:
+        transcriber: hears the query's words.
+        llm: answers them.
+        synthesizer: speaks the reply.
+        voice: the synthesizer's name for it.
+        instructions: the chat model's system message.
+        tone: in which every reply is spoken.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        llm: ChatLLM,
+        synthesizer: Synthesizer,
+        voice: str = AGENT_VOICE,
+        instructions: str = CASCADE_PROMPT,
+        tone: str = "neutral",
+    ) -> None:
+        self.transcriber, self.llm, self.synthesizer, self.voice = transcriber, llm, synthesizer, voice
+        self.instructions, self.tone = instructions, tone
+        parts = [transcriber.name, part_sha(transcriber), llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
+        self.config_sha = digest([type(self).__name__, *parts, instructions, tone], [])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        heard = self.transcriber.transcribe(audios)
+        asked = [
+            [{"role": "system", "content": self.instructions}, {"role": "user", "content": words or "(silence)"}]
+            for words in heard
+        ]
+        replies = replies_to(self.llm, asked, sample)
+        return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
+
+
+class ChatToplineSystem(S2SSystem):
+    """Told the words and the gold label: a chat model writes the reply and its tone, any voice speaks it so (the
+    paper's GPT-TTS topline; with CsmTTS, CosyVoice or YourTTS the good voices of Table 1).
+
+    Args:
+        llm: writes reply and tone.
+        synthesizer: speaks the reply.
+        voice: the synthesizer's name for it.
+    """
+
+    hears_alone = False
+
+    def __init__(self, llm: ChatLLM, synthesizer: Synthesizer, voice: str = AGENT_VOICE) -> None:
+        self.llm, self.synthesizer, self.voice = llm, synthesizer, voice
+        parts = [llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
+        self.config_sha = digest([type(self).__name__, *parts, RESPONSE_PROMPT], [])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        for query in queries:
+            if query.factor not in query.styles:
+                raise UserError(f"the topline needs each query's {query.factor} label; got none in {query.id}")
+        asked = [
+            [
+                {
+                    "role": "user",
+                    "content": RESPONSE_PROMPT.format(text=q.text, factor=q.factor, style=q.styles[q.factor]),
+                }
+            ]
+            for q in queries
+        ]
+        answers = []
+        for query, reply in zip(queries, replies_to(self.llm, asked, sample), strict=True):
+            found = parse_response(reply.text) if reply.text else None
+            if reply.text and found is None:
+                reply = replace(reply, text=None, status="unparsed")
+            words, tone = found or (None, "")
+            answers.append(spoken(self.synthesizer, self.voice, reply, words, self.tone_of(query, tone, sample)))
+        return answers
+
+    def tone_of(self, query: Query, tone: str, sample: int) -> str:
+        """In which tone the reply is spoken."""
+        return tone
+
+
+class MisfitVoiceSystem(ChatToplineSystem):
+    """The topline's words in a tone that does not fit the speaker: a judge that hears must score it low (the paper's
+    gpt-4o-mini-tts (bad), Table 1).
+
+    Args:
+        llm: writes the reply.
+        synthesizer: speaks it.
+        voice: the synthesizer's name for it.
+    """
+
+    def tone_of(self, query: Query, tone: str, sample: int) -> str:
+        style = query.styles[query.factor]
+        others = set(TONES) - BEST_TONES[style] - {"neutral"}  # for a style with which no tone clashes
+        return choose(sorted(CLASHING_TONES[style] or others), query.id, sample)
+
+
+def replies_to(llm: ChatLLM, asked: list, sample: int) -> list[Reply]:
+    """A chat model's replies of a sample: a conversation that is asked again is another sample of it."""
+    times = sample + 1
+    return llm.complete([conversation for conversation in asked for _ in range(times)])[sample::times]
+
+
+def voice_of(synthesizer: Synthesizer, voice: str) -> list[str]:
+    return [synthesizer.name, part_sha(synthesizer), voice]
+
+
+def spoken(synthesizer: Synthesizer, voice: str, reply: Reply, words: str | None, tone: str) -> Answer:
+    """A reply as an answer with speech, its status where there is none, and what both cost."""
+    if words is None:
+        return Answer(None, status=reply.status, cost_usd=reply.cost_usd)
+    style = Style(tone=tone)
+    if not isinstance(synthesizer, RemoteSynthesizer):
+        return Answer(synthesizer.synthesize(words, style, voice), words, cost_usd=reply.cost_usd)
+    audio, status = synthesizer.try_synthesize(words, style, voice)
+    cost = 0.0 if audio is None else audio.seconds / 60 * synthesizer.usd_per_minute
+    return Answer(audio, words, status, cost_usd=reply.cost_usd + cost)

@@ -1,0 +1,131 @@
+"""GPT-4o's realtime voice, and servers with the same protocol (paper, Table 3: GPT-4o)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from lightning_paras2s.bench.systems.base import digest
+from lightning_paras2s.bench.systems.live import EventError, LiveSystem, pcm
+from lightning_paras2s.bench.systems.remote_system import Prices
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.servers.spoken import Spoken, Usage, decoded, read_sound
+from lightning_paras2s.types import Audio
+
+RATE = 24_000  # Hz of both directions
+SPEECH = ("response.output_audio.delta", "response.audio.delta")  # since 2025-08, and before
+WORDS = ("response.output_audio_transcript.delta", "response.audio_transcript.delta")
+TEXT = ("response.output_text.delta", "response.text.delta")
+PRICES = {  # platform.openai.com, 2025
+    "gpt-realtime": Prices(4.0, 32.0, 16.0, 64.0),
+    "gpt-realtime-mini": Prices(0.6, 10.0, 2.4, 20.0),
+    "gpt-4o-realtime-preview": Prices(5.0, 40.0, 20.0, 80.0),
+}
+
+
+class OpenAIRealtimeSystem(LiveSystem):
+    """A model behind OpenAI's realtime protocol: one connection and one turn a query, the whole recording at once.
+
+    Statuses and costs are those of `OpenAIAudioSystem`. `first_audio_seconds` counts from the opening of the
+    connection.
+
+    Args:
+        model: the server's name for it.
+        base_url: up to and including the version; ws:// or wss://.
+        api_key_env: the environment variable that holds the key; a server without keys needs none.
+        voice: the server's name for it.
+        instructions: the session's; "" leaves the server's own.
+        max_tokens: of an answer.
+        extra: further fields of the session, as the server wants them.
+        concurrency: conversations at a time.
+        patience: retries, timeout, waits.
+        max_usd: no conversation is begun that could take this object's spending above it.
+        prices: where they are not known by the model's name.
+    """
+
+    speech = re.compile(rb'"type":\s*"response\.(output_)?audio\.delta"')
+
+    def __init__(
+        self,
+        model: str = "gpt-realtime",
+        base_url: str = "wss://api.openai.com/v1",
+        api_key_env: str = "OPENAI_API_KEY",
+        voice: str = "marin",
+        instructions: str = "",
+        max_tokens: int = 1024,
+        extra: dict[str, Any] | None = None,
+        concurrency: int = 4,
+        patience: Patience = Patience(),
+        max_usd: float | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        url, prices = f"{base_url.rstrip('/')}/realtime?model={model}", prices or PRICES.get(model)
+        super().__init__(url, api_key_env, concurrency, patience, max_usd, prices, max_tokens, True)
+        sound = {"type": "audio/pcm", "rate": RATE}
+        heard = {"format": sound, "turn_detection": None}  # a turn ends where the recording does
+        self.session = {
+            "type": "realtime",
+            "output_modalities": ["audio"],
+            "audio": {"input": heard, "output": {"format": sound, "voice": voice}},
+            "max_output_tokens": max_tokens,
+            **({"instructions": instructions} if instructions else {}),
+            **(extra or {}),
+        }
+        self.config_sha = digest([type(self).__name__, model, sorted(self.session.items())], [])
+
+    def connection(self) -> dict[str, Any]:
+        return {"url": self.url, "headers": {"Authorization": f"Bearer {self.key()}"} if self.key() else {}}
+
+    def setup(self) -> dict[str, Any]:
+        return {"type": "session.update", "session": self.session}
+
+    def ready(self, event: dict[str, Any]) -> bool:
+        return event.get("type") == "session.updated"
+
+    def ask(self, audio: Audio) -> list[dict[str, Any]]:
+        content = [{"type": "input_audio", "audio": pcm(audio, RATE)}]
+        item = {"type": "message", "role": "user", "content": content}
+        return [{"type": "conversation.item.create", "item": item}, {"type": "response.create"}]
+
+    def done(self, event: dict[str, Any]) -> bool:
+        response = event.get("response") or {}
+        if event.get("type") == "error":
+            raise failure(event.get("error") or {})
+        if event.get("type") == "response.done" and response.get("status") == "failed":
+            raise failure((response.get("status_details") or {}).get("error") or {})
+        return event.get("type") == "response.done"
+
+    def read(self, body: bytes) -> Spoken:
+        events = [json.loads(line) for line in body.splitlines()]
+        pieces = [e["delta"] for e in events if e.get("type") in SPEECH]
+        text = "".join(e["delta"] for e in events if e.get("type") in (*WORDS, *TEXT)) or None
+        response = events[-1].get("response") or {}
+        reason = (response.get("status_details") or {}).get("reason")
+        usage = usage_of(response.get("usage"))
+        if reason == "content_filter" or not pieces:
+            status = "refused" if reason == "content_filter" else "text_only" if text else "empty"
+            return Spoken(None, text, status, usage)
+        audio = read_sound(decoded(pieces), "pcm16", RATE)
+        return Spoken(audio, text, "truncated" if reason == "max_output_tokens" else "ok", usage)
+
+
+def failure(error: dict[str, Any]) -> EventError:
+    """An error event as the HTTP status that means the same."""
+    code, kind = str(error.get("code") or ""), str(error.get("type") or "")
+    status = "http_400" if kind == "invalid_request_error" else "http_500"
+    if "rate_limit" in code or "rate_limit" in kind:
+        status = "http_429"
+    if code == "insufficient_quota":
+        status = "http_402"
+    return EventError(status, str(error.get("message") or code or kind or "failed"))
+
+
+def usage_of(stated: Any) -> Usage | None:
+    """Tokens by kind; cached ones count as fresh."""
+    match stated:
+        case {"input_tokens": int(asked), "output_tokens": int(made)}:
+            heard = (stated.get("input_token_details") or {}).get("audio_tokens") or 0
+            said = (stated.get("output_token_details") or {}).get("audio_tokens") or 0
+            return Usage(asked - heard, heard, made - said, said)
+    return None

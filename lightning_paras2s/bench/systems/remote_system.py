@@ -1,0 +1,197 @@
+"""Systems behind a server that is paid by the token: bounded, patient, with a price before, a cap, and all that was
+spent."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_paras2s.audio import resample
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.servers.remote import Answer as Got
+from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
+from lightning_paras2s.servers.replies import said_of
+from lightning_paras2s.servers.spoken import Spoken, Usage
+from lightning_paras2s.types import Audio, Query
+
+AUDIO_TOKENS_A_SECOND = 33.0  # of what is sent; no server here counts more (OpenAI 10, Gemini 25 to 32)
+TEXT_TOKENS = 200.0  # of instructions and the frame of a request, at most
+MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD a million tokens.
+
+    Args:
+        text_in: of text that is sent.
+        audio_in: of speech that is sent.
+        text_out: of text that comes back.
+        audio_out: of speech that comes back.
+    """
+
+    text_in: float
+    audio_in: float
+    text_out: float
+    audio_out: float
+
+    def of(self, usage: Usage) -> float:
+        """USD."""
+        text = usage.text_in * self.text_in + usage.text_out * self.text_out
+        return (text + usage.audio_in * self.audio_in + usage.audio_out * self.audio_out) / 1e6
+
+
+class RemoteSystem(S2SSystem):
+    """A system behind HTTP; what one family of servers speaks is a subclass's. No bad answer raises: it has a status.
+
+    The first answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account)
+    ends the run, once what was answered beside it is kept.
+    """
+
+    speech = re.compile(rb'"data":\s*"[^"]')  # where speech begins in what is streamed
+
+    def __init__(
+        self,
+        url: str,
+        api_key_env: str,
+        concurrency: int,
+        patience: Patience,
+        max_usd: float | None,
+        prices: Prices | None,
+        max_tokens: int,
+        streams: bool,
+    ) -> None:
+        if max_usd is not None and prices is None:
+            raise UserError(f"max_usd needs the model's price; got {url} without one; give prices")
+        self.url, self.api_key_env, self.concurrency, self.patience = url, api_key_env, concurrency, patience
+        self.max_usd, self.prices, self.max_tokens, self.streams = max_usd, prices, max_tokens, streams
+        self.spent_usd, self.reserved_usd, self.accepted, self.rejected = 0.0, 0.0, False, 0
+        self.broken, self.fingerprint = "", ""
+
+    @abstractmethod
+    def request(self, audio: Audio, sample: int) -> dict[str, Any]:
+        """The keywords of a POST."""
+
+    @abstractmethod
+    def read(self, body: bytes) -> Spoken:
+        """What an answer's body says; raises ValueError for one that is cut or malformed."""
+
+    def key(self) -> str:
+        return os.environ.get(self.api_key_env, "")
+
+    def at_most_usd(self, seconds: list[float]) -> float:
+        if self.prices is None:
+            return 0.0
+        return sum(self._at_most(s) for s in seconds)
+
+    def _at_most(self, seconds: float) -> float:
+        heard = math.ceil(seconds * AUDIO_TOKENS_A_SECOND)
+        said = max(self.prices.text_out, self.prices.audio_out) * self.max_tokens / 1e6
+        return self.prices.of(Usage(text_in=TEXT_TOKENS, audio_in=heard)) + said
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        if self.broken:
+            raise UserError(self.broken)
+        gate = Gate()
+
+        async def work(session: Any, audio: Audio) -> Answer:
+            return await self._ask(session, gate, audio, sample)
+
+        answers = gather(audios, work, self.concurrency, self.patience)
+        if self.broken and not any(answer.audio for answer in answers):
+            raise UserError(self.broken)
+        return answers
+
+    async def exchange(self, session: Any, gate: Gate, tries: Tries) -> Got:
+        """Ask about one query until there is an answer, or patience ends."""
+        return await ask(session, tries.request, tries.read, self.patience, gate, tries.watch)
+
+    async def _ask(self, session: Any, gate: Gate, audio: Audio, sample: int) -> Answer:
+        if self.broken:
+            return Answer(None, status="not_asked")
+        reserved = 0.0 if self.prices is None else self._at_most(audio.seconds)
+        if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
+            return Answer(None, status="max_usd")
+        self.reserved_usd += reserved
+        tries = Tries(self, audio, sample, reserved)
+        got = await self.exchange(session, gate, tries)
+        self.reserved_usd -= reserved
+        cost = tries.cost(got.status == "ok")
+        self.spent_usd += cost
+        self._learn(got)
+        cost_usd = None if self.prices is None else cost
+        if got.status != "ok":
+            return Answer(None, status=got.status, cost_usd=cost_usd)
+        said: Spoken = got.value
+        self._know(said.fingerprint)
+        speech = None if said.audio is None else resample(said.audio, SAMPLE_RATE)
+        return Answer(speech, said.text, said.status, tries.latency(), cost_usd)
+
+    def _learn(self, got: Got) -> None:
+        """Remember an answer after which every further request would fail as well."""
+        said = ": ".join(filter(None, (got.status, said_of(got))))
+        if got.status == "ok":
+            self.accepted = True
+        elif got.status == "http_400":
+            self.rejected += 1
+        if got.status in ("http_401", "http_403"):
+            self.broken = f"{self.url} must accept the key in ${self.api_key_env}; got {said}; check the variable"
+        elif got.status == "http_402" or (got.status == "http_429" and b"insufficient_quota" in got.body):
+            self.broken = f"the account at {self.url} must have credit; got {said}; add some and run again"
+        elif got.status == "http_404":
+            self.broken = f"{self.url} must exist and know the model; got {said}; check base_url and model"
+        elif self.rejected >= MOST_REJECTED and not self.accepted:
+            self.broken = f"{self.url} must take the requests; it rejected the first {self.rejected}; got {said}"
+
+    def _know(self, fingerprint: str) -> None:
+        """Tell where a server's answers come from another model than before."""
+        if fingerprint and self.fingerprint and fingerprint != self.fingerprint:
+            say_once(f"{self.url} answers with {fingerprint}, before with {self.fingerprint}: another model or set-up")
+        self.fingerprint = fingerprint or self.fingerprint
+
+
+class Tries:
+    """The attempts at one query: what each cost, and how long the good one took."""
+
+    def __init__(self, system: RemoteSystem, audio: Audio, sample: int, at_most: float) -> None:
+        self.system, self.audio, self.sample, self.at_most = system, audio, sample, at_most
+        self.spent, self.pending = 0.0, 0.0  # pending: of a body that began and was not read to its end
+        self.started = self.ended = time.perf_counter()
+        self.first: float | None = None
+        self.tail = b""
+
+    def request(self) -> dict[str, Any]:
+        self.spent, self.pending, self.first, self.tail = self.spent + self.pending, 0.0, None, b""
+        self.started = time.perf_counter()
+        return self.system.request(self.audio, self.sample)
+
+    def watch(self, piece: bytes) -> None:
+        """A piece of the answer came."""
+        self.pending = self.at_most
+        if self.system.streams and self.first is None:
+            self.tail = self.tail[-64:] + piece
+            if self.system.speech.search(self.tail):
+                self.first = time.perf_counter() - self.started
+
+    def read(self, body: bytes) -> Spoken:
+        said = self.system.read(body)
+        self.ended = time.perf_counter()
+        self.pending = 0.0
+        if self.system.prices is not None:
+            self.spent += self.at_most if said.usage is None else self.system.prices.of(said.usage)
+        return said
+
+    def cost(self, answered: bool) -> float:
+        """USD of all attempts; one whose answer was cut counts as the most that it can have cost."""
+        return self.spent if answered else self.spent + self.pending
+
+    def latency(self) -> dict[str, float]:
+        first = {} if self.first is None else {"first_audio_seconds": self.first}
+        return {**first, "total_seconds": self.ended - self.started}

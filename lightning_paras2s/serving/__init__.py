@@ -1,0 +1,1 @@
+"""A system behind an OpenAI-compatible server."""

@@ -1,0 +1,192 @@
+"""The server's routes: chat completions with audio, models, health, metrics. No request is answered by silence."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say, unanswered
+from lightning_paras2s.serving.batches import Batches, FullError
+from lightning_paras2s.serving.chats import Asked, BadRequestError, completion, events, read_request
+from lightning_paras2s.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+RETRY_SECONDS = "1"  # what a full server asks for
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes.
+
+    Attributes:
+        rows: requests answered at once.
+        wait_seconds: for others to come.
+        queue: requests that may wait.
+        query_seconds: of a recording.
+        bytes: of a request.
+        body_seconds: for it to come.
+        answer_seconds: for an answer to be made.
+    """
+
+    rows: int
+    wait_seconds: float
+    queue: int
+    query_seconds: float
+    bytes: int
+    body_seconds: float
+    answer_seconds: float
+
+
+class Server:
+    """Systems by name, behind one set of limits; `key` "" asks for none."""
+
+    def __init__(self, systems: dict[str, S2SSystem], limits: Limits, key: str) -> None:
+        self.systems, self.limits, self.key, self.metrics = systems, limits, key, Metrics()
+        self.thread = ThreadPoolExecutor(1, "system")
+        self.batches = {
+            name: Batches(system, self.thread, limits.rows, limits.wait_seconds, limits.queue, self.metrics)
+            for name, system in systems.items()
+        }
+        self.created = int(time.time())
+
+    def app(self) -> Starlette:
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        routes = [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/models", self.models),
+            Route("/health", self.health),
+            Route("/metrics", self.prometheus),
+        ]
+        return Starlette(routes=routes, lifespan=self._alive)
+
+    @contextlib.asynccontextmanager
+    async def _alive(self, app: Any) -> AsyncIterator[None]:
+        """The systems answer from the first request on until the last one is answered."""
+        tasks = [asyncio.create_task(batches.run()) for batches in self.batches.values()]
+        yield
+        for task in tasks:
+            task.cancel()
+        self.thread.shutdown(wait=True)
+
+    async def chat(self, request: Request) -> Response:
+        from starlette.requests import ClientDisconnect
+        from starlette.responses import StreamingResponse
+
+        started, name = time.perf_counter(), uuid.uuid4().hex[:24]
+        try:
+            self._admit(request)
+            asked = read_request(await self._body(request), self.limits.query_seconds)
+            model = self._model(asked.model)
+            answer = await self._answer(model, asked)
+            fingerprint = self.systems[model].config_sha
+            if asked.stream:
+                response = StreamingResponse(events(asked, answer, fingerprint, name), media_type="text/event-stream")
+            else:
+                response = as_json(completion(asked, answer, fingerprint, name))
+        except BadRequestError as error:
+            response = refused(str(error), error.status)
+        except ClientDisconnect:
+            response = refused("the request ended before its end", 400)
+        self.metrics.answered(response.status_code, time.perf_counter() - started)
+        if response.status_code != 200:
+            say(f"{name} {response.status_code}: {json.loads(response.body)['error']['message']}")
+        return response
+
+    async def models(self, request: Request) -> Response:
+        try:
+            self._admit(request)
+        except BadRequestError as error:
+            return refused(str(error), error.status)
+        whole = {"object": "model", "created": self.created, "owned_by": "lightning_paras2s"}
+        found = [{"id": n, **whole, "fingerprint": system.config_sha} for n, system in self.systems.items()]
+        return as_json({"object": "list", "data": found})
+
+    async def health(self, request: Request) -> Response:
+        return as_json({"status": "ok", "models": list(self.systems), "waiting": self._waiting()})
+
+    async def prometheus(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        kind = "text/plain; version=0.0.4"
+        return PlainTextResponse(self.metrics.prometheus(self._waiting()), media_type=kind)
+
+    def _waiting(self) -> int:
+        return sum(batches.queue.qsize() for batches in self.batches.values())
+
+    def _admit(self, request: Request) -> None:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
+            raise BadRequestError("a request must bring the server's API key (Authorization: Bearer ...)", 401)
+
+    async def _body(self, request: Request) -> bytes:
+        """A request's body, up to the limits of size and time."""
+        stated = request.headers.get("content-length", "")
+        if stated.isdigit() and int(stated) > self.limits.bytes:
+            raise BadRequestError(f"a request must hold up to {self.limits.bytes} bytes; got {stated}", 413)
+        body = b""
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > self.limits.bytes:
+                        raise BadRequestError(f"a request must hold up to {self.limits.bytes} bytes; got more", 413)
+        except TimeoutError:
+            raise BadRequestError(f"a request must come within {self.limits.body_seconds:g} s", 408) from None
+        return body
+
+    def _model(self, asked: str) -> str:
+        """The name of the model that is asked for: NAME, or NAME@FINGERPRINT where it must be that very one."""
+        name, _, fingerprint = asked.partition("@")
+        if name not in self.systems or fingerprint not in ("", self.systems[name].config_sha):
+            there = ", ".join(f"{n}@{system.config_sha}" for n, system in self.systems.items())
+            raise BadRequestError(f"the model must be one of {there}; got {asked!r}", 404)
+        return name
+
+    async def _answer(self, model: str, asked: Asked) -> Answer:
+        """The system's answer with speech, or the error that says why there is none."""
+        try:
+            self.systems[model].check([asked.query], [asked.audio.seconds])
+            async with asyncio.timeout(self.limits.answer_seconds):
+                answer = await self.batches[model].answer(asked.query, asked.audio, asked.sample)
+        except UserError as error:
+            raise BadRequestError(str(error)) from None
+        except FullError:
+            raise BadRequestError(f"{self.limits.queue} requests wait already; come again", 429) from None
+        except TimeoutError:
+            raise BadRequestError(f"no answer within {self.limits.answer_seconds:g} s; come again", 503) from None
+        except Exception as error:
+            raise BadRequestError(f"the model failed: {type(error).__name__}", 500) from error
+        if answer.audio is None and (asked.speaks or not answer.text):
+            raise BadRequestError(
+                f"the model gave no answer: {answer.status}", 503 if unanswered(answer.status) else 422
+            )
+        return answer
+
+
+def as_json(value: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(value, status, headers)
+
+
+def refused(message: str, status: int) -> Response:
+    """An error as OpenAI's clients read it."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else None
+    return as_json({"error": {"message": message, "type": kind, "param": None, "code": status}}, status, headers)

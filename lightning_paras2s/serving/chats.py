@@ -1,0 +1,187 @@
+"""OpenAI's chat completions with audio, from the server's side: what a request asks, how an answer is written."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from lightning_paras2s.audio import in_range, resample
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer
+from lightning_paras2s.servers.spoken import EXACT, decoded, read_sound, wav_bytes
+from lightning_paras2s.types import Audio, Query
+
+FORMATS = ("wav", "pcm16", "flac", "mp3", "opus")
+PCM_RATE = 24_000  # Hz of pcm16, as OpenAI has it
+PIECE = 9600  # bytes of speech in an event of a stream: 0.2 s of pcm16
+KEPT_SECONDS = 3600  # what `expires_at` says; answers are not kept
+# The model decides on these alone; a request that sets one would be answered otherwise than it thinks.
+NOT_TAKEN = (
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+    "tools",
+    "response_format",
+    "logprobs",
+)
+
+
+class BadRequestError(Exception):
+    """A request that can't be answered, with the HTTP status."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request.
+
+    Attributes:
+        speaks: whether speech is wanted, or text alone.
+        sample: from the request's seed; another one gives another answer where the system draws.
+        usage: whether a stream ends with a chunk of usage.
+    """
+
+    model: str
+    query: Query
+    audio: Audio
+    speaks: bool
+    kind: str
+    stream: bool
+    sample: int
+
+
+def read_request(body: bytes, max_seconds: float) -> Asked:
+    """What a chat request asks.
+
+    Raises:
+        BadRequestError: with what must hold, and what came.
+    """
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"a request must be one JSON object; got {body[:60]!r} ({error})") from None
+    if not isinstance(found, dict) or not isinstance(found.get("model"), str):
+        raise BadRequestError("a request must be a JSON object with a model")
+    if given := [name for name in NOT_TAKEN if found.get(name) not in (None, [], {"type": "text"})]:
+        raise BadRequestError(f"the model's sampling is the server's; got {', '.join(given)}; leave it out")
+    if found.get("n") not in (None, 1):
+        raise BadRequestError(f"n must be 1; got {found['n']!r}; ask again with another seed")
+    kinds, sound = found.get("modalities") or ["text"], found.get("audio") or {}
+    kind = sound.get("format", "wav") if isinstance(sound, dict) else None
+    if kind not in FORMATS:
+        raise BadRequestError(f"audio.format must be one of {', '.join(FORMATS)}; got {kind!r}")
+    seed = found.get("seed")
+    if not isinstance(kinds, list) or not isinstance(seed, int | None):
+        raise BadRequestError(f"modalities must be a list and seed an integer; got {kinds!r} and {seed!r}")
+    speech, raw = speech_of(found.get("messages"))
+    audio = heard(speech, raw, max_seconds)
+    name = hashlib.sha256(raw).hexdigest()[:16]
+    query = Query(name, name, "emotion", "test", "", {}, "", "")
+    return Asked(found["model"], query, audio, "audio" in kinds, kind, bool(found.get("stream")), seed or 0)
+
+
+def speech_of(messages: Any) -> tuple[str, bytes]:
+    """The format and the bytes of the one recording that a conversation holds.
+
+    Raises:
+        BadRequestError: it holds another thing: text, earlier turns, no recording.
+    """
+    match messages:
+        case [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": str(data)} as part}]}]:
+            kind = part.get("format", "wav")
+        case _:
+            raise BadRequestError(
+                "messages must be one user message of one input_audio part: the model hears one utterance and reads no "
+                f"text; got {shape(messages)}"
+            )
+    try:
+        return str(kind), decoded([data.partition(",")[2] if data.startswith("data:") else data])
+    except ValueError as error:
+        raise BadRequestError(f"input_audio.data must be base64; got {data[:20]!r} ({error})") from None
+
+
+def shape(messages: Any) -> str:
+    """What a conversation looks like, in a line."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        return repr(messages)[:60]
+    told = []
+    for message in messages:
+        parts = message.get("content")
+        kinds = [str(p.get("type")) for p in parts if isinstance(p, dict)] if isinstance(parts, list) else ["text"]
+        told.append(f"{message.get('role')}: {' + '.join(kinds) or 'nothing'}")
+    return ", ".join(told) or "none"
+
+
+def heard(kind: str, raw: bytes, max_seconds: float) -> Audio:
+    """The recording at the system's rate, as `evaluate` would read it from a file.
+
+    Raises:
+        BadRequestError: no sound, or too much of it.
+    """
+    try:
+        audio = read_sound(raw, "pcm16" if kind == "pcm16" else "wav", PCM_RATE)
+    except ValueError as error:
+        raise BadRequestError(f"input_audio must be readable {kind}; got {error}") from None
+    if not len(audio.samples) or audio.seconds > max_seconds:
+        raise BadRequestError(f"input_audio must last up to {max_seconds:g} s; got {audio.seconds:.1f} s", 413)
+    return resample(Audio(in_range(audio.samples)[0], audio.sample_rate), SAMPLE_RATE)
+
+
+def sound_bytes(audio: Audio, kind: str) -> bytes:
+    """Speech in the format that was asked for."""
+    if kind == "wav":
+        return wav_bytes(audio)
+    if kind == "pcm16":
+        samples = resample(audio, PCM_RATE).samples
+        return np.clip(np.rint(samples * EXACT), -EXACT, EXACT - 1).astype("<i2").tobytes()
+    file = io.BytesIO()
+    written = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}[kind]
+    soundfile.write(file, in_range(audio.samples)[0], audio.sample_rate, format=written[0], subtype=written[1])
+    return file.getvalue()
+
+
+def completion(asked: Asked, answer: Answer, fingerprint: str, name: str) -> dict[str, Any]:
+    """An answer as one object."""
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text or "", "refusal": None}
+    if asked.speaks:
+        data = base64.b64encode(sound_bytes(answer.audio, asked.kind)).decode()
+        sound = {"id": f"audio_{name}", "data": data, "expires_at": int(time.time()) + KEPT_SECONDS}
+        message |= {"content": None, "audio": {**sound, "transcript": answer.text or ""}}
+    reason = "length" if answer.status == "truncated" else "stop"
+    choices = [{"index": 0, "message": message, "finish_reason": reason, "logprobs": None}]
+    return {**head(asked, fingerprint, name, "chat.completion"), "choices": choices}
+
+
+def events(asked: Asked, answer: Answer, fingerprint: str, name: str) -> Iterator[str]:
+    """The same as server-sent events. The model answers whole; a stream only brings it piece by piece."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "" if asked.speaks else answer.text or ""}]
+    if asked.speaks:
+        raw = sound_bytes(answer.audio, asked.kind)
+        deltas.append({"audio": {"id": f"audio_{name}", "transcript": answer.text or ""}})
+        pieces = [base64.b64encode(raw[i : i + PIECE]).decode() for i in range(0, len(raw), PIECE)]
+        deltas += [{"audio": {"id": f"audio_{name}", "data": piece}} for piece in pieces]
+        deltas.append({"audio": {"id": f"audio_{name}", "expires_at": int(time.time()) + KEPT_SECONDS}})
+    reason = "length" if answer.status == "truncated" else "stop"
+    whole = head(asked, fingerprint, name, "chat.completion.chunk")
+    for delta, ends in [*((delta, None) for delta in deltas), ({}, reason)]:
+        chunk = {**whole, "choices": [{"index": 0, "delta": delta, "finish_reason": ends}]}
+        yield f"data: {json.dumps(chunk)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+def head(asked: Asked, fingerprint: str, name: str, kind: str) -> dict[str, Any]:
+    whole = {"id": f"chatcmpl-{name}", "object": kind, "created": int(time.time()), "model": asked.model}
+    return {**whole, "system_fingerprint": fingerprint}

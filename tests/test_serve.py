@@ -1,0 +1,282 @@
+"""Systems behind a server: the openai client talks to it, no request is lost or mixed up, limits are answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, RecordedSystem, S2SSystem
+from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.servers.spoken import wav_bytes
+from lightning_paras2s.serving.app import Limits, Server
+from lightning_paras2s.serving.serve import bound, check
+from lightning_paras2s.types import Audio, Query
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("openai")
+httpx = pytest.importorskip("httpx")
+LIMITS = Limits(
+    rows=16, wait_seconds=0.01, queue=256, query_seconds=5.0, bytes=400_000, body_seconds=1.0, answer_seconds=20.0
+)
+
+
+class Halver(S2SSystem):
+    """Answers with the query's sound at half the level, and its level in words; a level of 0.5 is too much for it."""
+
+    config_sha = "f1"
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.sizes = seconds, []
+
+    def respond(self, queries, audios, sample):
+        self.sizes.append(len(audios))
+        time.sleep(self.seconds)
+        if any(np.isclose(audio.samples.max(), 0.5) for audio in audios):
+            raise RuntimeError("out of memory")
+        return [Answer(Audio(a.samples / 2, SAMPLE_RATE), f"{a.samples.max():.4f} {sample}") for a in audios]
+
+
+class Running:
+    """A server in a thread of this process."""
+
+    def __init__(self, systems, limits=LIMITS, key="") -> None:
+        self.server, self.socket = Server(systems, limits, key), bound("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __enter__(self):
+        import uvicorn
+
+        config = uvicorn.Config(self.server.app(), log_level="warning", access_log=False, ws="none", lifespan="on")
+        self.program = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.program.run, args=([self.socket],))
+        self.thread.start()
+        while not self.program.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.program.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+
+def level(number: int, seconds: float = 0.05) -> Audio:
+    """A sound whose level, of 16 bits, tells which request it is from."""
+    return Audio(np.full(int(seconds * SAMPLE_RATE), (number + 1) * 16 / 32768, np.float32), SAMPLE_RATE)
+
+
+def body(sound: Audio, **fields) -> dict:
+    data = base64.b64encode(wav_bytes(sound)).decode()
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+    asked = {"model": "half", "modalities": ["text", "audio"], "audio": {"voice": "any", "format": "wav"}}
+    return {**asked, "messages": [{"role": "user", "content": [part]}], **fields}
+
+
+def post(url: str, sent: dict, **options) -> httpx.Response:
+    return httpx.post(f"{url}/v1/chat/completions", json=sent, timeout=30, **options)
+
+
+@pytest.fixture(scope="module")
+def half():
+    with Running({"half": Halver()}) as running:
+        yield running
+
+
+def test_the_openai_client_hears_an_answer_and_lists_the_model(half):
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{half.url}/v1", api_key="none", max_retries=0)
+    assert [model.id for model in client.models.list()] == ["half"]
+    found = client.chat.completions.create(**body(level(100)))
+    message = found.choices[0].message
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(message.audio.data)), dtype="float32")
+    assert rate == SAMPLE_RATE and np.array_equal(samples, level(100).samples / 2)
+    assert (message.audio.transcript, message.content, found.system_fingerprint) == ("0.0493 0", None, "f1")
+    assert found.choices[0].finish_reason == "stop"
+
+
+def test_the_openai_client_hears_a_stream(half):
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{half.url}/v1", api_key="none", max_retries=0)
+    sent = body(level(100, seconds=1.0), audio={"voice": "any", "format": "pcm16"}, stream=True)
+    chunks = list(client.chat.completions.create(**sent))
+    sounds = [c.choices[0].delta.audio for c in chunks if getattr(c.choices[0].delta, "audio", None)]
+    pieces = [base64.b64decode(s.data) for s in sounds if s.data]
+    samples = np.frombuffer(b"".join(pieces), "<i2") / 32768
+    assert len(pieces) == 5 and len(samples) == 24_000  # one second at OpenAI's rate, in pieces of 0.2 s
+    assert np.abs(samples[500:-500] - 101 * 8 / 32768).max() < 1e-3  # a filter's ripple
+    assert "".join(s.transcript or "" for s in sounds) == "0.0493 0"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("kind", ["wav", "pcm16", "flac", "mp3", "opus"])
+def test_our_own_client_hears_every_format(half, kind):
+    tone = Audio((0.4 * np.sin(np.arange(SAMPLE_RATE) * 2 * np.pi * 440 / SAMPLE_RATE)).astype(np.float32), SAMPLE_RATE)
+    for stream in (False, True):
+        system = OpenAIAudioSystem("half", f"{half.url}/v1", audio_format=kind, stream=stream)
+        found = system.respond([Query("q", "p", "age", "test", "hi", {}, "", "")], [tone], 0)[0]
+        assert (found.status, found.text) == ("ok", "0.4000 0") and system.fingerprint == "f1"
+        spectrum = np.abs(np.fft.rfft(found.audio.samples[:SAMPLE_RATE]))
+        assert np.argmax(spectrum) == pytest.approx(440, abs=1)
+        assert found.audio.seconds == pytest.approx(1.0, abs=0.15)  # mp3 and opus pad
+
+
+def test_of_200_requests_at_once_none_is_lost_or_mixed_up():
+    system = Halver(seconds=0.02)
+    with Running({"half": system}) as running:
+        asks = OpenAIAudioSystem("half", f"{running.url}/v1", concurrency=200)
+        queries = [Query(f"q{i}", "p", "age", "test", "hi", {}, "", "") for i in range(200)]
+        answers = asks.respond(queries, [level(i) for i in range(200)], 0)
+        summary = running.server.metrics.summary()
+    for i, answer in enumerate(answers):
+        assert answer.status == "ok" and np.array_equal(answer.audio.samples, level(i).samples / 2)
+    assert sum(system.sizes) == 200 and max(system.sizes) == 16 and len(system.sizes) < 60
+    assert (summary["accepted"], summary["statuses"]) == (200, {"200": 200})
+    assert summary["latency_p50_seconds"] > 0 and summary["real_time_factor"] > 0
+
+
+WRONG = {
+    "no JSON": (b"{", 400, "one JSON object"),
+    "no model": (b"{}", 400, "with a model"),
+    "another model": ({"model": "gpt-audio"}, 404, "must be one of half@f1"),
+    "another checkpoint": ({"model": "half@f2"}, 404, "must be one of half@f1"),
+    "a temperature": ({"temperature": 0.7}, 400, "sampling is the server's; got temperature"),
+    "several answers": ({"n": 2}, 400, "n must be 1"),
+    "a system's message": ({"messages": [{"role": "system", "content": "x"}]}, 400, "got system: text"),
+    "no base64": ({"messages": [{"role": "user", "content": [
+        {"type": "input_audio", "input_audio": {"data": "***", "format": "wav"}}]}]}, 400, "must be base64"),
+    "no sound": ({"messages": [{"role": "user", "content": [
+        {"type": "input_audio", "input_audio": {"data": "bm8gc291bmQ=", "format": "wav"}}]}]}, 400, "readable wav"),
+    "another format": ({"audio": {"format": "aac"}}, 400, "audio.format must be one of wav"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_request_is_told_what_must_hold(half, name):
+    sent, status, what = WRONG[name]
+    content = sent if isinstance(sent, bytes) else json.dumps(body(level(1)) | sent).encode()
+    found = httpx.post(f"{half.url}/v1/chat/completions", content=content)
+    assert found.status_code == status and what in found.json()["error"]["message"]
+
+
+def test_long_large_and_slow_requests_are_refused_and_cut_ones_hurt_nobody(half):
+    assert post(half.url, body(level(1, seconds=6.0))).status_code == 413  # 5 s at most
+    assert post(half.url, body(level(1, seconds=20.0))).status_code == 413  # 400 kB at most
+    host, port = half.url.removeprefix("http://").split(":")
+    for sent, answer in ((b"{", b"408"), (b"", b"408")):
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n" + sent)
+            slow.settimeout(10)
+            assert answer in slow.recv(1000)
+    with socket.create_connection((host, int(port))) as cut:
+        cut.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n{")
+    assert post(half.url, body(level(1))).status_code == 200
+
+
+def test_a_request_that_the_system_fails_at_costs_no_other():
+    system = Halver(seconds=0.05)
+    with Running({"half": system}) as running, ThreadPoolExecutor(8) as threads:
+        levels = [level(i) for i in range(7)] + [Audio(np.full(800, 0.5, np.float32), SAMPLE_RATE)]
+        found = list(threads.map(lambda audio: post(running.url, body(audio)), levels))
+    assert [f.status_code for f in found] == [200] * 7 + [500] and max(system.sizes) > 1
+    assert found[-1].json()["error"]["message"] == "the model failed: RuntimeError"  # its inner words stay here
+
+
+def test_a_full_queue_is_429_and_a_late_answer_503():
+    limits = Limits(1, 0.0, 2, 5.0, 400_000, 1.0, 0.7)
+    with Running({"half": Halver(seconds=0.5)}, limits) as running, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda i: post(running.url, body(level(i))), range(8)))
+        statuses = sorted(f.status_code for f in found)
+        assert statuses.count(429) >= 1 and statuses.count(200) >= 1 and set(statuses) <= {200, 429, 503}
+        assert all(f.headers["Retry-After"] == "1" for f in found if f.status_code in (429, 503))
+        asks = OpenAIAudioSystem("half", f"{running.url}/v1", patience=Patience(5, 5.0, 0.01, 2.0), concurrency=3)
+        queries = [Query(f"q{i}", "p", "age", "test", "hi", {}, "", "") for i in range(3)]
+        answers = asks.respond(queries, [level(i) for i in range(3)], 0)
+    assert [a.status for a in answers] == ["ok"] * 3
+
+
+def test_a_key_is_needed_where_others_can_reach_the_server(tmp_path):
+    with Running({"half": Halver()}, key="secret") as running:
+        assert post(running.url, body(level(1))).status_code == 401
+        assert httpx.get(f"{running.url}/v1/models").status_code == 401
+        assert post(running.url, body(level(1)), headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert httpx.get(f"{running.url}/health").json() == {"status": "ok", "models": ["half"], "waiting": 0}
+    for host in ("0.0.0.0", "192.168.0.1", "::", "example.org"):
+        with pytest.raises(UserError, match=f"a server on {host} must have a key"):
+            check({"half": Halver()}, host, "", "KEY")
+    check({"half": Halver()}, "0.0.0.0", "secret", "KEY")
+    check({"half": Halver()}, "::1", "", "KEY")
+    with pytest.raises(UserError, match="must need a recording alone; got told, a RecordedSystem"):
+        check({"told": RecordedSystem(str(tmp_path))}, "127.0.0.1", "", "KEY")
+
+
+def test_a_port_that_is_taken_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="must be free and here"):
+        bound("127.0.0.1", taken.getsockname()[1])
+
+
+def test_metrics_are_what_prometheus_reads(half):
+    post(half.url, body(level(1)))
+    lines = httpx.get(f"{half.url}/metrics").text.splitlines()
+    samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert int(samples['paras2s_responses_total{status="200"}']) == int(samples["paras2s_latency_seconds_count"]) >= 1
+    assert samples['paras2s_latency_seconds_bucket{le="+Inf"}'] == samples["paras2s_latency_seconds_count"]
+    named = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert {name.split("{")[0].removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in samples
+            } <= named  # fmt: skip
+
+
+TERM = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_serve import LIMITS, Halver
+from lightning_paras2s.serving.app import Server
+from lightning_paras2s.serving.serve import bound, run
+server = Server({{"half": Halver(seconds=0.3)}}, LIMITS, "")
+listening = bound("127.0.0.1", 0)
+print(listening.getsockname()[1], flush=True)
+run(server, listening)
+print(server.metrics.summary()["statuses"])
+"""
+
+
+def test_sigterm_under_load_loses_no_accepted_request():
+    code = TERM.format(tests=os.path.dirname(__file__))
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    url = f"http://127.0.0.1:{int(program.stdout.readline())}"
+    with ThreadPoolExecutor(60) as threads:
+        found = [threads.submit(post, url, body(level(i))) for i in range(60)]
+        until = time.monotonic() + 30
+        while "paras2s_accepted_total 60" not in metrics(url) and time.monotonic() < until:
+            time.sleep(0.01)
+        program.send_signal(signal.SIGTERM)
+        for i, future in enumerate(found):
+            answer = future.result()
+            assert answer.status_code == 200
+            assert answer.json()["choices"][0]["message"]["audio"]["transcript"] == f"{(i + 1) * 16 / 32768:.4f} 0"
+    assert program.wait(20) == 0 and program.stdout.read().strip() == "{'200': 60}"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def metrics(url: str) -> str:
+    try:
+        return httpx.get(f"{url}/metrics").text
+    except httpx.ConnectError:
+        return ""
