@@ -129,7 +129,12 @@ class RejectionDataModule(DualStreamDataModule):
 
 
 class Chosen(DialogueSource):
-    """Of a source's dialogues those with an answer that is learned."""
+    """Of a source's dialogues those with an answer that is learned; `RejectionDataModule` makes it.
+
+    Args:
+        source: of all dialogues.
+        module: chooses.
+    """
 
     def __init__(self, source: DialogueSource, module: RejectionDataModule) -> None:
         self.source, self.module = source, module
