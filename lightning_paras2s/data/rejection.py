@@ -129,11 +129,11 @@ class RejectionDataModule(DualStreamDataModule):
 
 
 class Chosen(DialogueSource):
-    """Of a source's dialogues those with an answer that is learned; `RejectionDataModule` makes it.
+    """Of a source's dialogues those with an answer that is learned.
 
     Args:
-        source: of all dialogues.
-        module: chooses.
+        source: gives the dialogues.
+        module: chooses the answers; it makes this source itself.
     """
 
     def __init__(self, source: DialogueSource, module: RejectionDataModule) -> None:

@@ -30,7 +30,7 @@ from lightning_paras2s.running.sweep_rows import ROWS, Rows
 from lightning_paras2s.running.sweep_runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
 
-# Options that decide memory, speed and what is kept, but no result: a run stays the same where they change.
+# Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
 INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 
