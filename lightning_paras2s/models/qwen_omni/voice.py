@@ -35,7 +35,7 @@ class OmniEars(nn.Module):
         weight = self.tower.conv1.weight
         mel, mask = (t.to(weight.device) for t in mel_batch(audios))
         frames = mask.sum(1)
-        after = self.tower._get_feat_extract_output_lengths(frames)[0]
+        after = (frames - 1) // 2 + 1  # its first stride
         with own_types(weight.device):
             packed = mel.permute(0, 2, 1)[mask.bool()].T  # [bands, all frames]
             heard = self.tower(packed.to(weight.dtype), feature_lens=frames, aftercnn_lens=after).last_hidden_state
