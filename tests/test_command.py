@@ -37,7 +37,7 @@ for line in sys.stdin:
     soundfile.write(row["out"], samples / 2, rate, format="WAV")
     said = {"id": row["id"], "audio": row["out"], "text": f"{number} by {os.getpid()}", "first_audio_seconds": 0.0}
     if do == "other":
-        print(json.dumps({**said, "id": "another"}))
+        print(json.dumps({**said, "id": "another", "text": "not mine"}))
     elif do == "bare":
         said = {"id": row["id"]}
     elif do == "text":
@@ -118,6 +118,11 @@ def test_a_program_that_only_dies_stops_the_run_after_what_was_answered(program)
     assert [a.status for a in answers] == ["ok", "ok", "exit_7", "exit_7", "not_asked", "not_asked", "not_asked"]
     with pytest.raises(UserError, match="failed 2 times in a row, the last with exit_7: .*out of memory at 3"):
         system.respond(*asked(1), 0)
+
+
+def test_crashes_with_answers_between_them_stop_nothing(program):
+    answers = program("1=die 3=die 5=die", restarts=1).respond(*asked(7), 0)
+    assert [a.status for a in answers] == ["ok", "exit_7", "ok", "exit_7", "ok", "exit_7", "ok"]
 
 
 def test_a_program_that_never_is_ready_is_one_line_with_its_last_words(tmp_path):

