@@ -20,10 +20,6 @@ ATTRIBUTES = {
         "peft.tuners.tuners_utils:BaseTunerLayer",
         "the reference of a LoRA policy: `adapters_off` would leave the adapters on, and KL would be 0",
     ),
-    ("models/qwen_omni/voice.py", "_get_feat_extract_output_lengths"): (
-        "transformers.models.qwen2_5_omni.modeling_qwen2_5_omni:Qwen2_5OmniAudioEncoder",
-        "how many places a query's speech takes in Qwen2.5-Omni's prompt",
-    ),
     ("running/fit.py", "_run_subcommand"): ("lightning.pytorch.cli:LightningCLI", "one line for a user's mistake"),
 }
 ATTRIBUTES |= {
