@@ -83,3 +83,12 @@ def test_evaluate_takes_own_parts(name, folder):
     dispatch([*arguments, *few, *parrot])
     (summary,) = folder.glob("runs/*/summary.json")
     assert '"parrot"' in summary.read_text()
+
+
+def test_the_readmes_example_says_what_the_readme_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    exec(example, {})
+    said = [line.removeprefix("# ") for line in example.splitlines() if line.startswith("# ")]
+    assert capsys.readouterr().out.splitlines() == said and len(said) == 2
