@@ -14,7 +14,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from test_runs import toy_config
@@ -104,7 +104,14 @@ QUICK = settings(
 )
 
 
+# SIGTERM in an epoch's last batch, with and without accumulation
+LAST = ("--data.batch_size=5", "--checkpoint.every_n_batches=2", "--trainer.accumulate_grad_batches=2")
+LAST += ("--trainer.limit_val_batches=0", "--trainer.max_steps=5")
+
+
 @QUICK
+@example(run=("sft", LAST), batch=2, term=True)
+@example(run=("sft", (*LAST, "--trainer.accumulate_grad_batches=1")), batch=2, term=True)
 @given(run=flags(), batch=st.integers(0, 9), term=st.booleans())
 def test_run_ends_the_same_when_it_was_ended_before(run, batch, term, tmp_path_factory):
     stage, options = run

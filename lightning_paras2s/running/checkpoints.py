@@ -75,8 +75,10 @@ class RunCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """SIGTERM comes between two batches: save what is there."""
-        if isinstance(exception, SIGTERMException) and self.between:
+        """SIGTERM comes between two batches: save what is there. Not behind an epoch's last batch, though: Lightning
+        has not closed the epoch yet, and a run that went on from there would end with other weights."""
+        ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if isinstance(exception, SIGTERMException) and self.between and not ends:
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
