@@ -11,12 +11,13 @@ from tiny_models import write_models
 
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.systems.policy import PolicySystem, fingerprint
+from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.types import Audio, Query, Response, read_jsonl
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
@@ -127,9 +128,9 @@ def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):
     assert system(folder, seed=1).config_sha != plain.config_sha
     assert system(folder, sampling=Sampling(24, 0.0, 0.7)).config_sha != plain.config_sha
     (tmp_path / "w.safetensors").write_bytes(b"a" * 300_000)
-    before = fingerprint(str(tmp_path))
+    before = weights_sha(tmp_path)
     (tmp_path / "w.safetensors").write_bytes(b"a" * 299_999 + b"b")
-    assert fingerprint(str(tmp_path)) != before
+    assert weights_sha(tmp_path) != before
 
 
 def test_errors_are_one_clear_line(folder, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_paras2s.running import threads
-from lightning_paras2s.running.threads import Load, Threads, cores, fitting, load, others, quota
+from lightning_paras2s.running.threads import Load, Threads, fitting, load, others
 
 
 @pytest.fixture(autouse=True)
@@ -29,28 +29,6 @@ def free(monkeypatch):
     monkeypatch.setattr(threads, "cores", lambda: 2)
     monkeypatch.setattr(threads, "load", lambda: seen.pop(0))
     return seen
-
-
-@pytest.mark.parametrize(("text", "expected"), [("150000 100000\n", 1.5), ("max 100000\n", None)])
-def test_quota_of_a_control_group_of_version_2(tmp_path, text, expected):
-    (tmp_path / "cpu.max").write_text(text)
-    assert quota(tmp_path / "cpu.max") == expected
-
-
-@pytest.mark.parametrize(("text", "expected"), [("200000\n", 2.0), ("-1\n", None)])
-def test_quota_of_a_control_group_of_version_1(tmp_path, text, expected):
-    (tmp_path / "cpu.cfs_quota_us").write_text(text)
-    (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
-    assert quota(tmp_path / "cpu.cfs_quota_us") == expected
-
-
-def test_cores_are_the_affinity_or_the_quota_whichever_is_less(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
-    assert cores((str(tmp_path / "none"),)) == 6
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert cores((str(tmp_path / "cpu.max"),)) == 2  # one and a half
-    (tmp_path / "cpu.max").write_text("10000 100000\n")
-    assert cores((str(tmp_path / "cpu.max"),)) == 1
 
 
 def test_load_counts_the_cores_that_this_process_may_use(tmp_path, monkeypatch):

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.types import Query, iter_jsonl, to_json
 
 UNKNOWN = "not recorded"
+EDGE = 1 << 16  # bytes of each end of a large file that its hash covers
 Inputs = Mapping[str, str]  # name of an input -> hash of its content
 
 
@@ -75,6 +77,28 @@ def row_sha(row: Any) -> str:
 def file_sha(path: Path) -> str:
     """Short hash of a file's bytes; "" where there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def weights_sha(path: Path) -> str:
+    """Short hash of weights: a file's bytes; or a folder's names, sizes, and both ends of each file (19 GB need not be
+    read through).
+
+    Raises:
+        UserError: there is nothing at `path`.
+    """
+    if path.is_file():
+        return file_sha(path)
+    if not path.is_dir():
+        raise UserError(f"weights must be an existing file or folder; got {path}; fetch them or check the path")
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        size = file.stat().st_size
+        whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+        with file.open("rb") as bytes_:
+            whole.update(bytes_.read(EDGE))
+            bytes_.seek(max(0, size - EDGE))
+            whole.update(bytes_.read(EDGE))
+    return whole.hexdigest()[:16]
 
 
 def inputs_of(query: Query, root: Path) -> dict[str, str]:

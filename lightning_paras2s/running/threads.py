@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import torch
 
-QUOTAS = ("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us")
+from lightning_paras2s.running.machine import usable_threads
+
 STAT = Path("/proc/stat")
 TICK = 100.0  # of /proc/stat, a second
 BUSY = 0.6  # of a core, before a thread gives way: a desktop's background does not count
@@ -34,20 +35,9 @@ class Load(NamedTuple):
     own: float
 
 
-def cores(quotas: tuple[str, ...] = QUOTAS) -> int:
-    """Cores that this process may use: its affinity, and its control group's quota if that is less."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *(math.ceil(q) for path in quotas if (q := quota(Path(path))) is not None)]))
-
-
-def quota(path: Path) -> float | None:
-    """Cores' worth of time that a control group gets (version 2 or 1); None = no limit."""
-    if not path.is_file():
-        return None
-    words = path.read_text().split()
-    if len(words) == 1:
-        words.append((path.parent / "cpu.cfs_period_us").read_text().strip())
-    return None if words[0] in ("max", "-1") else int(words[0]) / int(words[1])
+def cores() -> int:
+    """Cores that this process may use."""
+    return usable_threads()[0]
 
 
 def load(stat: Path = STAT) -> Load | None:

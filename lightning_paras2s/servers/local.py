@@ -12,11 +12,10 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
+from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
-
-EDGE = 1 << 16  # bytes of each end of a file that the model's name covers
 
 
 class TransformersChat(ChatLLM):
@@ -59,7 +58,7 @@ class TransformersChat(ChatLLM):
             raise UserError(f"device must be there; got {device!r} without CUDA; set device: cpu or use a GPU machine")
         self.path, self.device, self.dtype, self.seed = path, device, dtype, seed
         self.temperature, self.max_tokens, self.batch_size = temperature, max_tokens, batch_size
-        self.name = f"{Path(path).resolve().name}-{content(Path(path))}-{dtype}"
+        self.name = f"{Path(path).resolve().name}-{weights_sha(Path(path))[:8]}-{dtype}"
         if temperature:
             self.name += f"-t{temperature:g}-s{seed}"
 
@@ -144,16 +143,3 @@ class TransformersChat(ChatLLM):
 
 def words(content: str | list[dict[str, Any]]) -> str:
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
-
-
-def content(folder: Path) -> str:
-    """Short hash of a model's files: names, sizes and both ends of each."""
-    whole = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = file.stat().st_size
-        whole.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as bytes_:
-            whole.update(bytes_.read(EDGE))
-            bytes_.seek(max(0, size - EDGE))
-            whole.update(bytes_.read(EDGE))
-    return whole.hexdigest()[:8]

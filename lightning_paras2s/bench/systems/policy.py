@@ -11,7 +11,6 @@ import hashlib
 import time
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,11 +21,11 @@ from lightning_paras2s.data.dialogue import Dialogue, HeardUtterance
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.types import Audio, Query
 
 GREEDY = Sampling(256, 0.0, 0.0)
-EDGE = 1 << 16  # bytes of each end of a large file that its fingerprint covers
 
 
 class PolicySystem(S2SSystem):
@@ -60,7 +59,7 @@ class PolicySystem(S2SSystem):
         self.path, self.processor = policy, processor
         self.sampling, self.seed, self.rows, self.device, self.dtype = sampling, seed, rows, device, dtype
         self.processor.fits(policy)
-        parts = [fingerprint(path) for path in (policy, *self.processor.files)]
+        parts = [weights_sha(shipped(path)) for path in (policy, *self.processor.files)]
         self.config_sha = digest([sampling, seed, dtype, parts], [])
 
     @cached_property
@@ -112,22 +111,3 @@ def answer_items(
         for i, response in zip(index, spoken, strict=True):
             answers[i] = Answer(response.audio, response.text, "ok" if response.finished else "truncated")
     return [answers[i] for i in range(len(items))]
-
-
-def fingerprint(path: str | Path) -> str:
-    """Short hash of weights: a file's bytes; or a folder's names, sizes, and both ends of each file (19 GB need not be
-    read through)."""
-    path = shipped(path)
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    if not path.is_dir():
-        raise UserError(f"weights must be an existing file or folder; got {path}; fetch them or check the path")
-    whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        size = file.stat().st_size
-        whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
-        with file.open("rb") as bytes_:
-            whole.update(bytes_.read(EDGE))
-            bytes_.seek(max(0, size - EDGE))
-            whole.update(bytes_.read(EDGE))
-    return whole.hexdigest()[:16]
