@@ -31,7 +31,7 @@ help:
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml --trainer.logger.version demo
+	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml $(if $(FULL),,--config trainer/demo.yaml) --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
 	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'

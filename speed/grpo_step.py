@@ -1,4 +1,4 @@
-"""How fast is a GRPO step? `GRPOModule` in Lightning's trainer against TRL's `GRPOTrainer`, in one process.
+"""How fast is a GRPO step? `GRPOModule` in Lightning's trainer against TRL's `GRPOTrainer`, each in its own process.
 
 A step is everything between two batches: rollout, rewards, reference and policy log-probabilities, loss, backward,
 AdamW, metrics. The two trainers take turns, one step each; the first step of either is not counted. TRL (extra
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> dict:
     if args.peers == "trl":
         from trl_peer import train
 
-        turns.start(lambda: train(args, policy.shape, turns))
+        turns.start("trl", train, args, policy.shape)
     fit(args, policy, turns, parts)
     turns.join()
     notes = {f"ours, seconds of {name}": round(sorted(v)[len(v) // 2], 3) for name, v in parts.items()}

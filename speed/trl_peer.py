@@ -7,12 +7,12 @@ import tempfile
 
 import torch
 from policies import text_twin
-from turns import Turns, even_share
+from turns import Turn, even_share
 
 from lightning_paras2s.running.cost import Shape
 
 
-def train(args: argparse.Namespace, shape: Shape, turns: Turns) -> None:
+def train(args: argparse.Namespace, shape: Shape, turns: Turn) -> None:
     """`args.repeats` + 1 steps of TRL, each within `turns`."""
     from datasets import Dataset
     from transformers import TrainerCallback

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -105,26 +105,38 @@ def test_race_takes_turns_and_leaves_the_first_round_out():
     assert all(len(t.wall) == len(t.processor) == 2 for t in timings.values())
 
 
+def peer_that_breaks(turns) -> None:
+    take_turns(turns, "trl", 2, [])
+    raise ValueError("peer broke")
+
+
+def peer_that_dies(turns) -> None:
+    os._exit(9)
+
+
+def take_turns(turns, name: str, steps: int, order: list[str]) -> None:
+    for _ in range(steps):
+        turns.begin(name)
+        order.append(name)
+        turns.end(name)
+
+
 def test_turns_alternate_and_a_failure_reaches_the_other():
-    args, order = argparse.Namespace(threads=1, device="cpu"), []
-    turns = Turns(["ours", "trl"], args)
-
-    def loop(name: str, steps: int) -> None:
-        for _ in range(steps):
-            turns.begin(name)
-            order.append((name, threading.current_thread() is threading.main_thread()))
-            turns.end(name)
-
-    def other() -> None:
-        loop("trl", 2)
-        raise ValueError("peer broke")
-
-    turns.start(other)
-    with pytest.raises(ValueError, match="peer broke"):
-        loop("ours", 4)
+    turns = Turns(["ours", "trl"], argparse.Namespace(threads=1, device="cpu"))
+    turns.start("trl", peer_that_breaks)
+    order: list[str] = []
+    with pytest.raises(RuntimeError, match="trl ended:(.|\n)*peer broke"):
+        take_turns(turns, "ours", 4, order)
         turns.join()
-    assert order[:4] == [("ours", True), ("trl", False)] * 2
-    assert len(turns.timings["trl"].wall) == 1
+    assert 2 <= len(order) <= 3  # the peer's second turn allowed a third, and told of the failure just then
+    assert len(turns.timings["ours"].wall) == len(order) - 1 and len(turns.timings["trl"].wall) == 1  # no first round
+
+
+def test_a_peer_that_dies_does_not_stop_the_clock_for_ever():
+    turns = Turns(["ours", "trl"], argparse.Namespace(threads=1, device="cpu"))
+    turns.start("trl", peer_that_dies)
+    with pytest.raises(RuntimeError, match="trl ended with exit code 9"):
+        take_turns(turns, "ours", 2, [])
 
 
 def test_peak_counts_live_tensors_only():
