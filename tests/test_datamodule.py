@@ -183,6 +183,16 @@ def test_some_styles_may_be_asked_in_more_recordings(monkeypatch):
         UnlabelledQueries({"adults": 2})
 
 
+def test_a_short_run_speaks_no_more_queries_than_it_asks_for(monkeypatch):
+    spoken = []
+    monkeypatch.setattr(dialogues, "spoken_queries", lambda pairs, *_: spoken.append(len(pairs)) or pairs)
+    every, some = (UnlabelledQueries(limit=limit).dialogues("train", "") for limit in (0, 100))
+    assert some == every[:100] and spoken == [len(every), 100]
+    assert len(UnlabelledQueries(limit=100).dialogues("val", "")) == 2 * len(text_queries("val"))
+    with pytest.raises(UserError, match="limit must be 0 .*got -1"):
+        UnlabelledQueries(limit=-1)
+
+
 class TwoDialogues(DialogueSource):
     """One user's question and the agent's answer, with a transcript or without."""
 

@@ -142,13 +142,18 @@ class UnlabelledQueries(DialogueSource):
         demonstrated: `Demonstrations.share` of the supervised policy; the queries whose demonstrations it never saw are
             for RL too.
         seed: of voices and variations.
+        limit: recordings to train on, drawn at random; 0 = all. A short run need not wait until all are spoken.
     """
 
-    def __init__(self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300) -> None:
+    def __init__(
+        self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300, limit: int = 0
+    ) -> None:
+        if limit < 0:
+            raise UserError(f"limit must be 0 (all) or above; got {limit}; change it")
         self.counts = renditions if isinstance(renditions, dict) else dict.fromkeys(STYLES, renditions)
         if unknown := set(self.counts).difference(STYLES, *STYLES.values()):
             raise UserError(f"renditions must be a number or name factors and styles; got {', '.join(sorted(unknown))}")
-        self.renditions, self.demonstrated, self.seed = renditions, demonstrated, seed
+        self.renditions, self.demonstrated, self.seed, self.limit = renditions, demonstrated, seed, limit
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
@@ -156,7 +161,9 @@ class UnlabelledQueries(DialogueSource):
         queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
         counts = self.counts if split == "train" else {}
         pairs = [(q, s) for q in queries for s in q.styles for _ in range(counts.get(s, counts.get(q.factor, 1)))]
-        return spoken_queries([pairs[i] for i in random.permutation(len(pairs))], split, cache_dir, random)
+        limit = self.limit if split == "train" else 0
+        order = random.permutation(len(pairs))[: limit or None]
+        return spoken_queries([pairs[i] for i in order], split, cache_dir, random)
 
 
 class ManifestDialogues(DialogueSource):
