@@ -1,5 +1,6 @@
 """The blind readers' figures on docs/open_text.md come from the shipped votes."""
 
+import dataclasses
 import json
 import re
 from collections import defaultdict
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lightning_paras2s.bench.people.reliability import krippendorff_alpha
+from lightning_paras2s.data.open_text import content_sha, read_open
+from lightning_paras2s.types import FACTORS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/open_text.md").read_text(encoding="utf-8")
@@ -25,13 +28,28 @@ def votes() -> dict[str, list[dict]]:
     return found
 
 
-def test_votes_are_on_prompts_of_the_set(votes):
-    ids = {
-        json.loads(line)["id"]
-        for path in (ROOT / "lightning_paras2s/data/open").glob("*.test.jsonl")
+def test_votes_are_on_the_words_of_the_set_or_on_logged_refusals(votes):
+    prompts = {prompt.id: prompt for factor in FACTORS for prompt in read_open(factor, "test")}
+    refused = {
+        json.loads(line).get("id")
+        for path in (ROOT / "results").glob("open_rejected*.jsonl")
         for line in path.read_text(encoding="utf-8").splitlines()
     }
-    assert votes.keys() <= ids and len(votes) == 1156 and len(ids) == 1200
+    assert len(prompts) == 1200 and not refused & prompts.keys() and votes.keys() <= prompts.keys() | refused
+    voted = {id: {row["content_sha"] for row in rows} for id, rows in votes.items() if id in prompts}
+    assert voted == {id: {content_sha(prompts[id])} for id in voted}
+
+
+def test_no_prompt_of_the_set_was_refused_by_a_reader(votes):
+    ids = {prompt.id for factor in FACTORS for prompt in read_open(factor, "test")}
+    assert not [row for id in ids & votes.keys() for row in votes[id] for q in FIVE if not row[q]]
+
+
+def test_a_vote_is_bound_to_text_and_styles():
+    prompt = read_open("age", "test")[0]
+    other_text = dataclasses.replace(prompt, text=prompt.text + "!")
+    other_styles = dataclasses.replace(prompt, styles=("adult", "elder"))
+    assert len({content_sha(p) for p in (prompt, other_text, other_styles)}) == 3
 
 
 @pytest.mark.parametrize("start", ROWS)
