@@ -1,10 +1,14 @@
 """The guideline A.11.5: its parser, and its rules against the sentences that they come from."""
 
 import hashlib
+import re
 
 import pytest
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging import rubric
+from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.types import STYLES, TONES, Evidence, Query
 
 QUERY = Query("q", "p", "emotion", "test", "We sold the old house.", {"emotion": "sad"}, "Home", "q.wav")
@@ -73,6 +77,39 @@ def test_prompt_is_the_guideline_with_user_and_agent_filled_in():
     assert "transcription: i am {so} sorry\ntone: soft, calm\n" in prompt
     assert "{user}" not in prompt and "The reason is _; The score is _" in prompt
     assert rubric.RUBRIC_SHA == hashlib.sha256(f"{rubric.PARSER_VERSION}\n{rubric.PROMPT}".encode()).hexdigest()
+
+
+class Chat(ChatLLM):
+    """Remembers what it was asked and always gives four points."""
+
+    name = "four"
+
+    def complete(self, conversations):
+        self.asked = [messages[0]["content"] for messages in conversations]
+        return [Reply("The reason is tact; The score is 4") for _ in conversations]
+
+
+def test_a_rubric_of_ones_own_is_asked_and_known_by_its_hash(tmp_path):
+    own = tmp_path / "warmth.txt"
+    own.write_text("Is it warm?\n{user}\n{agent}\nSay: The reason is _; The score is _")
+    chat = Chat()
+    (verdict,) = LLMJudge(chat, rubric=str(own)).judge_all([QUERY], [QUERY.style], [Evidence("r", "oh no")])[0]
+    assert verdict.score == 4 and chat.asked[0].startswith("Is it warm?\ntranscription: We sold the old house.")
+    assert verdict.rubric_sha == rubric.rubric_sha(own.read_text()) != LLMJudge(chat).rubric_sha == rubric.RUBRIC_SHA
+    own.write_text(own.read_text().replace("warm", "kind"))
+    assert LLMJudge(chat, rubric=str(own)).rubric_sha != verdict.rubric_sha
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{user} The score is _", "hold {agent} once; got it 0 times"),
+     ("{user}{user}{agent} The score is _", "hold {user} once; got it 2 times"),
+     ("{user} {agent} Rate it.", "must ask for")],
+)  # fmt: skip
+def test_a_rubric_that_cannot_be_asked_is_one_line(tmp_path, text, message):
+    (tmp_path / "r.txt").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        LLMJudge(Chat(), rubric=str(tmp_path / "r.txt"))
 
 
 @pytest.mark.parametrize(

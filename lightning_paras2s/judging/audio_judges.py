@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.judges import Judge, ask_samples, judge_audible
-from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score
+from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score, read_rubric, rubric_sha
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.running.logs import Log
@@ -76,23 +76,25 @@ class AudioLLMJudge(HearingJudge):
     Args:
         llm: any server that takes OpenAI's `input_audio`.
         samples: independent judgements of each response.
+        rubric: text file of a guideline of your own, with {user} and {agent} where the recordings belong; null is the
+            paper's.
     """
 
-    rubric_sha = hashlib.sha256(f"{PARSER_VERSION}\nend-to-end\n{PROMPT}".encode()).hexdigest()
-
-    def __init__(self, llm: ChatLLM, samples: int = 1) -> None:
+    def __init__(self, llm: ChatLLM, samples: int = 1, rubric: InputPath | None = None) -> None:
         if samples < 1:
             raise UserError(f"a judge must draw at least one sample; got samples={samples}")
         self.llm, self.samples = llm, samples
+        self.prompt = read_rubric(rubric) if rubric else PROMPT
+        self.rubric_sha = rubric_sha(f"end-to-end\n{self.prompt}")
         self.name = f"end-to-end-{PARSER_VERSION}/{llm.name}"
 
     def judge_pairs(self, evidence: list[Evidence], pairs: list[Pair]) -> list[list[Verdict]]:
-        return ask_samples(self, self.llm, evidence, [audio_prompt(pair) for pair in pairs])
+        return ask_samples(self, self.llm, evidence, [audio_prompt(pair, self.prompt) for pair in pairs])
 
 
-def audio_prompt(pair: Pair) -> list[dict]:
+def audio_prompt(pair: Pair, prompt: str = PROMPT) -> list[dict]:
     """The guideline as parts of a message, the speech where the text judge gets transcripts, labels and tone."""
-    before, _, rest = PROMPT.partition("{user}")
+    before, _, rest = prompt.partition("{user}")
     between, _, after = rest.partition("{agent}")
     return [text_part(before), audio_part(pair.query), text_part(between), audio_part(pair.response), text_part(after)]
 

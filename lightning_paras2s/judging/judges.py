@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging import rubric
+from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.judging import rubric as rubrics
 from lightning_paras2s.judging.acts import ActClassifier
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.types import TONES, Evidence, Query, Style, Verdict
@@ -38,7 +38,7 @@ class Judge(ABC):
     def verdict(
         self,
         evidence: Evidence,
-        score: rubric.Score,
+        score: rubrics.Score,
         sample: int = 0,
         raw: str = "",
         usage: dict[str, float] | None = None,
@@ -74,7 +74,7 @@ class EmbeddedJudge(Judge):
             score 1.
     """
 
-    rubric_sha = rubric.RUBRIC_SHA
+    rubric_sha = rubrics.RUBRIC_SHA
 
     def __init__(self, acts: str = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
         self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
@@ -85,13 +85,13 @@ class EmbeddedJudge(Judge):
         act = ""
         if (early := heard_failure(evidence, self.max_wer)) is not None:
             score = early
-        elif value not in rubric.BEST_TONES:
-            score = rubric.Score(None, f"the query's {query.factor} is {value or 'unknown'}", "no_label")
+        elif value not in rubrics.BEST_TONES:
+            score = rubrics.Score(None, f"the query's {query.factor} is {value or 'unknown'}", "no_label")
         elif evidence.tone not in TONES:
-            score = rubric.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
+            score = rubrics.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
         else:
             act = self.classifier.classify(evidence.transcript, query.factor, query.text).name
-            score = rubric.score_act(value, act, evidence.tone, rubric.names_topic(query.text, evidence.transcript))
+            score = rubrics.score_act(value, act, evidence.tone, rubrics.names_topic(query.text, evidence.transcript))
         return self.verdict(evidence, score, raw=act)
 
 
@@ -105,22 +105,26 @@ class LLMJudge(Judge):
         samples: independent judgements of each response.
         max_wer: word error rate between what was heard and the response's own text, above which voice and text differ:
             score 1.
+        rubric: text file of a guideline of your own, with {user} and {agent} where what was heard belongs; null is the
+            paper's (`judging/rubric.txt`). Its hash is in every verdict, and verdicts of another are not mixed.
     """
 
-    rubric_sha = rubric.RUBRIC_SHA
-
-    def __init__(self, llm: ChatLLM, samples: int = 1, max_wer: float = MAX_WER) -> None:
+    def __init__(
+        self, llm: ChatLLM, samples: int = 1, max_wer: float = MAX_WER, rubric: InputPath | None = None
+    ) -> None:
         if samples < 1:
             raise UserError(f"a judge must draw at least one sample; got samples={samples}")
         self.llm, self.samples, self.max_wer = llm, samples, max_wer
-        self.name = f"llm-rubric-{rubric.PARSER_VERSION}/{llm.name}"
+        self.prompt = rubrics.read_rubric(rubric) if rubric else rubrics.PROMPT
+        self.rubric_sha = rubrics.rubric_sha(self.prompt)
+        self.name = f"llm-rubric-{rubrics.PARSER_VERSION}/{llm.name}"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
         return self.judge_all([query], [style], [evidence])[0][0]
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
         def ask(rest: list[int]) -> list[list[Verdict]]:
-            prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in rest]
+            prompts = [rubrics.build_prompt(queries[i], styles[i], evidence[i], self.prompt) for i in rest]
             return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)
 
         return judge_audible(self, evidence, self.max_wer, ask)
@@ -151,17 +155,17 @@ def reply_verdict(judge: Judge, evidence: Evidence, sample: int, reply: Reply) -
     usage = {**reply.usage, "cost_usd": reply.cost_usd}
     if reply.status != "ok" or reply.text is None:
         status = reply.status if reply.status != "ok" else "no_reply"
-        return judge.verdict(evidence, rubric.Score(None, reply.message, status), sample, usage=usage)
-    return judge.verdict(evidence, rubric.parse_score(reply.text), sample, reply.text, usage)
+        return judge.verdict(evidence, rubrics.Score(None, reply.message, status), sample, usage=usage)
+    return judge.verdict(evidence, rubrics.parse_score(reply.text), sample, reply.text, usage)
 
 
-def heard_failure(evidence: Evidence, max_wer: float) -> rubric.Score | None:
+def heard_failure(evidence: Evidence, max_wer: float) -> rubrics.Score | None:
     """What is settled before any style: a failure that a listener hears scores 1, any other status is no score; None =
     judge it."""
     if evidence.status in HEARD_FAILURES:
-        return rubric.score_failure(evidence.status)
+        return rubrics.score_failure(evidence.status)
     if evidence.status != "ok":
-        return rubric.Score(None, "there is no evidence to judge", evidence.status)
+        return rubrics.Score(None, "there is no evidence to judge", evidence.status)
     if evidence.wer is not None and evidence.wer > max_wer:
-        return rubric.score_failure("mismatch")
+        return rubrics.score_failure("mismatch")
     return None

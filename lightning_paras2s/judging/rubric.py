@@ -10,85 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from typing import NamedTuple
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_numbers
 from lightning_paras2s.types import FACTORS, Evidence, Query, Style
 
-PROMPT = """\
-You are a human dialogue expert. You will be given a pair of user request audio and an agent response audio. Please \
-focus on the user's speech attributes, including content, emotion, age, gender, sarcasm, and decide whether the \
-agent's response is a good fit in a natural dialogue. Here is a guideline defining the good response of an agent. You \
-need to score the response's quality from different dimensions: Continuation Fitness.
-
-#### General guideline of Continuation Fitness
-
-- MOS on how well the response speech fits the user speech.
-- Listen carefully to spoken content and speaking style of the user speech and the response speech. Decide whether the \
-response speech, including how and what the agent says, is a natural continuation to the user's spoken content and \
-speaking style (emotion, age, gender, sarcasm). Here are some general rules and examples:
-  1. The agent should be friendly, helpful, and considerate, with high EQ.
-  2. Besides the replying content, please also listen carefully to the response's speaking style: emotion, tone, \
-volume and speed, and decide whether the speaking style is appropriate.
-  3. The agent should be aware of the user's emotions to provide emotional companionship. For example, when the user \
-is happy, the agent can share that happiness; when the user is sad, the agent should be sad and empathic.
-  4. If the user is a child, the agent should respond with caution and ensure safety. For example, it should redirect \
-the user if he or she attempts to purchase alcohol online.
-  5. The agent should be aware of the user's gender and personalize responses. For example, it may offer different \
-suggestions for swimwear.
-  6. Suggesting items more related to male for female, or vice versa, is considered very awkward. For example, \
-suggesting masculinised perfume for a female is awkward.
-  7. The agent should recognize sarcasm and understand the user's true intent. For example, when a user gives a \
-sarcastic compliment, the agent should recognize that the underlying sentiment is negative. Hence, it would be weird \
-if the agent feels happy for the compliment.
-
-You should rate the response's quality in 5 points.
-
-#### 5 Points - Perfect (Enhanced):
-The user's age, gender, or speaking style characteristics are recognized and reflected in the response with \
-appropriate enhancements. The user's query contains clear emotional cues, and the response provides empathetic \
-feedback. The user's query has a clear sarcastic tone, and the response offers a high-EQ reassurance or clarification. \
-The user's query is a sincere compliment, and the response is thankful.
-Examples: When the user is happy, the response shares the joy; when the user is sad, the response offers appropriate \
-comfort. If a minor attempts to purchase alcoholic beverages online, the model provides correct guidance. For a young \
-user, the response uses trendy slang popular among young people. Provides gender-suitable response (i.e. different \
-swimwear suggestions) based on the user's gender. When receiving a sarcastic comment, the model identifies the \
-underlying negative sentiment and responds accordingly.
-
-#### 4 Points - Excellent (No Enhancement):
-The user's paralinguistic cues are addressed so the replying content is good, but the response's vocal tone does not \
-enhance the user's experience.
-Examples: A neutral-tone response to a female user inquiring about cancer screening. A neutral-tone response to a \
-neutral question. The response's content picks up the user's sarcastic comment, but the tone is not appropriate.
-
-#### 3 Points - Average:
-The user's paralinguistic cues or other speaking style features are considered, but the response does not provide \
-correct personalized content, though it is not jarring: Mechanical empathy, awkward praise, etc.
-Examples: A happy or sad response to a neutral question.
-
-#### 2 Points - Poor:
-The user's paralinguistic cues or other speaking style features are considered but poorly addressed. Emotion mismatch: \
-if the agent identifies the wrong user emotion. e.g. Reply to a fearful user as if he/she is sad; Reply to a angry \
-user as if he/she is fearful. Style partially mismatched.
-Examples: A flat response to a sad question. Using slang when responding to an elderly user.
-
-#### 1 Point - Very Poor:
-The user's paralinguistic cues or other speaking style features are considered but addressed incorrectly. Reverse \
-empathy, condescending tone. e.g. Reply to a sad user as if he/she is happy; Reply to a happy user as if he/she is \
-sad. Completely mismatched style, e.g., responding to an adult in a completely childish tone. Misinterpret a sincere \
-compliment as a negative comment, and give apologetic, clarifying, or reassuring comment. Misinterpret a sarcastic \
-compliment as sincere, and give positive or thankful comment.
-Examples: A cheerful response to a sad user. Using language that is too complex for a child. Giving male-specific \
-recommendation to a female, or vice versa.
-
-The information of the user:
-{user}
-
-Here is the information of the agent:
-{agent}
-
-Please give the 5-point score and a VERY brief reason in the format: The reason is _; The score is _ .
-"""
+PAPER = Path(__file__).with_name("rubric.txt")  # A.11.5; its two slots are what was heard of user and agent
+PROMPT = PAPER.read_text(encoding="utf-8")
+SLOTS = ("{user}", "{agent}")
 PARSER_VERSION = 2
 _SCORE = re.compile(
     r"score\s+is[^\w\u2212+~<>\u2264\u2265\u2248-]{0,4}([-+\u2212]?\d+(?:\.\d+)?)(?![A-Za-z0-9])", re.IGNORECASE
@@ -102,7 +33,15 @@ _AFTER = {
     rf"|{_GAP}[- \t]*and[- \t]+(?:\w+[- \t]+)?(?:half|halves|thirds?|quarters?|bit)\b",
     "other_scale": rf"{_GAP}(?:%|per ?cent\b|/\s*(?!5(?![\d.]*\d))\d|\(?\s*out\s+of\s+(?!5(?![\d.]*\d)|five\b)\w)",
 }
-RUBRIC_SHA = hashlib.sha256(f"{PARSER_VERSION}\n{PROMPT}".encode()).hexdigest()
+
+
+
+def rubric_sha(prompt: str) -> str:
+    """Of the guideline's words and of the parser that reads its scores: it is in every verdict."""
+    return hashlib.sha256(f"{PARSER_VERSION}\n{prompt}".encode()).hexdigest()
+
+
+RUBRIC_SHA = rubric_sha(PROMPT)
 
 # "When the user is happy, the agent can share that happiness; when the user is sad, the agent should be sad and
 # empathic" (rule 3); "high-EQ reassurance" to sarcasm, "thankful" to a sincere compliment (5 points); "caution" with a
@@ -183,12 +122,27 @@ class Score(NamedTuple):
     status: str = "ok"
 
 
-def build_prompt(query: Query, style: Style, evidence: Evidence) -> str:
+def read_rubric(path: str | Path) -> str:
+    """A guideline of one's own.
+
+    Raises:
+        UserError: it lacks a slot for what was heard, has one twice, or does not ask for the score as it is read.
+    """
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for slot in SLOTS:
+        if text.count(slot) != 1:
+            raise UserError(f"a rubric must hold {slot} once; got it {text.count(slot)} times in {path}; put it there")
+    if "the score is" not in text.lower():
+        raise UserError(f'a rubric must ask for "The score is _"; got no such words in {path}; add them')
+    return text
+
+
+def build_prompt(query: Query, style: Style, evidence: Evidence, prompt: str = PROMPT) -> str:
     """The guideline with the user's transcript and labels, and the agent's transcript and tone, filled in."""
     labels = {factor: getattr(style, factor) for factor in FACTORS}
     user = [f"transcription: {query.text}", *(f"{name}: {value}" for name, value in labels.items() if value)]
     agent = [f"transcription: {evidence.transcript}", f"tone: {evidence.tone_raw or evidence.tone or 'unknown'}"]
-    return PROMPT.replace("{user}", "\n".join(user)).replace("{agent}", "\n".join(agent))
+    return prompt.replace("{user}", "\n".join(user)).replace("{agent}", "\n".join(agent))
 
 
 def parse_score(reply: str) -> Score:
