@@ -81,16 +81,17 @@ class EmbeddedJudge(Judge):
         self.name = "embedded-rubric-2"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
-        value = getattr(style, query.factor)
+        factor = rubric.factor_of(query, style)
+        value = getattr(style, factor)
         act = ""
         if (early := heard_failure(evidence, self.max_wer)) is not None:
             score = early
         elif value not in rubric.BEST_TONES:
-            score = rubric.Score(None, f"the query's {query.factor} is {value or 'unknown'}", "no_label")
+            score = rubric.Score(None, f"the query's {factor} is {value or 'unknown'}", "no_label")
         elif evidence.tone not in TONES:
             score = rubric.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
         else:
-            act = self.classifier.classify(evidence.transcript, query.factor, query.text).name
+            act = self.classifier.classify(evidence.transcript, factor, query.text).name
             score = rubric.score_act(value, act, evidence.tone, rubric.names_topic(query.text, evidence.transcript))
         return self.verdict(evidence, score, raw=act)
 
