@@ -71,7 +71,7 @@ def write_lab(root: Path) -> dict[str, str]:
         write(root / name, in_rooms(at_rate(speech(number), RATE, rate), channels), rate, kind, subtype)
     found = dict.fromkeys((name for name, *_ in KINDS), "kept")
     first = len(KINDS)
-    pause = np.zeros(2 * RATE, np.float32)
+    pause = np.zeros(int(2.5 * RATE), np.float32)
     write(root / "long.wav", np.concatenate([part for n in range(first, first + 40) for part in (speech(n), pause)]))
     names = ("long.wav", "deep/er/día ñ 言.wav", f"{'long name ' * 20}.wav", "loud.wav", "cut off.wav")
     write(root / names[1], speech(first + 40))

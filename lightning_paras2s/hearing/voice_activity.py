@@ -102,7 +102,5 @@ def _shortened(audio: Audio, span: Span, longest: int) -> list[Span]:
 def _padded(spans: list[Span], pad: int, length: int) -> list[Span]:
     """Each with `pad` samples more on either side, as far as the middle of the gap to the next."""
     middles = [(a.end + b.start) // 2 for a, b in zip(spans, spans[1:], strict=False)]
-    lows, highs = [0, *middles], [*middles, length]
-    return [
-        Span(max(low, s.start - pad), min(high, s.end + pad)) for s, low, high in zip(spans, lows, highs, strict=True)
-    ]
+    ends = zip(spans, [0, *middles], [*middles, length], strict=False)
+    return [Span(max(low, span.start - pad), min(high, span.end + pad)) for span, low, high in ends]

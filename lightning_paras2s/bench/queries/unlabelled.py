@@ -107,9 +107,7 @@ def import_recordings(
 class Importer:
     """Imports recordings, each by itself, but for those that were heard before."""
 
-    def __init__(
-        self, folder: Path, limits: Limits, transcriber: Transcriber | None, voice: VoiceActivity
-    ) -> None:
+    def __init__(self, folder: Path, limits: Limits, transcriber: Transcriber | None, voice: VoiceActivity) -> None:
         self.folder, self.limits, self.transcriber, self.voice = folder, limits, transcriber, voice
         self.stages, self.sounds = Stages(), Sounds()
         self.inputs = sha(list(limits), part_sha(voice), part_sha(transcriber), has_ffmpeg())
@@ -125,8 +123,11 @@ class Importer:
         for row in found:
             if row is not None and row.status == KEPT:
                 self.sounds.add(row.name, row.sha256, row.seconds, row.sound)
+        first = {key: index for index, key in reversed(list(enumerate(keys)))}
         for index, one in enumerate(self._over(recordings, "importing")):
-            if found[index] is None:
+            if keys[index][1] and first[keys[index]] != index:
+                found[index] = Imported(*keys[index], DUPLICATE, "it is listed twice")
+            elif found[index] is None:
                 found[index] = self.one(one)
                 append_jsonl(log, [found[index]] if found[index] != before[index] else [])
         return found
