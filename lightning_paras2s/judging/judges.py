@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ class LLMJudge(Judge):
         return self.judge_all([query], [style], [evidence])[0][0]
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
+        """A response to a query of whose style nothing is known is no response to a style: it is "no_label"."""
+        pairs = zip(evidence, styles, strict=True)
+        evidence = [replace(e, status="no_label") if e.status == "ok" and s == Style() else e for e, s in pairs]
+
         def ask(rest: list[int]) -> list[list[Verdict]]:
             prompts = [rubric.build_prompt(queries[i], styles[i], evidence[i]) for i in rest]
             return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)

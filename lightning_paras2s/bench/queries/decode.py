@@ -15,6 +15,8 @@ from lightning_paras2s.audio import in_range, mono, resample
 from lightning_paras2s.hearing.voice_activity import SPEECH_RATE
 from lightning_paras2s.types import Audio
 
+BLOCK_SECONDS = 600  # whose channels are mixed at a time: hours of many channels need not fit in memory
+
 
 class Unheard(Exception):
     """A file gives no sound; `status` says why: missing, empty, unreadable, not_finite."""
@@ -35,16 +37,16 @@ def decode(open_file: Callable[[], BinaryIO]) -> Audio:
             if not file.read(1):
                 raise Unheard("empty", "the file has no bytes")
             file.seek(0)
-            samples, rate = _read(file)
+            samples, rate = _read(file)  # [N], Hz
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise Unheard("missing", str(error)) from None
-    except (OSError, ValueError) as error:
-        raise Unheard("unreadable", str(error)) from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise Unheard("unreadable", str(error) or "it does not fit in memory") from None
     if not len(samples):
         raise Unheard("empty", "the file has no samples")
     if not np.isfinite(samples).all():
         raise Unheard("not_finite", "a sample is NaN or infinite")
-    return resample(Audio(mono(in_range(samples)[0]), rate), SPEECH_RATE)
+    return resample(Audio(in_range(samples)[0], rate), SPEECH_RATE)
 
 
 def has_ffmpeg() -> bool:
@@ -53,9 +55,13 @@ def has_ffmpeg() -> bool:
 
 
 def _read(file: BinaryIO) -> tuple[np.ndarray, int]:
-    """Samples [N, channels] and their rate (Hz)."""
+    """Samples [N] and their rate (Hz)."""
     try:
-        return soundfile.read(file, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(file) as sound:
+            size, parts = BLOCK_SECONDS * sound.samplerate, [np.zeros(0, np.float32)]
+            while len(block := sound.read(size, dtype="float32", always_2d=True)):
+                parts.append(mono(block))
+            return np.concatenate(parts), sound.samplerate
     except (soundfile.SoundFileError, MemoryError) as error:  # MemoryError: a header that promises too much
         if not has_ffmpeg():
             raise Unheard("unreadable", f"{error}; more formats: pip install 'lightning_paras2s[ears]'") from None
@@ -68,6 +74,6 @@ def _read_by_ffmpeg(file: BinaryIO) -> np.ndarray:
     from faster_whisper import decode_audio
 
     try:
-        return decode_audio(file, SPEECH_RATE)[:, None]
+        return decode_audio(file, SPEECH_RATE)
     except (FFmpegError, IndexError, ValueError, TypeError) as error:  # IndexError: it has no stream of sound
         raise Unheard("unreadable", str(error) or "there is no sound in it") from None
