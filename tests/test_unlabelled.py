@@ -19,7 +19,7 @@ from lightning_paras2s.bench.queries.filters import overlaps
 from lightning_paras2s.bench.queries.manifest import read_queries, write_manifest
 from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.bench.queries.same_sound import curves, same_sound
-from lightning_paras2s.bench.queries.unlabelled import Imported
+from lightning_paras2s.bench.queries.unlabelled import Imported, raves
 from lightning_paras2s.cli import dispatch, main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.voice_activity import Span, pieces_of
@@ -185,6 +185,20 @@ def test_few_words_are_left_out(tmp_path):
         write(tmp_path / f"{number}.wav", speech(number))
         (tmp_path / "metadata.csv").open("a").write(f"{'' if number else 'file,text' + chr(10)}{number}.wav,{text}\n")
     assert take(tmp_path, tmp_path / "q.jsonl")["counts"] == {"kept": 1, "few_words": 1}
+
+
+class Raving(Dictation):
+    """Whisper's tiny.en on an utterance of 2.3 s of an eSpeak voice, as it said it."""
+
+    def transcribe(self, audios):
+        return ["and the frittan" + " le frittan" * 30 for _ in audios]
+
+
+def test_what_an_ear_says_without_end_is_no_transcript(tmp_path):
+    write(tmp_path / "a.wav", speech(0))
+    with pytest.raises(UserError, match="got none in 1 recordings: unlikely_words 1"):
+        take(tmp_path / "a.wav", tmp_path / "q.jsonl", Raving())
+    assert not raves("I have said all of this, and I say it again.", 3.0)
 
 
 def save_to_disk(folder: Path, rows: list[dict], per_file: int) -> None:

@@ -45,12 +45,14 @@ class Recorded:
 
 
 def recordings_in(root: Path, leave_out: Path) -> list[Recorded]:
-    """All recordings of a folder, table or dataset, in the order of their names; `leave_out` is a folder of ours.
+    """All recordings of a folder, table or dataset, or the one that root is; `leave_out` is a folder of ours.
 
     Raises:
         UserError: there is none, or the table or dataset can't be read.
     """
-    if root.is_file():
+    if root.is_file() and root.suffix[1:].lower() in SUFFIXES:
+        found = [Recorded(as_text(root.name), partial(open, root, "rb"))]
+    elif root.is_file():
         found = list(in_table(root))
     elif (root / "dataset_dict.json").is_file() or (root / "state.json").is_file():
         found = list(in_dataset(root))

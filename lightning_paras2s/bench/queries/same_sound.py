@@ -8,6 +8,7 @@ curves, each without its mean, correlate at 0.95 or more for some shift of up to
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -20,7 +21,7 @@ FLOOR_DB = 40.0  # below the loudest frame: what is softer is a codec's to chang
 STEP_DB = 0.5  # of the curves as they are kept
 SHIFTS = 4  # frames
 LENGTHS_SECONDS = 0.3
-SAME = 0.95
+SAME, CLOSE = 0.95, 0.85  # correlations of all curves, and of their sum
 
 
 def curves(audio: Audio) -> np.ndarray:
@@ -54,26 +55,57 @@ def correlation(first: np.ndarray, second: np.ndarray, shift: int) -> float:
     return float((a * b).sum()) / scale if scale else 0.0
 
 
+def envelope(sound: np.ndarray) -> np.ndarray:
+    """The sum of a recording's curves, without its mean, of length 1: float32 [FRAMES], 0 behind its end."""
+    total = sound.astype(np.float32).sum(1)
+    total -= total.mean()
+    return np.pad(total / max(float(np.linalg.norm(total)), 1e-9), (0, FRAMES - len(total)))
+
+
 class Sounds:
-    """The recordings so far, by their bytes and by their sound."""
+    """The recordings so far, by their bytes and by their sound.
+
+    Most are told apart by their envelopes, all at once; only what is alike in that is compared by its curves.
+    """
 
     def __init__(self) -> None:
         self.by_bytes: dict[str, str] = {}
-        self.by_length: dict[int, list[tuple[str, float, np.ndarray]]] = {}
+        self.by_length: dict[int, SameLength] = {}
 
     def add(self, name: str, sha256: str, seconds: float, sound: str) -> None:
         self.by_bytes.setdefault(sha256, name)
-        place = self.by_length.setdefault(round(seconds / LENGTHS_SECONDS), [])
-        place.append((name, seconds, unpacked(sound)))
+        self.by_length.setdefault(round(seconds / LENGTHS_SECONDS), SameLength()).add(name, seconds, unpacked(sound))
 
     def find(self, sha256: str, seconds: float, sound: str) -> str | None:
         """The name of a recording that has the same bytes or the same sound."""
         if sha256 in self.by_bytes or not sound:
             return self.by_bytes.get(sha256)
         own, place = unpacked(sound), round(seconds / LENGTHS_SECONDS)
-        near = [row for key in (place - 1, place, place + 1) for row in self.by_length.get(key, [])]
-        alike = (n for n, length, other in near if abs(length - seconds) <= LENGTHS_SECONDS and same_sound(own, other))
-        return next(alike, None)
+        near = [self.by_length[key] for key in (place - 1, place, place + 1) if key in self.by_length]
+        return next((name for part in near for name in part.alike(seconds, own)), None)
+
+
+class SameLength:
+    """The recordings whose lengths are within 0.3 s."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, float, np.ndarray]] = []
+        self.envelopes = np.zeros((16, FRAMES), np.float32)
+
+    def add(self, name: str, seconds: float, sound: np.ndarray) -> None:
+        if len(self.rows) == len(self.envelopes):
+            self.envelopes = np.concatenate([self.envelopes, np.zeros_like(self.envelopes)])
+        self.envelopes[len(self.rows)] = envelope(sound)
+        self.rows.append((name, seconds, sound))
+
+    def alike(self, seconds: float, sound: np.ndarray) -> Iterator[str]:
+        """The names of those with the same sound, in the order in which they came."""
+        padded = np.pad(envelope(sound), SHIFTS)
+        shifted = np.stack([padded[shift : shift + FRAMES] for shift in range(2 * SHIFTS + 1)])
+        close = (self.envelopes[: len(self.rows)] @ shifted.T).max(1) >= CLOSE
+        for name, length, other in (self.rows[row] for row in np.flatnonzero(close)):
+            if abs(length - seconds) <= LENGTHS_SECONDS and same_sound(sound, other):
+                yield name
 
 
 def packed(sound: np.ndarray) -> str:

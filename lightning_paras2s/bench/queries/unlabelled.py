@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from lightning_paras2s.types import Audio, Query, append_jsonl, read_jsonl
 
 KEPT, DUPLICATE = "kept", "duplicate"
 MIN_SPOKEN_SECONDS = 0.3  # of a piece in which somebody is said to speak
+MAX_WORDS_A_SECOND, MAX_COMPRESSION = 8.0, 2.4  # of what an ear writes down; people say 2 to 6 words a second
 
 
 class Limits(NamedTuple):
@@ -128,14 +130,13 @@ class Importer:
             if keys[index][1] and first[keys[index]] != index:
                 found[index] = Imported(*keys[index], DUPLICATE, "it is listed twice")
             elif found[index] is None:
-                found[index] = self.one(one)
+                found[index] = self.one(one, keys[index])
                 append_jsonl(log, [found[index]] if found[index] != before[index] else [])
         return found
 
-    def one(self, recording: Recorded) -> Imported:
-        """Read, listen to, cut and write down one recording."""
-        digest = bytes_of(recording)
-        about = (recording.name, digest, sha(self.inputs, recording.text))
+    def one(self, recording: Recorded, about: tuple[str, str, str]) -> Imported:
+        """Read, listen to, cut and write down one recording, which is known by its name, its bytes and its inputs."""
+        digest = about[1]
         if digest and (first := self.sounds.find(digest, 0.0, "")):
             return Imported(*about, DUPLICATE, f"the same bytes as {first}")
         try:
@@ -169,8 +170,8 @@ class Importer:
             own = name if whole or len(cuts) == 1 else f"{name}-{i:04d}"
             piece = {"id": own, "audio": "", "sha": "", "start": start, "end": end}
             piece |= {"text": texts.get(i) or "", "status": states[i]}
-            if states[i] == KEPT and len(plain_words(piece["text"])) < self.limits.min_words:
-                piece["status"] = "few_words" if self.transcriber or whole else "no_text"
+            if states[i] == KEPT and (why := self._flaw(piece["text"], part.seconds, whole)):
+                piece["status"] = why
             if piece["status"] == KEPT:
                 path = self.folder / f"{own}.flac"
                 write_audio(path, part)
@@ -183,6 +184,14 @@ class Importer:
             return "short"
         spoken = spoken_seconds(cut, speech, part.sample_rate)
         return KEPT if spoken >= MIN_SPOKEN_SECONDS and not is_silent(part) else "no_speech"
+
+    def _flaw(self, text: str, seconds: float, told: bool) -> str:
+        """Why a piece's words can't be used; "" if they can."""
+        if self.transcriber is None and not told:
+            return "no_text"
+        if not told and raves(text, seconds):
+            return "unlikely_words"
+        return "few_words" if len(plain_words(text)) < self.limits.min_words else ""
 
     def _write_down(self, parts: list[Audio]) -> list[str]:
         if self.transcriber is None:
@@ -198,6 +207,13 @@ class Importer:
 
     def _over(self, recordings: Sequence[Recorded], stage: str):  # noqa: ANN202  an iterator of them
         return self.stages.over(list(recordings), [1] * len(recordings), stage, stage)
+
+
+def raves(text: str, seconds: float) -> bool:
+    """Does an ear say more than it can have heard? Where Whisper can't tell, it may say the same again without end: a
+    text that zlib makes more than 2.4 times shorter (Radford et al. 2022, section 4.5)."""
+    data = text.encode()
+    return len(text.split()) > MAX_WORDS_A_SECOND * seconds or len(data) > MAX_COMPRESSION * len(zlib.compress(data))
 
 
 def ears(recordings: Sequence[Recorded], transcriber: Transcriber | None) -> Transcriber | None:
