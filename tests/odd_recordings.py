@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from lightning_paras2s.audio import at_rate
+from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.data.embedded import text_queries
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.voice_activity import Span, VoiceActivity
@@ -151,3 +152,9 @@ class Dictation(Transcriber):
         if self.asked > self.breaks_after:
             raise KeyboardInterrupt
         return [self.sentences[len(audio.samples) % 3] for audio in audios]
+
+
+def take(root: Path, out: Path, transcriber: Transcriber | None = None, **options) -> dict:
+    """Import recordings with ears that need no extra."""
+    ears = {"transcriber": transcriber or Dictation(), "voice_activity": Unsteady()}
+    return import_speech("recordings", str(root), str(out), **ears, **options)

@@ -1,4 +1,4 @@
-"""Recordings that nobody labelled: imported whatever they are, and used by RL, reward data and evaluation."""
+"""Recordings that nobody labelled, of any kind, become queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from odd_recordings import KINDS, RATE, Dictation, Unsteady, chords, speech, write, write_lab
+from odd_recordings import KINDS, RATE, Dictation, chords, speech, take, write, write_lab
 
 from lightning_paras2s.audio import at_rate
 from lightning_paras2s.bench.queries.filters import overlaps
@@ -20,20 +20,12 @@ from lightning_paras2s.bench.queries.manifest import read_queries, write_manifes
 from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.bench.queries.same_sound import curves, same_sound
 from lightning_paras2s.bench.queries.unlabelled import Imported, raves
-from lightning_paras2s.cli import dispatch, main
+from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.voice_activity import Span, pieces_of
-from lightning_paras2s.judging.judges import EmbeddedJudge, LLMJudge
-from lightning_paras2s.judging.rubric import factor_of
-from lightning_paras2s.servers.chat import ChatLLM
-from lightning_paras2s.types import Audio, Evidence, Query, Style, read_jsonl
+from lightning_paras2s.types import Audio, Query, read_jsonl
 
 SPOKEN = len(KINDS) + 4 + 40  # one piece each; the long recording has 40
-
-
-def take(root: Path, out: Path, transcriber=None, **options) -> dict:
-    return import_speech("recordings", str(root), str(out), transcriber=transcriber or Dictation(),
-                         voice_activity=Unsteady(), **options)  # fmt: skip
 
 
 def statuses(out: Path) -> dict[str, str]:
@@ -327,90 +319,6 @@ def test_queries_without_a_topic_share_none(tmp_path):
     one = Query("a", "a", "", "test", "is this the way to the sea", {}, "", "a.wav")
     other = replace(one, id="b", text="my dog has eaten all of it")
     assert overlaps([one], [other]) == {}
-
-
-# --- judges, without labels
-
-
-@pytest.mark.parametrize(
-    "style, factor",
-    [
-        (Style("sad", "sarcastic", "child", "female"), "emotion"),
-        (Style("neutral", "sarcastic", "child", "female"), "age"),
-        (Style("neutral", "sarcastic", "adult", "female"), "sarcasm"),
-        (Style("neutral", "sincere", "adult", "female"), "gender"),
-        (Style(), "gender"),
-    ],
-)
-def test_a_query_is_about_what_stands_out_in_it_where_nobody_said(style, factor):
-    query = Query("a", "a", "", "test", "we sold the house last week", {}, "", "a.wav")
-    assert factor_of(query, style) == factor and factor_of(replace(query, factor="age"), style) == "age"
-
-
-def test_the_embedded_judge_goes_by_what_stands_out():
-    query = Query("a", "a", "", "test", "We sold the piano last week.", {}, "", "a.wav")
-    said = Evidence("s/a/0", "i am so sorry to hear about the piano", 0.0, "empathetic", "empathetic")
-    judge = EmbeddedJudge()
-    known = judge.judge(replace(query, factor="emotion"), Style(emotion="sad"), said)
-    assert judge.judge(query, Style(emotion="sad", age="child"), said).score == known.score == 5
-    assert judge.judge(query, Style(), said).status == "no_label"
-
-
-def test_a_chat_model_is_not_asked_about_an_unknown_style():
-    class Nobody(ChatLLM):
-        name = "nobody"
-
-        def complete(self, messages):
-            raise AssertionError(f"asked: {messages}")
-
-    query = Query("a", "a", "", "test", "We sold the piano last week.", {}, "", "a.wav")
-    verdict = LLMJudge(Nobody()).judge(query, Style(), Evidence("s/a/0", "how nice", 0.0, "cheerful", "cheerful"))
-    assert (verdict.score, verdict.status) == (None, "no_label")
-
-
-# --- GRPO, reward data, a reward model and an evaluation from the fifty recordings
-
-
-def test_unlabelled_recordings_serve_every_stage(lab, tmp_path, monkeypatch, capsys):
-    folder, *_ = lab
-    monkeypatch.chdir(tmp_path)
-    queries = read_queries(str(folder / "speech/train.jsonl"), None)
-    for split, part in (("train", queries[:30]), ("val", queries[30:34])):
-        write_manifest(Path(f"{split}.jsonl"), [replace(q, audio=str(folder / "speech" / q.audio)) for q in part])
-    source = ["--data.source=ManifestDialogues", "--data.source.manifest=train.jsonl"]
-    short = ["--data.batch_size=2", "--model.sampling.max_steps=30"]
-    dispatch(["fit", "--config", "grpo.yaml", *source, *short, "--model.group_size=2", "--trainer.max_steps=2"])
-    assert list(Path("runs/grpo").glob("*/policy.safetensors"))
-    rewards = [json.loads(line) for line in next(Path("runs/grpo").glob("*/metrics.jsonl")).read_text().splitlines()]
-    assert sum("train/reward" in row for row in rewards) == 2
-
-    sampled = ["--model.written=null", "--model.others=1", "--model.samples=2", "--model.reward.labels=predicted"]
-    few = ["--trainer.limit_predict_batches=2", "--data.source.val=val.jsonl"]
-    dispatch(["predict", "--config", "preferences.yaml", *source, *few, *short, *sampled])
-    data = Path("runs/preferences/data")
-    rows = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
-    assert rows and {row["factor"] for row in rows} == {""} and all(1 <= row["score"] <= 5 for row in rows)
-    dispatch(["fit", "--config", "reward.yaml", "--data.batch_size=2", "--data.lowest=1", "--trainer.max_steps=2"])
-    assert list(Path("runs/reward").glob("*/scorer.safetensors"))
-
-    policy = "{mine: {class_path: PolicySystem, init_args: {policy: checkpoints/embedded/sft_fifth.safetensors, processor: TinyProcessor}}}"  # noqa: E501
-    asked = ["evaluate", "--config", "evaluate.yaml", "--manifest", "val.jsonl", "--systems", policy, "--output", "e"]
-    with pytest.raises(UserError, match="an evaluation with gold labels must have every query's style; got none of"):
-        dispatch([*asked, "--audit_recognizer=null"])
-    dispatch([*asked, "--audit_recognizer=null", "--label_source=predicted"])
-    cell = json.loads(Path("e/summary.json").read_text())["systems"]["mine"]
-    assert list(cell) == ["unlabelled", "overall"] and cell["overall"]["n"] + cell["overall"]["n_failed"] == 4
-    assert cell["overall"]["n"] > 0
-
-
-def test_gold_labels_of_unlabelled_recordings_are_refused(lab, tmp_path, monkeypatch):
-    folder, *_ = lab
-    monkeypatch.chdir(tmp_path)
-    source = ["--data.source=ManifestDialogues", f"--data.source.manifest={folder / 'speech/train.jsonl'}"]
-    short = ["--data.batch_size=2", "--model.sampling.max_steps=10", "--model.group_size=2", "--trainer.max_steps=1"]
-    with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", "grpo.yaml", *source, *short, "--model.reward.labels=gold"])
-    assert end.value.code == 2
 
 
 # --- the real ears

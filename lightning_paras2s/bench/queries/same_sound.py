@@ -2,7 +2,7 @@
 
 A recording is known by the loudness of eight bands below 3.4 kHz, which a telephone keeps, each 50 ms of the twelve
 seconds around its middle. Two are the same sound if they are equally long (to 0.3 s, which codecs add) and these
-curves, each without its mean, correlate at 0.95 or more for some shift of up to 0.2 s. An excerpt is another recording.
+curves, each without its mean, correlate at 0.975 or more for some shift of up to 0.2 s. An excerpt is another sound.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLOOR_DB = 40.0  # below the loudest frame: what is softer is a codec's to chang
 STEP_DB = 0.5  # of the curves as they are kept
 SHIFTS = 4  # frames
 LENGTHS_SECONDS = 0.3
-SAME, CLOSE = 0.95, 0.85  # correlations of all curves, and of their sum
+SAME, CLOSE = 0.975, 0.85  # correlations of all curves, and of their sum
 
 
 def curves(audio: Audio) -> np.ndarray:
