@@ -108,11 +108,11 @@ def test_unlabelled_recordings_serve_every_stage(lab, tmp_path, monkeypatch):
 
 def test_gold_labels_of_unlabelled_recordings_are_refused():
     query = Query("a", "a", "", "train", "We sold the piano last week.", {}, "", "a.wav")
-    with pytest.raises(UserError, match="labels: gold needs every query's style; got none of 'a'; set labels: predicted"):
+    with pytest.raises(UserError, match="labels: gold needs every query's style; got none of 'a'; set labels"):
         query_styles(SimpleNamespace(queries=[query]), "gold", None)
 
 
 def test_written_answers_to_recordings_are_refused():
     batch = SimpleNamespace(queries=[Query("a", "a", "", "train", "We sold the piano last week.", {}, "", "a.wav")])
-    with pytest.raises(UserError, match="written answers are to the embedded text set's queries; got 'a'; set model.wr"):
+    with pytest.raises(UserError, match="written answers are to the embedded text set's queries; got 'a'; set model"):
         WrittenAnswers(EspeakSynthesizer()).answer(batch, None)

@@ -180,10 +180,9 @@ class Importer:
         return made
 
     def _state(self, part: Audio, cut: Span, speech: Sequence[Span]) -> str:
-        if part.seconds < self.limits.min_seconds:
-            return "short"
-        spoken = spoken_seconds(cut, speech, part.sample_rate)
-        return KEPT if spoken >= MIN_SPOKEN_SECONDS and not is_silent(part) else "no_speech"
+        if spoken_seconds(cut, speech, part.sample_rate) < MIN_SPOKEN_SECONDS or is_silent(part):
+            return "no_speech"
+        return KEPT if part.seconds >= self.limits.min_seconds else "short"
 
     def _flaw(self, text: str, seconds: float, told: bool) -> str:
         """Why a piece's words can't be used; "" if they can."""
