@@ -23,6 +23,7 @@ from lightning_paras2s.bench.queries.unlabelled import Imported, raves
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.voice_activity import Span, pieces_of
+from lightning_paras2s.running.sweep import subset
 from lightning_paras2s.types import Audio, Query, read_jsonl
 
 SPOKEN = len(KINDS) + 4 + 40  # one piece each; the long recording has 40
@@ -139,6 +140,15 @@ def test_a_reencoded_recording_is_the_same_sound_and_another_one_is_not(tmp_path
         found.append((curves(Audio(speech(number), RATE)), curves(Audio(at_rate(0.5 * samples, rate, RATE), RATE))))
     same = np.array([[same_sound(one, other) for _, other in found] for one, _ in found])
     assert (same == np.eye(6, dtype=bool)).all()
+
+
+@pytest.mark.parametrize("rate", [1, 2**31 - 1])
+def test_a_rate_that_no_recording_has_costs_its_file_alone(tmp_path, rate):
+    write(tmp_path / "r/a.wav", speech(0))
+    data = bytearray((tmp_path / "r/a.wav").read_bytes())
+    data[24:28] = rate.to_bytes(4, "little")  # of the chunk "fmt "
+    (tmp_path / "r/b.wav").write_bytes(data)
+    assert take(tmp_path / "r", tmp_path / "q.jsonl")["counts"] == {"kept": 1, "unreadable": 1}
 
 
 # --- tables and datasets
@@ -313,6 +323,15 @@ def test_an_absolute_path_is_read_and_written_as_a_relative_one(tmp_path):
     assert read_queries(str(tmp_path / "old.jsonl"), None) == [query]
     write_manifest(tmp_path / "new.jsonl", [query])
     assert read_queries(str(tmp_path / "new.jsonl"), None) == [replace(query, audio="r/a.wav")]
+
+
+def test_a_sweeps_own_manifest_can_be_moved_with_its_recordings(tmp_path):
+    write(tmp_path / "a/r/a.wav", speech(0))
+    query = Query("a", "a", "emotion", "test", "yes", {"emotion": "sad"}, "", "r/a.wav")
+    write_manifest(tmp_path / "a/q.jsonl", [query])
+    drawn = subset(str(tmp_path / "a/q.jsonl"), tmp_path / "a/sweep", 0, 0)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert read_queries(str(tmp_path / "moved/sweep" / drawn.name), None) == [replace(query, audio="../r/a.wav")]
 
 
 def test_queries_without_a_topic_share_none(tmp_path):

@@ -15,6 +15,7 @@ from lightning_paras2s.audio import in_range, mono, resample
 from lightning_paras2s.hearing.voice_activity import SPEECH_RATE
 from lightning_paras2s.types import Audio
 
+RATES = (4_000, 768_000)  # Hz; beyond, a header lies
 BLOCK_SECONDS = 600  # whose channels are mixed at a time: hours of many channels need not fit in memory
 
 
@@ -42,6 +43,8 @@ def decode(open_file: Callable[[], BinaryIO]) -> Audio:
         raise Unheard("missing", str(error)) from None
     except (OSError, ValueError, MemoryError) as error:
         raise Unheard("unreadable", str(error) or "it does not fit in memory") from None
+    if not RATES[0] <= rate <= RATES[1]:
+        raise Unheard("unreadable", f"its rate is {rate} Hz")
     if not len(samples):
         raise Unheard("empty", "the file has no samples")
     if not np.isfinite(samples).all():
