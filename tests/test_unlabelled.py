@@ -97,6 +97,14 @@ def test_ids_are_the_same_whatever_else_is_imported_and_a_changed_recording_has_
         assert ids["c/d.wav"] == first["c/d.wav"] and ids["b.wav"] != first["b.wav"] and len(ids) == 3
 
 
+def test_another_cut_is_another_query(tmp_path):
+    """Two utterances with a second between them: one piece, or, where half a second cuts, two; none is the one."""
+    write(tmp_path / "a.wav", np.concatenate([speech(0), np.zeros(RATE, np.float32), speech(1)]))
+    one = read_queries(take(tmp_path / "a.wav", tmp_path / "q.jsonl")["manifest"], None)
+    two = read_queries(take(tmp_path / "a.wav", tmp_path / "q.jsonl", pause_seconds=0.5)["manifest"], None)
+    assert (len(one), len(two), len({q.id for q in one + two})) == (1, 2, 3)
+
+
 def test_an_import_that_was_killed_goes_on_to_the_same(lab, tmp_path):
     folder, *_ = lab
     with pytest.raises(KeyboardInterrupt):

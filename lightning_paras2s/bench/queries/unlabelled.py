@@ -3,8 +3,7 @@
 A recording is read, known by its bytes and its sound (`same_sound`), listened to (`hearing/voice_activity.py`), cut at
 its pauses, and its words are written down where nobody told them. What is kept lies as FLAC at 16 kHz beside the
 manifest, in a folder named after it, so that both can be moved. One line a recording is appended to a log: a run that
-was killed goes on, and a recording that changed is imported anew. A query's id is made of the recording's name and
-content, never of what else is imported.
+was killed goes on, and a recording that changed is imported anew. A query's id never depends on what else is imported.
 """
 
 from __future__ import annotations
@@ -148,15 +147,16 @@ class Importer:
             return Imported(*about, "short" if seconds < self.limits.min_seconds else "silent", "", seconds)
         if first := self.sounds.find(digest, seconds, sound):
             return Imported(*about, DUPLICATE, f"the same sound as {first}", seconds, sound)
-        pieces = self._pieces(audio, recording.text, f"{safe(recording.name)}-{digest[:10]}")
+        pieces = self._pieces(audio, recording, digest)
         status = KEPT if any(piece["status"] == KEPT for piece in pieces) else next((p["status"] for p in pieces), "")
         if status == KEPT:
             self.sounds.add(recording.name, digest, seconds, sound)
         return Imported(*about, status or "no_speech", "", seconds, sound, pieces)
 
-    def _pieces(self, audio: Audio, text: str, name: str) -> list[dict]:
-        """The pieces of a recording, written; the words that are told of a whole one that is cut are told of none."""
-        speech = self.voice.find(audio)
+    def _pieces(self, audio: Audio, recording: Recorded, digest: str) -> list[dict]:
+        """The pieces of a recording, written; the words that are told of a whole one that is cut are told of none. A
+        piece's id is made of the recording's name and content and of where the piece is."""
+        speech, text = self.voice.find(audio), recording.text
         whole = bool(text) and audio.seconds <= self.limits.max_seconds
         cuts = pieces_of(audio, speech, self.limits.max_seconds, self.limits.pause_seconds)
         cuts = [Span(0, len(audio.samples))] if whole and cuts else cuts
@@ -167,7 +167,7 @@ class Importer:
         made = []
         for i, (part, cut) in enumerate(zip(parts, cuts, strict=True)):
             start, end = (round(sample / audio.sample_rate, 3) for sample in cut)
-            own = name if whole or len(cuts) == 1 else f"{name}-{i:04d}"
+            own = f"{safe(recording.name)}-{sha(digest, *cut)[:10]}"
             piece = {"id": own, "audio": "", "sha": "", "start": start, "end": end}
             piece |= {"text": texts.get(i) or "", "status": states[i]}
             if states[i] == KEPT and (why := self._flaw(piece["text"], part.seconds, whole)):
