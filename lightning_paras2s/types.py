@@ -69,7 +69,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Query:
-    """One spoken query. The two halves of a contrast pair share `pair_id` and text, and differ in `styles[factor]`."""
+    """One spoken query. The two halves of a contrast pair share `pair_id` and text, and differ in `styles[factor]`.
+
+    Of a query that nobody labelled, `styles` is empty, and `factor` is "" where it is not known what it is about.
+    """
 
     id: str
     pair_id: str
@@ -83,6 +86,11 @@ class Query:
     level: str = ""
     source: str = ""
     license: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its style in its factor; "" where nobody told it."""
+        return self.styles.get(self.factor, "")
 
     @property
     def style(self) -> Style:

@@ -35,7 +35,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_examples_are_short_whole_files():
-    assert set(FILES) == {"my_reward.py", "my_judge.py", "my_system.py", "my_model.py", "my_recordings.py"}
+    assert set(FILES) == {f"my_{part}.py" for part in ("reward", "judge", "system", "model", "recordings", "ears")}
     assert all(len([line for line in text.splitlines() if line.strip()]) <= 15 for text in FILES.values())
 
 
@@ -47,6 +47,19 @@ def record(folder: Path, count: int) -> None:
             samples = (random.standard_normal(16_000) * 0.1).astype(np.float32)
             write_audio(folder / "recordings" / f"r{i}.{part}.wav", Audio(samples, 16_000))
     exec(FILES["my_recordings.py"], {})
+
+
+def test_unlabelled_recordings_serve_every_stage(folder):
+    record(folder, 2)
+    (folder / "queries.jsonl").unlink()
+    imported, *stages, evaluated = commands("my_ears.py")
+    dispatch(imported)
+    for arguments in stages:
+        dispatch([*arguments, *(SHORT if arguments[0] == "fit" else ["--model.samples=2", "--model.others=1"])])
+    dispatch([*evaluated, "--audit_recognizer=null"])
+    assert list((folder / "runs/grpo").glob("*/policy.safetensors"))
+    assert (folder / "runs/preferences/data/train.jsonl").read_text().count("\n") >= 4
+    assert '"unlabelled"' in (folder / "runs/unlabelled/summary.json").read_text()
 
 
 def sources(arguments: list[str]) -> list[str]:

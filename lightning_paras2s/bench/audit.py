@@ -168,7 +168,7 @@ def as_line(system: str, row: dict[str, Any]) -> dict[str, Any]:
     """What `results/` keeps of an answer: every number here can be computed from it again."""
     query = row["query"]
     about = {"system": system, "query_id": query.id, "pair_id": query.pair_id, "factor": query.factor}
-    about |= {"style": query.styles[query.factor], "query": query.text}
+    about |= {"style": query.label, "query": query.text}
     return about | row["said"] | {name: value for name, value in row.items() if name not in ("query", "said")}
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from lightning_paras2s.audio import seconds_of
 from lightning_paras2s.bench.queries.filters import read_counts
-from lightning_paras2s.bench.queries.manifest import batches_of, read_queries, shard_of, unheard
+from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled, read_queries, shard_of, unheard
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems.base import S2SSystem
@@ -94,6 +94,8 @@ def evaluate(
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
     check_options(list(systems), samples, batch_size, label_source)
     queries = read_queries(manifest, limit)
+    if label_source == "gold":
+        check_labelled(queries, "an evaluation with gold labels")
     trusting, audited = foreign_speech == "judge", audit_transcriber is not None or audit_recognizer is not None
     ears = [Ears(transcriber, recognizer, trusting)]
     if audited:

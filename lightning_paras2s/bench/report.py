@@ -24,6 +24,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.leaderboard import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.plots import interval_plot, score_bars
+from lightning_paras2s.bench.summary import UNLABELLED
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.fields import finite
@@ -126,7 +127,7 @@ class _Page:
         first = halves[0]
         return {
             "id": first.pair_id,
-            "factor": first.factor,
+            "factor": first.factor or UNLABELLED,
             "topic": first.topic,
             "text": first.text,
             "heard": heard,
@@ -137,7 +138,7 @@ class _Page:
         rows = [self.responses[query.id, s] for s in systems if (query.id, s) in self.responses]
         clip = self._clip(self.manifest.parent, query.audio, heard)
         answers = [self._answer(row, heard) for row in rows]
-        return {"id": query.id, "style": query.styles[query.factor], **clip, "answers": answers}
+        return {"id": query.id, "style": query.label, **clip, "answers": answers}
 
     def _answer(self, response: Response, heard: bool) -> dict[str, Any]:
         evidence, verdict = self.evidence.get(response.id), self.verdicts.get(response.id)

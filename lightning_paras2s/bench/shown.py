@@ -232,8 +232,12 @@ def arena(result: Result, options: Result) -> Shown:
 
 def import_speech(result: Result, options: Result) -> Shown:
     kept, left = result["counts"].get("kept", 0), {k: n for k, n in result["counts"].items() if k != "kept"}
-    shown = table(("style", "queries"), list(result["by_style"].items()))
     told = [f"kept {kept}; left out: {counted(left)}", f"queries: {result['manifest']}"]
+    if "log" in result:  # without labels
+        of = f"of {result['recordings']} recordings, {result['hours']:.3f} h; why others were left out: {result['log']}"
+        again = f"--data.source ManifestDialogues --data.source.manifest {result['manifest']}"
+        return Shown([*told, of], f"fit --config grpo.yaml {again}")
+    shown = table(("style", "queries"), list(result["by_style"].items()))
     missing = "" if kept else f"no recording was kept: {counted(left)}"
     return Shown([shown, *told], f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)
 

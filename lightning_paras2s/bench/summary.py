@@ -20,6 +20,7 @@ from lightning_paras2s.judging.rubric import names_topic
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, answered
 
 OVERALL = "overall"
+UNLABELLED = "unlabelled"  # the factor of queries of which nobody told what they are about
 
 
 @dataclass(frozen=True)
@@ -191,8 +192,8 @@ def judged(
     return Judged(
         query.id,
         query.pair_id,
-        query.factor,
-        query.styles[query.factor],
+        query.factor or UNLABELLED,
+        query.label,
         mean_score(s for i in ids for s in scores.get(i, [])),
         mean_score(s for i in ids for s in swaps.get(i, [])),
         first.transcript,

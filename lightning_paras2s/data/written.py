@@ -8,6 +8,7 @@ import numpy as np
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.embedded import demonstration_tone, reply_frames, text_queries
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
@@ -44,7 +45,16 @@ class WrittenAnswers:
         self.subjects = [q.subject for q in self.queries.values()]
 
     def answer(self, batch: DualStreamBatch, processor: Processor, seed: int = 0) -> list[SpokenResponse]:
-        """`count` answers a query, adjacent; a function of (seed, the query's id)."""
+        """`count` answers a query, adjacent; a function of (seed, the query's id).
+
+        Raises:
+            UserError: a query is none of the embedded text set's, whose answers these are.
+        """
+        others = [q.id for q in batch.queries if q.pair_id not in self.queries or not q.label]
+        if others:
+            raise UserError(
+                f"written answers are to the embedded text set's queries; got {others[0]!r}; set model.written to null"
+            )
         lines = [self.line(query, turn, seed) for query in batch.queries for turn in range(self.count)]
         spoken = [self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE) for text, tone in lines]
         audios = processor.through_codec(spoken)

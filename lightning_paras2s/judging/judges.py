@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,17 @@ class EmbeddedJudge(Judge):
         self.name = "embedded-rubric-2"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
-        value = getattr(style, query.factor)
+        factor = rubrics.factor_of(query, style)
+        value = getattr(style, factor)
         act = ""
         if (early := heard_failure(evidence, self.max_wer)) is not None:
             score = early
         elif value not in rubrics.BEST_TONES:
-            score = rubrics.Score(None, f"the query's {query.factor} is {value or 'unknown'}", "no_label")
+            score = rubrics.Score(None, f"the query's {factor} is {value or 'unknown'}", "no_label")
         elif evidence.tone not in TONES:
             score = rubrics.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
         else:
-            act = self.classifier.classify(evidence.transcript, query.factor, query.text).name
+            act = self.classifier.classify(evidence.transcript, factor, query.text).name
             score = rubrics.score_act(value, act, evidence.tone, rubrics.names_topic(query.text, evidence.transcript))
         return self.verdict(evidence, score, raw=act)
 
@@ -123,6 +125,10 @@ class LLMJudge(Judge):
         return self.judge_all([query], [style], [evidence])[0][0]
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
+        """A response to a query of whose style nothing is known is no response to a style: it is "no_label"."""
+        pairs = zip(evidence, styles, strict=True)
+        evidence = [replace(e, status="no_label") if e.status == "ok" and s == Style() else e for e, s in pairs]
+
         def ask(rest: list[int]) -> list[list[Verdict]]:
             prompts = [rubrics.build_prompt(queries[i], styles[i], evidence[i], self.prompt) for i in rest]
             return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)

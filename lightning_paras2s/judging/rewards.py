@@ -193,12 +193,14 @@ def judge_scores(judge: Judge, queries: list[Query], styles: list[Style], eviden
 
 def query_styles(batch: DualStreamBatch, labels: str, style: StyleRecognizer | None) -> list[Style]:
     if labels == "gold":
+        if (bare := next((query.id for query in batch.queries if not query.label), None)) is not None:
+            raise UserError(f"labels: gold needs every query's style; got none of {bare!r}; set labels: predicted")
         return [query.style for query in batch.queries]
     return style.recognize(batch.audios, "query")
 
 
 def best_tones(query: Query, style: Style) -> tuple[str, ...]:
-    return tuple(sorted(rubric.BEST_TONES.get(getattr(style, query.factor), {"neutral"})))
+    return tuple(sorted(rubric.BEST_TONES.get(getattr(style, rubric.factor_of(query, style)), {"neutral"})))
 
 
 def check_labels(labels: str, style: StyleRecognizer | None) -> str:

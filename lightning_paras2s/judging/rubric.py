@@ -137,6 +137,16 @@ def read_rubric(path: str | Path) -> str:
     return text
 
 
+def factor_of(query: Query, style: Style) -> str:
+    """What a query is about. Where nobody said, that is the trait which stands out in how it was said: an emotion, else
+    a child's voice, else sarcasm; else the voice's gender, which every voice has."""
+    if query.factor:
+        return query.factor
+    marked = {"emotion": style.emotion not in (None, "neutral"), "age": style.age == "child"}
+    marked["sarcasm"] = style.sarcasm == "sarcastic"
+    return next((factor for factor, stands_out in marked.items() if stands_out), "gender")
+
+
 def build_prompt(query: Query, style: Style, evidence: Evidence, prompt: str = PROMPT) -> str:
     """The guideline with the user's transcript and labels, and the agent's transcript and tone, filled in."""
     labels = {factor: getattr(style, factor) for factor in FACTORS}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.bench.queries.manifest import check_labelled, read_queries
 from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import LABELS, Spoken, confounded, every_style, polytone, suggestive_texts
 from lightning_paras2s.errors import UserError
@@ -225,6 +225,7 @@ class ManifestStyles(FactorBatches):
         rows = [q for q in read_queries(path, None) if q.factor in self.factors]
         if not rows:
             raise UserError(f"{path} must hold queries of {', '.join(self.factors)}; got none; see `synthesize`")
+        check_labelled(rows, "an analyser's queries")
         self.folders |= {q.id: Path(path).parent for q in rows}
         return rows
 

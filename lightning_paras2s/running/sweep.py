@@ -12,17 +12,16 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.bench.queries.manifest import read_queries, write_manifest
 from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.check import check
-from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.machine import free_memory, usable_threads
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
@@ -172,13 +171,10 @@ def subset(manifest: str, folder: Path, pairs: int, seed: int) -> Path:
         raise UserError(f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower")
     random = np.random.default_rng(seed)
     kept = {f: set(random.permutation(ids[f])[: pairs or len(ids[f])].tolist()) for f in sorted(ids)}
-    lines = []
-    for query in queries:
-        if query.pair_id in kept[query.factor]:
-            record = json.loads(to_json(query)) | {"audio": str(root / query.audio)}
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    chosen = [replace(q, audio=str(root / q.audio)) for q in queries if q.pair_id in kept[q.factor]]
+    lines = [to_json(query) + "\n" for query in chosen]
     path = folder / f"queries-{sha(lines)}.jsonl"
-    replace_file(path, "".join(lines))
+    write_manifest(path, chosen)
     return path
 
 

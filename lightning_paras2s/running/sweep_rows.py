@@ -112,7 +112,7 @@ def scores_of(run: Run) -> dict[str, Any]:
     """What `evaluate` and `skills` say of each system; scores by contrast pair, so that seeds can be pooled."""
     folder = run.work.folder / "evaluate"
     summary = read_summary(folder / "summary.json", ("systems", "judge", "label_source", "queries_sha", "manifest"))
-    queries = {q.id: (f"{q.factor}/{q.pair_id}", q.styles[q.factor]) for q in read_queries(summary["manifest"], None)}
+    queries = {q.id: (f"{q.factor}/{q.pair_id}", q.label) for q in read_queries(summary["manifest"], None)}
     heard = summary.get("audit", {}).get("systems", {})
     found = {}
     for system, cells in summary["systems"].items():

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
-from lightning_paras2s.bench.queries.synthesize import replace_file
+from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Heard
 from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.running.logs import say, write_summary
+from lightning_paras2s.running.logs import replace_file, say, write_summary
 from lightning_paras2s.running.origins import file_sha, reasons
 from lightning_paras2s.running.parts import part_sha
-from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
 
 CHUNK = 64
 
@@ -93,7 +93,7 @@ def filter(
     rejected = [{**asdict(heard[q.id]), "id": q.id, "why": whys[q.id]} for q in queries if whys[q.id]]
     replace_file(rejected_path(out), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rejected))
     kept = [q for q in queries if not whys[q.id]]
-    replace_file(Path(out), "".join(to_json(q) + "\n" for q in kept))
+    write_manifest(Path(out), kept)
     counts = {
         "manifest": out,
         "read": len(queries),
@@ -144,7 +144,7 @@ def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence
 def overlaps(queries: list[Query], train: list[Query]) -> dict[str, str]:
     """Query id -> what it shares with the training data: a voice, a topic of its factor, or a (nearly) same text."""
     voices = {q.voice for q in train if q.voice}
-    topics = {(q.factor, q.topic) for q in train}
+    topics = {(q.factor, q.topic) for q in train if q.topic}
     texts = sorted({q.text for q in train})
     own = sorted({q.text for q in queries})
     near = {own[j - len(texts)] for i, j in near_duplicates(texts + own) if i < len(texts) <= j}

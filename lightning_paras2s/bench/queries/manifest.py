@@ -1,14 +1,31 @@
-"""What is evaluated: a manifest of queries, checked, and its contrast pairs."""
+"""What is evaluated: a manifest of queries, written and read with checks, and its contrast pairs."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
 
 from lightning_paras2s.audio import MAX_SECONDS, read_audio
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import Query, read_jsonl
+from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.types import Query, read_jsonl, to_json
+
+
+def write_manifest(path: Path, queries: Iterable[Query]) -> None:
+    """Write a manifest whole or not at all. Its audio paths are relative to its folder: what is moved together with its
+    recordings can be read where it is then."""
+    folder = path.parent.resolve()
+    rows = [replace(q, audio=relative(q.audio, folder)) if os.path.isabs(q.audio) else q for q in queries]
+    replace_file(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def relative(audio: str, folder: Path) -> str:
+    """An absolute path as seen from a folder."""
+    return Path(os.path.relpath(audio, folder)).as_posix()
 
 
 def read_queries(manifest: str, limit: int | None) -> list[Query]:
@@ -22,7 +39,7 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
     for number, query in enumerate(queries, 1):
         if not query.id:
             raise UserError(f"{manifest}:{number}: a query's id must not be empty; mend the line")
-        if query.factor not in query.styles:
+        if query.styles and not query.label:
             raise UserError(
                 f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
             )
@@ -35,6 +52,12 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
             pairs.append(query.pair_id)
     chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
     return [q for q in queries if q.pair_id in chosen]
+
+
+def check_labelled(queries: Iterable[Query], who: str) -> None:
+    """Refuse queries without labels to `who` needs them: a `UserError` that names the first."""
+    if (bare := next((q.id for q in queries if not q.label), None)) is not None:
+        raise UserError(f"{who} must have every query's style; got none of {bare!r}; have styles predicted, or add it")
 
 
 def unheard(path: Path) -> str:
@@ -78,10 +101,10 @@ def other_styles(queries: list[Query]) -> dict[str, str]:
     """Query id -> the style of the other half of its pair; queries without another half are left out."""
     styles: dict[str, set[str]] = {}
     for query in queries:
-        styles.setdefault(query.pair_id, set()).add(query.styles[query.factor])
+        styles.setdefault(query.pair_id, set()).add(query.label)
     found = {}
     for query in queries:
-        others = styles[query.pair_id] - {query.styles[query.factor]}
+        others = styles[query.pair_id] - {query.label, ""}
         if len(others) == 1:
             found[query.id] = others.pop()
     return found

@@ -2,13 +2,12 @@
 
 The paper keeps utterances of at least five words with one of six emotions. Its counts (709, 781) and durations can't be
 had by any obvious selection of single utterances, so nothing is promised: the filter is a parameter and all counts are
-reported. Nothing of these corpora is redistributed here; tests use look-alike folders.
+reported. Nothing of these corpora is redistributed here; tests use look-alike folders. Recordings without labels are
+imported by `unlabelled.py`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,9 +16,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from lightning_paras2s.bench.queries.manifest import write_manifest
+from lightning_paras2s.bench.queries.tables import rows_of
+from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import replace_file, say
-from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.voice_activity import VoiceActivity
+from lightning_paras2s.running.logs import say
+from lightning_paras2s.types import FACTORS, SPLITS, Query
 
 MIN_WORDS = 5
 IEMOCAP_EMOTIONS = {"hap": "happy", "sur": "surprised", "sad": "sad", "ang": "angry", "fea": "fear", "dis": "disgust"}
@@ -39,29 +43,46 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: Literal["iemocap", "meld", "styletalk", "folder"],
+    corpus: Literal["recordings", "folder", "iemocap", "meld", "styletalk"],
     root: InputPath,
     out: str,
     split: str = "test",
     min_words: int = MIN_WORDS,
     excited: bool = False,
+    transcriber: Transcriber | None = None,
+    voice_activity: VoiceActivity | None = None,
+    min_seconds: float = 1.0,
+    max_seconds: float = 20.0,
+    pause_seconds: float = 1.5,
 ) -> dict:
     """Write a manifest of recordings of real speech; -> counts of what was kept and what was not, and why.
 
-    Audio paths stay where the corpus is (absolute); a query whose audio is missing is counted and left out.
+    Audio paths are relative to the manifest's folder. What can't be used is counted and left out.
 
     Args:
-        corpus: whose layout is read; folder is your own recordings.
+        corpus: whose layout is read. recordings: your own of any kind, without labels: whatever holds speech is cut,
+            written down and copied beside the manifest. folder: your own with labels, which stay where they are.
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
-            Your own: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender
-            (the first that is filled in is the factor, unless the column factor names it), speaker, topic, pair
-            (recordings of one text in two styles share it).
+            recordings: a folder (searched at any depth), a table (csv, tsv or jsonl with a column file, and text and
+            speaker if they are known), or a folder that Hugging Face's datasets saved to disk.
+            folder: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender (the
+            first that is filled in is the factor, unless the column factor names it), speaker, topic, pair (recordings
+            of one text in two styles share it).
         out: manifest to write.
         split: IEMOCAP: sessions 1 and 2 are test, 3 to 5 train (paper). MELD: train, dev, test. StyleTalk: train, test.
             Your own: any of train, val, test.
         min_words: shorter utterances are left out.
         excited: IEMOCAP's "exc" counts as happy.
+        transcriber: recordings: writes down what a table doesn't tell; FasterWhisper of the extra ears by default.
+        voice_activity: recordings: tells where somebody speaks; SileroVAD of the extra ears by default.
+        min_seconds: recordings: shorter pieces are left out.
+        max_seconds: recordings: a longer one is cut, at a pause if it has one; at most 60.
+        pause_seconds: recordings: a longer pause always cuts, unless a table tells the words.
     """
+    if corpus == "recordings":
+        check_split(split)
+        limits = Limits(min_words, min_seconds, max_seconds, pause_seconds)
+        return import_recordings(Path(root), Path(out), split, limits, transcriber, voice_activity)
     readers: dict[str, Callable[[], Iterator[Found]]] = {
         "iemocap": lambda: iemocap(Path(root), split, excited),
         "meld": lambda: meld(Path(root), split),
@@ -69,7 +90,7 @@ def import_speech(
         "folder": lambda: folder(Path(root), split),
     }
     if corpus not in readers:
-        raise UserError(f"corpus must be one of {', '.join(readers)}; got {corpus!r}")
+        raise UserError(f"corpus must be one of recordings, {', '.join(readers)}; got {corpus!r}")
     counts: Counter[str] = Counter()
     kept: dict[str, Query] = {}
     for query, why in readers[corpus]():
@@ -84,7 +105,7 @@ def import_speech(
             kept[query.id] = query
     if not kept:
         say(f"{root} holds no utterance to keep: {dict(counts)}; check root, split and min_words")
-    replace_file(Path(out), "".join(to_json(query) + "\n" for query in kept.values()))
+    write_manifest(Path(out), kept.values())
     by_style = Counter(q.styles[q.factor] for q in kept.values())
     sizes = Counter(Counter(q.pair_id for q in kept.values()).values())
     return {"manifest": out, "counts": dict(counts), "by_style": dict(by_style), "group_sizes": dict(sizes)}
@@ -193,9 +214,13 @@ def styletalk_groups(table: Path) -> dict[int, int]:
 
 def folder(root: Path, split: str) -> Iterator[Found]:
     """Your own recordings, as metadata.csv beside them says."""
-    if split not in SPLITS:
-        raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+    check_split(split)
     for number, row in enumerate(rows_of(root / "metadata.csv", ("file", "text")), 2):
+        if not set(FACTORS) & set(row):
+            raise UserError(
+                f"{root / 'metadata.csv'} must have a column of {', '.join(FACTORS)}; got "
+                f"{', '.join(filter(None, row))}; recordings without labels are of the corpus `recordings`"
+            )
         styles = {factor: row[factor].strip() for factor in FACTORS if (row.get(factor) or "").strip()}
         factor = (row.get("factor") or "").strip() or next(iter(styles), "")
         if factor not in styles:
@@ -212,6 +237,11 @@ def folder(root: Path, split: str) -> Iterator[Found]:
         yield replace(query, factor=factor, pair_id=pair), ""
 
 
+def check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+
+
 def real_query(
     corpus: str,
     name: str,
@@ -226,34 +256,6 @@ def real_query(
     query_id = f"{corpus}-{name}".replace("/", "-")
     path = str(audio.resolve())
     return Query(query_id, query_id, "emotion", split, text, styles, topic, path, voice, source=corpus, license=license)
-
-
-def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    """A CSV's rows (UTF-8, any line ends); a row that is too short is told of and left out.
-
-    Raises:
-        UserError: no such file, no UTF-8, a column is missing, or a field has no end (as after an open quote).
-    """
-    if not path.is_file():
-        raise UserError(f"the corpus must hold {path}; got none; check root")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} must be UTF-8; got other bytes ({error}); save it as UTF-8") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        missing = sorted(set(columns) - set(reader.fieldnames or ()))
-        if missing:
-            raise UserError(
-                f"{path} must have the column {', '.join(missing)}; got {', '.join(reader.fieldnames or ())}"
-            )
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                say(f"{path}:{reader.line_num}: the row is too short and left out")
-            else:
-                yield row
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num + 1}: a row must be readable as CSV; got {error}; mend it") from None
 
 
 def plain(text: str) -> str:

@@ -19,6 +19,7 @@ from threading import Lock
 from typing import Literal
 
 from lightning_paras2s.audio import is_silent, write_audio
+from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -27,7 +28,7 @@ from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, user_voices
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer
-from lightning_paras2s.types import FACTORS, SPLITS, Audio, Query, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import FACTORS, SPLITS, Audio, Query, append_jsonl, read_jsonl
 
 MAX_SECONDS = 60.0
 CHUNK = 32
@@ -139,7 +140,7 @@ def synthesize(
             append_jsonl(folder / "attempts.jsonl", made)
             attempts.update({a.id: a for a in made})
     done = [job.query for job in jobs if attempts[job.query.id].status == "ok"]
-    replace_file(folder / "queries.jsonl", "".join(to_json(query) + "\n" for query in done))
+    write_manifest(folder / "queries.jsonl", done)
     wanted = {job.query.id: attempts[job.query.id] for job in jobs}
     made = {"manifest": str(folder / "queries.jsonl"), "resumed": len(jobs) - len(todo)}
     describer = getattr(getattr(synthesizer, "describer", None), "spent_usd", 0.0)

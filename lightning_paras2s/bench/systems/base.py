@@ -118,7 +118,7 @@ class ToplineSystem(S2SSystem):
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         answers = []
         for query in queries:
-            style = query.styles[query.factor]
+            style = query.label
             if style not in self.frames:
                 raise UserError(f"the topline answers to {', '.join(self.frames)}; got {style!r} in {query.id}")
             subject = self.subjects.get(query.text) or subject_of(query.text)
