@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from lightning_paras2s.bench.corpora.importing import CORPORA, import_corpus
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
@@ -39,7 +40,24 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: Literal["iemocap", "meld", "styletalk", "folder"],
+    corpus: Literal[
+        "iemocap",
+        "meld",
+        "styletalk",
+        "folder",
+        "voicebench",
+        "uro_bench",
+        "sd_eval",
+        "televal",
+        "mmsu",
+        "open_s2s",
+        "open_asqa",
+        "echat",
+        "cpqa",
+        "mnsc",
+        "s2s_arena",
+        "arena",
+    ],
     root: InputPath,
     out: str,
     split: str = "test",
@@ -51,7 +69,8 @@ def import_speech(
     Audio paths stay where the corpus is (absolute); a query whose audio is missing is counted and left out.
 
     Args:
-        corpus: whose layout is read; folder is your own recordings.
+        corpus: whose layout is read; folder is your own recordings. From voicebench on, benchmarks and corpora of
+            dialogues (docs/corpora.md): all their items are kept, with what else they say in OUT.items.jsonl.
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
             Your own: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender
             (the first that is filled in is the factor, unless the column factor names it), speaker, topic, pair
@@ -59,7 +78,7 @@ def import_speech(
         out: manifest to write.
         split: IEMOCAP: sessions 1 and 2 are test, 3 to 5 train (paper). MELD: train, dev, test. StyleTalk: train, test.
             Your own: any of train, val, test.
-        min_words: shorter utterances are left out.
+        min_words: shorter utterances are left out (the first four corpora only).
         excited: IEMOCAP's "exc" counts as happy.
     """
     readers: dict[str, Callable[[], Iterator[Found]]] = {
@@ -68,8 +87,10 @@ def import_speech(
         "styletalk": lambda: styletalk(Path(root), split),
         "folder": lambda: folder(Path(root), split),
     }
+    if corpus in CORPORA:
+        return import_corpus(corpus, Path(root), Path(out), split)
     if corpus not in readers:
-        raise UserError(f"corpus must be one of {', '.join(readers)}; got {corpus!r}")
+        raise UserError(f"corpus must be one of {', '.join([*readers, *CORPORA])}; got {corpus!r}")
     counts: Counter[str] = Counter()
     kept: dict[str, Query] = {}
     for query, why in readers[corpus]():
