@@ -63,6 +63,11 @@ def heard(level: float = 1.0) -> dict:
     return {"bytes": wav_bytes(level), "path": "audio.wav"}
 
 
+def outside(root: Path, name: str = "q") -> Path:
+    """A manifest's place that is in no corpus."""
+    return root.parent / f"{root.name}-out" / f"{name}.jsonl"
+
+
 def imported(corpus: str, root: Path, out: Path, split: str = "test") -> tuple[dict, list[Query], list[dict]]:
     table = import_speech(corpus, str(root), str(out), split)
     items = [json.loads(line) for line in Path(table["items"]).read_text(encoding="utf-8").splitlines()]
@@ -102,7 +107,7 @@ def test_voicebench_keeps_letters_words_and_rules_apart(tmp_path):
         ],
     )
     sound(root / "README/not-a-set.wav")
-    table, queries, items = imported("voicebench", root, tmp_path / "q.jsonl")
+    table, queries, items = imported("voicebench", root, outside(tmp_path))
     assert table["counts"] == {"kept": 6, "no_right_option": 1}
     assert table["subsets"] == {"alpacaeval": 2, "bbh": 1, "ifeval": 1, "openbookqa": 1, "sd-qa": 1}
     by = {i["subset"]: i for i in items}
@@ -116,7 +121,7 @@ def test_voicebench_keeps_letters_words_and_rules_apart(tmp_path):
     assert by["ifeval"]["labels"]["kwargs"] == [{"num_words": 5, "relation": "at least"}, {}]
     assert {q.factor for q in queries} == {""} and all(q.styles == {} for q in queries)
     assert queries[0].id == "voicebench-alpacaeval-test-00000-00000" and queries[0].license == "Apache-2.0"
-    assert (tmp_path / queries[0].audio).read_bytes() == wav_bytes()
+    assert (outside(tmp_path).parent / queries[0].audio).read_bytes() == wav_bytes()
 
 
 def test_voicebench_splits_may_hold_dots_and_dashes():
@@ -152,7 +157,7 @@ def test_uro_bench_takes_the_last_round_and_the_speakers_emotion_only(tmp_path):
         for one in (r for row_ in rows for r in row_.get("dialogue", [row_])):
             if one["source_text"] != "Say cat.":
                 sound(tmp_path / name / one["source_wav"])
-    table, queries, items = imported("uro_bench", tmp_path, tmp_path / "out/q.jsonl")
+    table, queries, items = imported("uro_bench", tmp_path, outside(tmp_path))
     assert table["counts"] == {"kept": 6, "no_audio": 1} and table["by_style"] == {"sad": 1, "no style of ours": 5}
     by = {i["subset"]: (q, i) for q, i in zip(queries, items, strict=True)}
     assert by["basic/Repeat"][1]["references"] == [] and by["basic/HSK5-zh"][1]["references"] == ["好", "很好"]
@@ -171,8 +176,8 @@ def test_uro_bench_takes_the_last_round_and_the_speakers_emotion_only(tmp_path):
 def test_uro_bench_refuses_a_result_file(tmp_path):
     lines(tmp_path / "basic/Repeat/test.jsonl", [{"source_wav": "a.wav", "source_text": "x"}, {"final_score": 91.0}])
     with pytest.raises(UserError, match="got a result file"):
-        import_speech("uro_bench", str(tmp_path), str(tmp_path / "q.jsonl"))
-    assert not (tmp_path / "q.jsonl").exists()
+        import_speech("uro_bench", str(tmp_path), str(outside(tmp_path)))
+    assert not (outside(tmp_path)).exists()
 
 
 def test_sd_eval_pairs_the_same_words_and_keeps_only_our_styles(tmp_path):
@@ -200,7 +205,7 @@ def test_sd_eval_pairs_the_same_words_and_keeps_only_our_styles(tmp_path):
         for one in rows:
             if "gone" not in one["wav_path"]:
                 sound(tmp_path / "audio_data" / one["wav_path"], "FLAC" if one["wav_path"].endswith("flac") else "WAV")
-    table, queries, items = imported("sd_eval", tmp_path, tmp_path / "q.jsonl")
+    table, queries, items = imported("sd_eval", tmp_path, outside(tmp_path))
     assert table["counts"] == {"kept": 5, "no_audio": 1}
     assert table["by_style"] == {"sad": 1, "fear": 1, "child": 1, "adult": 1, "no style of ours": 1}
     assert table["group_sizes"] == {2: 2, 1: 1}
@@ -223,11 +228,11 @@ def test_televal_reads_both_of_its_forms_alike(tmp_path):
     lines(base / "age-zh.jsonl",
           [{"key": "k1", "audio": "/data/conv/age-zh/audios/k1.wav", "query": "为什么", "age": "child", "answer": None,
             "answer_age": "小朋友", "answer_common": "因为"},
-           {"key": "k2", "audio": "/data/conv/age-zh/audios/k2.wav", "query": "为什么", "age": "old", "answer": None}])  # fmt: skip
+           {"key": "k2", "audio": "/data/audios/k2.wav", "query": "老了", "age": "old", "answer": None}])  # fmt: skip
     rounds = {"key": "m1", "nrounds": 2, "user_text1": "我叫李", "bot_text1": "你好", "user_text2": "我叫什么"}
     rounds |= {"user_audio1": heard(), "user_audio2": heard(0.5), "bot_text2": "", "answer": "李"}
     on_hub(tmp_path / "hub/multiturn_memory-zh/a.parquet", [rounds])
-    table, queries, items = imported("televal", tmp_path / "hub", tmp_path / "q.jsonl")
+    table, queries, items = imported("televal", tmp_path / "hub", outside(tmp_path))
     assert table["counts"] == {"kept": 4, "no_audio": 1} and table["by_style"]["sad"] == table["by_style"]["child"] == 1
     by = {i["subset"]: (q, i) for q, i in zip(queries, items, strict=True)}
     assert by["empathy_response_acoustic-zh"][1]["labels"]["answer_emo"] == ["Sad", "neutral"]
@@ -236,7 +241,7 @@ def test_televal_reads_both_of_its_forms_alike(tmp_path):
     query, item = by["multiturn_memory-zh"]
     assert query.text == "我叫什么" and item["references"] == ["李"]
     assert [t["text"] for t in item["turns"]] == ["我叫李", "你好"]
-    assert (tmp_path / query.audio).read_bytes() == wav_bytes(0.5)  # the second round's
+    assert (outside(tmp_path).parent / query.audio).read_bytes() == wav_bytes(0.5)  # the second round's
 
 
 def test_mmsu_reads_a_list_named_jsonl_and_finds_the_letter(tmp_path):
@@ -250,7 +255,7 @@ def test_mmsu_reads_a_list_named_jsonl_and_finds_the_letter(tmp_path):
     (tmp_path / "mmsu.jsonl").write_text(json.dumps(rows))
     for one in rows:
         sound(tmp_path / one["audio_path"])
-    table, queries, items = imported("mmsu", tmp_path, tmp_path / "out/q.jsonl")
+    table, queries, items = imported("mmsu", tmp_path, outside(tmp_path))
     assert table["counts"] == {"kept": 2, "no_right_option": 2}  # no option, and two alike
     assert items[0]["options"] == dict(zip("ABCD", ("one", "two", "three", "four"), strict=True))
     assert [i["right"] for i in items] == ["B", "A"] and list(items[1]["options"]) == ["A", "B"]
@@ -278,7 +283,7 @@ def test_open_s2s_takes_the_last_user_and_what_answers_it(tmp_path):
     lines(tmp_path / "train.jsonl", [{"messages": row} for row in rows])
     for name in "ab":
         sound(tmp_path / f"wavs/{name}.wav")
-    table, queries, items = imported("open_s2s", tmp_path, tmp_path / "out/q.jsonl", "train")
+    table, queries, items = imported("open_s2s", tmp_path, outside(tmp_path), "train")
     assert table["counts"] == {"kept": 2, "several_recordings": 1, "no_audio": 1, "no_user": 1}
     assert (items[0]["instruction"], items[0]["references"], items[0]["turns"]) == ("continue", ["Hello."], [])
     assert items[1]["references"] == ["Oh no."] and [t["role"] for t in items[1]["turns"]] == ["user", "assistant"]
@@ -297,7 +302,7 @@ def test_open_asqa_finds_recordings_by_the_end_of_their_place(tmp_path):
     (tmp_path / "openasqa_part.json").write_text(json.dumps(rows, indent=1))
     sound(tmp_path / "audio/x.flac", "FLAC")
     sound(tmp_path / "y.flac", "FLAC")  # a bare name is no place: many folders hold a y.flac
-    table, queries, items = imported("open_asqa", tmp_path / "openasqa_part.json", tmp_path / "out/q.jsonl", "train")
+    table, queries, items = imported("open_asqa", tmp_path / "openasqa_part.json", outside(tmp_path), "train")
     assert table["counts"] == {"kept": 2, "features_only": 1, "no_audio": 1}
     assert queries[0].audio == queries[1].audio and queries[0].id != queries[1].id
     assert (queries[0].text, queries[1].text) == ("I am so sad...", "")
@@ -327,7 +332,7 @@ def test_echat_keeps_the_query_and_the_answer_apart(tmp_path):
     rows = [row, plain, row, row | {"key": "k_3", "wav": "only-meta"}]
     lines(tmp_path / "data.list", rows)
     sound(tmp_path / "raw/wav/a.wav")
-    table, queries, items = imported("echat", tmp_path, tmp_path / "q.jsonl", "train")
+    table, queries, items = imported("echat", tmp_path, outside(tmp_path), "train")
     assert table["counts"] == {"kept": 2, "duplicate": 1, "in_the_tar": 1}
     assert queries[0].text == "为什么天是蓝的" and items[0]["references"] == ["因为光。"]  # txt is the answer
     assert queries[0].styles == {"age": "child", "gender": "female"} and queries[0].factor == "age"
@@ -338,13 +343,13 @@ def test_echat_reads_a_shard_file_by_file(tmp_path):
     files = {"txt": "好".encode(), "wav": wav_bytes(), "task": b"none", "emotion": b"none", "gender": b"<MALE>"}
     extra = json.dumps({"question": "早"}, ensure_ascii=False).encode()
     shard(tmp_path / "shards_0.tar", {"a.b_1": files | {"extra": extra}, "a.b_2": files | {"extra": b"{}"}})
-    table, queries, items = imported("echat", tmp_path, tmp_path / "q.jsonl", "train")
+    table, queries, items = imported("echat", tmp_path, outside(tmp_path), "train")
     assert table["counts"] == {"kept": 2}
     assert [q.text for q in queries] == ["早", ""] and queries[0].styles == {"gender": "male"}
     assert queries[0].id == "echat-shards_0-a.b_1" and items[0]["labels"] == {"gender": "MALE"}
     (tmp_path / "shards_1.tar").write_bytes(b"no tar")
     with pytest.raises(UserError, match="must be a shard"):
-        import_speech("echat", str(tmp_path), str(tmp_path / "q2.jsonl"), "train")
+        import_speech("echat", str(tmp_path), str(outside(tmp_path, "q2")), "train")
 
 
 def test_mnsc_goes_by_the_folder_as_every_split_is_called_train(tmp_path):
@@ -354,13 +359,13 @@ def test_mnsc_goes_by_the_folder_as_every_split_is_called_train(tmp_path):
     on_hub(tmp_path / "PQA-GR-Sentence-Test/train-00001-of-00002.parquet", [plain])
     on_hub(tmp_path / "PQA-GR-Sentence-Train/train-00000-of-00001.parquet", [plain, plain, plain])
     saved(tmp_path / "PQA-AR-Dialogue-Test/train/data-00000-of-00001.arrow", [old])
-    table, queries, items = imported("mnsc", tmp_path, tmp_path / "q.jsonl")
+    table, queries, items = imported("mnsc", tmp_path, outside(tmp_path))
     assert table["counts"] == {"kept": 3}
     assert table["subsets"] == {"PQA-AR-Dialogue-Test": 1, "PQA-GR-Sentence-Test": 2}
     assert (items[0]["instruction"], items[0]["references"]) == ("Where?", ["There."])
-    assert imported("mnsc", tmp_path, tmp_path / "t.jsonl", "train")[0]["counts"] == {"kept": 3}
+    assert imported("mnsc", tmp_path, outside(tmp_path, "t"), "train")[0]["counts"] == {"kept": 3}
     with pytest.raises(UserError, match="got none for val"):
-        import_speech("mnsc", str(tmp_path), str(tmp_path / "q.jsonl"), "val")
+        import_speech("mnsc", str(tmp_path), str(outside(tmp_path)), "val")
 
 
 def test_cpqa_reads_a_saved_data_set_without_its_left_overs(tmp_path):
@@ -368,7 +373,7 @@ def test_cpqa_reads_a_saved_data_set_without_its_left_overs(tmp_path):
     saved(tmp_path / "cpqa/data-00000-of-00001.arrow", [row, row])
     saved(tmp_path / "cpqa/cache-0123.arrow", [row])
     (tmp_path / "cpqa/state.json").write_text("{}")
-    table, queries, items = imported("cpqa", tmp_path / "cpqa", tmp_path / "q.jsonl")
+    table, queries, items = imported("cpqa", tmp_path / "cpqa", outside(tmp_path))
     assert table["counts"] == {"kept": 2} and items[0]["labels"] == {"question_type": "emotion"}
     assert queries[0].text == "" and items[0]["instruction"] == "How does she feel?"
 
@@ -384,12 +389,12 @@ def test_s2s_arena_names_an_item_by_its_whole_place_and_imports_the_answers(tmp_
     for place in ("SpeechGPT/emotion/emotion2-2", "ChatGPT-4o/emotion/audio_10/audio_10", "SpeechGPT/sing/audio_0"):
         sound(tmp_path / f"output/{place}.wav")
     sound(tmp_path / "input/stray.wav")
-    table, queries, items = imported("s2s_arena", tmp_path, tmp_path / "q.jsonl")
+    table, queries, items = imported("s2s_arena", tmp_path, outside(tmp_path))
     assert table["counts"] == {"kept": 4, "no_task": 1}
     assert len({q.id for q in queries}) == 4  # two are called identity_audio_1 in TRACE
     assert items[2]["labels"] == {"task": "identity/age/adults"}
     assert table["answers"]["models"] == {"ChatGPT-4o": 1, "SpeechGPT": 1} and table["answers"]["strays"] == 1
-    rows = read_jsonl(tmp_path / "q_answers/ChatGPT-4o/responses.jsonl", Response)
+    rows = read_jsonl(outside(tmp_path).parent / "q_answers/ChatGPT-4o/responses.jsonl", Response)
     assert rows[0].query_id == "s2s_arena-emotion-audio_10" and Path(rows[0].audio).is_file() and rows[0].sha256
 
 
@@ -410,8 +415,13 @@ def test_broken_tables_are_one_clear_line(tmp_path):
         ("sd_eval", "nothing", "root must hold data/test-emo.json"),
     ):
         with pytest.raises(UserError, match=re.escape(told)):
-            import_speech(corpus, str(tmp_path / root), str(tmp_path / "q.jsonl"))
-    assert not (tmp_path / "q.jsonl").exists()
+            import_speech(corpus, str(tmp_path / root), str(outside(tmp_path)))
+    assert not (outside(tmp_path)).exists()
+
+
+def test_a_manifest_in_the_corpus_is_refused_as_it_would_be_read_as_part_of_it(tmp_path):
+    with pytest.raises(UserError, match="out must lie outside of root"):
+        import_speech("televal", str(tmp_path), str(tmp_path / "sets/q.jsonl"))
 
 
 def test_a_recording_that_cannot_be_heard_is_left_out(tmp_path):
@@ -423,7 +433,7 @@ def test_a_recording_that_cannot_be_heard_is_left_out(tmp_path):
             {"prompt": "Empty.", "audio": {"bytes": None, "path": "c.wav"}},
         ],
     )
-    table, queries, _ = imported("voicebench", tmp_path / "in", tmp_path / "q.jsonl")
+    table, queries, _ = imported("voicebench", tmp_path / "in", outside(tmp_path))
     assert table["counts"] == {"kept": 1, "unheard": 1, "no_audio": 1} and queries[0].text == "Good."
 
 
@@ -439,7 +449,7 @@ def test_every_importer_is_one_short_module_with_its_licence_and_its_row_in_the_
 
 def test_the_command_imports_a_corpus_and_prints_what_was_kept(tmp_path, capsys):
     sound(tmp_path / "input/sing/audio_0.mp3", "MP3")
-    arguments = ["--corpus", "s2s_arena", "--root", str(tmp_path), "--out", str(tmp_path / "q.jsonl")]
+    arguments = ["--corpus", "s2s_arena", "--root", str(tmp_path), "--out", str(outside(tmp_path))]
     main(["import_speech", *arguments])
     assert "kept 1" in capsys.readouterr().out
     main(["import_speech", *arguments, "--json"])

@@ -44,6 +44,8 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     """
     if split not in SPLITS:
         raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+    if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"out must lie outside of root, or the next import reads it, too; got {out} in {root}; move it")
     reader = import_module(f"lightning_paras2s.bench.corpora.{corpus}")
     takes_split = "split" in inspect.signature(reader.read).parameters
     rows = reader.read(root, split) if takes_split else reader.read(root)
