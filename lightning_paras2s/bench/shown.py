@@ -218,6 +218,14 @@ def arena(result: Result, options: Result) -> Shown:
     ]
     shown = table(("system", "strength [95 %]", "Elo", "won", "lost", "both good", "both bad"), rows)
     told = [f"{result['games']} games over {result['queries']} queries; verdicts: {counted(result['verdicts'])}"]
+    chances = result["equal_p"] if isinstance(result["equal_p"], list) else [result["equal_p"]]
+    told += [f"strengths would differ so much with p = {p:.2g} if all were equal" for p in chances if p is not None]
+    if bias := result["position_bias"]:
+        both = f"first {bias['first']}, second {bias['second']}"
+        said = f"won both times, of {bias['pairs']} pairs heard in both orders: {both}"
+        told.append(said if bias["p"] is None else f"{said} (p = {bias['p']:.2g} by chance)")
+    if page := result.get("page"):
+        told.append(f"to listen to: {page['path']} ({page['games']} games, {page['bytes'] / 1e6:.1f} MB)")
     if (listeners := result.get("listeners")) and listeners["n"]:
         kappa = with_ends(listeners["kappa"], listeners["kappa_ci95"])
         told.append(
