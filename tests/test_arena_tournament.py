@@ -1,8 +1,8 @@
 """An arena of five systems: its ranking is the leaderboard's; a coin and a judge with a favourite place are found out;
 it can be listened to; TRACE's labels of S2S-Arena's release.
 
-The judge is simulated on stored scores: the five embedded systems' scores, drawn about the means that results/embedded.jsonl
-states, as `evaluate` writes them.
+The judge is simulated on stored scores: the five embedded systems' scores, drawn about the means that
+results/embedded.jsonl states, as `evaluate` writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lightning_paras2s.bench.leaderboard import leaderboard
+from lightning_paras2s.bench.leaderboard import SAME, leaderboard
 from lightning_paras2s.bench.pairs.arena import arena, from_runs, rank, read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, position_bias
 from lightning_paras2s.bench.pairs.strength import davidson, elo, equal_p
@@ -63,8 +63,10 @@ def test_the_ranking_of_1001_battles_is_the_leaderboards(tmp_path):
     path = tmp_path / "battles.jsonl"
     path.write_text("".join(to_json(game) + "\n" for game in battles))
     result = arena(str(tmp_path / "arena"), str(path), orders=50)
-    means = means_of(run)
-    order = sorted(means, key=means.get, reverse=True)  # the leaderboard's: by mean score
+    systems = {name: {"overall": {"mean": mean}} for name, mean in means_of(run).items()}
+    (run / "summary.json").write_text(json.dumps({"systems": systems, **dict.fromkeys(SAME, "x")}))
+    leaderboard([str(run)], "json", str(tmp_path / "board.json"))
+    order = [row["system"] for row in json.loads((tmp_path / "board.json").read_text())["rows"]]
     assert result["games"] == BATTLES and [row["system"] for row in result["systems"]] == order
     assert sorted(result["systems"], key=lambda row: -row["elo"]) == result["systems"]  # online Elo agrees here
     assert sum(row["elo"] for row in result["systems"]) == pytest.approx(5 * 1000)
