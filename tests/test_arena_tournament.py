@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lightning_paras2s.bench.leaderboard import SAME, leaderboard
+from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.pairs.arena import arena, from_runs, rank, read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, position_bias
 from lightning_paras2s.bench.pairs.strength import davidson, elo, equal_p
@@ -27,6 +27,7 @@ from lightning_paras2s.types import Battle, Query, Response, Verdict, to_json
 
 MEANS = {"base": 2.4957, "cascade": 2.8001, "sft": 3.1021, "grpo": 3.3761, "topline": 4.7231}
 BATTLES = 1001
+SAME = ("judge", "rubric_sha", "label_source")  # what a leaderboard wants of a summary
 
 
 def scored_run(folder: Path, queries: int = 160, seed: int = 0) -> Path:

@@ -246,6 +246,14 @@ def import_speech(result: Result, options: Result) -> Shown:
     return Shown([shown, *told], f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)
 
 
+def voicebench(result: Result, options: Result) -> Shown:
+    rows = [(name, f"{row['value']:.2f}", row["n"], row["n_unread"]) for name, row in result["sets"].items()]
+    whole = f"{result['overall']:.2f}" if result["overall"] is not None else "not known: it needs nine sets"
+    shown = table((result["model"], "figure", "n", "not read"), rows)
+    missing = "" if any(row["n"] for row in result["sets"].values()) else "no answer counts"
+    return Shown([shown, f"overall: {whole}"], "", missing)
+
+
 def agreement(result: Result, options: Result) -> Shown:
     rows = []
     for name, row in result.items():
@@ -344,6 +352,6 @@ SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
         *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
-        *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
+        *(serve, import_speech, voicebench, agreement, plan, sweep, leakage, judge_table),
     )
 }
