@@ -105,7 +105,7 @@ CASES = [
     ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", "* a\n* b\n* c"),
     ("detectable_format:constrained_response", {}, "My answer is maybe.", "maybe"),
     ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*a* and *b*", "*a*"),
-    ("detectable_format:multiple_sections", {"section_spliter": "Part", "num_sections": 2}, "Part 1 x Part 2", "Part 1"),
+    ("detectable_format:multiple_sections", {"section_spliter": "Day", "num_sections": 2}, "Day 1 a Day 2", "Day 1"),
     ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "a: 1"),
     ("detectable_format:title", {}, "<<A title>>\ntext", "<< >>"),
     ("combination:two_responses", {}, "one******two", "one******one"),
