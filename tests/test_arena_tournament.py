@@ -190,7 +190,12 @@ def test_an_arena_can_be_listened_to(tmp_path, capsys):
     made = json.loads(capsys.readouterr().out.splitlines()[-1])["page"]
     text = page.read_text(encoding="utf-8")
     assert (made["games"], made["clips"]) == (3, 8) and text.count("<audio") == 8  # nine, one of them broken
-    assert "Say &lt;b&gt;0&lt;/b&gt;." in text and "<span>L2</span>" in text and text.count("good won") == 3
+    assert (
+        "Say &lt;b&gt;0&lt;/b&gt;." in text
+        and "<span>L2</span>" in text
+        and "no bound" in text
+        and text.count("good won") == 3
+    )
     assert "2.wav can't be heard" in text and "__" not in re.sub(r"base64,[^\"]*", "", text)
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # it makes no request
 

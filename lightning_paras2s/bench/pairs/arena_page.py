@@ -121,7 +121,8 @@ def standings(result: dict[str, Any]) -> str:
     rows = []
     for row in result["systems"]:
         ends = "not known" if None in row["ci95"] else " to ".join(f"{end:.0f}" for end in row["ci95"])
-        cells = (escape(row["system"]), row["group"], f"{row['strength']:.0f}", ends, f"{row['elo']:.0f}", row["wins"],
+        strength = f"{row['strength']:.0f}" if row["bounded"] else "no bound"
+        cells = (escape(row["system"]), row["group"], strength, ends, f"{row['elo']:.0f}", row["wins"],
                  row["losses"], row["both_good"] + row["both_bad"])  # fmt: skip
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
