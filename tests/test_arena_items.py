@@ -58,6 +58,7 @@ def test_recordings_become_queries_with_level_and_domain(tmp_path):
         ("L2", "arena/education"),
         ("L4", "arena/medical"),
     ]
+    assert [q.topic for q in queries] == ["education", "education", "medical"]
     assert queries[1].styles == {"age": "child"} and queries[0].styles == {}
     rows = [json.loads(line) for line in out.with_name("q.items.jsonl").read_text().splitlines()]
     assert set(rows[0]["labels"]) == {"domain", "voice", "good"}

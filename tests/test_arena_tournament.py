@@ -230,3 +230,20 @@ def test_traces_labels_are_of_recordings_not_of_names_that_four_share(tmp_path):
     assert len({g.query_id for g in games[:4]}) == 4
     assert games[0] == Battle("s2s_arena-identity-age-adults-audio_1", "ChatGPT-4o", "SpeechGPT", "ab", "a", "trace")
     assert (games[4].query_id, games[4].a, games[4].verdict) == ("67", "moshi", "both_bad")
+
+
+def test_levels_and_domains_are_ranked_apart_when_the_queries_have_them(tmp_path):
+    """x wins at L1, y at L3; a game whose query has no tag counts in the whole only."""
+    queries = [Query(f"q{i}", f"q{i}", "", "test", "t", {}, ("social", "medical")[i % 2], "a.wav",
+                     level="L1" if i < 6 else "L3") for i in range(10)]  # fmt: skip
+    queries.append(Query("q10", "q10", "", "test", "t", {}, "", "a.wav"))
+    (tmp_path / "q.jsonl").write_text("".join(to_json(q) + "\n" for q in queries))
+    games = [Battle(f"q{i}", "x", "y", "ab", "a" if i < 6 else "b", "j") for i in range(11)]
+    (tmp_path / "b.jsonl").write_text("".join(to_json(g) + "\n" for g in games))
+    result = arena(str(tmp_path / "out"), str(tmp_path / "b.jsonl"), manifest=str(tmp_path / "q.jsonl"), orders=2)
+    assert {name: (part["games"], part["systems"][0]["system"]) for name, part in result["by_level"].items()} == {
+        "L1": (6, "x"),
+        "L3": (4, "y"),
+    }
+    assert {name: part["games"] for name, part in result["by_topic"].items()} == {"social": 5, "medical": 5}
+    assert result["games"] == 11 and show("arena", result, {"out": "x"}, "P", False) == ""

@@ -224,6 +224,10 @@ def arena(result: Result, options: Result) -> Shown:
         both = f"first {bias['first']}, second {bias['second']}"
         said = f"won both times, of {bias['pairs']} pairs heard in both orders: {both}"
         told.append(said if bias["p"] is None else f"{said} (p = {bias['p']:.2g} by chance)")
+    for key in ("by_level", "by_topic"):
+        for name, part in result.get(key, {}).items():
+            order = ", ".join(f"{r['system']} {r['elo']:.0f}" for r in part["systems"])
+            told.append(f"{name} ({part['games']} games), Elo: {order}")
     if page := result.get("page"):
         told.append(f"to listen to: {page['path']} ({page['games']} games, {page['bytes'] / 1e6:.1f} MB)")
     if (listeners := result.get("listeners")) and listeners["n"]:

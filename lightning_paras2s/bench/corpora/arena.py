@@ -37,5 +37,6 @@ def read(root: Path) -> Iterator[Row]:
             audio=next((place for place in places if place.is_file()), None),
             styles=item["styles"],
             level=item["level"],
+            topic=item["domain"],
             labels={key: item[key] for key in ("domain", "voice", "good")},
         )

@@ -82,7 +82,7 @@ def keep(rows: Iterable[Row], corpus: str, split: str, license: str, out: Path, 
         factor = next((f for f in FACTORS if f in row.styles), "")
         pair = groups.setdefault((row.subset, row.pair), f"{corpus}-{len(groups):05d}") if row.pair else name
         source = f"{corpus}/{row.subset}" if row.subset else corpus
-        query = Query(name, pair, factor, split, row.text, row.styles, "", audio, "", row.level, source, license)
+        query = Query(name, pair, factor, split, row.text, row.styles, row.topic, audio, "", row.level, source, license)
         item = CorpusItem(name, corpus, row.subset, row.instruction, list(row.references), row.options, row.right,
                           row.labels, list(row.turns))  # fmt: skip
         yield Kept(query, item, row)

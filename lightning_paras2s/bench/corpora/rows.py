@@ -45,6 +45,7 @@ class Row(NamedTuple):
         styles: of the speaker, as far as it is one of ours.
         pair: items of one subset that share this differ in style only; "" = none.
         level: of S2S-Arena, L1 to L4.
+        topic: what it is about, as S2S-Arena's domain.
         why: why it can't be kept; "" = it can.
         The others are those of CorpusItem.
     """
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     styles: dict[str, str] = {}
     pair: str = ""
     level: str = ""
+    topic: str = ""
     instruction: str = ""
     references: tuple[str, ...] = ()
     options: dict[str, str] = {}

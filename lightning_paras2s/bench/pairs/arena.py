@@ -9,7 +9,7 @@ winner in most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good,
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
@@ -35,7 +35,7 @@ from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Human, answered, read_jsonl, to_json
+from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 GOOD = 4.0
@@ -64,7 +64,7 @@ def arena(
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
-        manifest: the queries, for the judge.
+        manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
         bootstrap: resamples of the queries, for the interval of the listeners' kappa.
@@ -81,7 +81,7 @@ def arena(
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
     if page is not None and (not runs or manifest is None):
         raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
-    if judge is None and manifest is not None and page is None or judge is not None and not (runs and manifest):
+    if judge is not None and not (runs and manifest):
         raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
     folder, judging = Path(out), {}
     if judge is not None:
@@ -91,6 +91,8 @@ def arena(
         if runs:
             replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
     result = rank(played, orders, seed) | judging
+    if manifest is not None:
+        result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
         result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
     if page is not None:
@@ -197,6 +199,19 @@ def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
         "order_consistency": order_consistency(games),
         "position_bias": bias._asdict() if (bias := position_bias(games)) else None,
     }
+
+
+def by_tag(games: list[Battle], queries: Mapping[str, Query], orders: int, seed: int) -> dict[str, dict]:
+    """The ranking at each level (L1 to L4 of S2S-Arena) and in each topic (its domains), where queries have one."""
+    found: dict[str, dict] = {}
+    for key, tag in (("by_level", "level"), ("by_topic", "topic")):
+        parts: dict[str, list[Battle]] = defaultdict(list)
+        for game in games:
+            if game.query_id in queries and (name := getattr(queries[game.query_id], tag)):
+                parts[name].append(game)
+        if parts:
+            found[key] = {name: rank(part, orders, seed) for name, part in sorted(parts.items())}
+    return found
 
 
 def rank_group(
