@@ -454,3 +454,35 @@ def test_the_command_imports_a_corpus_and_prints_what_was_kept(tmp_path, capsys)
     assert "kept 1" in capsys.readouterr().out
     main(["import_speech", *arguments, "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {"kept": 1}
+
+
+GOOD = {
+    "sd_eval": ("data/test-emo.json", {"utt_id": "1", "wav_path": "a.wav", "transcript": "x", "info": "sad",
+                                       "target": [{"reply": "r", "reply_emotion": "joy"}]}),
+    "mmsu": ("mmsu.json", {"id": "1", "audio_path": "a.wav", "question": "q", "choice_a": "x", "choice_b": "y",
+                           "answer_gt": "x", "category": "c"}),
+    "open_asqa": ("a.json", {"instruction": "q", "input": "x", "audio_id": "d/a.wav", "output": "o"}),
+    "uro_bench": ("basic/Repeat/test.jsonl", {"source_wav": "a.wav", "source_text": "x", "target_text": "x", "id": 1,
+                                              "dialogue": [{"source_wav": "a.wav", "source_text": "x"}]}),
+    "open_s2s": ("a.jsonl", {"messages": [{"role": "user", "content": [{"audio": "a.wav"}]}]}),
+    "echat": ("a.list", {"key": "k", "wav": "a.wav", "txt": "x", "extra": {"question": "q"}}),
+    "televal": ("s/s.jsonl", {"key": "k", "audio": "a.wav", "query": "x", "answer": "y", "query_emo": "sad"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("corpus", GOOD)
+def test_a_field_of_another_type_is_counted_or_told_and_never_a_traceback(corpus, tmp_path):
+    place, good = GOOD[corpus]
+    for field in good:
+        for wrong in (None, 3, "", [], {}, [None], [3], {"x": None}, "\ud7ff<>"):
+            path = tmp_path / place
+            row = {**good, field: wrong}
+            lines(path, [row]) if path.suffix != ".json" else path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                path.write_text(json.dumps([row]))
+            try:
+                counts = import_speech(corpus, str(tmp_path), str(outside(tmp_path)))["counts"]
+            except UserError as error:
+                assert "\n" not in str(error)
+            else:
+                assert sum(counts.values()) == 1 and "kept" not in counts, (field, wrong)  # no recording is there

@@ -50,7 +50,7 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     takes_split = "split" in inspect.signature(reader.read).parameters
     rows = reader.read(root, split) if takes_split else reader.read(root)
     counts: Counter[str] = Counter()
-    kept = {k.query.id: k for k in keep(rows, corpus, split, reader.LICENSE, out, counts)}
+    kept = {k.query.id: k for k in keep(well_formed(rows, corpus, root), corpus, split, reader.LICENSE, out, counts)}
     if not kept:
         say(f"{root} holds no item to keep: {dict(counts)}; check root and split")
     items = out.with_name(f"{out.stem}.items.jsonl")
@@ -62,6 +62,20 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     styles = Counter(one.query.styles.get(one.query.factor, "no style of ours") for one in kept.values())
     sizes = Counter(Counter(one.query.pair_id for one in kept.values()).values())
     return {"manifest": str(out), "counts": dict(counts), "by_style": dict(styles), "group_sizes": dict(sizes)} | told
+
+
+def well_formed(rows: Iterable[Row], corpus: str, root: Path) -> Iterator[Row]:
+    """The rows; one whose fields are of other types than the corpus's is a mistake that names it."""
+    count = 0
+    try:
+        for row in rows:
+            count += 1
+            yield row._replace(text=str(row.text or ""))
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{root} must hold {corpus} as lightning_paras2s/bench/corpora/{corpus}.py tells; its item {count + 1} has "
+            f"a field of another type ({error!r}); check root"
+        ) from None
 
 
 def keep(rows: Iterable[Row], corpus: str, split: str, license: str, out: Path, counts: Counter) -> Iterator[Kept]:

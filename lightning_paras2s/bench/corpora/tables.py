@@ -84,10 +84,10 @@ def sound_of(value: Any, root: Path) -> Path | bytes | None:
     return found(root, value) if isinstance(value, str) and value else None
 
 
-def found(root: Path, name: str) -> Path:
+def found(root: Path, name: Any) -> Path:
     """Where a file of a corpus is: as it says, under root, or under root by the end of its path (a published table may
     name a place on its author's disk). A bare name must be under root itself: many corpora repeat names in folders."""
-    path = Path(name)
+    path = Path(name if isinstance(name, str) else "")  # no name: root itself, which is no file
     if path.is_absolute() and path.is_file():
         return path
     parts = path.parts[1:] if path.is_absolute() else path.parts
