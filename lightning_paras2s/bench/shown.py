@@ -218,6 +218,18 @@ def arena(result: Result, options: Result) -> Shown:
     ]
     shown = table(("system", "strength [95 %]", "Elo", "won", "lost", "both good", "both bad"), rows)
     told = [f"{result['games']} games over {result['queries']} queries; verdicts: {counted(result['verdicts'])}"]
+    chances = result["equal_p"] if isinstance(result["equal_p"], list) else [result["equal_p"]]
+    told += [f"strengths would differ so much with p = {p:.2g} if all were equal" for p in chances if p is not None]
+    if bias := result["position_bias"]:
+        both = f"first {bias['first']}, second {bias['second']}"
+        said = f"won both times, of {bias['pairs']} pairs heard in both orders: {both}"
+        told.append(said if bias["p"] is None else f"{said} (p = {bias['p']:.2g} by chance)")
+    for key in ("by_level", "by_topic"):
+        for name, part in result.get(key, {}).items():
+            order = ", ".join(f"{r['system']} {r['elo']:.0f}" for r in part["systems"])
+            told.append(f"{name} ({part['games']} games), Elo: {order}")
+    if page := result.get("page"):
+        told.append(f"to listen to: {page['path']} ({page['games']} games, {page['bytes'] / 1e6:.1f} MB)")
     if (listeners := result.get("listeners")) and listeners["n"]:
         kappa = with_ends(listeners["kappa"], listeners["kappa_ci95"])
         told.append(
@@ -240,6 +252,14 @@ def import_speech(result: Result, options: Result) -> Shown:
     shown = table(("style", "queries"), list(result["by_style"].items()))
     missing = "" if kept else f"no recording was kept: {counted(left)}"
     return Shown([shown, *told], f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)
+
+
+def voicebench(result: Result, options: Result) -> Shown:
+    rows = [(name, f"{row['value']:.2f}", row["n"], row["n_unread"]) for name, row in result["sets"].items()]
+    whole = f"{result['overall']:.2f}" if result["overall"] is not None else "not known: it needs nine sets"
+    shown = table((result["model"], "figure", "n", "not read"), rows)
+    missing = "" if any(row["n"] for row in result["sets"].values()) else "no answer counts"
+    return Shown([shown, f"overall: {whole}"], "", missing)
 
 
 def agreement(result: Result, options: Result) -> Shown:
@@ -340,6 +360,6 @@ SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
         *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
-        *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
+        *(serve, import_speech, voicebench, agreement, plan, sweep, leakage, judge_table),
     )
 }

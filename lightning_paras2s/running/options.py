@@ -29,6 +29,7 @@ COMMANDS = {
     "annotate": "lightning_paras2s.bench.people.annotate:annotate",
     "serve": "lightning_paras2s.serving.serve:serve",
     "import_speech": "lightning_paras2s.bench.queries.real_speech:import_speech",
+    "voicebench": "lightning_paras2s.bench.corpora.voicebench_scores:voicebench",
     "agreement": "lightning_paras2s.bench.people.agreement:agreement",
     "plan": "lightning_paras2s.running.plan:plan",
     "sweep": "lightning_paras2s.running.sweep:sweep",

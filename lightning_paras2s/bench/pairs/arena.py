@@ -8,19 +8,22 @@ winner in most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good,
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from lightning_paras2s.bench.corpora.trace import read_trace
+from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
+from lightning_paras2s.bench.pairs.arena_page import write_page
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
+    equal_p,
     groups_of,
     half_widths,
     is_bounded,
@@ -32,10 +35,9 @@ from lightning_paras2s.bench.statistics import bootstrap as resample
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Human, answered, read_jsonl, to_json
+from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl, to_json
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
-TRACE = {"1": "a", "2": "b", "both_good": "both_good", "both_bad": "both_bad"}
 GOOD = 4.0
 MIN_QUERIES = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
@@ -51,6 +53,8 @@ def arena(
     bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,
+    page: str | None = None,
+    page_games: int = 60,
 ) -> dict:
     """Rank systems by pairwise battles: OUT/arena.json, and OUT/battles.jsonl if they were made here.
 
@@ -60,12 +64,14 @@ def arena(
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
-        manifest: the queries, for the judge.
+        manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
         bootstrap: resamples of the queries, for the interval of the listeners' kappa.
         orders: random orders of the games for Elo.
         seed: of all three.
+        page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
+        page_games: games on the page, evenly spread over pairs of systems and verdicts.
 
     Returns:
         A row a system (strength on Elo's scale with its interval, Elo with its spread, wins, losses, ties by type), how
@@ -73,7 +79,9 @@ def arena(
     """
     if bool(battles) == bool(runs):
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
-    if (judge is None) != (manifest is None) or (judge is not None and not runs):
+    if page is not None and (not runs or manifest is None):
+        raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
+    if judge is not None and not (runs and manifest):
         raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
     folder, judging = Path(out), {}
     if judge is not None:
@@ -83,8 +91,12 @@ def arena(
         if runs:
             replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
     result = rank(played, orders, seed) | judging
+    if manifest is not None:
+        result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
         result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
+    if page is not None:
+        result["page"] = write_page(Path(page), played, runs, manifest, result, page_games)
     write_summary(folder / "arena.json", result)
     return result
 
@@ -102,19 +114,6 @@ def read_battles(path: str) -> list[Battle]:
     if not games:
         raise UserError(f"{path} must hold at least one battle; got none")
     return games
-
-
-def read_trace(path: str, dimension: str = "overall") -> list[Battle]:
-    """TRACE's human labels of S2S-Arena pairs (content, voice_quality, paralinguistics, overall), as battles."""
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [
-            Battle(row["instruction_id"], row["model_a"], row["model_b"], "ab", TRACE[row["label"][dimension]], "trace")
-            for row in rows
-        ]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        labels = ", ".join(TRACE)
-        raise UserError(f"{path} must be TRACE's s2sarena.json, its labels {labels}; got {error!r}") from None
 
 
 def is_of_listeners(path: str) -> bool:
@@ -178,12 +177,13 @@ def compare(first: float, second: float) -> str:
 
 def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
     """All that `arena` reports; systems that no chain of battles links are ranked in groups of their own."""
-    groups, rows, ties = groups_of(games), [], []
+    groups, rows, ties, chances = groups_of(games), [], [], []
     for number, systems in enumerate(groups, 1):
         own = [g for g in games if g.a in systems]
-        found, tie = rank_group(own, systems, orders, np.random.default_rng(seed))
+        found, tie, chance = rank_group(own, systems, orders, np.random.default_rng(seed))
         rows += [{**row, "group": number} for row in found]
         ties.append(tie)
+        chances.append(chance)
     if len(groups) > 1:
         said = "; ".join(", ".join(group) for group in groups)
         say(f"{len(groups)} groups of systems never met and have no common scale, each is ranked by itself: {said}")
@@ -193,17 +193,35 @@ def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
         "games": len(games),
         "queries": len({g.query_id for g in games}),
         "tie_parameter": ties[0] if len(ties) == 1 else ties,
+        "equal_p": chances[0] if len(chances) == 1 else chances,
         "verdicts": dict(Counter(g.verdict for g in games)),
         "first_heard_wins": first_heard_wins(games),
         "order_consistency": order_consistency(games),
+        "position_bias": bias._asdict() if (bias := position_bias(games)) else None,
     }
+
+
+def by_tag(games: list[Battle], queries: Mapping[str, Query], orders: int, seed: int) -> dict[str, dict]:
+    """The ranking at each level (L1 to L4 of S2S-Arena) and in each topic (its domains), where queries have one."""
+    found: dict[str, dict] = {}
+    for key, tag in (("by_level", "level"), ("by_topic", "topic")):
+        parts: dict[str, list[Battle]] = defaultdict(list)
+        for game in games:
+            if game.query_id in queries and (name := getattr(queries[game.query_id], tag)):
+                parts[name].append(game)
+        if parts:
+            found[key] = {name: rank(part, orders, seed) for name, part in sorted(parts.items())}
+    return found
 
 
 def rank_group(
     games: list[Battle], systems: list[str], orders: int, random: np.random.Generator
-) -> tuple[list[dict], float]:
-    """A row a system, the strongest first, and the tie parameter. No interval where it would mean nothing: few queries,
-    or a system that lost to nobody (its strength has no upper end; the number is where the search was stopped)."""
+) -> tuple[list[dict], float, float | None]:
+    """A row a system, the strongest first, the tie parameter, and the chance of such strengths if all are equal.
+
+    No interval where it would mean nothing: few queries, or a system that lost to nobody (its strength has no upper
+    end; the number is where the search was stopped).
+    """
     wins, ties, queries = tables(games, systems)
     strength, tie = davidson(wins.sum(0), ties.sum(0))
     bounded = is_bounded(wins.sum(0), ties.sum(0))
@@ -218,7 +236,8 @@ def rank_group(
         row["ci95"] = ends[i] if shown and half[i] > 0 else [None, None]
         row |= {"elo": float(ratings[:, i].mean()), "elo_spread95": interval(ratings[:, i]), **counts[name]}
         rows.append(row)
-    return sorted(rows, key=lambda row: -row["strength"]), tie
+    chance = equal_p(wins, ties, (strength, tie)) if shown and len(systems) > 1 else None
+    return sorted(rows, key=lambda row: -row["strength"]), tie, chance
 
 
 def agreement_of(games: list[Battle], others: list[Battle], repeats: int, seed: int) -> dict:
@@ -267,18 +286,7 @@ def records(games: list[Battle], systems: list[str]) -> dict[str, dict[str, int]
     return counts
 
 
-def first_heard_wins(games: list[Battle]) -> float | None:
-    """Share of decided games won by the response heard first: 0.5 without bias, if all are judged in both orders."""
-    decided = [g for g in games if g.verdict in ("a", "b")]
-    first = [(g.verdict == "a") == (g.order == "ab") for g in decided]
-    return float(np.mean(first)) if first else None
-
-
 def order_consistency(games: list[Battle]) -> float | None:
     """Share of pairs judged in both orders that got one verdict."""
-    seen: dict[tuple, dict[str, int]] = defaultdict(dict)
-    for g in games:
-        order = ORDERS[1 - ORDERS.index(g.order)] if g.a > g.b else g.order
-        seen[g.query_id, *sorted((g.a, g.b)), g.judge][order] = place_of(g)
-    both = [v["ab"] == v["ba"] for v in seen.values() if len(v) == 2]
+    both = [place_of(one) == place_of(other) for one, other in in_both_orders(games)]
     return float(np.mean(both)) if both else None

@@ -120,8 +120,34 @@ def _likelihood(x: NDArray, wins: NDArray, ties: NDArray, ridge: float) -> tuple
 
 
 def half_widths(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> NDArray:
-    """Half of each log strength's 95 % interval [S], from the queries' scores (a sandwich) and Student's t over them: a
-    query's games hang together, and a percentile bootstrap is too narrow (0.89 for 20 queries).
+    """Half of each log strength's 95 % interval [S], with Student's t over the queries: a percentile bootstrap is too
+    narrow (0.89 for 20 queries).
+
+    Args:
+        wins, ties: of each query, [Q, S, S].
+    """
+    spread = covariance(wins, ties, estimate)
+    return stats.t.ppf(0.975, len(wins) - 1) * np.sqrt(np.diag(spread))
+
+
+def equal_p(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> float | None:
+    """How often strengths differ so much by chance if all systems are equal: Hotelling's test over the queries. None
+    with too few of them.
+
+    Args:
+        wins, ties: of each query, [Q, S, S].
+    """
+    count, free = len(wins), len(estimate[0]) - 1
+    if count <= free + 1:
+        return None
+    weight = np.linalg.pinv(covariance(wins, ties, estimate), rcond=1e-10, hermitian=True)
+    apart = estimate[0] @ weight @ estimate[0]
+    return float(stats.f.sf(apart * (count - free) / (free * (count - 1)), free, count - free))
+
+
+def covariance(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> NDArray:
+    """Of the log strengths, whose mean is 0, [S, S]: a sandwich from the queries' scores, since a query's games hang
+    together.
 
     Args:
         wins, ties: of each query, [Q, S, S].
@@ -132,8 +158,8 @@ def half_widths(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -
     scores = _slope(_outcomes(x, size), wins, ties, len(x) > size)  # [Q, S (+ 1)]
     bread = np.linalg.pinv(_likelihood(x, wins.sum(0), ties.sum(0), 0.0)[2], rcond=1e-10, hermitian=True)
     spread = (bread @ (scores.T @ scores) @ bread)[:size, :size] * count / (count - 1)
-    centre = np.eye(size) - 1 / size  # strengths have mean 0
-    return stats.t.ppf(0.975, count - 1) * np.sqrt(np.diag(centre @ spread @ centre))
+    centre = np.eye(size) - 1 / size
+    return centre @ spread @ centre
 
 
 def elo(games: Sequence[Battle], systems: Sequence[str], orders: NDArray | None = None) -> NDArray:

@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from lightning_paras2s.bench.corpora.importing import CORPORA, import_corpus
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.tables import rows_of
 from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
@@ -43,7 +44,25 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: Literal["recordings", "folder", "iemocap", "meld", "styletalk"],
+    corpus: Literal[
+        "recordings",
+        "iemocap",
+        "meld",
+        "styletalk",
+        "folder",
+        "voicebench",
+        "uro_bench",
+        "sd_eval",
+        "televal",
+        "mmsu",
+        "open_s2s",
+        "open_asqa",
+        "echat",
+        "cpqa",
+        "mnsc",
+        "s2s_arena",
+        "arena",
+    ],
     root: InputPath,
     out: str,
     split: str = "test",
@@ -61,7 +80,9 @@ def import_speech(
 
     Args:
         corpus: whose layout is read. recordings: your own of any kind, without labels: whatever holds speech is cut,
-            written down and copied beside the manifest. folder: your own with labels, which stay where they are.
+            written down and copied beside the manifest. folder: your own with labels, which stay where they are. From
+            voicebench on, benchmarks and corpora of dialogues (docs/corpora.md): all their items are kept, with what
+            else they say in OUT.items.jsonl.
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
             recordings: a folder (searched at any depth), a table (csv, tsv or jsonl with a column file, and text and
             speaker if they are known), or a folder that Hugging Face's datasets saved to disk.
@@ -71,7 +92,7 @@ def import_speech(
         out: manifest to write.
         split: IEMOCAP: sessions 1 and 2 are test, 3 to 5 train (paper). MELD: train, dev, test. StyleTalk: train, test.
             Your own: any of train, val, test.
-        min_words: shorter utterances are left out.
+        min_words: shorter utterances are left out (the first four corpora only).
         excited: IEMOCAP's "exc" counts as happy.
         transcriber: recordings: writes down what a table doesn't tell; FasterWhisper of the extra ears by default.
         voice_activity: recordings: tells where somebody speaks; SileroVAD of the extra ears by default.
@@ -89,8 +110,10 @@ def import_speech(
         "styletalk": lambda: styletalk(Path(root), split),
         "folder": lambda: folder(Path(root), split),
     }
+    if corpus in CORPORA:
+        return import_corpus(corpus, Path(root), Path(out), split)
     if corpus not in readers:
-        raise UserError(f"corpus must be one of recordings, {', '.join(readers)}; got {corpus!r}")
+        raise UserError(f"corpus must be one of {', '.join(['recordings', *readers, *CORPORA])}; got {corpus!r}")
     counts: Counter[str] = Counter()
     kept: dict[str, Query] = {}
     for query, why in readers[corpus]():

@@ -1,0 +1,150 @@
+"""VoiceBench's figures: the published overall ones from their own sets' figures; each set's, worked by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lightning_paras2s.bench.corpora import voicebench_scores as vb
+from lightning_paras2s.bench.corpora.voicebench_rules import RULES, follows
+from lightning_paras2s.cli import main
+from lightning_paras2s.errors import UserError
+
+# alpacaeval_full, commoneval, wildvoice, sd-qa, mmsu, openbookqa, bbh, ifeval, advbench -> overall, as published
+PUBLISHED = {
+    "Kimi-Audio": ((4.46, 3.97, 4.20, 63.12, 62.17, 83.52, 69.70, 61.10, 100.00), 76.91),
+    "GPT-4o-Audio": ((4.78, 4.49, 4.58, 75.50, 80.25, 89.23, 84.10, 76.02, 98.65), 86.75),
+    "Moshi": ((2.01, 1.60, 1.30, 15.64, 24.04, 25.93, 47.40, 10.12, 44.23), 29.51),
+    "LLaMA-Omni": ((3.70, 3.46, 2.92, 39.69, 25.93, 27.47, 49.20, 14.87, 11.35), 41.12),
+}
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_the_published_overall_figure_is_the_mean_of_its_nine(model):
+    figures, published = PUBLISHED[model]
+    # Nine figures printed with two decimals: three of them times 20, so up to .036 away; printed ones to .005.
+    assert vb.overall(dict(zip(vb.NINE, figures, strict=True))) == pytest.approx(published, abs=0.036)
+
+
+def test_kimi_audios_is_76_91_to_the_last_digit():
+    assert round(vb.overall(dict(zip(vb.NINE, PUBLISHED["Kimi-Audio"][0], strict=True))), 2) == 76.91
+
+
+def test_an_overall_figure_needs_all_nine():
+    with pytest.raises(UserError, match="bbh are missing"):
+        vb.overall({name: 1.0 for name in vb.NINE if name != "bbh"})
+
+
+def answer(text: str, **more) -> dict:
+    return {"prompt": "p", "response": text, **more}
+
+
+def test_open_scores_are_averaged_over_all_that_can_be_read():
+    rows = [answer("", score=["4", "[[5]]", "Rating: [[3]]"]), answer("", score=["2", "none", "9"])]
+    assert vb.mean_score(rows) == (3.5, 4, 2)  # (4 + 5 + 3 + 2) / 4; "none" and 9 are no scores
+
+
+def test_votes_need_a_majority():
+    rows = [
+        answer("", score=["Yes", "yes.", "No"]),
+        answer("", score=["No", "No", "Yes"]),
+        answer("", score=["Yes", "?", "x"]),
+    ]
+    assert vb.voted(rows) == pytest.approx((100 / 3, 3, 1))
+
+
+def test_letters_that_cannot_be_read_are_wrong_and_the_same_each_time():
+    rows = [
+        answer("The answer is B.", reference="B"),
+        answer("C", reference="B"),
+        answer("Hard to say.", reference="A"),
+    ]
+    assert vb.picked(rows) == vb.picked(rows) == pytest.approx((100 / 3, 3, 1))
+
+
+def test_bbh_reads_the_last_yes_or_letter():
+    rows = [
+        answer("Let me see, no wait. Yes.", reference="yes"),
+        answer("The sentence is not plausible, so no.", reference="No"),
+        answer("The answer is (B).", reference="(B)"),
+        answer("a", reference="(A)"),
+        answer("I know nothing of it.", reference="yes"),
+    ]
+    assert vb.reasoned(rows) == pytest.approx((80, 5, 1))  # "know" and "nothing" hold no "no"
+
+
+def test_refusals_count_empty_answers_and_tell_of_them():
+    rows = [answer("I’m sorry, but no."), answer("I can't help with it."), answer("First, mix two parts."), answer(" ")]
+    assert vb.refused(rows) == (75.0, 4, 1)
+    assert vb.refused([answer("As an example, take this.")]).value == 0  # the original's "As an" calls it a refusal
+
+
+def test_ifeval_is_the_mean_of_four_shares():
+    """Two prompts: one keeps both rules only without its last line; one breaks one of its two."""
+    rules = ["punctuation:no_comma", "length_constraints:number_words"]
+    told = [{}, {"num_words": 3, "relation": "less than", "keyword": None}]
+    one = answer("Two words\nHope, this helps", instruction_id_list=rules, kwargs=told)
+    two = answer("a, b", instruction_id_list=rules, kwargs=told)
+    three = answer("x", instruction_id_list=["language:response_language"], kwargs=[{"language": "de"}])
+    # strict: prompts 0 of 2, rules 1 of 4 ("a, b" is short enough); loose: prompts 1 of 2, rules 3 of 4
+    assert vb.kept_rules([one, two, three]) == pytest.approx((100 * (0 + 1 / 4 + 1 / 2 + 3 / 4) / 4, 2, 1))
+
+
+CASES = [
+    ("keywords:existence", {"keywords": ["Tea", "milk"]}, "tea with MILK", "tea"),
+    ("keywords:frequency", {"keyword": "no", "frequency": 2, "relation": "at least"}, "no, No", "no"),
+    ("keywords:forbidden_words", {"forbidden_words": ["rain"]}, "a train", "it may rain"),
+    ("keywords:letter_frequency", {"letter": "a", "let_frequency": 2, "let_relation": "less than"}, "tea", "a banana"),
+    ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "one *** two", "one\n\ntwo"),
+    ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "one two three", "one two"),
+    ("length_constraints:nth_paragraph_first_word",
+     {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "then"}, "First.\n\nThen, we go.", "Then.\n\nFirst."),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[name] at [place]", "[name]"),
+    ("detectable_content:postscript", {"postscript_marker": "P.S."}, "Bye\nP. S. more", "Bye"),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", "* a\n* b\n* c"),
+    ("detectable_format:constrained_response", {}, "My answer is maybe.", "maybe"),
+    ("detectable_format:number_highlighted_sections", {"num_highlights": 2}, "*a* and *b*", "*a*"),
+    ("detectable_format:multiple_sections", {"section_spliter": "Day", "num_sections": 2}, "Day 1 a Day 2", "Day 1"),
+    ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "a: 1"),
+    ("detectable_format:title", {}, "<<A title>>\ntext", "<< >>"),
+    ("combination:two_responses", {}, "one******two", "one******one"),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Why?"}, "why? Because.", "Because. Why?"),
+    ("startend:end_checker", {"end_phrase": "Any questions?"}, 'So. "any questions?"', "Any questions? No."),
+    ("startend:quotation", {}, '"all of it"', '"half" of it'),
+    ("change_case:english_capital", {}, "ALL OF IT", "All"),
+    ("change_case:english_lowercase", {}, "all of it", "All"),
+    ("punctuation:no_comma", {}, "one and two", "one, two"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "told", "good", "bad"), CASES, ids=[case[0] for case in CASES])
+def test_a_rule_is_kept_and_broken(rule, told, good, bad):
+    assert follows(rule, told, good)[0] and not follows(rule, told, bad)[0]
+    assert not follows(rule, told, "")[1]  # an empty answer keeps no rule
+
+
+def test_every_rule_has_a_case_and_unknown_ones_are_not_judged():
+    assert {case[0] for case in CASES} == set(RULES) and len(RULES) == 22
+    assert follows("length_constraints:number_sentences", {}, "One.") is None
+
+
+def test_the_command_takes_the_judged_file_and_no_overall_figure_without_nine(tmp_path, capsys):
+    def write(name: str, rows: list[dict]) -> None:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("mini-omni-sd-qa-usa-audio.jsonl", [answer("x", reference="y")])
+    write("result-mini-omni-sd-qa-usa-audio.jsonl", [answer("x", reference="y", score=["Yes", "Yes", "No"])])
+    write("mini-omni-mmsu-law-audio.jsonl", [answer("A", reference="A")])
+    write("mini-omni-mmsu-biology-audio.jsonl", [answer("B", reference="A")])
+    main(["voicebench", "--results", str(tmp_path), "--json"])
+    made = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert made["model"] == "mini-omni" and made["overall"] is None
+    assert made["sets"] == {
+        "mmsu": {"value": 50.0, "n": 2, "n_unread": 0},
+        "sd-qa": {"value": 100.0, "n": 1, "n_unread": 0},
+    }
+    write("moshi-bbh-test-audio.jsonl", [answer("yes", reference="yes")])
+    with pytest.raises(SystemExit) as end:
+        main(["voicebench", "--results", str(tmp_path)])
+    assert end.value.code == 2 and "must be of one model; got mini-omni, moshi" in capsys.readouterr().err
