@@ -127,6 +127,49 @@ def filter(result: Result, options: Result) -> Shown:
                  f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)  # fmt: skip
 
 
+def deal(result: Result, options: Result) -> Shown:
+    rows = [(name, row["queries"], row["pairs"], row["manifest"]) for name, row in result["parts"].items()]
+    dealt = sum(row["queries"] for row in result["parts"].values())
+    shown = table(("part", "queries", "pairs", "manifest"), rows)
+    missing = "" if dealt else f"no query was dealt of {result['read']}"
+    return Shown(
+        [shown, f"dealt {dealt} of {result['read']} queries"], "demonstrate --config demonstrate.yaml", missing
+    )
+
+
+def demonstrate(result: Result, options: Result) -> Shown:
+    if result.get("dry_run"):
+        rows = [(name, result[name]) for name in ("queries", "requests", "tokens", "speech_hours")]
+        rows.append(("price in US dollars, at most", f"{result['usd']:.2f}"))
+        again = f"demonstrate ... --max_usd {max(result['usd'], 0.01):.2f}, without --dry_run"
+        return Shown([table(("what it would ask", ""), rows)], again)
+    found = result["answered_by_factor"]
+    shown = table(
+        ("factor", "queries", "answered"), [(f, n, found.get(f, 0)) for f, n in result["read_by_factor"].items()]
+    )
+    left = {status: n for status, n in result["statuses"].items() if status != "ok"}
+    told = [
+        f"answered {result['answered']} of {result['queries']} queries; without an answer: {counted(left)}",
+        f"word error rate {cell(result['wer'])} (of all {result['candidates']} candidates "
+        f"{cell(result['wer_of_candidates'])}, {cell(result['tone_share_of_candidates'])} of them in the wanted tone)",
+        f"US dollars {result['usd']:.4f}; answers: {result['answers']}",
+    ]
+    missing = "" if result["answered"] else f"no query has an answer: {counted(left)}"
+    return Shown([shown, *told], "fit --config paper/sft.yaml --config trainer/fsdp2_8gpu.yaml", missing)
+
+
+def chain(result: Result, options: Result) -> Shown:
+    rows = [
+        (row["stage"], row["state"], row["reads"], row["writes"], f"{row['hours']:g}", f"{row['usd']:g}")
+        for row in result["stages"]
+    ]
+    total = ("all", "", "", "", f"{result['hours']:g}", f"{result['usd']:g}")
+    headings = ("stage", "state", "reads", "writes", "hours", "USD")
+    told = [f"{row['stage']}: {row['note']}" for row in result["stages"] if row["note"]]
+    again = "chain ..., without --dry_run" if result.get("dry_run") else ""
+    return Shown([table(headings, [*rows, total]), *told], again)
+
+
 def evaluate(result: Result, options: Result) -> Shown:
     output = options.get("output", "runs/evaluate")
     if result.get("dry_run"):
@@ -335,7 +378,22 @@ def serve(result: Result, options: Result) -> Shown:
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
-        *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
+        *(
+            bench,
+            mine,
+            synthesize,
+            filter,
+            deal,
+            demonstrate,
+            chain,
+            evaluate,
+            audit,
+            leaderboard,
+            headline,
+            skills,
+            report,
+            arena,
+        ),
         *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
     )
 }

@@ -19,6 +19,8 @@ COMMANDS = {
     "mine": "lightning_paras2s.bench.queries.mine:mine",
     "synthesize": "lightning_paras2s.bench.queries.synthesize:synthesize",
     "filter": "lightning_paras2s.bench.queries.filters:filter",
+    "deal": "lightning_paras2s.bench.queries.deal:deal",
+    "demonstrate": "lightning_paras2s.bench.queries.demonstrate:demonstrate",
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
     "audit": "lightning_paras2s.bench.audit:audit",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",

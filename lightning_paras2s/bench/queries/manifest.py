@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
@@ -35,6 +37,11 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
             pairs.append(query.pair_id)
     chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
     return [q for q in queries if q.pair_id in chosen]
+
+
+def moved(query: Query, root: Path, folder: Path) -> Query:
+    """A query of a manifest in `root`, as one in `folder` names its recording."""
+    return replace(query, audio=Path(os.path.relpath(root / query.audio, folder)).as_posix())
 
 
 def unheard(path: Path) -> str:

@@ -102,7 +102,7 @@ def synthesize(
 
     Args:
         out: folder to write.
-        source: "embedded" (the text set that ships with the package), or a file of scripts that `mine` wrote.
+        source: "embedded" or "open" (the text sets that ship with the package), or a file of scripts that `mine` wrote.
         split: train, val or test; its voices are its own.
         factors: emotion, sarcasm, age, gender.
         limit: scripts a factor; all by default. A larger limit keeps what a smaller one made.
