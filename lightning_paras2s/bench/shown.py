@@ -160,14 +160,18 @@ def demonstrate(result: Result, options: Result) -> Shown:
 
 def chain(result: Result, options: Result) -> Shown:
     rows = [
-        (row["stage"], row["state"], row["reads"], row["writes"], f"{row['hours']:g}", f"{row['usd']:g}")
+        (row["stage"], row["state"], "\n".join([*(f"< {p}" for p in row["reads"]), *(f"> {p}" for p in row["writes"])]),
+         f"{row['hours']:g}", row["gpus"], f"{row['usd']:,.0f}")
         for row in result["stages"]
-    ]
-    total = ("all", "", "", "", f"{result['hours']:g}", f"{result['usd']:g}")
-    headings = ("stage", "state", "reads", "writes", "hours", "USD")
-    told = [f"{row['stage']}: {row['note']}" for row in result["stages"] if row["note"]]
-    again = "chain ..., without --dry_run" if result.get("dry_run") else ""
-    return Shown([table(headings, [*rows, total]), *told], again)
+    ]  # fmt: skip
+    total = ("left", "", f"{result['gpu_hours']:g} GPU-hours", f"{result['hours']:g}", "", f"{result['usd']:,.0f}")
+    price = result["usd_per_gpu_hour"]
+    title = "< reads, > writes; US dollars " + (f"with GPUs at {price:g} an hour" if price else "of servers alone")
+    parts = [table(("stage", "state", "files", "hours", "GPUs", "USD"), [*rows, total], title)]
+    parts += [f"{row['stage']}: {row['note']}" for row in result["stages"] if row["note"]]
+    if result["absent"]:
+        parts.append("to be put there first: " + ", ".join(result["absent"]))
+    return Shown(parts, "chain ..., without --dry_run" if result.get("dry_run") else "")
 
 
 def evaluate(result: Result, options: Result) -> Shown:
@@ -378,22 +382,8 @@ def serve(result: Result, options: Result) -> Shown:
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
-        *(
-            bench,
-            mine,
-            synthesize,
-            filter,
-            deal,
-            demonstrate,
-            chain,
-            evaluate,
-            audit,
-            leaderboard,
-            headline,
-            skills,
-            report,
-            arena,
-        ),
+        *(bench, mine, synthesize, filter, deal, demonstrate, chain, evaluate, audit, leaderboard),
+        *(headline, skills, report, arena),
         *(serve, import_speech, agreement, plan, sweep, leakage, judge_table),
     )
 }

@@ -21,6 +21,7 @@ COMMANDS = {
     "filter": "lightning_paras2s.bench.queries.filters:filter",
     "deal": "lightning_paras2s.bench.queries.deal:deal",
     "demonstrate": "lightning_paras2s.bench.queries.demonstrate:demonstrate",
+    "chain": "lightning_paras2s.running.chain:chain",
     "evaluate": "lightning_paras2s.bench.evaluate:evaluate",
     "audit": "lightning_paras2s.bench.audit:audit",
     "leaderboard": "lightning_paras2s.bench.leaderboard:leaderboard",
