@@ -110,7 +110,8 @@ def evaluate(
     index, count = shard.split("/")
     Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
-    plan = Plan(Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap, one_by_one)
+    asked = (Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
+    plan = Plan(*asked, one_by_one)
     steps = Steps(plan, log)
     if not log.suffix and len(steps.faults) == len(queries):
         raise UserError(f"a query must be heard; got none of {len(queries)}: {next(iter(steps.faults.values()))}")

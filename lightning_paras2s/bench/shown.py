@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,19 +160,25 @@ def demonstrate(result: Result, options: Result) -> Shown:
 
 
 def chain(result: Result, options: Result) -> Shown:
-    rows = [
-        (row["stage"], row["state"], "\n".join([*(f"< {p}" for p in row["reads"]), *(f"> {p}" for p in row["writes"])]),
-         f"{row['hours']:g}", row["gpus"], f"{row['usd']:,.0f}")
-        for row in result["stages"]
-    ]  # fmt: skip
-    total = ("left", "", f"{result['gpu_hours']:g} GPU-hours", f"{result['hours']:g}", "", f"{result['usd']:,.0f}")
+    form = "{:13}{:9}{:>8}{:>6}{:>11}"
+    lines = [form.format("stage", "state", "hours", "GPUs", "USD")]
+    for row in result["stages"]:
+        lines.append(form.format(row["stage"], row["state"], f"{row['hours']:g}", row["gpus"], f"{row['usd']:,.0f}"))
+        for what in ("reads", "writes", "note"):
+            told = row[what] if what == "note" else ", ".join(row[what])
+            lines += textwrap.wrap(
+                told, WIDTH, initial_indent=f"  {what:8}", subsequent_indent=" " * 10, break_on_hyphens=False
+            )
+    lines.append(form.format("left", "", f"{result['hours']:g}", "", f"{result['usd']:,.0f}"))
     price = result["usd_per_gpu_hour"]
-    title = "< reads, > writes; US dollars " + (f"with GPUs at {price:g} an hour" if price else "of servers alone")
-    parts = [table(("stage", "state", "files", "hours", "GPUs", "USD"), [*rows, total], title)]
-    parts += [f"{row['stage']}: {row['note']}" for row in result["stages"] if row["note"]]
+    cost = (
+        f"US dollars hold {result['gpu_hours']:g} GPU-hours at {price:g}" if price else "US dollars are servers' alone"
+    )
+    lines += ["", f"{cost}; hours are estimates, none was measured"]
     if result["absent"]:
-        parts.append("to be put there first: " + ", ".join(result["absent"]))
-    return Shown(parts, "chain ..., without --dry_run" if result.get("dry_run") else "")
+        lines += textwrap.wrap(f"to be put there first: {', '.join(result['absent'])}", WIDTH, break_on_hyphens=False)
+    again = "chain ..., without --dry_run"
+    return Shown(["\n".join(lines)], again if result.get("dry_run") and result["hours"] else "")
 
 
 def evaluate(result: Result, options: Result) -> Shown:

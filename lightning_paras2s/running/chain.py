@@ -273,5 +273,5 @@ def table(stages: Mapping[str, Stage], records: Mapping[str, Record], usd_per_gp
         "gpu_hours": round(sum(row["hours"] * row["gpus"] for row in left), 2),
         "usd": round(sum(row["usd"] for row in left), 2),
         "usd_per_gpu_hour": usd_per_gpu_hour,
-        "absent": [f"{name}: {path}" for name, path in absent(stages)],
+        "absent": list(dict.fromkeys(path for _, path in absent(stages))),
     }
