@@ -12,7 +12,7 @@ import pytest
 import yaml
 from lab_servers import LabServers, write_voices
 from releases import write_releases
-from test_paper_configs import HERE, ROOT, SHORT, logged
+from test_paper_configs import HERE, ROOT, SHORT, STYLE, logged
 
 from lightning_paras2s.cli import dispatch
 from lightning_paras2s.models.kimi.lm import KimiAudio
@@ -24,7 +24,9 @@ from lightning_paras2s.types import FACTORS, Query, Response, read_jsonl
 EMBEDDED = {n: yaml.safe_load((ROOT / f"configs/{n}.yaml").read_text()) for n in ("preferences", "evaluate")}
 JUDGED = json.dumps(EMBEDDED["preferences"]["model"]["init_args"]["reward"])
 ONE_STEP = [*HERE, "--trainer.strategy=auto", "--trainer.max_steps=1", "--trainer.limit_val_batches=1"]
-EARS = ["--transcriber", "TinyTranscriber", "--recognizer", "AcousticStyleRecognizer", "--max_wer", "9"]
+# said with its weights, because the config's other recogniser has a path, too
+TONE = {"class_path": "AcousticStyleRecognizer", "init_args": {"path": STYLE}}
+EARS = ["--transcriber", "TinyTranscriber", "--recognizer", json.dumps(TONE), "--max_wer", "9"]
 
 
 def commands() -> list[list[str]]:
