@@ -20,7 +20,7 @@ from typing import Any
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.check import check
-from lightning_paras2s.running.logs import read_summary, say, write_summary
+from lightning_paras2s.running.logs import read_summary, safe_name, say, write_summary
 from lightning_paras2s.running.options import COMMANDS, STAGES
 
 GOES_ON = ("fit", "predict")  # resume what was begun, whatever it was begun from
@@ -119,6 +119,8 @@ def check_stage(name: str, stage: Stage) -> None:
     """
     from lightning_paras2s.cli import resolve_configs
 
+    if safe_name(name) != name:
+        raise UserError(f"a stage's name must be a file's; got {name!r}; use letters, digits and -")
     if not stage.commands or not stage.writes:
         raise UserError(f"the stage {name} must have commands and name what they write; got {stage}")
     for words in stage.words:

@@ -135,9 +135,9 @@ def synthesize(
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber, budget), chunk))
-            append_jsonl(folder / "attempts.jsonl", made)
-            attempts.update({a.id: a for a in made})
+            for made in pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber, budget), chunk):
+                append_jsonl(folder / "attempts.jsonl", [made])  # at once: a kill loses what is on its way
+                attempts[made.id] = made
     done = [job.query for job in jobs if attempts[job.query.id].status == "ok"]
     replace_file(folder / "queries.jsonl", "".join(to_json(query) + "\n" for query in done))
     wanted = {job.query.id: attempts[job.query.id] for job in jobs}
