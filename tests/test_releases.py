@@ -22,10 +22,11 @@ from lightning_paras2s.running import chain
 from lightning_paras2s.types import FACTORS, Query, Response, read_jsonl
 
 EMBEDDED = {n: yaml.safe_load((ROOT / f"configs/{n}.yaml").read_text()) for n in ("preferences", "evaluate")}
-JUDGED = json.dumps(EMBEDDED["preferences"]["model"]["init_args"]["reward"])
 ONE_STEP = [*HERE, "--trainer.strategy=auto", "--trainer.max_steps=1", "--trainer.limit_val_batches=1"]
 # said with its weights, because the config's other recogniser has a path, too
 TONE = {"class_path": "AcousticStyleRecognizer", "init_args": {"path": STYLE}}
+JUDGE = EMBEDDED["preferences"]["model"]["init_args"]["reward"]
+JUDGED = json.dumps(JUDGE | {"init_args": JUDGE["init_args"] | {"style": TONE}})
 EARS = ["--transcriber", "TinyTranscriber", "--recognizer", json.dumps(TONE), "--max_wer", "9"]
 
 
@@ -51,7 +52,7 @@ def here(url: str) -> dict[str, str]:
     patience = {"first_wait_seconds": 0.01, "longest_wait_seconds": 0.05}
     llm = {"model": "gpt-4.1", "base_url": url, "cache_dir": "cache/llm", "patience": patience}
     chat = ["--llm", json.dumps({"class_path": "OpenAIChat", "init_args": llm})]
-    voice = {"class_path": "OpenAITTS", "init_args": {"base_url": url, "patience": patience}}
+    voice = {"class_path": "OpenAITTS", "init_args": {"base_url": url, "describer": None, "patience": patience}}
     told = {
         "mine": [*chat, "--count", "2", "--rounds", "1"],
         "synthesize": ["--synthesizer.base_url", url, "--limit", "4"],
