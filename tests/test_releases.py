@@ -37,8 +37,10 @@ def commands() -> list[list[str]]:
 
 
 def shortened(path: Path) -> str:
-    """A benchmark config with a judge that is here, and the released ear for tone on the CPU."""
+    """A benchmark config with a judge that is here, and the released ear for tone on the CPU; its queries are named
+    elsewhere."""
     config = yaml.safe_load(path.read_text())
+    del config["manifest"]
     config |= {name: EMBEDDED["evaluate"][name] for name in ("judge", "transcriber")}
     config["recognizer"]["init_args"] = {"path": "models/Audio-Reasoner", "device": "cpu", "max_tokens": 4}
     for system in config["systems"].values():
