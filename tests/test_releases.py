@@ -42,7 +42,8 @@ def shortened(path: Path) -> str:
     config = yaml.safe_load(path.read_text())
     del config["manifest"]
     config |= {name: EMBEDDED["evaluate"][name] for name in ("judge", "transcriber")}
-    config["recognizer"]["init_args"] = {"path": "models/Audio-Reasoner", "device": "cpu", "max_tokens": 4}
+    config["recognizer"]["init_args"] = {"path": "models/Audio-Reasoner", "processor": None}
+    config["recognizer"]["init_args"] |= {"device": "cpu", "max_tokens": 4}
     for system in config["systems"].values():
         system["init_args"]["sampling"]["max_steps"] = 10
     Path(path.name).write_text(yaml.safe_dump(config))
