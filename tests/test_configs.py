@@ -29,6 +29,7 @@ COMMAND_OF = {"demo": "evaluate", "preferences": "predict"}
 # Configs that are differences: what they lie on.
 BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
 BASE_OF |= {f"onegpu/card_{size}.yaml": "onegpu/grpo.yaml" for size in (24, 48, 80)}
+BASE_OF |= {"paper/evaluate_one_card.yaml": "paper/evaluate.yaml"}
 BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]

@@ -107,6 +107,31 @@ def test_run_cut_anywhere_is_resumed_to_the_same_result(bench, whole, tmp_path, 
         assert (tmp_path / "cut" / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_systems_that_answer_one_by_one_give_their_memory_back_and_leave_the_same_records(bench, whole, tmp_path):
+    """As for policies that don't fit one GPU together: each is asked for all batches, then released."""
+    folder, result = whole
+    seen = []
+
+    class Held(S2SSystem):
+        def __init__(self, name, system):
+            self.name, self.system, self.config_sha = name, system, system.config_sha
+
+        def respond(self, queries, audios, sample):
+            seen.append(self.name)
+            return self.system.respond(queries, audios, sample)
+
+        def release(self):
+            seen.append(f"-{self.name}")
+
+    held = {name: Held(name, system) for name, system in bench["systems"].items()}
+    found = evaluate(**bench | {"systems": held}, output=str(tmp_path / "out"), one_by_one=True)
+    assert list(dict.fromkeys(seen)) == ["topline", "-topline", "cascade", "-cascade", "broken", "-broken"]
+    assert [name for name in seen if name.startswith("-")] == ["-topline", "-cascade", "-broken"]
+    assert numbers(found) == numbers(result)
+    again = evaluate(**bench | {"systems": held}, output=str(tmp_path / "out"), one_by_one=True)
+    assert numbers(again) == numbers(result) and seen[-1] == "-broken"
+
+
 def test_finished_run_asks_nobody_again(bench, whole, tmp_path):
     folder, result = whole
     shutil.copytree(folder, tmp_path / "again")

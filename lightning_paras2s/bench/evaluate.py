@@ -58,6 +58,7 @@ def evaluate(
     max_usd: float | None = None,
     dry_run: bool = False,
     foreign_speech: Literal["stop", "allow", "judge"] = "stop",
+    one_by_one: bool = False,
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -86,6 +87,8 @@ def evaluate(
         foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
             knows eSpeak's alone): stop before anything is judged; allow it, such answers being counted as failed,
             "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
+        one_by_one: let each system answer all queries, and give its weights' memory back, before the next one begins:
+            for policies that don't fit one GPU together. The records are the same.
 
     Raises:
         UserError: after the summary is written, if no answer has a score.
@@ -109,7 +112,8 @@ def evaluate(
     index, count = shard.split("/")
     Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
-    plan = Plan(Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
+    asked = (Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
+    plan = Plan(*asked, one_by_one)
     steps = Steps(plan, log)
     if not log.suffix and len(steps.faults) == len(queries):
         raise UserError(f"a query must be heard; got none of {len(queries)}: {next(iter(steps.faults.values()))}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +126,59 @@ def filter(result: Result, options: Result) -> Shown:
     missing = "" if result["kept"] else f"no query was kept of {result['read']}: {counted(result['rejected'])}"
     return Shown([shown, told, f"queries: {result['manifest']}"],
                  f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)  # fmt: skip
+
+
+def deal(result: Result, options: Result) -> Shown:
+    rows = [(name, row["queries"], row["pairs"], row["manifest"]) for name, row in result["parts"].items()]
+    dealt = sum(row["queries"] for row in result["parts"].values())
+    shown = table(("part", "queries", "pairs", "manifest"), rows)
+    missing = "" if dealt else f"no query was dealt of {result['read']}"
+    return Shown(
+        [shown, f"dealt {dealt} of {result['read']} queries"], "demonstrate --config demonstrate.yaml", missing
+    )
+
+
+def demonstrate(result: Result, options: Result) -> Shown:
+    if result.get("dry_run"):
+        rows = [(name, result[name]) for name in ("queries", "requests", "tokens", "speech_hours")]
+        rows.append(("price in US dollars, at most", f"{result['usd']:.2f}"))
+        again = f"demonstrate ... --max_usd {max(result['usd'], 0.01):.2f}, without --dry_run"
+        return Shown([table(("what it would ask", ""), rows)], again)
+    found = result["answered_by_factor"]
+    shown = table(
+        ("factor", "queries", "answered"), [(f, n, found.get(f, 0)) for f, n in result["read_by_factor"].items()]
+    )
+    left = {status: n for status, n in result["statuses"].items() if status != "ok"}
+    told = [
+        f"answered {result['answered']} of {result['queries']} queries; without an answer: {counted(left)}",
+        f"word error rate {cell(result['wer'])} (of all {result['candidates']} candidates "
+        f"{cell(result['wer_of_candidates'])}, {cell(result['tone_share_of_candidates'])} of them in the wanted tone)",
+        f"US dollars {result['usd']:.4f}; answers: {result['answers']}",
+    ]
+    missing = "" if result["answered"] else f"no query has an answer: {counted(left)}"
+    return Shown([shown, *told], "fit --config paper/sft.yaml --config trainer/fsdp2_8gpu.yaml", missing)
+
+
+def chain(result: Result, options: Result) -> Shown:
+    form = "{:13}{:9}{:>8}{:>6}{:>11}"
+    lines = [form.format("stage", "state", "hours", "GPUs", "USD")]
+    for row in result["stages"]:
+        lines.append(form.format(row["stage"], row["state"], f"{row['hours']:g}", row["gpus"], f"{row['usd']:,.0f}"))
+        for what in ("reads", "writes", "note"):
+            told = row[what] if what == "note" else ", ".join(row[what])
+            lines += textwrap.wrap(
+                told, WIDTH, initial_indent=f"  {what:8}", subsequent_indent=" " * 10, break_on_hyphens=False
+            )
+    lines.append(form.format("left", "", f"{result['hours']:g}", "", f"{result['usd']:,.0f}"))
+    price = result["usd_per_gpu_hour"]
+    cost = (
+        f"US dollars hold {result['gpu_hours']:g} GPU-hours at {price:g}" if price else "US dollars are servers' alone"
+    )
+    lines += ["", f"{cost}; hours are estimates, none was measured"]
+    if result["absent"]:
+        lines += textwrap.wrap(f"to be put there first: {', '.join(result['absent'])}", WIDTH, break_on_hyphens=False)
+    again = "chain ..., without --dry_run"
+    return Shown(["\n".join(lines)], again if result.get("dry_run") and result["hours"] else "")
 
 
 def evaluate(result: Result, options: Result) -> Shown:
@@ -359,7 +413,8 @@ def serve(result: Result, options: Result) -> Shown:
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
-        *(bench, mine, synthesize, filter, evaluate, audit, leaderboard, headline, skills, report, arena),
+        *(bench, mine, synthesize, filter, deal, demonstrate, chain, evaluate, audit, leaderboard),
+        *(headline, skills, report, arena),
         *(serve, import_speech, voicebench, agreement, plan, sweep, leakage, judge_table),
     )
 }

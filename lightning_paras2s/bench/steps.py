@@ -40,6 +40,7 @@ class Plan:
     batch_size: int
     label_source: str
     label_swap: bool
+    one_by_one: bool = False
 
 
 class Heard(NamedTuple):
@@ -85,14 +86,22 @@ class Steps:
             for sample in range(self.plan.samples)
             if (missing := [q for q in batch if response_id(name, q.id, sample) not in done])
         ]
+        if self.plan.one_by_one:
+            names = list(self.plan.systems)
+            todo.sort(key=lambda row: names.index(row[1]))  # stable: a system's batches keep their order
         for _, name, _, missing in todo:
             able = [q for q in missing if q.id not in self.faults]
             self.plan.systems[name].check(able, [seconds_of(self.plan.root / q.audio) for q in able])
-        sizes, heard, audios = [len(row[-1]) for row in todo], None, {}
+        sizes, heard, audios, asked = [len(row[-1]) for row in todo], None, {}, ""
         for batch, name, sample, missing in self.stages.over(todo, sizes, "responses", "respond"):
             if batch is not heard:
                 heard, audios = batch, self._listen(batch)
+            if self.plan.one_by_one and asked not in ("", name):
+                self.plan.systems[asked].release()
+            asked = name
             self._ask(name, sample, missing, audios)
+        if self.plan.one_by_one and asked:
+            self.plan.systems[asked].release()
 
     def keep(self) -> None:
         """Before a rescoring: the responses must be to these recordings and words. (Labels may have been corrected.)"""

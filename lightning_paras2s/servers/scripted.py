@@ -93,6 +93,7 @@ class ScriptedLLM(ChatLLM):
             styles.NEUTRALITY_PROMPT: neutrality,
             styles.REASONABILITY_PROMPT: reasonability,
             styles.RESPONSE_PROMPT: self._respond,
+            styles.DEMONSTRATION_PROMPT: self._demonstrate,
             styles.RELEVANCE_PROMPT: relevance,
         }
         for template, answer in tests.items():
@@ -124,6 +125,9 @@ class ScriptedLLM(ChatLLM):
         frames = reply_frames(query.split, factor, style)
         frame = frames[self._random(text, style).integers(len(frames))]
         return f"Response: {frame.format(subject=query.subject)}\nTone: {sorted(BEST_TONES[style])[0]}"
+
+    def _demonstrate(self, text: str, labels: str, factor: str, style: str, tones: str) -> str:
+        return self._respond(text, factor, style)
 
 
 @functools.cache

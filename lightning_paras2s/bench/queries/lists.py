@@ -100,10 +100,15 @@ def flaw(text: str, factor: str) -> str | None:
         return "repeats_example"
     if not MIN_WORDS <= count <= MAX_WORDS:
         return "length"
-    if any(c.isalpha() and not c.isascii() and c.lower() not in "éèêñçöüïáí" for c in text):
+    if has_foreign_letters(text):
         return "not_english"
     banned = [word for word in BANNED[factor] if f" {word} " in f" {plain} "]
     return f"banned_word: {banned[0]}" if banned else None
+
+
+def has_foreign_letters(text: str) -> bool:
+    """Whether a text has letters that English does not write, in its own words or in those that it borrows."""
+    return any(c.isalpha() and not c.isascii() and c.lower() not in "éèêñçöüïáí" for c in text)
 
 
 def parse_answer(text: str, allowed: tuple[str, ...]) -> tuple[str | None, str]:

@@ -60,6 +60,11 @@ def check_labelled(queries: Iterable[Query], who: str) -> None:
         raise UserError(f"{who} must have every query's style; got none of {bare!r}; have styles predicted, or add it")
 
 
+def moved(query: Query, root: Path, folder: Path) -> Query:
+    """A query of a manifest in `root`, as one in `folder` names its recording."""
+    return replace(query, audio=relative(str(root / query.audio), folder))
+
+
 def unheard(path: Path) -> str:
     """Why a recording can't be heard, "" if it can: by its header, unless that says too little."""
     try:

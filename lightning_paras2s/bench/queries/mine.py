@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lightning_paras2s.bench.queries.duplicates import first_of_each
 from lightning_paras2s.bench.queries.lists import flaw, parse_numbered_list, split_styles
-from lightning_paras2s.bench.queries.scripts import read_scripts
+from lightning_paras2s.bench.queries.scripts import scripts_of
 from lightning_paras2s.bench.queries.styles import (
     CONTRASTS,
     NEUTRALITY_PROMPT,
@@ -28,7 +28,7 @@ from lightning_paras2s.bench.queries.styles import (
 )
 from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
-from lightning_paras2s.data.embedded import TextQuery, text_queries
+from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
@@ -70,7 +70,7 @@ def mine(
         splits: whose topics to ask for.
         count: queries a prompt asks for.
         rounds: how often each prompt is asked.
-        source: test these scripts instead of generating any: "embedded", or a file of scripts.
+        source: test these scripts instead of generating any: "embedded", "open", or a file of scripts.
         max_usd: ask nothing that could take the run's cost above this.
         dry_run: ask nothing; tell the number of requests and what they would cost.
 
@@ -150,8 +150,7 @@ def candidate_of(generation: Generation, item: str) -> Candidate:
 
 def load(source: str, factors: Sequence[str], splits: Sequence[str]) -> list[Candidate]:
     """Scripts that exist, as candidates."""
-    scripts = [q for s in SPLITS for q in text_queries(s)] if source == "embedded" else read_scripts(source)
-    chosen = [s for s in scripts if s.factor in factors and s.split in splits]
+    chosen = [s for s in scripts_of(source) if s.factor in factors and s.split in splits]
     return [Candidate(s.id, s.factor, s.split, s.topic, s.text, s.styles, s.subject) for s in chosen]
 
 

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_paras2s.data.embedded import TextQuery, query_style, text_queries
+from lightning_paras2s.data.open_text import read_open
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import safe_name
 from lightning_paras2s.speaking.synthesizers import Voice
-from lightning_paras2s.types import FACTORS, STYLES, Query, Style, read_jsonl
+from lightning_paras2s.types import FACTORS, SPLITS, STYLES, Query, Style, read_jsonl
 
-LICENSE = "CC-BY-4.0"
+SHIPPED = ("embedded", "open")  # text sets that come with the package
+LICENSE = "CC-BY-4.0"  # of both
 
 
 class Job(NamedTuple):
@@ -27,7 +29,7 @@ class Job(NamedTuple):
 
 def load_scripts(source: str, split: str, factors: Sequence[str], limit: int | None, seed: int) -> list[TextQuery]:
     """The first `limit` scripts of each factor, in an order drawn from the seed: a larger limit only adds some."""
-    scripts = text_queries(split) if source == "embedded" else tuple(read_scripts(source))
+    scripts = scripts_of(source)
     chosen = []
     for factor in factors:
         found = [s for s in scripts if s.factor == factor and s.split == split]
@@ -35,6 +37,16 @@ def load_scripts(source: str, split: str, factors: Sequence[str], limit: int | N
             raise UserError(f"{source} must hold {factor} scripts of the split {split}; got none; choose others")
         chosen += sorted(found, key=lambda s: digest(seed, s.id))[:limit]
     return chosen
+
+
+def scripts_of(source: str) -> list[TextQuery]:
+    """Scripts of all splits: of a set that ships with the package ("embedded" or "open"), or of a file."""
+    if source == "embedded":
+        return [q for split in SPLITS for q in text_queries(split)]
+    if source == "open":
+        prompts = [p for split in SPLITS for factor in FACTORS for p in read_open(factor, split)]
+        return [TextQuery(p.id, p.factor, p.split, p.topic, p.subject, p.text, tuple(p.styles)) for p in prompts]
+    return read_scripts(source)
 
 
 def read_scripts(path: str) -> list[TextQuery]:
@@ -70,8 +82,8 @@ def plan(script: TextQuery, voices: dict[str, Voice], seed: int, source: str, sy
             topic=script.topic,
             audio=audio_of(f"{script.id}-{value}"),
             voice=name,
-            source=f"{'embedded text' if source == 'embedded' else 'mined'}, {synthesizer}",
-            license=LICENSE if source == "embedded" else "",
+            source=f"{f'{source} text' if source in SHIPPED else 'mined'}, {synthesizer}",
+            license=LICENSE if source in SHIPPED else "",
         )
         jobs.append(Job(query, style, int(random.integers(2**31))))
     return jobs

@@ -1,7 +1,8 @@
 """Topics, contrasting styles and prompts of query mining as data (paper, appendices A.3 and A.11.1 to A.11.4).
 
 The four generation prompts are the paper's words (its typing slips included, so that results compare). The paper
-describes the three tests of A.3 but prints no prompts for them: those, and their reply format, are ours.
+describes the three tests of A.3 and the answers of stage 1 (section 4.1) but prints no prompts for them: those, and
+their reply format, are ours.
 """
 
 from __future__ import annotations
@@ -210,6 +211,17 @@ the words and the speaker, and the tone of voice in which it is spoken.
 Reply in exactly this format:
 Response: the words
 Tone: one or two words
+"""
+
+DEMONSTRATION_PROMPT = """
+A user says to a voice assistant: "{text}"
+What is known of the speaker: {labels}. What matters most here: the {factor} is "{style}".
+Write the assistant's best spoken answer, in English, in one or two sentences that fit both the words and the speaker.
+Don't repeat the user's words, and don't name the speaker's traits. Then choose the tone of voice in which it is spoken:
+{tones}.
+Reply in exactly this format:
+Response: the words
+Tone: one of these tones
 """
 
 RELEVANCE_PROMPT = """

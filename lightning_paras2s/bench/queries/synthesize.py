@@ -103,7 +103,7 @@ def synthesize(
 
     Args:
         out: folder to write.
-        source: "embedded" (the text set that ships with the package), or a file of scripts that `mine` wrote.
+        source: "embedded" or "open" (the text sets that ship with the package), or a file of scripts that `mine` wrote.
         split: train, val or test; its voices are its own.
         factors: emotion, sarcasm, age, gender.
         limit: scripts a factor; all by default. A larger limit keeps what a smaller one made.
@@ -136,9 +136,9 @@ def synthesize(
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            made = list(pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber, budget), chunk))
-            append_jsonl(folder / "attempts.jsonl", made)
-            attempts.update({a.id: a for a in made})
+            for made in pool.map(lambda job: make(folder, job, synthesizer, candidates, transcriber, budget), chunk):
+                append_jsonl(folder / "attempts.jsonl", [made])  # at once: a kill loses what is on its way
+                attempts[made.id] = made
     done = [job.query for job in jobs if attempts[job.query.id].status == "ok"]
     write_manifest(folder / "queries.jsonl", done)
     wanted = {job.query.id: attempts[job.query.id] for job in jobs}

@@ -70,6 +70,9 @@ class S2SSystem(ABC):
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         """Answer each query; `sample` counts repeated answers to one query."""
 
+    def release(self) -> None:  # noqa: B027
+        """Give back the memory of weights; they are read again when the next answer is asked for. Most hold none."""
+
 
 class CascadeSystem(S2SSystem):
     """Deaf to style: transcribe, answer the words with a generic reply, speak in a neutral voice (the paper's

@@ -1,0 +1,279 @@
+"""`chain`: the stages from an empty folder to the leaderboard, each a command as one types it (paper, sections 3 to 5).
+
+A config names the stages in order: their commands, what they read and write, their hours and dollars. A stage is done
+when its record says that the same commands, configs and inputs led to the outputs that lie there, all by content. What
+is not done is run again, and each command goes on by itself where it was stopped. Training does not: it would go on
+from weights that came of other inputs, so that a changed input is refused there, and wants another version.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.check import check
+from lightning_paras2s.running.logs import read_summary, safe_name, say, write_summary
+from lightning_paras2s.running.options import COMMANDS, STAGES
+
+GOES_ON = ("fit", "predict")  # resume what was begun, whatever it was begun from
+RECORD = ("commands", "configs", "reads", "writes")
+GRACE_SECONDS = 60.0  # for a stage to save what it has, once this process is told to end
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a chain.
+
+    Args:
+        commands: as one types them after the program's name, one after the other.
+        reads: files and folders that it needs.
+        writes: files and folders that it leaves.
+        hours: that it takes, an estimate.
+        usd: that it pays to servers, an estimate.
+        gpus: that it holds for these hours.
+        note: what the estimate rests on, and what is cheaper.
+    """
+
+    commands: list[str]
+    reads: list[str]
+    writes: list[str]
+    hours: float = 0.0
+    usd: float = 0.0
+    gpus: int = 0
+    note: str = ""
+
+    @property
+    def words(self) -> list[list[str]]:
+        return [shlex.split(command) for command in self.commands]
+
+    @property
+    def trains(self) -> bool:
+        return any(words[0] in GOES_ON for words in self.words)
+
+
+def chain(
+    stages: dict[str, Stage],
+    out: str = "runs/chain",
+    more: dict[str, str] | None = None,
+    only: list[str] | None = None,
+    usd_per_gpu_hour: float = 0.0,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Run the stages of a config one after the other; what is done is left, and a chain that was killed goes on.
+
+    Args:
+        stages: name -> commands, what they read and write, hours and dollars.
+        out: folder of the records that say which stage is done.
+        more: stage -> options that are added to each of its commands.
+        only: these stages alone; all by default.
+        usd_per_gpu_hour: price of an hour of one GPU, in US dollars; 0 counts servers alone.
+        dry_run: run nothing; tell what each stage reads and writes, what it takes, and whether it is done.
+
+    Returns:
+        Each stage with its state, hours and dollars, and the totals of what is not done.
+    """
+    chosen = choose(stages, more or {}, only)
+    for name, stage in chosen.items():
+        check_stage(name, stage)
+    folder = Path(out)
+    records = {name: Record.of(folder / f"{name}.json", stage) for name, stage in chosen.items()}
+    if dry_run:
+        return table(chosen, records, usd_per_gpu_hour) | {"dry_run": True}
+    if lacking := absent(chosen):
+        name, path = lacking[0]
+        raise UserError(
+            f"the stage {name} reads {path}, which must be there: no stage before it writes it; put it there"
+        )
+    for name, stage in chosen.items():
+        if records[name].state() != "done":
+            run_stage(name, stage, records[name])
+            records[name] = Record.of(records[name].path, stage)
+    return table(chosen, records, usd_per_gpu_hour)
+
+
+def choose(stages: Mapping[str, Stage], more: Mapping[str, str], only: Sequence[str] | None) -> dict[str, Stage]:
+    """The stages that are asked for, in their order, with what is added to their commands."""
+    for name in [*more, *(only or [])]:
+        if name not in stages:
+            raise UserError(f"a stage must be one of {', '.join(stages)}; got {name!r}")
+    return {
+        name: replace(stage, commands=[f"{command} {more.get(name, '')}".strip() for command in stage.commands])
+        for name, stage in stages.items()
+        if not only or name in only
+    }
+
+
+def check_stage(name: str, stage: Stage) -> None:
+    """Refuse what no command takes, before the first stage has run for hours.
+
+    Raises:
+        UserError: an unknown command, option or config.
+    """
+    from lightning_paras2s.cli import resolve_configs
+
+    if safe_name(name) != name:
+        raise UserError(f"a stage's name must be a file's; got {name!r}; use letters, digits and -")
+    if not stage.commands or not stage.writes:
+        raise UserError(f"the stage {name} must have commands and name what they write; got {stage}")
+    for words in stage.words:
+        if not words or words[0] not in {*STAGES, *COMMANDS} - {"chain"}:
+            raise UserError(f"the stage {name} must run commands of this program; got {' '.join(words) or 'nothing'!r}")
+        try:
+            check(words[0], [*resolve_configs(words[1:]), "--check"])
+        except UserError as error:
+            raise UserError(f"the stage {name}: {error}") from None
+
+
+def absent(stages: Mapping[str, Stage]) -> list[tuple[str, str]]:
+    """Stage and path of all that is read, not there, and written by no stage before."""
+    written: list[Path] = []
+    found = []
+    for name, stage in stages.items():
+        for path in map(Path, stage.reads):
+            if not path.exists() and not any(path == w or w in path.parents for w in written):
+                found.append((name, str(path)))
+        written += map(Path, stage.writes)
+    return found
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a stage's last run, in a file, beside what it is today."""
+
+    path: Path
+    stage: Stage
+    before: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: Path, stage: Stage) -> Record:
+        return cls(path, stage, read_summary(path, RECORD) if path.is_file() else {})
+
+    def state(self) -> str:
+        """done, to do, begun (and not ended), or changed."""
+        if not self.before:
+            return "to do"
+        if self.changed():
+            return "changed"
+        if self.before["writes"] is None:
+            return "begun"
+        return "done" if contents(self.stage.writes) == self.before["writes"] else "changed"
+
+    def changed(self) -> list[str]:
+        """What is another than when the stage last began: its commands, a config, or something that it reads."""
+        today, names = self.today(), []
+        if today["commands"] != self.before["commands"]:
+            names.append("its options")
+        for kind in ("configs", "reads"):
+            old, new = self.before[kind], today[kind]
+            names += [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
+        return names
+
+    def today(self) -> dict[str, Any]:
+        return {
+            "commands": self.stage.words,
+            "configs": contents(configs_of(self.stage)),
+            "reads": contents(self.stage.reads),
+        }
+
+    def write(self, writes: dict[str, str] | None, seconds: float) -> None:
+        write_summary(self.path, {**self.today(), "writes": writes, "seconds": round(seconds, 1)})
+
+
+def run_stage(name: str, stage: Stage, record: Record) -> None:
+    """Run a stage's commands, and keep what came of what.
+
+    Raises:
+        UserError: an input is missing, the stage trains and was begun from others, or it did not end well.
+    """
+    if missing := [path for path in stage.reads if not Path(path).exists()]:
+        raise UserError(f"the stage {name} reads {missing[0]}, which must be there; run the stage that writes it")
+    if record.before and stage.trains and (changed := record.changed()):
+        raise UserError(
+            f"the stage {name} was begun from other inputs ({', '.join(changed)}) and would go on from its weights; "
+            f"give its commands another version, or remove {record.path} to let it go on"
+        )
+    record.write(None, 0.0)
+    started = time.perf_counter()
+    for command in stage.commands:
+        say(f"{name}: {command}")
+        run(shlex.split(command))
+    if lost := [path for path in stage.writes if not Path(path).exists()]:
+        raise UserError(f"the stage {name} must write {lost[0]}; it did not; mend its commands or its `writes`")
+    seconds = time.perf_counter() - started
+    record.write(contents(stage.writes), seconds)
+    say(f"{name}: done, {seconds:.0f} s")
+
+
+def run(words: Sequence[str]) -> None:
+    """One command in a process of its own, which ends with this one.
+
+    Raises:
+        UserError: it ended badly.
+    """
+    from lightning_paras2s.bench.chain import end_with_parent
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_paras2s", *words],
+        stdout=2,  # stdout is for the chain's own table
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        code = process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    if code:
+        raise UserError(
+            f"`{shlex.join(words)}` must end well; got exit code {code}; mend what it says above, then start the same "
+            "chain again"
+        )
+
+
+def configs_of(stage: Stage) -> list[str]:
+    """Paths of all configs that a stage's commands name."""
+    from lightning_paras2s.cli import resolve_config
+
+    pairs = [pair for words in stage.words for pair in zip(words, words[1:], strict=False)]
+    return sorted({resolve_config(value) for key, value in pairs if key in ("-c", "--config")})
+
+
+def contents(paths: Sequence[str]) -> dict[str, str]:
+    """Path -> hash of the file or folder; "" where there is none."""
+    if not any(Path(path).exists() for path in paths):
+        return dict.fromkeys(paths, "")
+    from lightning_paras2s.bench.systems.policy import fingerprint
+
+    return {path: fingerprint(path) if Path(path).exists() else "" for path in paths}
+
+
+def table(stages: Mapping[str, Stage], records: Mapping[str, Record], usd_per_gpu_hour: float) -> dict[str, Any]:
+    """What each stage is and costs; `hours` and `usd` of the whole are those of what is not done."""
+    rows = []
+    for name, stage in stages.items():
+        row = {"stage": name, "state": records[name].state(), "reads": stage.reads, "writes": stage.writes}
+        usd = stage.usd + stage.hours * stage.gpus * usd_per_gpu_hour
+        row |= {"hours": stage.hours, "gpus": stage.gpus, "usd": round(usd, 2), "note": stage.note}
+        rows.append(row | {"commands": stage.commands})
+    left = [row for row in rows if row["state"] != "done"]
+    return {
+        "stages": rows,
+        "hours": round(sum(row["hours"] for row in left), 2),
+        "gpu_hours": round(sum(row["hours"] * row["gpus"] for row in left), 2),
+        "usd": round(sum(row["usd"] for row in left), 2),
+        "usd_per_gpu_hour": usd_per_gpu_hour,
+        "absent": list(dict.fromkeys(path for _, path in absent(stages))),
+    }
