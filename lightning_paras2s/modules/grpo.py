@@ -32,6 +32,7 @@ from lightning_paras2s.losses import (
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.modules.anchor import NO_ANCHOR, Anchor, shown_actions
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
 from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
@@ -67,6 +68,8 @@ class GRPOModule(StageModule):
             the ratio (arXiv 2512.02556).
         weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
         scale: of advantages: divided by their group's deviation (std), or not (none: Dr. GRPO, arXiv 2503.20783).
+        anchor: weight of each stream's cross-entropy of demonstrations, which hold what the reward does not ask for
+            (WavAlign's idea, arXiv 2604.14932, see `modules/anchor.py`); `{text: 0.0, audio: 0.1}` holds the voice.
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
         mu: passes over each rollout.
@@ -104,6 +107,7 @@ class GRPOModule(StageModule):
         unbiased_kl: bool = False,
         weights: PerStream = EVEN,
         scale: Scale = "std",
+        anchor: PerStream = NO_ANCHOR,
         drop_zero_variance: bool = False,
         mu: int = 1,
         minibatches: int = 1,
@@ -124,6 +128,7 @@ class GRPOModule(StageModule):
         check_sampling(sampling)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
+        self.anchor = Anchor(anchor)
         self.build, self.init_from = (policy, reward), init_from
         self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
         self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
@@ -162,11 +167,12 @@ class GRPOModule(StageModule):
         """The algorithm's box: sample, score, compare within groups, and learn, `mu` times over."""
         self.policy.eval()
         self.seconds = {}
+        shown = self.anchor.shown(batch)
         with self.timed("step"):
             rollout = self.rollout(batch)
             rewards = self.rewards(batch, rollout)
             advantages = group_advantages(rewards, self.group_size, self.scale)
-            learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout))
+            learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout), shown)
             means = Means()
             for queries in self.minibatch_queries(learned):
                 self.update(learned, queries, means)
@@ -250,10 +256,15 @@ class GRPOModule(StageModule):
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        denominator = self.denominator(learned, queries)
+        denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
         with self.timed("update"):
             parts, loss = self.micro_batches(learned.rollout, queries), torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
+                if actions is not None:
+                    sync_gradients(self.policy, self.sync_every_micro_batch)
+                    held = self.anchor.loss(self.policy, learned, part, actions, means)
+                    self.manual_backward(held)
+                    loss += held.detach()
                 sync_gradients(self.policy, self.sync_every_micro_batch or i == len(parts))
                 loss += self.backward_part(learned, part, denominator, means)
             norm = self.clip_gradients()
