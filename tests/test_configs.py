@@ -25,11 +25,13 @@ from lightning_paras2s.types import FACTORS, SPLITS, Audio, append_jsonl
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
-COMMAND_OF = {"demo": "evaluate", "preferences": "predict", "anchor_answers": "predict"}
+COMMAND_OF = {"demo": "evaluate", "preferences": "predict", "anchor_answers": "predict", "model_7b": "predict"}
 # Configs that are differences: what they lie on.
 BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
 BASE_OF |= {f"onegpu/card_{size}.yaml": "onegpu/grpo.yaml" for size in (24, 48, 80)}
 BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
+BASE_OF |= {f"onegpu/{name}.yaml": "onegpu/preferences.yaml" for name in ("model_7b", "preferences_24")}
+BASE_OF |= {"onegpu/evaluate_7b.yaml": "onegpu/evaluate.yaml"}
 BASE_OF |= {"controls/anchor_answers.yaml": "preferences.yaml", "controls/anchor_audio.yaml": "grpo.yaml"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]

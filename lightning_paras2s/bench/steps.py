@@ -93,6 +93,8 @@ class Steps:
             if batch is not heard:
                 heard, audios = batch, self._listen(batch)
             self._ask(name, sample, missing, audios)
+        for system in self.plan.systems.values():
+            system.rest()
 
     def keep(self) -> None:
         """Before a rescoring: the responses must be to these recordings and words. (Labels may have been corrected.)"""

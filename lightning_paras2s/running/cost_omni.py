@@ -14,8 +14,8 @@ import math
 from dataclasses import dataclass
 
 from lightning_paras2s.running.cost import GPU, Efficiency, Memory, Work
+from lightning_paras2s.running.cost_judges import BLOCK_SECONDS, Listener
 
-BLOCK_SECONDS = 2.5e-4
 CODES_A_WORD = 10  # five tokens of text a second
 CODE_RATE = 50.0
 EARS = 639_647_232  # weights of the audio tower
@@ -101,9 +101,9 @@ OMNI_7B = Omni(Stack(3584, 18944, 28, 28, 4, 128), Stack(896, 18944, 24, 12, 4, 
 class Voice:
     """token2wav in float32: flow matching at 100 frames a second, then BigVGAN."""
 
-    weights: int = 449_054_385
-    flow: int = 336_000_000  # that each frame is multiplied by
-    vocoder_flops: float = 1.0e11  # a second of speech
+    weights: int = 449_051_264
+    flow: int = 329_412_352  # that each frame is multiplied by: without table and embedding of the time
+    vocoder_flops: float = 1.89e11  # a second of speech
     frames: int = 100
     bytes: float = 0.6e9  # of one answer's activations
 
@@ -113,38 +113,22 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What makes a score of an answer: bytes on the card, and of one answer the FLOPs, the bytes read and the launches'
-    seconds there, and the US dollars elsewhere.
-    """
-
-    bytes: float = 0.0
-    flops: float = 0.0
-    read: float = 0.0
-    wait: float = 0.0
-    usd: float = 0.0
-
-    def __add__(self, other: Listener) -> Listener:
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Listener(*(a + b for a, b in pairs))
-
-    def seconds(self, gpu: GPU, efficiency: Efficiency) -> float:
-        read = self.read / (gpu.bandwidth * efficiency.decode)
-        return self.flops / (gpu.flops * efficiency.matmul) + max(read, self.wait)
-
-
-@dataclass(frozen=True)
 class OmniWork:
-    """What `Work` does not say: which half learns, points of flow matching, who listens, and whether anything speaks.
+    """One step: what `Work` does not say.
 
     Attributes:
-        copies: policies that are on the card at once (`evaluate` keeps those that have answered).
+        trains: the half that learns, or "" = nothing does.
+        points: of flow matching.
+        listener: who scores the answers.
+        samples, speaks: whether answers are drawn, and whether their codes are spoken.
+        copies: policies on the card at once (`evaluate` keeps those that have answered).
     """
 
     work: Work
     trains: str = "both"
     points: int = 10
     listener: Listener = Listener()
+    samples: bool = True
     speaks: bool = True
     copies: int = 1
 
@@ -153,27 +137,27 @@ class OmniWork:
         return math.ceil(self.work.steps / CODES_A_WORD)
 
     @property
-    def spoken(self) -> float:
-        """Seconds of an answer."""
-        return self.work.steps / CODE_RATE
+    def length(self) -> int:
+        """Positions of the talker: prompt, its speaker's mark, and the codes."""
+        return self.work.prompt + 1 + self.work.steps
 
 
-def answer_seconds(omni: Omni, gpu: GPU, work: OmniWork, voice: Voice, efficiency: Efficiency) -> dict[str, float]:
-    """Seconds of sampling, speaking and scoring one batch."""
+def answer_seconds(
+    omni: Omni, gpu: GPU, work: OmniWork, efficiency: Efficiency, voice: Voice = Voice()
+) -> dict[str, float]:
+    """Seconds of hearing, sampling, speaking and scoring one batch."""
     w, rate = work.work, gpu.flops * efficiency.matmul
-    heard = 2.0 * EARS * 2 * work.work.queries * w.prompt  # two encoder positions a token
-    prefill = 2.0 * omni.weights * w.queries * w.prompt
+    flops = 2.0 * (2 * EARS + omni.weights) * w.queries * w.prompt  # the tower hears two positions a token
     made = {
-        "prefill": (heard + prefill) / rate,
+        "prefill": flops / rate,
         "thinker": work.words * decode_seconds(omni.thinker, omni.vocab, gpu, w, efficiency),
         "talker": w.steps * decode_seconds(omni.talker, omni.codes, gpu, w, efficiency),
     }
     if work.speaks:
         flow = voice.flops(work.points) / (gpu.float32 * efficiency.matmul)
         vocoder = voice.vocoder_flops / (gpu.float32 * efficiency.convolution)
-        made["voice"] = w.rows * work.spoken * (flow + vocoder)
-    made["judge"] = w.rows * work.listener.seconds(gpu, efficiency)
-    return made
+        made["voice"] = w.rows * w.steps / CODE_RATE * (flow + vocoder)
+    return made | {"judge": w.rows * work.listener.seconds(gpu, efficiency)}
 
 
 def decode_seconds(stack: Stack, ids: int, gpu: GPU, work: Work, efficiency: Efficiency) -> float:
@@ -184,49 +168,43 @@ def decode_seconds(stack: Stack, ids: int, gpu: GPU, work: Work, efficiency: Eff
     return max(bound, stack.layers * BLOCK_SECONDS)
 
 
-def learn_seconds(omni: Omni, gpu: GPU, work: OmniWork, efficiency: Efficiency, passes: float) -> float:
-    """`passes` forward passes over all rows (an update is 2 with adapters or 3, and one more with recomputation)."""
+def learn_seconds(omni: Omni, gpu: GPU, work: OmniWork, efficiency: Efficiency) -> dict[str, float]:
+    """The reference's pass, where answers are drawn, the sampler's, where one is needed, and the updates: 2 passes with
+    adapters or 3, and one more with recomputation.
+    """
     w = work.work
-    thinker = omni.words * w.rows * (w.prompt + work.words)
-    talker = omni.speech * w.rows * (w.prompt + 1 + w.steps)
-    return passes * 2.0 * (thinker + talker) / (gpu.flops * efficiency.matmul)
-
-
-def update_passes(work: Work) -> float:
-    return (2 if work.lora_rank else 3) + work.recompute
+    weights = omni.words * (w.prompt + work.words) + omni.speech * work.length
+    a_pass = 2.0 * w.rows * weights / (gpu.flops * efficiency.matmul)
+    made = {"ref_logps": a_pass * work.samples, "old_logps": a_pass * (work.samples and w.updates > 1)}
+    return made | {"update": w.updates * ((2 if w.lora_rank else 3) + w.recompute) * a_pass}
 
 
 def omni_memory(omni: Omni, work: OmniWork, rows: int, voice: Voice = Voice()) -> Memory:
-    """Bytes of the card: `rows` answers are learned from at once, 0 = nothing learns."""
-    w, kept = work.work, {"policy": float(work.work.weight_bytes * omni.weights * work.copies)}
-    learns = rows > 0
-    if learns:
-        trained = omni.trained(work.trains, w.lora_rank)
-        own = 4 if w.lora_rank else w.weight_bytes
-        moments = own if w.state_bits == 32 else 1
-        # without adapters the weights themselves are counted with the policy
-        kept["trained_state"] = (2.0 * (own + moments) - (0 if w.lora_rank else own)) * trained
-        if not w.lora_rank:
-            kept["reference"] = float(w.weight_bytes * omni.weights)
+    """Bytes of the card; `rows` answers are learned from at once."""
+    w = work.work
+    kept = {"policy": float(w.weight_bytes * omni.weights * work.copies)}
     kept |= {"ears": 2.0 * EARS, "context": CONTEXT, "judge": work.listener.bytes}
-    length = w.prompt + 1 + w.steps
     phases = {}
-    if w.group_size:
+    if work.samples:
         kept["voice"] = 4.0 * voice.weights if work.speaks else 0.0
-        # while the prompts' keys and values are copied to their groups both are there
-        phases["rollout"] = {"kv_cache": (w.rows + w.queries) * length * float(omni.kv_bytes)}
+        # while the prompts' keys and values are copied to their groups, both are there
+        phases["rollout"] = {"kv_cache": float((w.rows + w.queries) * work.length * omni.kv_bytes)}
         phases["waveform"] = {"activations": voice.bytes if work.speaks else 0.0}
-    if learns:
-        lora = w.lora_rank > 0
+    if work.trains:
+        lora, trained = w.lora_rank > 0, omni.trained(work.trains, w.lora_rank)
+        own = 4 if lora else w.weight_bytes
+        moments = own if w.state_bits == 32 else 1
+        # weight, gradient and moments of adapters; the weights themselves are the policy's
+        kept["trained_state"] = float((own * (1 + lora) + 2 * moments) * trained)
+        kept["reference"] = 0.0 if lora or not work.samples else float(w.weight_bytes * omni.weights)
         thinker = rows * (w.prompt + work.words) * omni.thinker.activation_bytes(w.recompute, lora)
-        talker = rows * length * omni.talker.activation_bytes(w.recompute, lora)
+        talker = rows * work.length * omni.talker.activation_bytes(w.recompute, lora)
         phases["update"] = {"thinker": thinker, "talker": talker, "head_chunks": 4 * 3.0 * 1024 * 8192}
     return Memory(kept, phases)
 
 
 def largest_omni_batch(omni: Omni, gpu: GPU, work: OmniWork, reserve: float = 0.1) -> int:
     """Answers that can be learned from at once, in whole groups; 0 if not one group fits."""
-    room, group = gpu.memory * (1 - reserve), max(1, work.work.group_size)
+    room, group = gpu.memory * (1 - reserve), work.work.group_size
     groups = range(work.work.queries, 0, -1)
-    fitting = (n * group for n in groups if omni_memory(omni, work, n * group).peak <= room)
-    return next(fitting, 0)
+    return next((n * group for n in groups if omni_memory(omni, work, n * group).peak <= room), 0)

@@ -70,6 +70,9 @@ class S2SSystem(ABC):
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         """Answer each query; `sample` counts repeated answers to one query."""
 
+    def rest(self) -> None:  # noqa: B027
+        """Let go of weights until the next question: a judge may need the memory. Most systems hold none."""
+
 
 class CascadeSystem(S2SSystem):
     """Deaf to style: transcribe, answer the words with a generic reply, speak in a neutral voice (the paper's

@@ -67,6 +67,9 @@ class PolicySystem(S2SSystem):
     def policy(self) -> SpeechLM:
         return self.processor.load_policy(self.path, self.device, self.dtype)
 
+    def rest(self) -> None:
+        vars(self).pop("policy", None)
+
     def check(self, queries: list[Query], seconds: list[float]) -> None:
         asked = [Dialogue("chat", None, HeardUtterance(s), None, q) for q, s in zip(queries, seconds, strict=True)]
         self.processor.check(asked, False, self.sampling.max_steps)
