@@ -133,8 +133,8 @@ def test_memory_is_the_hand_count():
 def test_seconds_are_the_hand_count():
     """On an A100 a talker's step of the 7B reads 2 x (1.31 G + 7.6 M) = 2.64 GB and 16 rows' past of 466 tokens, .37
     GB: 1.47 ms at 2.04 TB/s, 2.46 ms at .6; 24 blocks of .25 ms are 6 ms, which wins. The thinker's 15.2 - 1.1 GB:
-    7.1 ms, 11.9 ms at .6, above 28 blocks' 7. Voice: 16 answers of 10.24 s, 4.74 TFLOP a second of speech at .45 of 19.5
-    TFLOP/s, and .189 at .3 of it: 93.8 s.
+    7.1 ms, 11.9 ms at .6, above 28 blocks' 7. Voice: 16 answers of 10.24 s, 4.74 TFLOP a second of speech at .45 of
+    19.5 TFLOP/s, and .189 at .3 of it: 93.8 s.
     """
     work = OmniWork(Work(2, 8, 210, 512, 16, 2))
     seconds = answer_seconds(OMNI_7B, GPUS["a100"], work, Efficiency())
