@@ -31,7 +31,8 @@ from lightning_paras2s.running.sweep_runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
 
 # Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
-INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "logger", "checkpoint", "progress", "log_every_n_steps")
+INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts")
+INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 
 
