@@ -107,6 +107,14 @@ def test_a_folder_s_own_config_wins_and_adapters_are_counted_as_peft_makes_them(
         assert omni.trained(trains, 4) == sum(p.numel() for p in lora.parameters() if p.requires_grad)
     with pytest.raises(UserError, match="a folder of Qwen2.5-Omni, or name 3B or 7B; got models/Other"):
         omni_of({"init_args": {"path": "models/Other"}})
+    file = tmp_path / "Omni-7B" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text())["thinker_config"]))
+    alone = omni_of({"init_args": {"path": str(file.parent)}})
+    assert (alone.words, alone.talker) == (omni.words, OMNI_7B.talker)
+    for wrong, told in (("{", "JSONDecodeError"), ('{"text_config": {"vocab_size": 9}}', "KeyError: 'hidden")):
+        file.write_text(wrong)
+        with pytest.raises(UserError, match=f"config.json must state the sizes of a Qwen2.5-Omni; got {told}"):
+            omni_of({"init_args": {"path": str(file.parent)}})
 
 
 def test_memory_is_the_hand_count():

@@ -221,8 +221,12 @@ def omni_of(policy: str | dict[str, Any]) -> Omni:
     adapter = path / "adapter_config.json"
     if adapter.is_file():
         path = Path(json.loads(adapter.read_text())["base_model_name_or_path"])
-    if (path / "config.json").is_file():
-        return omni_from(json.loads((path / "config.json").read_text()))
+    if (file := path / "config.json").is_file():
+        try:
+            return omni_from(json.loads(file.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            got = f"{type(error).__name__}: {error}"
+            raise UserError(f"{file} must state the sizes of a Qwen2.5-Omni; got {got}; fetch it again") from None
     for size, omni in (("3B", OMNI_3B), ("7B", OMNI_7B)):
         if size in str(path).upper():
             return omni
@@ -230,14 +234,14 @@ def omni_of(policy: str | dict[str, Any]) -> Omni:
 
 
 def omni_from(config: dict[str, Any]) -> Omni:
-    """By a release's config.json."""
-    thinker, talker = config["thinker_config"]["text_config"], config["talker_config"]
+    """By a release's config.json. A thinker alone, which a scorer may be, is taken to have the 7B's talker."""
+    thinker, talker = (config.get("thinker_config") or config)["text_config"], config.get("talker_config")
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     stacks = []
-    for given in (thinker, talker):
+    for given in filter(None, (thinker, talker)):
         size = given.get("head_dim") or given["hidden_size"] // given["num_attention_heads"]
         stacks.append(Stack(*(given[name] for name in names), size))
-    return Omni(*stacks, thinker["vocab_size"], talker["vocab_size"])
+    return Omni(*[*stacks, OMNI_7B.talker][:2], thinker["vocab_size"], (talker or {}).get("vocab_size", 8448))
 
 
 def name_of(omni: Omni) -> str:
