@@ -188,6 +188,18 @@ def takes_config(function: Callable[..., Any]) -> bool:
     return "config" in inspect.signature(function).parameters
 
 
+def gathered(argv: list[str]) -> list[str]:
+    """The values of every --config as one list, for a command that reads the configs itself."""
+    found, rest, values = [], [], iter(argv)
+    for argument in values:
+        key, given, value = argument.partition("=")
+        if key in ("-c", "--config"):
+            found.append(value if given else next(values, ""))
+        else:
+            rest.append(argument)
+    return [*rest, f"--config={json.dumps(found)}"] if found else rest
+
+
 def run_command(name: str, argv: list[str]) -> None:
     """Parse the arguments of a benchmark function, and call it.
 
@@ -196,6 +208,7 @@ def run_command(name: str, argv: list[str]) -> None:
     """
     function = load_command(name)
     parser = parser_of(name, function)
+    argv = gathered(argv) if takes_config(function) else argv
     options = parser.instantiate_classes(parser.parse_args(argv)).as_dict()
     if not takes_config(function):
         options.pop("config")

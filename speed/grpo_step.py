@@ -92,7 +92,7 @@ class Steps(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: GRPOModule, *_) -> None:
         self.turns.end("ours")
-        for name, seconds in module.seconds.items():
+        for name, seconds in module.clock.seconds.items():
             self.parts.setdefault(name, []).append(seconds)
 
 

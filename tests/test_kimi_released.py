@@ -12,6 +12,7 @@ from tiny_models import write_models, write_shards
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.bigvgan import BigVGANConfig
 from lightning_paras2s.models.kimi.config import read_config
+from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.kimi.released import (
     flow_config,
     load_codes,
@@ -19,7 +20,6 @@ from lightning_paras2s.models.kimi.released import (
     load_features,
     vocoder_config,
 )
-from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 
 
 @pytest.fixture
@@ -118,8 +118,9 @@ WRONG = [
 @pytest.mark.parametrize(("file", "where", "values", "message"), WRONG)
 def test_what_is_not_supported_is_one_line(root, kimi, file, where, values, message):
     change(kimi.joinpath(*file), where, **values)
+    processor = KimiProcessor(str(kimi), str(root / "glm-4-voice-tokenizer"), "float32")
     with pytest.raises(UserError, match=message) as error:
-        ReleasedTokenizer(str(kimi), str(root / "glm-4-voice-tokenizer"), "float32")
+        assert processor.ears and processor.voice
     assert "\n" not in str(error.value)
 
 

@@ -15,7 +15,6 @@ from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.models.kimi.processor import KimiProcessor
-from lightning_paras2s.models.kimi.tokenizer import ReleasedTokenizer
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.types import Audio, Query, Response, read_jsonl
@@ -111,13 +110,13 @@ def test_evaluate_asks_nothing_when_one_query_is_too_long(folder, tmp_path):
 
 def test_half_a_tokenizer_is_read_when_half_is_asked_for(folder):
     folders = (str(folder / "Kimi-Audio-7B-Instruct"), str(folder / "glm-4-voice-tokenizer"))
-    voice = ReleasedTokenizer(*folders, ode_points=2, chunk_codes=60, hears=False)
+    voice = KimiProcessor(*folders, ode_points=2, chunk_codes=60).voice
     assert (voice.glm4, voice.whisper) == (None, None)
     assert (voice.detokenizer.flow.config.ode_points, voice.detokenizer.flow.config.chunk_codes) == (2, 60)
     assert next(voice.detokenizer.flow.parameters()).dtype == torch.bfloat16
     wav, counts = voice.decode(torch.full((1, 50), 256), torch.tensor([50]))
     assert wav.dtype == torch.float32 and counts.tolist() == [50 * 1920]
-    ears = ReleasedTokenizer(*folders, speaks=False)
+    ears = KimiProcessor(*folders).ears
     ((codes, features),) = ears.listen([hiss(0.4)], "cpu")
     assert ears.detokenizer is None and len(codes) == 5 and features.dtype == torch.bfloat16
 

@@ -38,9 +38,9 @@ def test_half_a_tokenizer_says_what_it_lacks(tokenizer):
     mute = KimiTokenizer(tokenizer.glm4, tokenizer.whisper, None, tokenizer.config)
     deaf = KimiTokenizer(None, None, tokenizer.detokenizer, tokenizer.config)
     assert mute.feature_size == deaf.feature_size == 96
-    with pytest.raises(UserError, match="must speak; got speaks: false"):
+    with pytest.raises(UserError, match="must speak; got one that only hears"):
         mute.decode(torch.tensor([[300]]), torch.tensor([1]))
-    with pytest.raises(UserError, match="must hear; got hears: false"):
+    with pytest.raises(UserError, match="must hear; got one that only speaks"):
         deaf.listen([Audio(np.zeros(1600, np.float32), 16_000)], "cpu")
 
 

@@ -30,7 +30,7 @@ from lightning_paras2s.running.cost import (
     seconds_a_step,
     train_flops,
 )
-from lightning_paras2s.running.plan import make_plan, plan, read_work
+from lightning_paras2s.running.plan import make_plan, plan, read_stages, read_work
 
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]
 
@@ -249,12 +249,13 @@ def test_command_reads_a_training_config(tmp_path, capsys):
 def test_another_stage_or_policy_is_refused(model, got, tmp_path):
     (tmp_path / "other.yaml").write_text(f"model: {model}\n")
     with pytest.raises(UserError, match=f"plan knows GRPO of KimiAudio; {got} in .*other.yaml"):
-        plan(str(tmp_path / "other.yaml"))
+        plan([str(tmp_path / "other.yaml")])
 
 
 def test_devices_that_are_found_at_run_time_are_the_planned_ones(tmp_path):
     (tmp_path / "auto.yaml").write_text("trainer: {devices: auto}\ndata: {init_args: {batch_size: 4}}\n")
-    assert read_work(tmp_path / "auto.yaml", Work(), 1, gpus=2)[0].queries == 8
+    ((name, values),) = read_stages([str(tmp_path / "auto.yaml")]).items()
+    assert read_work(values, name, Work(), 1, gpus=2)[0].queries == 8
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_devices_that_are_found_at_run_time_are_the_planned_ones(tmp_path):
         ({"gpus": 0}, "gpus must be at least 1; got 0"),
         ({"decode_efficiency": 1.5}, "decode_efficiency must be above 0"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16; got 'float16'"),
-        ({"config": "none.yaml"}, "existing training config; got none.yaml"),
+        ({"config": ["none.yaml"]}, "existing training config; got none.yaml"),
     ],
 )
 def test_wrong_options_are_one_clear_line(wrong, message):

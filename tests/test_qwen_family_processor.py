@@ -206,8 +206,6 @@ def test_a_card_that_is_too_small_is_refused_with_the_figure(folder, release):
     text = sum(p.numel() for p in parts(release.thinker)[1].parameters())
     assert thinker == text + release.thinker.lm_head.weight.numel()
     assert talker == sum(p.numel() for p in release.talker.parameters())
-    whole = memory.bytes_needed(config, "float32", trains="both") - memory.BESIDE
-    assert whole == (thinker + talker) * (4 + 4 + 8)  # weight, gradient, two moments
     assert memory.bytes_needed(config, "bfloat16") - memory.BESIDE == (thinker + talker) * 2
     with pytest.raises(UserError, match="the card must hold 18.0 GB before activations; got 16.0 GB"):
         memory.refuse_small(16e9, 18e9)

@@ -108,6 +108,23 @@ def losses_of(run: Path) -> list[float]:
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
+def test_the_reference_s_best_answers_hold_the_voice_beside_a_reward_on_words(sampled):
+    """`controls/anchor_audio.yaml` over GRPO, whose source and processor stay. The same batches, held and as good as
+    not: before the first update both runs' answers are as likely, then those that are held are likelier."""
+    options = ["--config", "grpo.yaml", "--config", "controls/anchor_audio.yaml", "--data.judged=runs/preferences/data"]
+    options += ["--data.source.init_args.seed=400", "--data.batch_size=4", "--model.group_size=2"]
+    options += ["--model.reward=TokenCountReward", "--model.reward.token=5", "--model.sampling.max_steps=6"]
+    options += ["--trainer.max_steps=5", "--model.warmup_steps=0", "--model.lr=0.0002", "--progress.refresh_rate=0"]
+    found = {}
+    for name, weight in (("held", 1.0), ("free", 1e-9)):
+        run = [f"--model.anchor.audio={weight}", f"--trainer.logger.version={name}", "--trainer.precision=32-true"]
+        dispatch(["fit", *options, *run])
+        lines = (sampled / f"runs/grpo_anchor/{name}/metrics.jsonl").read_text().splitlines()
+        found[name] = [line["train/anchor/audio"] for line in map(json.loads, lines) if "train/anchor/audio" in line]
+    held, free = found["held"], found["free"]
+    assert len(held) == len(free) == 5 and held[0] == free[0] and sum(held[1:]) < 0.8 * sum(free[1:]), found
+
+
 def test_what_cannot_be_learned_is_one_line(sampled):
     short = ["--trainer.max_steps=1", "--trainer.max_epochs=-1"]
     with pytest.raises(UserError, match="at least one must reach 5.5; the best has"):

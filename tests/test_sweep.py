@@ -288,6 +288,22 @@ def scored(shift: float, noise: list[float]) -> dict[str, list[float | None]]:
     return {f"{f}/{i}": [shift + noise[i], shift + noise[i]] for f in ("age", "gender") for i in range(10)}
 
 
+def test_run_is_another_when_the_answers_in_a_folder_change(place):
+    judged, overlay = place / "judged", "--config controls/anchor_audio.yaml --data.judged judged"
+    judged.mkdir()
+    for name in ("train.jsonl", "train_completions.jsonl"):
+        (judged / name).write_text("{}")
+    stage = {"grpo": f"--config grpo.yaml {overlay} --model.lr {{lr}}"}
+    options = {"stages": stage, "evaluate": GRID["evaluate"], "skills": "", "threads": 1}
+    queries = subset(GRID["manifest"], Path("runs/toy"), 1, 0)
+    before, again = (plan([{"lr": 0.1}], [1], options, Path("runs/toy"), queries)[0].sha for _ in range(2))
+    tree = plan([{"lr": 0.1}], [1], options, Path("runs/toy"), queries)[0].stages["grpo"]["data"]
+    # what another data module knows, too, stays
+    assert (tree["class_path"], tree["init_args"]["source"]) == ("RejectionDataModule", "UnlabelledQueries")
+    (judged / "train_completions.jsonl").write_text("{ }")
+    assert before == again != plan([{"lr": 0.1}], [1], options, Path("runs/toy"), queries)[0].sha
+
+
 def test_points_pool_seeds_and_are_compared_by_pair():
     noise = [-0.5, 0.5] * 5
     low = [row(seed, scored(2.0 + seed / 10, noise), 0.0) for seed in (0, 1)]

@@ -244,6 +244,16 @@ class KillAt(L.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class KillJob(KillAt):
+    """The same for all processes of a job that was started in a session of its own."""
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, *args) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx >= self.batch and trainer.is_global_zero:
+            if not self.marker.exists():
+                self.marker.touch()
+                os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
 class DeadlyReward(TokenCountReward):
     """Ends the process as `kill -9` does at its n-th call, once: there, or in the middle of a line that is written
     after it."""

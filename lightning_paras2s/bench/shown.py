@@ -331,6 +331,10 @@ def agreement(result: Result, options: Result) -> Shown:
 
 def plan(result: Result, options: Result) -> Shown:
     """It prints its own lines."""
+    if "stages" in result:
+        first = result["stages"][0]
+        command = {"samples": "predict", "evaluate": "evaluate"}.get(first["stage"], "fit")
+        return Shown([], f"{command} --config {first['config']}")
     tokens = result.get("micro_batch_tokens", 0)
     return Shown(
         [], f"fit --config paper/grpo.yaml --config trainer/fsdp2_8gpu.yaml --model.micro_batch_tokens {tokens}"

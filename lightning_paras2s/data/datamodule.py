@@ -49,7 +49,8 @@ class DualStreamDataModule(LightningDataModule):
     Args:
         source: a `DialogueSource`.
         processor: of the policy's family: its ears, voice and words.
-        labelled: True = with answers (SFT); False = prompts alone (RL: the labels and answers are dropped).
+        labelled: True = with answers (SFT, or RL that holds on to them); False = prompts alone (RL: the labels and
+            answers are dropped).
         batch_size: queries a batch and process (the global B is this times the processes).
         val_batch_size: the same for validation.
         seed: of the order of the training dialogues; null follows `seed_everything`.
@@ -87,8 +88,9 @@ class DualStreamDataModule(LightningDataModule):
 
     @property
     def max_steps(self) -> int:
-        """Of the policy's own answers, which must fit behind the query; 0 where the answers are given."""
-        return 0 if self.labelled or self.trainer is None else self.trainer.lightning_module.sampling.max_steps
+        """Of the policy's own answers, which must fit behind the query; 0 where it gives none."""
+        sampling = None if self.trainer is None else self.trainer.lightning_module.sampling
+        return 0 if sampling is None else sampling.max_steps
 
     @property
     def ranks(self) -> dict[str, int]:

@@ -30,7 +30,8 @@ SPLITS = ("train", "val")
 
 
 class RejectionDataModule(DualStreamDataModule):
-    """The best of a policy's own judged answers, one a query, as demonstrations for `SFTModule`.
+    """The best of a policy's own judged answers, one a query, as demonstrations for `SFTModule`, or for `GRPOModule` to
+    hold on to (`anchor`).
 
     Args:
         source: the queries that were sampled for.
@@ -63,8 +64,8 @@ class RejectionDataModule(DualStreamDataModule):
 
     @property
     def max_steps(self) -> int:
-        """Of the longest answer that is learned."""
-        return self.longest
+        """Of the longest answer, learned or the policy's own."""
+        return max(self.longest, super().max_steps)
 
     def choose(self, split: str, dialogues: list[Dialogue]) -> list[Dialogue]:
         """The dialogues that have a good answer, which is remembered for the batches.

@@ -44,7 +44,7 @@ class Processor(ABC):
         """Refuse what can't be used, before any weight is read.
 
         Args:
-            labelled: the answers count; else `max_steps` of the policy's own must fit behind the query.
+            labelled: the answers count, which must fit behind the query, as must `max_steps` of the policy's own.
 
         Raises:
             UserError: naming the dialogue.

@@ -150,6 +150,16 @@ class Sampling:
         shares = {"text_top_p": self.text_top_p, "audio_top_p": self.audio_top_p}
         return found | {name: value for name, value in shares.items() if value != 1}
 
+    def check_noise(self, noise: Tensor | None) -> None:
+        """
+        Raises:
+            UserError: something is drawn, and there is no noise to draw it by.
+        """
+        if noise is None and (self.text_temperature or self.audio_temperature):
+            raise UserError(
+                "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
+            )
+
     def check_scorable(self) -> None:
         """Log-probabilities are those of the whole distribution at a temperature.
 

@@ -6,9 +6,7 @@ training see the same distribution. `trainer.max_steps` counts optimizer steps: 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import get_args
 
@@ -31,12 +29,23 @@ from lightning_paras2s.losses import (
     masked_mean,
 )
 from lightning_paras2s.models.sharding import sync_gradients
-from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.models.speech_lm import Completion, Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.modules.anchor import NO_ANCHOR, Anchor, shown_actions
+from lightning_paras2s.modules.beside import Clock, check_parts, in_parts, joined
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
-from lightning_paras2s.modules.rollouts import MicroBatch, Rollout, check_cuts, cut, minibatches_of, useful_queries
+from lightning_paras2s.modules.rollouts import (
+    MicroBatch,
+    Rollout,
+    check_cuts,
+    check_unscored,
+    cut,
+    minibatches_of,
+    useful_queries,
+)
 from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
+from lightning_paras2s.speaking.codec import SpokenResponse
 
 
 class GRPOModule(StageModule):
@@ -67,6 +76,8 @@ class GRPOModule(StageModule):
             the ratio (arXiv 2512.02556).
         weights: of the streams' log-ratios, so of their policy gradients; the KL is not weighed.
         scale: of advantages: divided by their group's deviation (std), or not (none: Dr. GRPO, arXiv 2503.20783).
+        anchor: weight of each stream's cross-entropy of demonstrations, which hold what the reward does not ask for
+            (WavAlign's idea, arXiv 2604.14932, see `modules/anchor.py`); `{text: 0.0, audio: 0.1}` holds the voice.
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
         mu: passes over each rollout.
@@ -75,6 +86,8 @@ class GRPOModule(StageModule):
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
+        rollout_parts: a rollout is drawn in so many parts; on a GPU one is spoken and scored beside the next one's
+            sampling. 1 = all at once.
         state_bits: of the optimizer's moments: 32, or 8 for less memory (needs torchao).
         rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
@@ -104,12 +117,14 @@ class GRPOModule(StageModule):
         unbiased_kl: bool = False,
         weights: PerStream = EVEN,
         scale: Scale = "std",
+        anchor: PerStream = NO_ANCHOR,
         drop_zero_variance: bool = False,
         mu: int = 1,
         minibatches: int = 1,
         micro_batch_tokens: int = 0,
         sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
+        rollout_parts: int = 1,
         state_bits: int = 32,
         rollout_seed: int | None = None,
         max_unscored: float = 0.5,
@@ -122,16 +137,18 @@ class GRPOModule(StageModule):
         check_cuts(group_size, mu, minibatches)
         check_choice("scale", scale, get_args(Scale))
         check_sampling(sampling)
+        check_parts(rollout_parts)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
+        self.anchor = Anchor(anchor)
         self.build, self.init_from = (policy, reward), init_from
         self.group_size, self.sampling, self.scale, self.lr_decay = group_size, sampling, scale, lr_decay
         self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
         self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
-        self.sync_every_micro_batch = sync_every_micro_batch
+        self.sync_every_micro_batch, self.rollout_parts = sync_every_micro_batch, rollout_parts
         self.policy: SpeechLM | None = None
-        self.seconds: dict[str, float] = {}
+        self.clock = Clock()
 
     @property
     def trained(self) -> SpeechLM:
@@ -161,53 +178,44 @@ class GRPOModule(StageModule):
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
         """The algorithm's box: sample, score, compare within groups, and learn, `mu` times over."""
         self.policy.eval()
-        self.seconds = {}
-        with self.timed("step"):
-            rollout = self.rollout(batch)
-            rewards = self.rewards(batch, rollout)
+        self.clock = Clock()
+        shown = self.anchor.shown(batch)
+        with self.clock.timed("step"):
+            rollout, rewards = self.rollout(batch)
             advantages = group_advantages(rewards, self.group_size, self.scale)
-            learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout))
+            learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout), shown)
             means = Means()
             for queries in self.minibatch_queries(learned):
                 self.update(learned, queries, means)
             self.check_idle(means)
         self.log_step(rollout, rewards, means.read() | learned.gap)
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
-
     @torch.no_grad()
-    def rollout(self, batch: DualStreamBatch) -> Rollout:
-        """Sample G responses a query; each rank takes its rows of the global batch's noise."""
+    def rollout(self, batch: DualStreamBatch) -> tuple[Rollout, Tensor]:
+        """Sample G responses a query and score them, rewards [B*G], NaN = unscored; each rank takes its rows of the
+        global batch's noise.
+        """
         rank, world_size, rows = self.global_rank, self.trainer.world_size, len(batch) * self.group_size
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         noise = sampling_noise(self.rollout_seed, step, rows * world_size, self.sampling.max_steps)
-        with self.timed("rollout"):
-            mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
-            completion = self.policy.generate(batch.prompt, self.sampling, mine, self.group_size)
-        with self.timed("decode"):
+        mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
+        completions, answers = in_parts(batch, mine, self.rollout_parts, self.sampled, self.scored)
+        responses, scores = zip(*answers, strict=True)
+        rewards = torch.cat(scores).to(self.device)
+        check_unscored(rewards, self.max_unscored, step)
+        completion = joined(completions, self.policy.streams)
+        return Rollout(batch.prompt, completion, sum(responses, [])), rewards
+
+    def sampled(self, batch: DualStreamBatch, noise: Tensor) -> Completion:
+        with self.clock.timed("rollout"):
+            return self.policy.generate(batch.prompt, self.sampling, noise, self.group_size)
+
+    def scored(self, batch: DualStreamBatch, completion: Completion) -> tuple[list[SpokenResponse], Tensor]:
+        """What the completions sound like, and their rewards."""
+        with self.clock.timed("decode"):
             responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
-        return Rollout(batch.prompt, completion, responses)
-
-    @torch.no_grad()
-    def rewards(self, batch: DualStreamBatch, rollout: Rollout) -> Tensor:
-        """[B*G], NaN = unscored.
-
-        Raises:
-            UserError: too many are unscored.
-        """
-        with self.timed("reward"):
-            rewards = self.reward.score(batch, rollout.responses).to(self.device)
-        unscored = float(mean_over_ranks((~rewards.isfinite()).float().mean()))
-        if unscored > self.max_unscored:
-            raise UserError(
-                f"at most {self.max_unscored:.0%} of a rollout's responses may be unscored; got {unscored:.0%} at step "
-                f"{self.trainer.fit_loop.epoch_loop.total_batch_idx}; look at the reward, or raise model.max_unscored"
-            )
-        return rewards
+        with self.clock.timed("reward"):
+            return responses, self.reward.score(batch, responses)
 
     @torch.no_grad()
     def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
@@ -216,7 +224,7 @@ class GRPOModule(StageModule):
         Exactly on-policy (one update a rollout) the sampler's are the update's own, detached: None.
         """
         old_logps = ref_logps = None
-        with self.timed("logps"):
+        with self.clock.timed("logps"):
             parts = self.micro_batches(rollout, torch.arange(len(rollout.prompt), device=self.device))
             if self.reference is not None:
                 ref_logps = self.all_logps(self.reference, rollout, parts)
@@ -250,10 +258,15 @@ class GRPOModule(StageModule):
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        denominator = self.denominator(learned, queries)
-        with self.timed("update"):
+        denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
+        with self.clock.timed("update"):
             parts, loss = self.micro_batches(learned.rollout, queries), torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
+                if actions is not None:
+                    sync_gradients(self.policy, self.sync_every_micro_batch)
+                    held = self.anchor.loss(self.policy, learned, part, actions, means)
+                    self.manual_backward(held)
+                    loss += held.detach()
                 sync_gradients(self.policy, self.sync_every_micro_batch or i == len(parts))
                 loss += self.backward_part(learned, part, denominator, means)
             norm = self.clip_gradients()
@@ -300,13 +313,15 @@ class GRPOModule(StageModule):
 
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
         """Metrics of the global batch; seconds are this rank's."""
-        update["tokens_per_second"] = self.trainer.world_size * rollout.completion.actions.sum() / self.seconds["step"]
+        update["tokens_per_second"] = (
+            self.trainer.world_size * rollout.completion.actions.sum() / self.clock.seconds["step"]
+        )
         update["skipped"] = torch.tensor(float(self.skipped.count))
         update["lr"] = torch.tensor(float(self.optimizers().param_groups[0]["lr"]))
         metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)
         metrics |= metrics_over_ranks(rollout_metrics(rollout.completion, rollout.responses) | update)
         self.log_dict({f"train/{name}": value for name, value in metrics.items()}, batch_size=len(rewards))
-        self.log_dict({f"seconds/{name}": value for name, value in self.seconds.items()}, batch_size=len(rewards))
+        self.log_dict(self.clock.metrics(), batch_size=len(rewards))
         self.__dict__["last_rollout"] = (rollout, rewards)  # for callbacks that show samples
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from lightning_paras2s.losses import (
     check_objective,
     grpo_loss,
 )
-from lightning_paras2s.models.speech_lm import Sampling
+from lightning_paras2s.models.speech_lm import Completion, Sampling
 from lightning_paras2s.modules.rollouts import Rollout
 
 
@@ -89,6 +89,7 @@ class Experience:
         old_logps: [B*G, 2, T], the sampler's; None = exactly on-policy: the update's own, detached.
         ref_logps: [B*G, 2, T], the reference's; None = nothing asks for it (`beta` 0).
         gap: between the sampler's log-probabilities in training and in decoding, for logging.
+        shown: demonstrations of the same queries, [B] rows, that `Anchor` holds on to; None = it does not.
     """
 
     rollout: Rollout
@@ -97,6 +98,7 @@ class Experience:
     old_logps: Tensor | None
     ref_logps: Tensor | None
     gap: dict[str, Tensor]
+    shown: Completion | None
 
     @property
     def scored(self) -> Tensor:

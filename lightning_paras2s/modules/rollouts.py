@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
+from lightning_paras2s.running.ranks import mean_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -66,6 +67,19 @@ def check_cuts(group_size: int, mu: int, minibatches: int) -> None:
         )
     if mu < 1 or minibatches < 1:
         raise UserError(f"mu and minibatches must be at least 1; got {mu} and {minibatches}")
+
+
+def check_unscored(rewards: Tensor, most: float, step: int) -> None:
+    """
+    Raises:
+        UserError: a larger share than `most` of a rollout's rewards, over all ranks, is NaN.
+    """
+    unscored = float(mean_over_ranks((~rewards.isfinite()).float().mean()))
+    if unscored > most:
+        raise UserError(
+            f"at most {most:.0%} of a rollout's responses may be unscored; got {unscored:.0%} at step {step}; look at "
+            "the reward, or raise model.max_unscored"
+        )
 
 
 def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_zero_variance: bool) -> Tensor:

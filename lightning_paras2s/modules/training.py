@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.speech_lm import SpeechLM
+from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
 from lightning_paras2s.running.runs import batches_done, run_dir
 
@@ -88,9 +88,11 @@ class StageModule(L.LightningModule):
 
     Attributes:
         exported: the file of the run's folder that holds the trained model.
+        sampling: how the stage draws answers; None = it draws none.
     """
 
     exported = "policy.safetensors"
+    sampling: Sampling | None = None
 
     def __init__(self, optimization: Optimization, seed: int | None) -> None:
         super().__init__()

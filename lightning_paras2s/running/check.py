@@ -176,7 +176,9 @@ class Checker:
         if "class_path" in value:
             self._named(option, str(value["class_path"]), where)
         options = None if name is None else class_options(short(str(name)), module_of(str(name)))
-        kept = before.get("init_args", {}) if name == before.get("class_path", name) else {}
+        kept = before.get("init_args", {})
+        if name != before.get("class_path", name):  # as the parser does: what the new class knows, too, stays
+            kept = {o.name: kept[o.name] for o in options or () if o.name in kept}
         if options is None:
             return {"class_path": name, "init_args": {**kept, **more}}
         found = self._group(options, kept, more, f"{where}.", short(str(name)))

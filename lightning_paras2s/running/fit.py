@@ -25,7 +25,14 @@ from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
-from lightning_paras2s.running.preflight import check_run, check_trainer, launched, visible_gpus
+from lightning_paras2s.running.preflight import (
+    card_bytes,
+    check_card,
+    check_run,
+    check_trainer,
+    launched,
+    visible_gpus,
+)
 from lightning_paras2s.running.ranks import one_voice
 from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
@@ -91,8 +98,9 @@ class StageCLI(LightningCLI):
         trainer = self.config[self.subcommand].trainer
         trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
         check_trainer(trainer, visible_gpus(), launched(os.environ))
-        if line:
-            say(line)
+        small = check_card(self.config[self.subcommand].as_dict(), card_bytes(trainer))
+        for told in filter(None, (line, small)):
+            say(told)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 

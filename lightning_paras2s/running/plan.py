@@ -1,4 +1,6 @@
-"""`plan`: what GRPO on Kimi-Audio needs before any of it is rented, by the cost model (`cost.py`)."""
+"""`plan`: what GRPO of Kimi-Audio, or a stage of Qwen2.5-Omni on one card, needs before any of it is rented, by the
+cost models (`cost.py`, `cost_omni.py`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.check import read_yaml
 from lightning_paras2s.running.cost import (
     GPU,
     GPUS,
@@ -19,6 +22,8 @@ from lightning_paras2s.running.cost import (
     memory_of,
     seconds_a_step,
 )
+from lightning_paras2s.running.cost_judges import arguments, short
+from lightning_paras2s.running.plan_omni import Terms, plan_stage, stage_lines, summary_lines
 
 GB, HOURS = 1e9, 3600.0
 
@@ -39,12 +44,12 @@ class Plan:
 
 
 def plan(
-    config: str | None = None,
-    gpu: Literal["a100", "h100", "h200", "b200"] = "h100",
+    config: list[str] | None = None,
+    gpu: Literal["a100", "h100", "h200", "b200", "l4", "a10", "rtx3090", "rtx4090", "a6000", "l40s"] = "h100",
     gpus: int = 8,
     queries: int = 32,
     group_size: int = 8,
-    prompt: int = 150,
+    prompt: int | None = None,
     steps: int = 157,
     total_steps: int = 1000,
     lora_rank: int = 0,
@@ -52,20 +57,24 @@ def plan(
     state_bits: Literal[32, 8] = 32,
     decode_efficiency: float = 0.6,
     matmul_efficiency: float = 0.45,
+    size: int = 1000,
+    usd_per_hour: float = 0.0,
 ) -> dict[str, Any]:
-    """Say what GRPO on Kimi-Audio needs before any of it is rented: memory, seconds, GPU-hours, the largest
-    micro-batch.
+    """Say what GRPO of Kimi-Audio, or any stage of Qwen2.5-Omni on one card, needs before it is rented: memory,
+    seconds, hours, dollars, the largest micro-batch.
 
     All figures are arithmetic from data sheets; none was measured.
 
     Args:
-        config: a training config such as paper/grpo.yaml; its group size, batch size, LoRA rank, type of weights,
-            bits of moments, longest answer, number of steps and reward win over the options here.
-        gpu: a100, h100, h200 or b200.
-        gpus: how many.
+        config: training configs such as paper/grpo.yaml; their group size, batch size, LoRA rank, type of weights, bits
+            of moments, longest answer, number of steps and reward win over the options here. One without a model's
+            class or a judge lies over the one before it; of Qwen2.5-Omni several stages may follow one another.
+        gpu: which card.
+        gpus: how many; Qwen2.5-Omni is planned for one.
         queries: B, of all GPUs together.
         group_size: G.
-        prompt: tokens of a query with its template (12.5 a second).
+        prompt: tokens of a query with its template; null = 150 (12.5 a second) of Kimi-Audio, and of Qwen2.5-Omni 210
+            (25 a second, so 6 s).
         steps: of every answer (12.5 a second).
         total_steps: GRPO steps of the run.
         lora_rank: 0 = full fine-tuning.
@@ -73,20 +82,30 @@ def plan(
         state_bits: of the optimizer's moments, 32 or 8.
         decode_efficiency: share of the bandwidth bound that decoding reaches.
         matmul_efficiency: share of the peak that training reaches.
+        size: queries of the set that a stage of Qwen2.5-Omni other than GRPO goes over once.
+        usd_per_hour: price of one card, in US dollars.
     """
     if gpu not in GPUS:
         raise UserError(f"gpu must be one of {', '.join(GPUS)}; got {gpu!r}")
-    counts = {"gpus": gpus, "queries": queries, "group_size": group_size, "prompt": prompt, "steps": steps}
-    for name, value in counts.items():
+    counts = {"gpus": gpus, "queries": queries, "group_size": group_size, "prompt": prompt or 1, "steps": steps}
+    for name, value in (counts | {"size": size}).items():
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
+    if usd_per_hour < 0:
+        raise UserError(f"usd_per_hour must not be negative; got {usd_per_hour}")
     for name, value in {"decode_efficiency": decode_efficiency, "matmul_efficiency": matmul_efficiency}.items():
         if not 0 < value <= 1:
             raise UserError(f"{name} must be above 0 and at most 1; got {value}")
-    work = Work(queries, group_size, prompt, steps, lora_rank, weight_bytes_of(dtype), state_bits=state_bits)
-    if config is not None:
-        work, total_steps = read_work(Path(config), work, total_steps, gpus)
-    made = make_plan(Shape(), GPUS[gpu], gpus, work, total_steps, Efficiency(decode_efficiency, matmul_efficiency))
+    efficiency, stages = Efficiency(decode_efficiency, matmul_efficiency), read_stages(config or [])
+    if any(is_omni(values) for values in stages.values()):
+        terms = Terms(GPUS[gpu], size, prompt or 210, total_steps, efficiency)
+        return plan_card(stages, terms, gpu, usd_per_hour)
+    work = Work(queries, group_size, prompt or 150, steps, lora_rank, weight_bytes_of(dtype), state_bits=state_bits)
+    if len(stages) > 1:
+        raise UserError(f"plan of Kimi-Audio takes one stage; got {', '.join(stages)}; give one, with its overlays")
+    for name, values in stages.items():
+        work, total_steps = read_work(values, name, work, total_steps, gpus)
+    made = make_plan(Shape(), GPUS[gpu], gpus, work, total_steps, efficiency)
     print("\n".join(report(made, gpu, work, total_steps)))
     return {
         "gpu": gpu,
@@ -96,6 +115,7 @@ def plan(
         "seconds": made.seconds,
         "seconds_a_step": sum(made.seconds.values()),
         "gpu_hours": made.gpu_hours,
+        "usd": made.gpu_hours * usd_per_hour,
         "largest_micro_batch": made.largest_micro_batch,
         "micro_batch_tokens": micro_batch_tokens(made, work),
         "fits": made.fits,
@@ -124,21 +144,84 @@ def weight_bytes_of(dtype: str) -> int:
     return sizes[dtype]
 
 
-def read_work(path: Path, work: Work, total_steps: int, gpus: int) -> tuple[Work, int]:
+def read_stages(paths: list[str]) -> dict[str, dict[str, Any]]:
+    """Name -> all that a stage's config and its overlays say together.
+
+    Raises:
+        UserError: no config.
+    """
+    stages: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        if not Path(path).is_file():
+            raise UserError(f"config must be an existing training config; got {path}; check the path")
+        values = read_yaml(path)
+        if not stages or "judge" in values or class_of(values.get("model", {})):
+            stages[path] = values
+        else:
+            last = list(stages)[-1]
+            stages[last] = overlay(stages[last], values)
+    return stages
+
+
+def overlay(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """One config over another; of a class that takes another's place the other's options are left out."""
+    found = dict(first)
+    for key, value in then.items():
+        before = found.get(key)
+        both = isinstance(value, dict) and isinstance(before, dict)
+        same = both and value.get("class_path", before.get("class_path")) == before.get("class_path")
+        found[key] = overlay(before, value) if same else value
+    return found
+
+
+def is_omni(values: dict[str, Any]) -> bool:
+    """Is it a stage of Qwen2.5-Omni, or of its scorer, or an evaluation?"""
+    model = arguments(values.get("model", {}))
+    names = {short(model.get("policy", "")), short(model.get("scorer", ""))}
+    return "systems" in values or bool(names & {"QwenOmni", "QwenOmniScorer"})
+
+
+def plan_card(stages: dict[str, dict[str, Any]], terms: Terms, card: str, usd_per_hour: float) -> dict[str, Any]:
+    """Every stage in turn, and all in one table."""
+    made = [plan_stage(values, terms) for values in stages.values()]
+    for stage in made:
+        print("\n".join(stage_lines(stage, card, usd_per_hour)))
+    print("\n".join(summary_lines(made, card, usd_per_hour)))
+    about = f"{terms.size} queries a set, {terms.prompt} tokens a query, every answer as long as it may be"
+    print(f"\n{about}\narithmetic from data sheets; nothing was measured")
+    rows = [
+        {
+            "stage": s.stage,
+            "config": path,
+            "model": s.model,
+            "memory_gb": {name: value / GB for name, value in s.memory.parts().items()},
+            "peak_gb": s.memory.peak / GB,
+            "seconds": s.seconds,
+            "seconds_a_step": sum(s.seconds.values()),
+            "steps": s.steps,
+            "hours": s.hours,
+            "card_usd": s.hours * usd_per_hour,
+            "judge_usd": s.judge_usd,
+            "micro_batch_tokens": s.micro_batch_tokens,
+            "fits": s.fits,
+        }
+        for path, s in zip(stages, made, strict=True)
+    ]
+    usd = sum(row["card_usd"] + row["judge_usd"] for row in rows)
+    return {"gpu": card, "gpus": 1, "stages": rows, "hours": sum(s.hours for s in made), "usd": usd,
+            "fits": all(s.fits for s in made), "measured": False}  # fmt: skip
+
+
+def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, gpus: int) -> tuple[Work, int]:
     """What a training config says about the work; what it leaves out stays.
 
     Raises:
-        UserError: no config, or of another stage or policy than the cost model's.
+        UserError: another stage or policy than the cost model's.
     """
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"config must be an existing training config; got {path}; check the path")
-    values = yaml.safe_load(path.read_text())
     model = values.get("model", {}).get("init_args", {})
     stage, policy_class = values.get("model", {}).get("class_path", "GRPOModule"), class_of(model.get("policy", {}))
     if not stage.endswith("GRPOModule") or not (policy_class or "KimiAudio").endswith("KimiAudio"):
-        raise UserError(f"plan knows GRPO of KimiAudio; got {stage} of {policy_class} in {path}; name such a config")
+        raise UserError(f"plan knows GRPO of KimiAudio; got {stage} of {policy_class} in {name}; name such a config")
     policy = model.get("policy", {})
     policy = policy.get("init_args", {}) if isinstance(policy, dict) else {}
     trainer, data = values.get("trainer", {}), values.get("data", {}).get("init_args", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +74,43 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | Non
             f"got {devices} and {nodes} with {started.option} {started.processes} on {started.nodes}; make them equal"
         )
     check_mesh(trainer, devices * nodes)
+
+
+def check_card(tree: dict[str, Any], has: float | None) -> str:
+    """Refuse a card that can't hold what a stage of Qwen2.5-Omni always keeps, before its weights are read.
+
+    Args:
+        tree: the run's config.
+        has: bytes of the one card that trains; None = there is no such.
+
+    Returns:
+        A line where the card holds that, but not what `plan` adds for activations; else "".
+
+    Raises:
+        UserError: with the plan's figure.
+    """
+    from lightning_paras2s.running.cost import GPUS
+    from lightning_paras2s.running.plan import is_omni
+    from lightning_paras2s.running.plan_omni import Terms, plan_stage
+
+    if has is None or not is_omni(tree):
+        return ""
+    made = plan_stage(tree, Terms(replace(GPUS["a100"], memory=has)))
+    kept, peak = sum(made.memory.kept.values()) / 1e9, made.memory.peak / 1e9
+    figure = f"{peak:.1f} GB by `plan`, {kept:.1f} of them always; got {has / 1e9:.1f}"
+    help_ = "an overlay of onegpu/ for this card, a smaller model, dtype: bfloat16 or a lower lora_rank"
+    if kept * 1e9 > has:
+        raise UserError(f"the card must hold {made.stage} of Qwen2.5-Omni {made.model}: {figure}; take {help_}")
+    return f"the card may be too small: {figure}; if memory does not suffice, take {help_}" if peak * 1e9 > has else ""
+
+
+def card_bytes(trainer: Mapping[str, Any]) -> float | None:
+    """Memory of the card that trains; None without one, or with several."""
+    if not torch.cuda.is_available() or trainer["accelerator"] == "cpu" or (trainer["num_nodes"] or 1) > 1:
+        return None
+    if device_count(trainer["devices"], torch.cuda.device_count()) > 1:
+        return None
+    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 def check_strategy(trainer: Mapping[str, Any]) -> None:

@@ -30,7 +30,8 @@ from lightning_paras2s.running.sweep_runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
 
 # Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
-INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "logger", "checkpoint", "progress", "log_every_n_steps")
+INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts")
+INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -239,8 +240,8 @@ def decisive(tree: Any) -> Any:
 
 
 def files_of(tree: Any) -> list[Path]:
-    """The files that a tree names, or that its classes take where it names none: what is in them is part of what it
-    says."""
+    """The files that a tree names, or that its classes take where it names none, and the manifests of folders of data
+    (`train.jsonl` is there): what is in them is part of what it says."""
     words, found = words_of(json.dumps(tree)), []
     seen = set(words)
     for word in words:  # grows: a class's defaults may name files and classes
@@ -249,6 +250,7 @@ def files_of(tree: Any) -> list[Path]:
             seen.update(more)
             words += more
         found += [path for path in (Path(word), PACKAGE / word) if path.is_file()][:1]
+        found += sorted(Path(word).glob("*.jsonl")) if (Path(word) / "train.jsonl").is_file() else []
     return found
 
 

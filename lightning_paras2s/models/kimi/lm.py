@@ -26,12 +26,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.heads import HeadedLM
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
-from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
+from lightning_paras2s.models.selective import Ranges
 from lightning_paras2s.models.sharding import shard_blocks, unsharded
 from lightning_paras2s.models.speech_lm import (
     AUDIO,
@@ -43,7 +44,6 @@ from lightning_paras2s.models.speech_lm import (
     SpeechLM,
     Streams,
 )
-from lightning_paras2s.models.tiny.decoding import draw
 
 if TYPE_CHECKING:
     from lightning_paras2s.models.kimi.cache import KeyValueCache
@@ -127,7 +127,7 @@ class KimiTrunk(nn.Module):
         return layer(x, attention_mask=allowed, position_embeddings=rotary, **{cache_argument(): cache})
 
 
-class KimiAudio(SpeechLM):
+class KimiAudio(HeadedLM):
     """The paper's policy. Both heads span the whole vocabulary in the checkpoint; only legal rows are ever used.
 
     Args:
@@ -229,21 +229,8 @@ class KimiAudio(SpeechLM):
 
     def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
         sampling.check_scorable()
-        values, entropies = [], []
-        for stream, hidden in enumerate(self.response_states(prompt, completion)):
-            weight, ranges = self.head(stream)
-            where = completion.actions[:, stream]
-            ids = completion.tokens[:, stream][where]
-            bad = ids[~legal(ids, ranges)]
-            if len(bad):
-                raise UserError(
-                    f"actions of the {('text', 'audio')[stream]} stream must be ids in {ranges}; "
-                    f"got {bad[:5].tolist()}; tokenize the responses with this model's tokenizer"
-                )
-            chosen, entropy = selective_logps(hidden[where], weight, ids, ranges, sampling.of(stream)[0])
-            values.append(torch.zeros(where.shape, device=where.device).index_put((where,), chosen))
-            entropies.append(torch.zeros(where.shape, device=where.device).index_put((where,), entropy))
-        return Logps(torch.stack(values, 1), torch.stack(entropies, 1))
+        self.check_actions(completion)
+        return self.score(self.response_states(prompt, completion), completion, sampling)
 
     def response_states(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         """Teacher forcing: the states from which each response step is predicted, text and audio, [B*G, T, h]."""
@@ -261,25 +248,10 @@ class KimiAudio(SpeechLM):
     def generate(
         self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
     ) -> Completion:
-        if noise is None and (sampling.text_temperature or sampling.audio_temperature):
-            raise UserError(
-                "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
-            )
+        sampling.check_noise(noise)
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
             return KimiRollout(self, prompt, sampling, noise, group_size).run()
-
-    def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
-        weight, ranges = self.head(stream)
-        kind = state.device.type
-        if torch.is_autocast_enabled(kind):  # as `selective_logps` does: operands are rounded, logits are not
-            state, weight = (t.to(torch.get_autocast_dtype(kind)) for t in (state, weight))
-        with torch.autocast(kind, enabled=False):
-            logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
-        choice, logps = draw(logits, uniform, *sampling.of(stream))
-        ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
-        return ids, logps
 
     def check_prompt(self, prompt: Prompt, steps: int) -> None:
         """Context, ids and features are this model's, or one line says what is not."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,8 +16,9 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.kimi.prompt import check_context, demonstration, response_steps, speech_prompt
+from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer, load_features
 from lightning_paras2s.models.kimi.text import KimiText
-from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer, ReleasedTokenizer
+from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
@@ -48,6 +51,17 @@ class KimiItems:
         return RawItem(d.user.audio, d.query, answer)
 
 
+class Released(NamedTuple):
+    """What ears and voice are made of: the options of `KimiProcessor`, where each is explained."""
+
+    path: str
+    glm4_path: str
+    dtype: str
+    seed: int
+    ode_points: int | None
+    chunk_codes: int | None
+
+
 class KimiProcessor(Processor):
     """Kimi-Audio's encoders, detokenizer and words, as released; each is read when it is first needed.
 
@@ -59,7 +73,7 @@ class KimiProcessor(Processor):
         ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
             is more than half of a GRPO step (`plan`).
         chunk_codes: codes a call of the detokenizer; None = the release's 30, of which each call computes a look-ahead
-            of 12 in vain. Longer chunks cost less and are not what a listener of the stream hears.
+            of 12 in vain. Longer chunks cost less and are not what a listener of the stream hears; at least 13.
     """
 
     name = "KimiAudio"
@@ -74,7 +88,7 @@ class KimiProcessor(Processor):
         chunk_codes: int | None = None,
     ) -> None:
         self.path, self.glm4_path = path, glm4_path
-        self.settings = (path, glm4_path, dtype, seed, ode_points, chunk_codes)
+        self.released = Released(path, glm4_path, dtype, seed, ode_points, chunk_codes)
 
     @cached_property
     def config(self) -> KimiConfig:
@@ -82,11 +96,11 @@ class KimiProcessor(Processor):
 
     @property
     def ears(self) -> KimiTokenizer:
-        return released(*self.settings, True)
+        return load_ears(self.released)
 
     @property
     def voice(self) -> KimiTokenizer:
-        return released(*self.settings, False)
+        return load_voice(self.released)
 
     @cached_property
     def text(self) -> KimiText:
@@ -104,8 +118,8 @@ class KimiProcessor(Processor):
 
     def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
         for d in dialogues:
-            steps = response_steps(self.config, d.agent.seconds) if labelled and d.agent is not None else max_steps
-            check_context(self.config, d.query.id if d.query else "", d.user.seconds, steps)
+            shown = response_steps(self.config, d.agent.seconds) if labelled and d.agent is not None else 0
+            check_context(self.config, d.query.id if d.query else "", d.user.seconds, max(shown, max_steps))
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> KimiItems:
         return KimiItems(dialogues, labelled, [d.user.seconds for d in dialogues])
@@ -140,15 +154,26 @@ class KimiProcessor(Processor):
         return KimiAudio(path, read_config(path), dtype=dtype).to(device).eval().requires_grad_(False)
 
 
-@lru_cache(2)
-def released(
-    path: str,
-    glm4_path: str,
-    dtype: str,
-    seed: int,
-    ode_points: int | None,
-    chunk_codes: int | None,
-    hears: bool,
-) -> KimiTokenizer:
-    """The ears or the voice, shared by all processors of a run: they are the same for every policy."""
-    return ReleasedTokenizer(path, glm4_path, dtype, seed, ode_points, chunk_codes, hears=hears, speaks=not hears)
+# Shared by all processors of a run: they are the same for every policy.
+
+
+@lru_cache(1)
+def load_ears(released: Released) -> KimiTokenizer:
+    """A tokenizer that only hears.
+
+    Raises:
+        UserError: naming a file that is missing or damaged, or a tensor that does not fit.
+    """
+    folder, kind = Path(released.path), getattr(torch, released.dtype)
+    glm4 = load_codes(Path(released.glm4_path))
+    whisper = load_features(folder / "whisper-large-v3").to(kind)
+    return KimiTokenizer(glm4, whisper, None, read_config(folder), released.seed).eval().requires_grad_(False)
+
+
+@lru_cache(1)
+def load_voice(released: Released) -> KimiTokenizer:
+    """A tokenizer that only speaks; raises as `load_ears`."""
+    folder, kind = Path(released.path), getattr(torch, released.dtype)
+    changes = {"ode_points": released.ode_points, "chunk_codes": released.chunk_codes}
+    voice = load_detokenizer(folder, kind, changes)
+    return KimiTokenizer(None, None, voice, read_config(folder), released.seed).eval().requires_grad_(False)

@@ -6,27 +6,24 @@ before they are spoken.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.config import KimiConfig, read_config
+from lightning_paras2s.models.kimi.config import KimiConfig
 from lightning_paras2s.models.kimi.detokenizer import Detokenizer
 from lightning_paras2s.models.kimi.flow_matching import seeded_noise
 from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Tokenizer
 from lightning_paras2s.models.kimi.log_mel import SAMPLE_RATE as INPUT_RATE
-from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer, load_features
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
 
 
 class KimiTokenizer(SpeechTokenizer):
-    """See the module's docstring. `ReleasedTokenizer` builds it from the released files.
+    """See the module's docstring. `KimiProcessor` builds it from the released files.
 
     It hears and speaks in its own types whatever the trainer's precision: autocast would round the vocoder to 16 bits,
     and codes would flip.
@@ -77,7 +74,7 @@ class KimiTokenizer(SpeechTokenizer):
     def codes(self, audios: list[Audio], device: torch.device | str) -> list[Tensor]:
         """Ids [T] of each recording."""
         if self.glm4 is None:
-            raise UserError("a tokenizer of queries must hear; got hears: false; set it on data.tokenizer")
+            raise UserError("a tokenizer of queries must hear; got one that only speaks; ask the processor's ears")
         with own_types(device):
             return [codes + self.first_id for codes in self.glm4.encode(*pad_audio(audios, device))]
 
@@ -99,7 +96,7 @@ class KimiTokenizer(SpeechTokenizer):
 
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         if self.detokenizer is None:
-            raise UserError("a tokenizer of responses must speak; got speaks: false; set it on model.tokenizer")
+            raise UserError("a tokenizer of responses must speak; got one that only hears; ask the processor's voice")
         rows = [row[: int(n)] for row, n in zip(codes, lengths)]
         spoken = [row[(row >= self.first_id) & (row < self.vocab_size)] - self.first_id for row in rows]
         device = self.detokenizer.vocoder.conv_pre.bias.device
@@ -107,46 +104,6 @@ class KimiTokenizer(SpeechTokenizer):
             wavs = self.detokenizer.decode([s.to(device) for s in spoken], seeded_noise(self.seed))
         samples = torch.tensor([len(w) for w in wavs])
         return nn.utils.rnn.pad_sequence(wavs, batch_first=True), samples
-
-
-class ReleasedTokenizer(KimiTokenizer):
-    """A `KimiTokenizer` with the weights of the folders of Kimi-Audio and of glm-4-voice-tokenizer.
-
-    Args:
-        path: folder of Kimi-Audio.
-        glm4_path: folder of glm-4-voice-tokenizer.
-        dtype: of the feature encoder and of flow matching, as released; codes and vocoder are float32.
-        seed: of the detokenizer's noise.
-        ode_points: of flow matching; None = the release's 30. Fewer cost less and sound worse: at 30, the detokenizer
-            is more than half of a GRPO step (`plan`).
-        chunk_codes: codes a call; None = the release's 30, of which each call computes a look-ahead of 12 in vain.
-            Longer chunks cost less and are not what a listener of the stream hears; at least 13.
-        hears: whether queries must be heard: a stage only speaks responses, and need not keep the ears' weights.
-        speaks: whether responses must be spoken: a data module only hears queries, and need not keep the voice's
-            weights.
-
-    Raises:
-        UserError: naming a file that is missing or damaged, or a tensor that does not fit.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        glm4_path: str,
-        dtype: str = "bfloat16",
-        seed: int = 0,
-        ode_points: int | None = None,
-        chunk_codes: int | None = None,
-        hears: bool = True,
-        speaks: bool = True,
-    ) -> None:
-        folder, kind = Path(path), getattr(torch, dtype)
-        glm4 = load_codes(Path(glm4_path)) if hears else None
-        whisper = load_features(folder / "whisper-large-v3").to(kind) if hears else None
-        changes = {"ode_points": ode_points, "chunk_codes": chunk_codes}
-        detokenizer = load_detokenizer(folder, kind, changes) if speaks else None
-        super().__init__(glm4, whisper, detokenizer, read_config(folder), seed)
-        self.eval().requires_grad_(False)
 
 
 def own_types(device: torch.device | str) -> torch.autocast:

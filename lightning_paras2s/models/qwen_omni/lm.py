@@ -26,6 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import check_choice
+from lightning_paras2s.models.heads import HeadedLM
 from lightning_paras2s.models.kimi.attention import positions_of
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.qwen_omni.decoding import OmniRollout
@@ -38,10 +39,9 @@ from lightning_paras2s.models.qwen_omni.released import (
     read_omni_config,
     read_tensors,
 )
-from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
+from lightning_paras2s.models.selective import Ranges, legal
 from lightning_paras2s.models.sharding import shard_blocks, unsharded
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
-from lightning_paras2s.models.tiny.decoding import draw
 
 if TYPE_CHECKING:
     from lightning_paras2s.models.kimi.cache import KeyValueCache
@@ -52,7 +52,7 @@ LORA_TARGETS = {"thinker": rf"thinker\.{LINEAR}", "talker": rf"talker\.model\.{L
 LORA_TARGETS["both"] = rf"(thinker|talker\.model)\.{LINEAR}"
 
 
-class QwenOmni(SpeechLM):
+class QwenOmni(HeadedLM):
     """See the module's docstring.
 
     Args:
@@ -238,41 +238,16 @@ class QwenOmni(SpeechLM):
         words = int(written.max()) + 1 if len(written) else 1
         with recomputing(self):
             states = self.response_states(prompt, completion, words)
-        values, entropies = [], []
-        for stream, hidden in enumerate(states):
-            weight, ranges = self.head(stream)
-            where = completion.actions[:, stream]
-            ids = completion.tokens[:, stream][where]
-            chosen, entropy = selective_logps(
-                hidden[where[:, : hidden.shape[1]]], weight, ids, ranges, sampling.of(stream)[0]
-            )
-            values.append(torch.zeros(where.shape, device=where.device).index_put((where,), chosen))
-            entropies.append(torch.zeros(where.shape, device=where.device).index_put((where,), entropy))
-        return Logps(torch.stack(values, 1), torch.stack(entropies, 1))
+        return self.score(states, completion, sampling)
 
     @torch.no_grad()
     def generate(
         self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
     ) -> Completion:
-        if noise is None and (sampling.text_temperature or sampling.audio_temperature):
-            raise UserError(
-                "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
-            )
+        sampling.check_noise(noise)
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
             return OmniRollout(self, prompt, sampling, noise, group_size).run()
-
-    def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-        """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
-        weight, ranges = self.head(stream)
-        kind = state.device.type
-        if torch.is_autocast_enabled(kind):  # as `selective_logps` does: operands are rounded, logits are not
-            state, weight = (t.to(torch.get_autocast_dtype(kind)) for t in (state, weight))
-        with torch.autocast(kind, enabled=False):
-            logits = torch.cat([matmul_fp32(state, weight[start:end].T) for start, end in ranges], 1)
-        choice, logps = draw(logits, uniform, *sampling.of(stream))
-        ids = torch.cat([torch.arange(start, end, device=state.device) for start, end in ranges])[choice]
-        return ids, logps
 
     def check_prompt(self, prompt: Prompt, steps: int) -> None:
         """Context, ids and features are this model's, or one line says what is not."""
@@ -293,18 +268,6 @@ class QwenOmni(SpeechLM):
                 f"features must have {wanted} numbers a position; got {prompt.features.shape[-1]}; "
                 "use this model's processor"
             )
-
-    def check_actions(self, completion: Completion) -> None:
-        """Actions are ids that their stream may draw."""
-        for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
-            ranges = self.head(stream)[1]
-            ids = completion.tokens[:, stream][completion.actions[:, stream]]
-            bad = ids[~legal(ids, ranges)]
-            if len(bad):
-                raise UserError(
-                    f"actions of the {name} stream must be ids in {ranges}; got {bad[:5].tolist()}; take them from "
-                    "this model's own answers"
-                )
 
     def reference(self) -> SpeechLM:
         return AdapterOff(self) if self.lora_rank else copy.deepcopy(self).requires_grad_(False).eval()

@@ -161,11 +161,7 @@ class TinySpeechLM(SpeechLM):
         Raises:
             UserError: if a temperature is not 0 and there is no noise.
         """
-        sampled = sampling.text_temperature != 0 or sampling.audio_temperature != 0
-        if noise is None and sampled:
-            raise UserError(
-                "sampling must have noise unless both temperatures are 0; got None; pass sampling_noise(...)"
-            )
+        sampling.check_noise(noise)
         rollout = Rollout(self, prompt, sampling, noise, group_size)
         for step in range(sampling.max_steps):
             rollout.choose(step)
