@@ -24,7 +24,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import wav_bytes
 from lightning_paras2s.serving.app import Limits, Server
-from lightning_paras2s.serving.serve import bound, check
+from lightning_paras2s.serving.serve import bound, check, settings
 from lightning_paras2s.types import Audio, Query
 
 pytest.importorskip("uvicorn")
@@ -55,14 +55,14 @@ class Halver(S2SSystem):
 class Running:
     """A server in a thread of this process."""
 
-    def __init__(self, systems, limits=LIMITS, key="") -> None:
-        self.server, self.socket = Server(systems, limits, key), bound("127.0.0.1", 0)
+    def __init__(self, systems, limits=LIMITS, key="", **page) -> None:
+        self.server, self.socket = Server(systems, limits, key, **page), bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def __enter__(self):
         import uvicorn
 
-        config = uvicorn.Config(self.server.app(), log_level="warning", access_log=False, ws="none", lifespan="on")
+        config = uvicorn.Config(self.server.app(), **settings(self.server))
         self.program = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.program.run, args=([self.socket],))
         self.thread.start()
