@@ -4,6 +4,8 @@ const KEPT = 20; // turns on the page
 const WHOLE = 0.95; // of an answer that must have been played
 const CHOICES = [["a", "A is better"], ["b", "B is better"], ["both_good", "Both are good"], ["both_bad", "Both are bad"]];
 const READ_AS_THEY_ARE = ["RIFF", "fLaC", "OggS"]; // how files start that the server reads itself
+// How loud and how clear one speaks is part of how one speaks: nothing is evened out. Nothing plays meanwhile.
+const AS_IT_IS = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const byId = (id) => document.getElementById(id);
 let settings = null, recorder = null, said = null, busy = false;
 
@@ -102,7 +104,7 @@ async function record() {
   let stream;
   byId("record").disabled = true; // until the browser has asked
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+    stream = await navigator.mediaDevices.getUserMedia({ audio: AS_IT_IS });
   } catch (error) {
     tell(`The browser gave no microphone (${error.name}): allow it for this page, or upload a recording.`, true);
     return;
@@ -111,6 +113,7 @@ async function record() {
   }
   const pieces = [], started = performance.now();
   recorder = new MediaRecorder(stream);
+  document.querySelectorAll("audio").forEach((player) => player.pause());
   recorder.ondataavailable = (event) => pieces.push(event.data);
   recorder.onstop = async () => {
     recorder = null;
@@ -248,7 +251,8 @@ function voteForm(turn, cards) {
       try {
         const found = await fetched("talk/vote", { turn, verdict: button.dataset.verdict });
         button.classList.add("chosen");
-        told.textContent = "Saved. These were:";
+        told.textContent = "Saved. These were the two:";
+        tell("");
         found.answers.forEach((answer, i) => {
           cards[i].querySelector("h3").textContent = `Answer ${"AB"[i]} was ${answer.model}`;
           cards[i].append(...heardWords(answer, "such"));
