@@ -197,10 +197,20 @@ run(server, listening)
 """
 
 
-def started(battles: Path, port: int) -> tuple[subprocess.Popen, int]:
-    code = KILLED.format(tests=os.path.dirname(__file__), battles=str(battles), port=port)
-    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    return program, int(program.stdout.readline())
+@pytest.fixture
+def start():
+    """Starts a server of the two systems in a process of its own -> it, and its port."""
+    programs = []
+
+    def started(battles: Path, port: int = 0) -> tuple[subprocess.Popen, int]:
+        code = KILLED.format(tests=os.path.dirname(__file__), battles=str(battles), port=port)
+        programs.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))
+        return programs[-1], int(programs[-1].stdout.readline())
+
+    yield started
+    for program in programs:
+        program.kill()
+        program.wait()
 
 
 def vote_all(browser: Browser, rater: str, files: list[Path], killed: dict[int, threading.Barrier]) -> None:
@@ -234,39 +244,43 @@ def ask_and_hear(browser: Browser, count: int) -> None:
         browser.wait(f"return {HEARD} == {side + 1}")
 
 
-def test_two_listeners_at_once_and_a_kill_leave_one_vote_for_each_item_that_was_heard(browsers, tmp_path):
+def listening(listeners: dict[str, Browser], url: str, files: list[Path], killed: threading.Barrier):
+    """All listeners at work, each in a thread; -> these, and what goes wrong in them."""
+    faults: list[BaseException] = []
+
+    def listen(rater: str, browser: Browser) -> None:
+        try:
+            browser.open(url)
+            browser.wait('return !document.getElementById("desk").hidden')
+            choose(browser, "blind")
+            browser.run('document.getElementById("rater").value = ""')
+            browser.type("#rater", rater)
+            vote_all(browser, rater, files, {1: killed})
+        except BaseException as error:  # the test tells of it
+            faults.append(error)
+            killed.abort()
+
+    threads = [threading.Thread(target=listen, args=one) for one in listeners.items()]
+    for thread in threads:
+        thread.start()
+    return threads, faults
+
+
+def test_two_listeners_at_once_and_a_kill_leave_one_vote_for_each_item_that_was_heard(browsers, start, tmp_path):
     battles, files = tmp_path / "battles.jsonl", [tmp_path / f"{pitch}.wav" for pitch in (500, 600, 700)]
     for file in files:
         soundfile.write(file, tone(float(file.stem)).samples, SAMPLE_RATE)
-    program, port = started(battles, 0)
-    barrier, faults = threading.Barrier(3), []
-    listeners = {"ann": browsers["desktop"], "bob": browsers["phone"]}
-    for rater, browser in listeners.items():
-        browser.open(f"http://127.0.0.1:{port}/")
-        browser.wait('return !document.getElementById("desk").hidden')
-        choose(browser, "blind")
-        browser.run('document.getElementById("rater").value = ""')
-        browser.type("#rater", rater)
-
-    def listen(rater: str) -> None:
-        try:
-            vote_all(listeners[rater], rater, files, {1: barrier})
-        except BaseException as error:  # told by the test, below
-            faults.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=listen, args=(rater,)) for rater in listeners]
-    for thread in threads:
-        thread.start()
+    listeners, killed = {"ann": browsers["desktop"], "bob": browsers["phone"]}, threading.Barrier(3)
+    program, port = start(battles)
+    threads, faults = listening(listeners, f"http://127.0.0.1:{port}/", files, killed)
     with contextlib.suppress(threading.BrokenBarrierError):
-        barrier.wait(60)
-    program.kill()
-    program.wait(10)
-    with battles.open("a") as file:  # as a kill in the middle of a write leaves it
-        file.write('{"query_id": "cut')
-    program, _ = started(battles, port)
-    with contextlib.suppress(threading.BrokenBarrierError):
-        barrier.wait(60)
+        killed.wait(60)
+        program.kill()
+        program.wait(10)
+        with battles.open("a") as file:  # as a kill in the middle of a write leaves it
+            file.write('{"query_id": "cut')
+        program, _ = start(battles, port)
+        killed.wait(60)
     for thread in threads:
         thread.join(90)
     program.terminate()
