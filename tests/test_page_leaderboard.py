@@ -27,6 +27,7 @@ from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, a
 NASTY = "<script>document.title='broken'</script>"
 NAME = f"bad {NASTY} __TABLE__ \" ' &"
 RATE = 16_000
+HALVES = ("child", "adult")
 
 
 def tone(pitch: float, seconds: float = 0.5) -> Audio:
@@ -42,7 +43,7 @@ def runs(tmp_path_factory):
             f"q{i}{style}", f"p{i}", "age", "test", f"Hi {i} {NASTY}", {"age": style}, f"T {NASTY}", f"q{i}{style}.wav"
         )
         for i in range(3)
-        for style in ("child", "adult")
+        for style in HALVES
     ]
     (folder / "queries.jsonl").write_text("".join(to_json(query) + "\n" for query in queries))
     for query in queries:
@@ -74,7 +75,7 @@ def page(runs):
 class Elements(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found, self.rows, self.text = [], [], ""
+        self.found, self.rows, self.text, self.cell = [], [], "", False
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -83,10 +84,15 @@ class Elements(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.cell = False
 
     def handle_data(self, data):
         self.text += data
-        if self.rows and self.rows[-1]:
+        if self.cell:
             self.rows[-1][-1] += data
 
 
@@ -149,6 +155,8 @@ def test_what_is_filled_in_may_look_like_a_mark():
 def test_a_summary_alone_has_a_row_and_a_line_but_no_players(runs, tmp_path):
     folder, paths = runs
     write_run(tmp_path / "alone", alone=5.0)
+    summary = tmp_path / "alone/summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"manifest": str(folder / "queries.jsonl")}))
     board = tmp_path / "board.html"
     result = leaderboard([paths[0], str(tmp_path / "alone/summary.json")], "csv", str(tmp_path / "t"), str(board))
     text = Elements(board.read_text(encoding="utf-8")).text
@@ -180,11 +188,13 @@ def test_the_page_plays_and_fits(runs, page, kind, width, scale):
         browser.wait('return [...document.querySelectorAll("audio")].every((one) => one.duration > 0.4)')
         assert browser.run("return document.title") == "ParaS2SBench leaderboard"
         assert browser.run("return document.documentElement.scrollWidth") <= width
-        tops = browser.run(
-            'return [...document.querySelector(".halves").children].map((half) => '
-            "[...half.children].map((card) => Math.round(card.getBoundingClientRect().top)))"
+        cards = browser.run(
+            'return [...document.querySelectorAll(".pair:first-of-type .card")]'
+            ".map((card) => [card.getBoundingClientRect(), card.querySelector('audio').ariaLabel])"
+            ".sort(([a], [b]) => a.top - b.top || a.left - b.left).map(([, label]) => label)"
         )
-        assert (tops[0] == tops[1]) == (kind == "desktop")  # a system's two answers in one row
+        halves = [f"{who} {style}" for who in ("query,", "good answers", f"{NAME} answers") for style in HALVES]
+        assert cards == halves  # a system's two answers side by side, or one under the other
         if folder := os.environ.get("PARAS2S_SCREENSHOTS"):
             browser.screenshot(Path(folder) / f"board-{kind}.png")
             browser.run('document.querySelector(".pair").scrollIntoView()')

@@ -47,7 +47,7 @@ def write_page(
         "__ABOUT__": escape(caption(result)),
         "__TABLE__": html_table(result, service(runs, names)),
         "__OUTSIDE__": "".join(outside_table.html_table(folder_of(run)) for run in summaries),
-        "__PLOT__": figure("Mean score and 95 % interval", interval_plot(systems, result["columns"])),
+        "__PLOT__": figure("Mean score and 95 % interval", interval_plot(systems, result["columns"], 560)),
         "__PAIRS__": "".join(pair_html(runs, names, halves) for halves in chosen) or empty(runs, pairs),
         "__UNHEARD__": unheard(summaries, runs),
         "__ROW__": how_to_add(summaries, result),
@@ -121,14 +121,14 @@ def half_html(runs: Runs, names: dict[tuple[str, str], str], query: Query) -> st
     asked = next(iter(runs.values()))
     style = str(query.styles.get(query.factor, ""))
     clip = asked.clip(asked.manifest.parent, query.audio, True)
-    cards = [f"<div class=card><b>said {escape(style)}</b>{player(clip, f'query, {style}')}</div>"]
+    cards = [f"<b>said {escape(style)}</b>{player(clip, f'query, {style}')}"]
     for (run, system), name in names.items():
         response = runs[run].responses.get((query.id, system)) if run in runs else None
-        card = (
-            '<p class="soft">no answer on record</p>' if response is None else answer_html(runs[run], response, style)
-        )
-        cards.append(f"<div class=card><b>{escape(name)}</b> <span class=soft>to {escape(style)}</span>{card}</div>")
-    return f'<section class=half aria-label="{escape(style)}">{"".join(cards)}</section>'
+        said = "<p class=soft>no answer on record</p>" if response is None else answer_html(runs[run], response, style)
+        cards.append(f"<b>{escape(name)}</b> <span class=soft>to {escape(style)}</span>{said}")
+    # On a phone both halves share one column, where `order` counts.
+    column = "".join(f'<div class=card style="order: {place}">{card}</div>' for place, card in enumerate(cards))
+    return f'<section class=half aria-label="{escape(style)}">{column}</section>'
 
 
 def answer_html(run: Listening, response: Response, style: str) -> str:

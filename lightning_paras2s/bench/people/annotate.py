@@ -200,21 +200,25 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
         status, *rest = show(name)
         return (f"{told} {status}".strip(), *rest)
 
+    def player(label: str, name: str, visible: bool = True):  # noqa: ANN202
+        # Nothing to keep a recording by: its file's name may tell the system's.
+        return gradio.Audio(label=label, interactive=False, visible=visible, elem_id=name, buttons=[])
+
     with gradio.Blocks(title="Listening test", analytics_enabled=False) as blocks:
         gradio.Markdown("Is the response a natural continuation of what the user said, and of how they said it?")
-        name, status = gradio.Textbox(label="Your name", elem_id="rater"), gradio.Markdown(elem_id="told")
-        query = gradio.Audio(label="User", interactive=False, elem_id="query")
-        first = gradio.Audio(label="First response" if pairwise else "Response", interactive=False, elem_id="first")
-        second = gradio.Audio(label="Second response", interactive=False, visible=pairwise, elem_id="second")
+        name, start = gradio.Textbox(label="Your name", elem_id="rater"), gradio.Button("Begin", elem_id="begin")
+        query, first = player("User", "query"), player("First response" if pairwise else "Response", "first")
+        second = player("Second response", "second", pairwise)
+        status = gradio.Markdown(elem_id="told")
         answer = gradio.Radio(list(CHOICES) if pairwise else list(SCORES), label="Your judgement", elem_id="answer")
         # Which item the page shows is the page's to say: by the time an end arrives, the next one may be up.
         started, heard = gradio.State(0.0), gradio.Textbox(visible=False)
         ended = [gradio.State("") for _ in range(3)]
         shown = [status, query, first, second, answer, started, heard]
-        gradio.Button("Begin", elem_id="begin").click(show, [name], shown)
+        start.click(show, [name], shown)
         gradio.Button("Save and go on", elem_id="save").click(save, [name, answer, started, heard, *ended], shown)
-        for player, last in zip((query, first, second), ended, strict=True):
-            player.stop(lambda item: item, [heard], [last], show_progress="hidden")
+        for sound, last in zip((query, first, second), ended, strict=True):
+            sound.stop(lambda item: item, [heard], [last], show_progress="hidden")
     return blocks
 
 
