@@ -78,8 +78,8 @@ def score_bars(counts: dict[str, dict[str, int]], width: int = 440) -> str:
 
 
 def margin(names: Iterable[str]) -> int:
-    """Room for the longest name left of a plot, at 7 units a letter."""
-    return max([96, *(7 * len(short(name)) + 12 for name in names)])
+    """Room for the longest name left of a plot, at 8 units a letter."""
+    return max([96, *(8 * len(short(name)) + 12 for name in names)])
 
 
 def short(name: str) -> str:
