@@ -11,13 +11,12 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from lightning_paras2s.running.logs import say
 from lightning_paras2s.serving.replies import RETRY_SECONDS
 
 if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
     from lightning_paras2s.serving.app import Limits
     from lightning_paras2s.serving.metrics import Metrics
 
@@ -28,6 +27,8 @@ SPARE = 64  # connections beyond the limit that get to read why they are refused
 
 def guarded(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
     """The protocol with a server's limits; each connection that it ends is counted, and told of."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Guarded(H11Protocol):
         crowded = False
