@@ -17,8 +17,9 @@ from browser import AVAILABLE, Browser
 from test_evaluate import ACTS, Broken
 
 from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.listening import encode
 from lightning_paras2s.bench.plots import SCORE_COLOURS, interval_plot, score_bars
-from lightning_paras2s.bench.report import encode, in_script, report
+from lightning_paras2s.bench.report import in_script, report
 from lightning_paras2s.bench.systems.base import CascadeSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import UserError

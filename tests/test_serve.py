@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,14 +18,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import soundfile
+from rich.console import Console
 
+from lightning_paras2s.bench.shown import SHOWN
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, RecordedSystem, S2SSystem
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import wav_bytes
 from lightning_paras2s.serving.app import Limits, Server
-from lightning_paras2s.serving.serve import bound, check
+from lightning_paras2s.serving.metrics import Metrics
+from lightning_paras2s.serving.serve import bound, check, settings
 from lightning_paras2s.types import Audio, Query
 
 pytest.importorskip("uvicorn")
@@ -55,14 +59,14 @@ class Halver(S2SSystem):
 class Running:
     """A server in a thread of this process."""
 
-    def __init__(self, systems, limits=LIMITS, key="") -> None:
-        self.server, self.socket = Server(systems, limits, key), bound("127.0.0.1", 0)
+    def __init__(self, systems, limits=LIMITS, key="", **page) -> None:
+        self.server, self.socket = Server(systems, limits, key, **page), bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def __enter__(self):
         import uvicorn
 
-        config = uvicorn.Config(self.server.app(), log_level="warning", access_log=False, ws="none", lifespan="on")
+        config = uvicorn.Config(self.server.app(), **settings(self.server))
         self.program = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.program.run, args=([self.socket],))
         self.thread.start()
@@ -281,3 +285,20 @@ def metrics(url: str) -> str:
         return CLIENT.get(f"{url}/metrics").text
     except httpx.ConnectError:
         return ""
+
+
+def test_the_result_tells_latency_factor_votes_and_ended_connections(capsys):
+    metrics = Metrics()
+    metrics.batch(1, 0.5, [level(1, 1.0)], [Answer(level(1, 2.0))])
+    metrics.answered(200, 0.75)
+    metrics.votes, metrics.dropped["slow_head"] = 3, 2
+    shown = SHOWN["serve"]({"models": {"half": "f1"}, **metrics.summary()}, {"battles": "b.jsonl"})
+    Console(width=80).print(*shown.parts)
+    rows = dict(re.findall(r"^\W*(\S.*?\S) {2,}(\S+)", capsys.readouterr().out, re.MULTILINE))
+    assert {name: rows[name] for name in ("votes", "connections ended: slow head", "responses with 200")} == {
+        "votes": "3",
+        "connections ended: slow head": "2",
+        "responses with 200": "1",
+    }
+    assert (float(rows["latency p50 seconds"]), float(rows["real time factor"])) == (0.75, 0.25)
+    assert shown.next == "arena --battles b.jsonl --out runs/serve/arena"

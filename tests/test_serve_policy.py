@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
@@ -19,9 +21,10 @@ from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.models.tiny.processor import TinyProcessor
-from lightning_paras2s.types import Response, Verdict, answered, read_jsonl
+from lightning_paras2s.types import FACTORS, Query, Response, Verdict, answered, read_jsonl
 
 pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
 ROOT = Path(__file__).parents[1]
 
 
@@ -56,8 +59,18 @@ def test_a_policy_behind_the_server_has_the_verdicts_that_it_has_here(server, tm
     assert all(found["here"] == found["there"] for found in scores.values()), scores
     assert all(found["here"] == found["there"] for found in texts.values()), texts
 
+    query = read_jsonl(tmp_path / "queries/queries.jsonl", Query)[0]
+    raw = (tmp_path / "queries" / query.audio).read_bytes()
+    sent = {"data": base64.b64encode(raw).decode(), "models": ["grpo", "sft_fifth"]}
+    page = httpx.post(f"{url.removesuffix('/v1')}/talk/ask", json=sent, timeout=60).json()
+    audio = read_audio(tmp_path / "queries" / query.audio, 16_000)
+    assert page["query"]["transcript"] == parts["transcriber"].transcribe([audio])[0]
+    assert set(page["query"]["style"]) == set(FACTORS) and page["answers"][0]["text"] == texts[query.id]["here"][0]
+    assert [answer["model"].split("@")[0] for answer in page["answers"]] == ["grpo", "sft_fifth"]
+    assert all(set(answer["style"]) == {"tone"} and answer["audio"] for answer in page["answers"])
+
     program.send_signal(signal.SIGTERM)
     assert program.wait(20) == 0
     result = json.loads(told.read_text())
-    assert result["statuses"] == {"200": 8} and result["real_time_factor"] > 0
+    assert result["statuses"] == {"200": 9} and result["real_time_factor"] > 0
     assert result["models"]["grpo"] == policy.config_sha != result["models"]["sft_fifth"]

@@ -1,41 +1,39 @@
-"""`leaderboard`: summaries of evaluations as one table, every number with its 95 % interval, n and failures."""
+"""`leaderboard`: summaries of evaluations as one table, every number with its 95 % interval, n and failures; or as a
+page with players."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from lightning_paras2s.bench import outside_table
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS
-from lightning_paras2s.bench.summary import OVERALL
+from lightning_paras2s.bench.leaderboard_page import write_page
+from lightning_paras2s.bench.standings import FORMATS, read_summaries, render, rich_table, table
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import json_text, read_summary, replace_file, say
+from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.precision import mixed
-from lightning_paras2s.types import FACTORS
-
-FORMATS = ("rich", "markdown", "csv", "json")
-AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
-SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
-ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
-WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
 
 
 def leaderboard(
-    runs: list[InputPath], format: Literal["rich", "markdown", "csv", "json"] = "rich", output: str | None = None
+    runs: list[InputPath],
+    format: Literal["rich", "markdown", "csv", "json"] = "rich",
+    output: str | None = None,
+    html: str | None = None,
+    html_pairs: int = 2,
+    manifest: InputPath | None = None,
 ) -> dict[str, Any]:
-    """Print the systems of one or more evaluations, best first.
+    """Print the systems of one or more evaluations, best first; with `html`, write them as a page, too.
 
     Args:
         runs: folders of `evaluate`, or their summary.json files.
         format: rich, markdown, csv or json.
         output: a file to write the table to, instead of printing it.
+        html: a file to write as one page that opens from disk: the table with its intervals, what an answer costs and
+            how long it takes, contrast pairs to listen to, and how to add a row.
+        html_pairs: contrast pairs of each factor on that page, evenly spread; a pair takes some 30 kB a system.
+        manifest: of the queries, for that page, if it is no longer where the runs read it.
     """
     if format not in FORMATS:
         raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
@@ -43,6 +41,8 @@ def leaderboard(
     if note := mixed(summaries):
         say(note)
     result = table(summaries)
+    if html is not None:
+        result["html"] = write_page(Path(html), summaries, result, html_pairs, manifest)
     if output is not None:
         replace_file(Path(output), render(result, format))
     elif format == "rich":
@@ -54,169 +54,3 @@ def leaderboard(
     else:
         print(render(result, format), end="")
     return result
-
-
-def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
-    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears."""
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
-        if not path.is_file():
-            raise UserError(
-                f"a run must be a folder with summary.json, or such a file; got {run}; write it with `evaluate`"
-            )
-        found[run] = read_summary(path, ("systems", *SAME))
-    if not found:
-        raise UserError("a leaderboard must have at least one run; got none; give --runs")
-    first_run, first = next(iter(found.items()))
-    for run, summary in found.items():
-        differing = [key for key in SAME if summary[key] != first[key]]
-        if differing:
-            raise UserError(
-                f"all runs must have one judge; {run} differs from {first_run} in {', '.join(differing)}; "
-                "score them again"
-            )
-        if others := [WHAT[key] for key in ALIKE if alike(summary, key) != alike(first, key)]:
-            raise UserError(
-                f"all runs of a table must have {' and '.join(others)}; {run} and {first_run} differ in that; "
-                "make a table of each, or evaluate them alike"
-            )
-    return found
-
-
-def alike(summary: dict[str, Any], key: str) -> Any:
-    """What a summary says of its queries or ears; one from before queries were hashed is known by its manifest."""
-    return summary.get(key, summary.get("manifest") if key == "queries_sha" else None)
-
-
-def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Rows of systems, best first; a system's name is followed by its run where two runs hold the same."""
-    names = [name for summary in summaries.values() for name in summary["systems"]]
-    rows, unscored = [], {}
-    outside = {run: outside_table.read_outside(Path(run)) for run in summaries}
-    for run, summary in summaries.items():
-        for name, cells in summary["systems"].items():
-            cells = outside_table.beside(cells, OVERALL, outside[run], name)
-            shown = f"{name} ({run})" if names.count(name) > 1 else name
-            audited = summary.get("audit", {}).get("systems", {}).get(name)
-            rows.append({"system": shown, **cells, **({AUDIT: audited[OVERALL]} if audited else {})})
-            statuses = summary.get("verdict_statuses", {}).get(name, {})
-            if why := {status: count for status, count in statuses.items() if status != "ok"}:
-                unscored[shown] = why
-    rows.sort(key=lambda row: -(row[OVERALL]["mean"] or 0))
-    present = {factor for row in rows for factor in row}
-    known = [factor for factor in FACTORS if factor in present]
-    more = sorted(present - {"system", OVERALL, AUDIT} - set(known)) + [AUDIT] * (AUDIT in present)
-    first = next(iter(summaries.values()))
-    filtered = {s["manifest"]: s["filtered"] for s in summaries.values() if "filtered" in s}
-    found = {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, "filtered": filtered}
-    found["outside"] = outside
-    return {**found, **{k: first[k] for k in SAME}}
-
-
-def render(result: dict[str, Any], format: str) -> str:
-    """The table as text in one of FORMATS."""
-    if format == "json":
-        return json_text(result)
-    if format == "csv":
-        return csv_table(result)
-    if format == "markdown":
-        return markdown_table(result)
-    console = Console(file=io.StringIO(), width=160)
-    console.print(rich_table(result))
-    return console.file.getvalue()
-
-
-def headings(result: dict[str, Any]) -> list[str]:
-    return ["system", *result["columns"], "n", "failed", "pairs >= 4", "label-swap gain"]
-
-
-def row_cells(row: dict[str, Any], columns: list[str]) -> list[str]:
-    whole = row[OVERALL]
-    cells = [score_cell(row[c], "mean", "ci95") if c in row else "-" for c in columns]
-    accuracy = score_cell(whole, "pair_accuracy", "pair_accuracy_ci95")
-    gain = score_cell(whole, "label_swap_gain", "label_swap_gain_ci95")
-    return [row["system"], *cells, str(whole["n"]), str(whole["n_failed"]), accuracy, gain]
-
-
-def score_cell(cell: dict[str, Any], value: str, interval: str) -> str:
-    """ "3.21 [3.05, 3.37]"; "-" where there is no number."""
-    if cell.get(value) is None:
-        return "-"
-    low, high = cell[interval]
-    return f"{cell[value]:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-
-
-def rich_table(result: dict[str, Any]) -> Table:
-    made = Table(title="ParaS2SBench", caption=caption(result), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, heading in enumerate(headings(result)):
-        made.add_column(
-            heading.removeprefix("label-").replace(" ", "\n"), justify="right" if index else "left", overflow="fold"
-        )
-    for row in result["rows"]:
-        name, *cells = row_cells(row, result["columns"])
-        made.add_row(Text(name), *(Text(half_width(cell)) for cell in cells))
-    return made
-
-
-def half_width(cell: str) -> str:
-    """ "3.21 [3.05, 3.37]" as "3.21 ±0.16", for a terminal; the other formats hold both ends."""
-    value, _, ends = cell.partition(" [")
-    low, _, high = ends.rstrip("]").partition(", ")
-    return f"{value} ±{(float(high) - float(low)) / 2:.2f}" if high else value
-
-
-def markdown_table(result: dict[str, Any]) -> str:
-    names = headings(result)
-    lines = ["| " + " | ".join(names) + " |", "|" + "|".join(["---", *["---:"] * (len(names) - 1)]) + "|"]
-    lines += [
-        "| " + " | ".join(c.replace("|", "\\|") for c in row_cells(r, result["columns"])) + " |" for r in result["rows"]
-    ]
-    return "\n".join([*lines, "", caption(result)]) + "\n" + outside_table.markdown_tables(result["outside"])
-
-
-def csv_table(result: dict[str, Any]) -> str:
-    """One line a system and column, every number by itself."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    numbers = [
-        "mean",
-        "n",
-        "n_failed",
-        "mean_worst_case",
-        "pair_accuracy",
-        "pair_min",
-        "pair_gap",
-        "label_swap_gain",
-        "wer",
-    ]
-    numbers += outside_table.BESIDE
-    writer.writerow(["system", "column", *numbers, "ci95_low", "ci95_high"])
-    for row in result["rows"]:
-        for column in result["columns"]:
-            if column in row:
-                cell = row[column]
-                writer.writerow([row["system"], column, *[cell.get(n) for n in numbers], *cell["ci95"]])
-    return file.getvalue()
-
-
-def caption(result: dict[str, Any]) -> str:
-    whys = [
-        f"{name} ({', '.join(f'{status} {count}' for status, count in why.items())})"
-        for name, why in result["unscored"].items()
-    ]
-    return (
-        f"Scores 1..5 with 95 % intervals over contrast pairs (none with fewer than {MIN_CLUSTERS}); "
-        f"overall = mean of the factors. "
-        f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
-        f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
-        f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"
-        f"{''.join(' ' + filter_line(counts) for counts in result['filtered'].values())}"
-    )
-
-
-def filter_line(counts: dict[str, Any]) -> str:
-    """What the filter of a manifest let through, in words."""
-    whys = ", ".join(f"{why.replace('_', ' ')} {count}" for why, count in counts["rejected"].items())
-    factors = ", ".join(f"{f} {counts['kept_by_factor'].get(f, 0)} of {n}" for f, n in counts["read_by_factor"].items())
-    return f"Queries kept by the filter: {counts['kept']} of {counts['read']} ({factors}); left out: {whys or 'none'}."

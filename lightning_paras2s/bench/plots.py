@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8b5fbf", "#b08d2f", "#3a9ca6", "#c2527f", "#6b7280")
+LONGEST = 30  # letters of a name beside a plot
 SCORE_COLOURS = ("#d9695c", "#e8a878", "#d9c27a", "#8fbf85", "#3f8f5b")
 
 
@@ -32,7 +33,9 @@ def interval_plot(systems: dict[str, dict[str, Any]], columns: list[str], width:
         y += head
         for index, (name, cells) in enumerate(systems.items()):
             cell, middle = cells.get(column, {}), y + row / 2
-            parts.append(f'<text class="name" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
+            parts.append(
+                f'<text class="name" x="{left - 8}" y="{middle + 4}" text-anchor="end">{escape(short(name))}</text>'
+            )
             if cell.get("mean") is not None:
                 low, high = (cell["mean"] if v is None else v for v in cell["ci95"])
                 ends = "no interval" if None in cell["ci95"] else f"[{low:.2f}, {high:.2f}]"
@@ -57,7 +60,7 @@ def score_bars(counts: dict[str, dict[str, int]], width: int = 440) -> str:
     parts = [_svg(width, height, "Share of each score by system")]
     for index, (name, found) in enumerate(counts.items()):
         total, x, y = sum(found.values()) or 1, float(left), index * row + 4
-        parts.append(f'<text class="name" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<text class="name" x="{left - 8}" y="{y + 16}" text-anchor="end">{escape(short(name))}</text>')
         for score in ("1", "2", "3", "4", "5", "-"):
             share = found.get(score, 0) / total
             size = share * (width - left - 16)
@@ -75,8 +78,13 @@ def score_bars(counts: dict[str, dict[str, int]], width: int = 440) -> str:
 
 
 def margin(names: Iterable[str]) -> int:
-    """Room for the longest name left of a plot, at 7 units a letter."""
-    return max([96, *(7 * len(name) + 12 for name in names)])
+    """Room for the longest name left of a plot, at 8 units a letter."""
+    return max([96, *(8 * len(short(name)) + 12 for name in names)])
+
+
+def short(name: str) -> str:
+    """A name that leaves room for its plot; what a pointer rests on tells the whole."""
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _svg(width: int, height: float, title: str) -> str:

@@ -218,6 +218,10 @@ def leaderboard(result: Result, options: Result) -> Shown:
     scored = sum(row[OVERALL]["n"] for row in result["rows"])
     missing = "" if scored else "no system of these runs has a score"
     parts = [f"table: {options['output']}"] if options.get("output") else []
+    if page := result.get("html"):
+        parts.append(
+            f"page: {page['path']} ({page['pairs']} pairs, {page['clips']} clips, {page['bytes'] / 1e6:.1f} MB)"
+        )
     return Shown(parts, f"report --run {run} --output report.html", missing)
 
 
@@ -408,10 +412,13 @@ def audit(result: Result, options: Result) -> Shown:
 
 def serve(result: Result, options: Result) -> Shown:
     counts = [(f"responses with {status}", count) for status, count in result["statuses"].items()]
-    names = ("accepted", "rows_a_batch", "latency_p50_seconds", "latency_p95_seconds")
+    counts += [(f"connections ended: {why.replace('_', ' ')}", count) for why, count in result["dropped"].items()]
+    names = ("accepted", "votes", "rows_a_batch", "latency_p50_seconds", "latency_p95_seconds")
     names += ("heard_seconds", "spoken_seconds", "compute_seconds", "real_time_factor")
     rows = counts + [(name.replace("_", " "), result[name]) for name in names]
-    return Shown([table((", ".join(result["models"]), ""), rows)], "evaluate --config evaluate.yaml")
+    arena = f"arena --battles {options.get('battles')} --out runs/serve/arena"
+    after = arena if result["votes"] else "evaluate --config evaluate.yaml"
+    return Shown([table((", ".join(result["models"]), ""), rows)], after)
 
 
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {

@@ -1,4 +1,5 @@
-"""The server's routes: chat completions with audio, models, health, metrics. No request is answered by silence."""
+"""The server's routes: chat completions with audio, models, health, metrics, and the page to talk to it. No request is
+answered by silence."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ from lightning_paras2s.running.logs import say, unanswered
 from lightning_paras2s.serving.batches import Batches, FullError
 from lightning_paras2s.serving.chats import Asked, BadRequestError, completion, events, read_request
 from lightning_paras2s.serving.metrics import Metrics
+from lightning_paras2s.serving.replies import as_json, refused
+from lightning_paras2s.serving.talk import PageEars, Talk
+from lightning_paras2s.serving.votes import Votes
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
-
-RETRY_SECONDS = "1"  # what a full server asks for
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Limits:
         bytes: of a request.
         body_seconds: for it to come.
         answer_seconds: for an answer to be made.
+        connections: open at once; requests on further ones are refused.
+        head_seconds: for a request's first part, from its connection or its first byte on.
+        read_seconds: for a client to go on reading its answer.
     """
 
     rows: int
@@ -49,12 +54,23 @@ class Limits:
     bytes: int
     body_seconds: float
     answer_seconds: float
+    connections: int = 512
+    head_seconds: float = 10.0
+    read_seconds: float = 30.0
 
 
 class Server:
-    """Systems by name, behind one set of limits; `key` "" asks for none."""
+    """Systems by name, behind one set of limits; `key` "" asks for none. `ears` tell on the page what they hear, and
+    `votes` take its votes; either may be missing."""
 
-    def __init__(self, systems: dict[str, S2SSystem], limits: Limits, key: str) -> None:
+    def __init__(
+        self,
+        systems: dict[str, S2SSystem],
+        limits: Limits,
+        key: str,
+        ears: PageEars | None = None,
+        votes: Votes | None = None,
+    ) -> None:
         self.systems, self.limits, self.key, self.metrics = systems, limits, key, Metrics()
         self.thread = ThreadPoolExecutor(1, "system")
         self.batches = {
@@ -62,6 +78,7 @@ class Server:
             for name, system in systems.items()
         }
         self.created = int(time.time())
+        self.talk = Talk(self, ears or PageEars(None, None), votes)
 
     def app(self) -> Starlette:
         from starlette.applications import Starlette
@@ -72,6 +89,7 @@ class Server:
             Route("/v1/models", self.models),
             Route("/health", self.health),
             Route("/metrics", self.prometheus),
+            *self.talk.routes(),
         ]
         return Starlette(routes=routes, lifespan=self._alive)
 
@@ -85,25 +103,35 @@ class Server:
         self.thread.shutdown(wait=True)
 
     async def chat(self, request: Request) -> Response:
-        from starlette.requests import ClientDisconnect
+        return await self.answered(request, self._chat, timed=True)
+
+    async def _chat(self, request: Request, name: str) -> Response:
         from starlette.responses import StreamingResponse
+
+        asked = read_request(await self.body(request), self.limits.query_seconds)
+        model = self._model(asked.model)
+        answer = await self.answer(model, asked)
+        fingerprint = self.systems[model].config_sha
+        if asked.stream:
+            return StreamingResponse(events(asked, answer, fingerprint, name), media_type="text/event-stream")
+        return as_json(completion(asked, answer, fingerprint, name))
+
+    async def answered(
+        self, request: Request, work: Callable[[Request, str], Awaitable[Response]], timed: bool
+    ) -> Response:
+        """What `work` makes of an admitted request and its name, or the refusal that it raises; counted, and told of.
+        `timed`: a system answers."""
+        from starlette.requests import ClientDisconnect
 
         started, name = time.perf_counter(), uuid.uuid4().hex[:24]
         try:
             self._admit(request)
-            asked = read_request(await self._body(request), self.limits.query_seconds)
-            model = self._model(asked.model)
-            answer = await self._answer(model, asked)
-            fingerprint = self.systems[model].config_sha
-            if asked.stream:
-                response = StreamingResponse(events(asked, answer, fingerprint, name), media_type="text/event-stream")
-            else:
-                response = as_json(completion(asked, answer, fingerprint, name))
+            response = await work(request, name)
         except BadRequestError as error:
             response = refused(str(error), error.status)
         except ClientDisconnect:
             response = refused("the request ended before its end", 400)
-        self.metrics.answered(response.status_code, time.perf_counter() - started)
+        self.metrics.answered(response.status_code, time.perf_counter() - started if timed else None)
         if response.status_code != 200:
             say(f"{name} {response.status_code}: {json.loads(response.body)['error']['message']}")
         return response
@@ -134,7 +162,7 @@ class Server:
         if self.key and not hmac.compare_digest(sent.encode(), self.key.encode()):
             raise BadRequestError("a request must bring the server's API key (Authorization: Bearer ...)", 401)
 
-    async def _body(self, request: Request) -> bytes:
+    async def body(self, request: Request) -> bytes:
         """A request's body, up to the limits of size and time."""
         stated = request.headers.get("content-length", "")
         if stated.isdigit() and int(stated) > self.limits.bytes:
@@ -158,7 +186,7 @@ class Server:
             raise BadRequestError(f"the model must be one of {there}; got {asked!r}", 404)
         return name
 
-    async def _answer(self, model: str, asked: Asked) -> Answer:
+    async def answer(self, model: str, asked: Asked) -> Answer:
         """The system's answer with speech, or the error that says why there is none."""
         try:
             self.systems[model].check([asked.query], [asked.audio.seconds])
@@ -177,16 +205,3 @@ class Server:
                 f"the model gave no answer: {answer.status}", 503 if unanswered(answer.status) else 422
             )
         return answer
-
-
-def as_json(value: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    from starlette.responses import JSONResponse
-
-    return JSONResponse(value, status, headers)
-
-
-def refused(message: str, status: int) -> Response:
-    """An error as OpenAI's clients read it."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    headers = {"Retry-After": RETRY_SECONDS} if status in (429, 503) else None
-    return as_json({"error": {"message": message, "type": kind, "param": None, "code": status}}, status, headers)

@@ -107,4 +107,3 @@ class Batches:
 
     async def _in_thread(self, work: Callable[[], list[Answer]]) -> list[Answer]:
         return await asyncio.get_running_loop().run_in_executor(self.thread, work)
-

@@ -18,7 +18,8 @@ class Metrics:
     """Counts and times since the start."""
 
     def __init__(self) -> None:
-        self.accepted, self.batches, self.rows = 0, 0, 0
+        self.accepted, self.batches, self.rows, self.votes = 0, 0, 0, 0
+        self.dropped: Counter[str] = Counter()  # connections that were ended, by why
         self.statuses: Counter[int] = Counter()
         self.compute_seconds, self.heard_seconds, self.spoken_seconds = 0.0, 0.0, 0.0
         self.latencies: deque[float] = deque(maxlen=REMEMBERED)
@@ -34,10 +35,10 @@ class Metrics:
         self.heard_seconds += sum(audio.seconds for audio in heard)
         self.spoken_seconds += sum(a.audio.seconds for a in answers if a.audio is not None)
 
-    def answered(self, status: int, seconds: float) -> None:
-        """A response left; only good ones count as latency."""
+    def answered(self, status: int, seconds: float | None) -> None:
+        """A response left; only good ones of a system (`seconds` is theirs alone) count as latency."""
         self.statuses[status] += 1
-        if status != 200:
+        if status != 200 or seconds is None:
             return
         self.latencies.append(seconds)
         self.latency_sum, self.latency_count = self.latency_sum + seconds, self.latency_count + 1
@@ -50,6 +51,8 @@ class Metrics:
         factor = self.compute_seconds / self.spoken_seconds if self.spoken_seconds else None
         return {
             "accepted": self.accepted,
+            "votes": self.votes,
+            "dropped": dict(sorted(self.dropped.items())),
             "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
             "batches": self.batches,
             "rows_a_batch": self.rows / self.batches if self.batches else None,
@@ -65,6 +68,7 @@ class Metrics:
         """The text format, version 0.0.4."""
         counters = {
             "accepted_total": (self.accepted, "requests that got into the queue"),
+            "votes_total": (self.votes, "blind votes of the page"),
             "batches_total": (self.batches, "batches answered"),
             "rows_total": (self.rows, "requests answered in batches"),
             "compute_seconds_total": (self.compute_seconds, "seconds in the system"),
@@ -78,6 +82,9 @@ class Metrics:
         lines += [f"paras2s_waiting {waiting}", "# HELP paras2s_responses_total responses by status"]
         lines += ["# TYPE paras2s_responses_total counter"]
         lines += [f'paras2s_responses_total{{status="{s}"}} {n}' for s, n in sorted(self.statuses.items())]
+        lines += ["# HELP paras2s_dropped_total connections that were ended, by why"]
+        lines += ["# TYPE paras2s_dropped_total counter"]
+        lines += [f'paras2s_dropped_total{{why="{why}"}} {n}' for why, n in sorted(self.dropped.items())]
         lines += ["# HELP paras2s_latency_seconds of good answers", "# TYPE paras2s_latency_seconds histogram"]
         lines += [f'paras2s_latency_seconds_bucket{{le="{bound:g}"}} {self.buckets[bound]}' for bound in BUCKETS]
         lines += [f'paras2s_latency_seconds_bucket{{le="+Inf"}} {self.latency_count}']

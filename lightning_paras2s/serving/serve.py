@@ -9,14 +9,19 @@ import signal
 import socket
 import threading
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, S2SSystem
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import say
 from lightning_paras2s.serving.app import Limits, Server
+from lightning_paras2s.serving.talk import PageEars
+from lightning_paras2s.serving.votes import Votes
 from lightning_paras2s.types import Audio, Query
 
 
@@ -32,13 +37,20 @@ def serve(
     max_megabytes: float = 16.0,
     body_seconds: float = 30.0,
     answer_seconds: float = 300.0,
+    connections: int = 512,
+    head_seconds: float = 10.0,
+    read_seconds: float = 30.0,
+    transcriber: Transcriber | None = None,
+    recognizer: StyleRecognizer | None = None,
+    battles: str | None = None,
 ) -> dict[str, Any]:
-    """Serve systems over HTTP as OpenAI serves its models that hear and speak, until it is stopped; then tell latency
-    and real-time factor.
+    """Serve systems over HTTP as OpenAI serves its models that hear and speak, and a page to talk to them, until it is
+    stopped; then tell latency and real-time factor.
 
     /v1/chat/completions takes one user message of one input_audio part and answers with speech and its words, whole or
     as a stream; /v1/models, /health, /metrics (Prometheus). Ctrl-C and SIGTERM stop it once all requests that it
     accepted are answered. Sampling is the server's: a request with a temperature, a text or earlier turns is refused.
+    / is the page: record or upload, hear one system or two side by side, read what was heard, vote blind.
 
     Args:
         systems: name -> system; the name is the model's. A request may ask for NAME@FINGERPRINT (see /v1/models) to be
@@ -53,18 +65,30 @@ def serve(
         max_megabytes: the largest request.
         body_seconds: for a request to arrive whole.
         answer_seconds: for an answer, waiting included; then 503.
+        connections: open at once; requests on further ones are refused with 503.
+        head_seconds: for a request's head to arrive, and for a connection to be used at all; then 408.
+        read_seconds: for a client that has stopped reading its answer; then its connection is ended.
+        transcriber: writes on the page what was said; without one the page tells the systems' own words alone.
+        recognizer: tells on the page how it was said.
+        battles: JSON lines that grow by a record a blind vote (`arena --battles`); without it the page offers none.
 
     Raises:
-        UserError: no key where one is needed, an address that is taken, a system that needs more than a recording.
+        UserError: no key where one is needed, an address that is taken, a system that needs more than a recording,
+            battles that are none.
     """
     key = os.environ.get(api_key_env, "")
     check(systems, host, key, api_key_env)
+    if connections < 1:
+        raise UserError(f"connections must be at least 1; got {connections}; leave it out for 512")
+    votes = Votes(Path(battles)) if battles else None
     listening = bound(host, port)
-    limits = Limits(rows, wait_seconds, queue, query_seconds, int(max_megabytes * 1e6), body_seconds, answer_seconds)
+    size, waits = int(max_megabytes * 1e6), (connections, head_seconds, read_seconds)
+    limits = Limits(rows, wait_seconds, queue, query_seconds, size, body_seconds, answer_seconds, *waits)
     warm(systems)
-    server = Server(systems, limits, key)
+    server = Server(systems, limits, key, PageEars(transcriber, recognizer), votes)
     name, number = listening.getsockname()[:2]
-    say(f"serving {', '.join(systems)} at http://{name}:{number}/v1; Ctrl-C or SIGTERM stops it")
+    at = f"http://{f'[{name}]' if ':' in name else name}:{number}"
+    say(f"serving {', '.join(systems)} at {at}/v1, and a page to talk to them at {at}/; Ctrl-C or SIGTERM stops it")
     run(server, listening)
     return {"models": {n: system.config_sha for n, system in systems.items()}, **server.metrics.summary()}
 
@@ -116,11 +140,19 @@ def warm(systems: dict[str, S2SSystem]) -> None:
         system.respond([Query("warm", "warm", "emotion", "test", "", {}, "", "")], [Audio(noise, SAMPLE_RATE)], 0)
 
 
+def settings(server: Server) -> dict[str, Any]:
+    """How uvicorn is to run it."""
+    from lightning_paras2s.serving.guard import guarded
+
+    protocol = guarded(server.limits, server.metrics)
+    return {"log_level": "warning", "access_log": False, "http": protocol, "ws": "none", "lifespan": "on"}
+
+
 def run(server: Server, listening: socket.socket) -> None:
     """Until it is told to stop."""
     import uvicorn
 
-    config = uvicorn.Config(server.app(), log_level="warning", access_log=False, http="h11", ws="none", lifespan="on")
+    config = uvicorn.Config(server.app(), **settings(server))
     program = uvicorn.Server(config)
     if threading.current_thread() is not threading.main_thread():
         program.run([listening])

@@ -1,24 +1,28 @@
 """Listeners rate responses, or choose between two, in a browser (gradio): `annotate` writes `Human` records.
 
-Items come in an order of each annotator's own; systems are not named; what is rated is on disk before the next item
-shows, and a rater who comes back goes on where they stopped.
+Items come in an order of each annotator's own; systems are not named; nothing is rated before all its recordings were
+heard to their ends; what is rated is on disk before the next item shows, and a rater who comes back goes on where they
+stopped.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from lightning_paras2s.audio import seconds_of
 from lightning_paras2s.bench.pairs.arena import VERDICTS
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import Log
+from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.types import Human, Query, Response, append_jsonl, read_jsonl
 
 SCORES = ("1 bad", "2 poor", "3 average", "4 excellent, not enhanced", "5 perfect, enhanced")  # guideline A.11.5
+FASTEST = 2.0  # times its speed that a browser's player goes
 CHOICES = {"The first": "a", "The second": "b", "Both are good": "both_good", "Both are bad": "both_bad"}
 
 
@@ -30,6 +34,11 @@ class Item:
     query: str
     first: str
     second: str = ""
+
+    @property
+    def sounds(self) -> list[str]:
+        """Its recordings, in the order that the page shows them."""
+        return [place for place in (self.query, self.first, self.second) if place]
 
 
 def annotate(
@@ -52,7 +61,7 @@ def annotate(
         port: of the page.
         seed: of the choice of items and sides.
     """
-    items = load_items(manifest, runs, pairwise, limit, seed)
+    items = audible(load_items(manifest, runs, pairwise, limit, seed))
     try:
         import gradio
     except ImportError:
@@ -64,7 +73,7 @@ def annotate(
 
 def folders_of(items: list[Item]) -> list[str]:
     """The folders that recordings are served from, wherever they lie (imported speech stays in its corpus)."""
-    places = {path for item in items for path in (item.query, item.first, item.second) if path}
+    places = {path for item in items for path in item.sounds}
     return sorted({str(Path(path).resolve().parent) for path in places})
 
 
@@ -94,6 +103,31 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     return [items[i] for i in random.permutation(len(items))][:limit]
 
 
+def audible(items: list[Item]) -> list[Item]:
+    """The items whose recordings are all there; the others would show a player that plays nothing.
+
+    Raises:
+        UserError: no item is.
+    """
+    kept, faults = [], []
+    for item in items:
+        try:
+            seconds_needed(item)
+            kept.append(item)
+        except UserError as error:
+            faults.append(f"{item.id}: {error}")
+    if not kept:
+        raise UserError(f"there must be an item that can be heard; got none: {faults[0]}")
+    if faults:
+        say(f"{len(faults)} of {len(items)} items can't be heard and are left out: {'; '.join(faults[:3])}")
+    return kept
+
+
+def seconds_needed(item: Item) -> float:
+    """The least that it takes to hear all of an item."""
+    return sum(seconds_of(place) for place in item.sounds) / FASTEST
+
+
 def remaining(items: list[Item], out: str, annotator: str) -> list[Item]:
     """What an annotator has not judged yet, in an order of their own."""
     path = Path(out)
@@ -114,18 +148,35 @@ def judgement(item: Item, annotator: str, answer: str, seconds: float) -> Human:
     return Human(item.id, annotator.strip(), score=float(SCORES.index(answer) + 1), seconds=round(seconds, 1))
 
 
-def keep(items: list[Item], out: str, annotator: str, heard: str, answer: str, seconds: float) -> str:
-    """Store an answer about the item that was *heard* (its id), under the name as it stands now -> what to tell.
+def keep(
+    items: list[Item], out: str, annotator: str, shown: str, answer: str, seconds: float, ended: Sequence[str]
+) -> str:
+    """Store an answer about the item that was `shown` (its id), under the name as it stands now -> what to tell.
 
     In a second tab, or after the name was corrected, another item may be next; it has not been heard.
+
+    Args:
+        seconds: since it was shown.
+        ended: the id of the item that was last heard to its end, of each player.
     """
-    item = next((item for item in items if item.id == heard), None)
+    item = next((item for item in items if item.id == shown), None)
     if item is None:
         return "Nothing was heard yet."
     if item not in remaining(items, out, annotator.strip()):
         return "You have judged this one already; your first answer stays."
+    if unheard(item, seconds, ended):
+        return UNHEARD
     append_jsonl(out, [judgement(item, annotator, answer, seconds)])
     return ""
+
+
+UNHEARD = "Not saved: hear each recording to its end first."
+
+
+def unheard(item: Item, seconds: float, ended: Sequence[str]) -> bool:
+    """Was a player not at its end with this item, or all of them sooner than can be?"""
+    players = ended[: len(item.sounds)]
+    return any(name != item.id for name in players) or seconds < seconds_needed(item)
 
 
 def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, ANN201  gradio is optional
@@ -140,24 +191,34 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
         item = left[0]
         return f"{len(left)} to go", item.query, item.first, item.second or None, None, time.time(), item.id
 
-    def save(name: str, answer: str | None, started: float, heard: str) -> tuple:
+    def save(name: str, answer: str | None, started: float, shown: str, *ended: str) -> tuple:
         told = ""
-        if name.strip() and answer and heard:
-            told = keep(items, out, name, heard, answer, time.time() - started)
+        if name.strip() and answer and shown:
+            told = keep(items, out, name, shown, answer, time.time() - started, ended)
+        if told == UNHEARD or (shown and not answer):  # the same item goes on, its players as they are
+            return (told or "Choose an answer first.", *[gradio.skip()] * 6)
         status, *rest = show(name)
         return (f"{told} {status}".strip(), *rest)
 
-    with gradio.Blocks(title="Listening test") as blocks:
+    def player(label: str, name: str, visible: bool = True):  # noqa: ANN202
+        # Nothing to keep a recording by: its file's name may tell the system's.
+        return gradio.Audio(label=label, interactive=False, visible=visible, elem_id=name, buttons=[])
+
+    with gradio.Blocks(title="Listening test", analytics_enabled=False) as blocks:
         gradio.Markdown("Is the response a natural continuation of what the user said, and of how they said it?")
-        name, status = gradio.Textbox(label="Your name"), gradio.Markdown()
-        query = gradio.Audio(label="User", interactive=False)
-        first = gradio.Audio(label="First response" if pairwise else "Response", interactive=False)
-        second = gradio.Audio(label="Second response", interactive=False, visible=pairwise)
-        answer = gradio.Radio(list(CHOICES) if pairwise else list(SCORES), label="Your judgement")
-        started, heard = gradio.State(0.0), gradio.State("")
+        name, start = gradio.Textbox(label="Your name", elem_id="rater"), gradio.Button("Begin", elem_id="begin")
+        query, first = player("User", "query"), player("First response" if pairwise else "Response", "first")
+        second = player("Second response", "second", pairwise)
+        status = gradio.Markdown(elem_id="told")
+        answer = gradio.Radio(list(CHOICES) if pairwise else list(SCORES), label="Your judgement", elem_id="answer")
+        # Which item the page shows is the page's to say: by the time an end arrives, the next one may be up.
+        started, heard = gradio.State(0.0), gradio.Textbox(visible=False)
+        ended = [gradio.State("") for _ in range(3)]
         shown = [status, query, first, second, answer, started, heard]
-        gradio.Button("Begin").click(show, [name], shown)
-        gradio.Button("Save and go on").click(save, [name, answer, started, heard], shown)
+        start.click(show, [name], shown)
+        gradio.Button("Save and go on", elem_id="save").click(save, [name, answer, started, heard, *ended], shown)
+        for sound, last in zip((query, first, second), ended, strict=True):
+            sound.stop(lambda item: item, [heard], [last], show_progress="hidden")
     return blocks
 
 
