@@ -5,7 +5,8 @@
 Populations are contrast pairs as policies answer them (`POPULATIONS`: scores of the halves, and against the other
 half's style, at the rates of the shipped systems' pairs); an experiment draws n pairs (of each factor for "overall"),
 and the truth is the population's own value. Shown is the share of experiments in which there is an interval at all; the
-rest have none, with fewer than `statistics.MIN_CLUSTERS` pairs or no spread.
+rest have none, with fewer than `statistics.MIN_CLUSTERS` pairs or no spread. Figures of agreement, of recordings and of
+word error rates have populations of their own (`interval_populations.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from interval_populations import EXPERIMENTS
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.pairs.arena import rank
@@ -89,34 +92,48 @@ def of_battles(n: int, random: np.random.Generator):
     return rows["z"]["ci95"], 1200.0
 
 
+def experiments_of(seed: int) -> dict[str, Callable[[int], tuple]]:
+    """Name -> n -> an interval and the truth."""
+    random = np.random.default_rng(seed)
+    made = {s: {f: population(r, random) for f, r in rates.items()} for s, rates in POPULATIONS.items()}
+    found: dict[str, Callable[[int], tuple]] = {"seeds": lambda n: of_seeds(n, random)}
+    for name, metric in METRICS.items():
+        values = {s: {f: metric(p) for f, p in factors.items()} for s, factors in made.items()}
+        for s, factors in values.items():
+            found[f"{name}, overall, {s}"] = lambda n, m=name, v=factors: of_factors(m, v, n, random)
+            every = {"": np.concatenate(list(factors.values()))}
+            found[f"{name}, one factor, {s}"] = lambda n, m=name, v=every: of_factors(m, v, n, random)
+    gained = {f: METRICS["mean"](made["topline"][f]) - METRICS["mean"](made["grpo"][f]) for f in FACTORS}
+    found["difference, overall"] = lambda n: of_factors("mean", gained, n, random)
+    found["strength (Elo's scale)"] = lambda n: of_battles(n, random)
+    for place, (name, experiment) in enumerate(EXPERIMENTS.items()):
+        own = np.random.default_rng([seed, place])
+        found[name] = lambda n, e=experiment, r=own: e(n, r)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="experiments a number of pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the populations and the draws")
-    parser.add_argument("--json", default=None, help="write one JSON object a line to this file")
+    parser.add_argument("--only", default="", help="those of `interval_populations.py` whose names hold this")
+    parser.add_argument("--json", default=None, help="write one JSON object a line to this file; with --only, replace")
     options = parser.parse_args()
-    random = np.random.default_rng(options.seed)
-    made = {s: {f: population(r, random) for f, r in rates.items()} for s, rates in POPULATIONS.items()}
-    experiments: dict[str, Callable[[int], tuple]] = {"seeds": lambda n: of_seeds(n, random)}
-    for name, metric in METRICS.items():
-        values = {s: {f: metric(p) for f, p in factors.items()} for s, factors in made.items()}
-        for s, factors in values.items():
-            experiments[f"{name}, overall, {s}"] = lambda n, m=name, v=factors: of_factors(m, v, n, random)
-            every = {"": np.concatenate(list(factors.values()))}
-            experiments[f"{name}, one factor, {s}"] = lambda n, m=name, v=every: of_factors(m, v, n, random)
-    gained = {f: METRICS["mean"](made["topline"][f]) - METRICS["mean"](made["grpo"][f]) for f in FACTORS}
-    experiments["difference, overall"] = lambda n: of_factors("mean", gained, n, random)
-    experiments["strength (Elo's scale)"] = lambda n: of_battles(n, random)
-    lines = []
-    for name, experiment in experiments.items():
-        repeats = options.repeats
-        row = {n: share_covered(lambda n=n, e=experiment: e(n), repeats) for n in PAIRS}
-        about = {"interval": name, "repeats": repeats, "seed": options.seed}
-        lines.append(about | {"pairs": {str(n): cell for n, cell in row.items()}})
+    chosen = {n: e for n, e in experiments_of(options.seed).items() if not options.only or n in EXPERIMENTS}
+    lines = {}
+    for name, experiment in chosen.items():
+        if options.only not in name:
+            continue
+        row = {n: share_covered(lambda n=n, e=experiment: e(n), options.repeats) for n in PAIRS}
+        about = {"interval": name, "repeats": options.repeats, "seed": options.seed}
+        lines[name] = about | {"pairs": {str(n): cell for n, cell in row.items()}}
         cells = [f"{n}: {c['coverage']:.3f}" if c["coverage"] is not None else f"{n}: -" for n, c in row.items()]
-        print(f"{name:36} " + "  ".join(cells))
+        print(f"{name:36} " + "  ".join(cells), flush=True)
     if options.json:
-        Path(options.json).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path = Path(options.json)
+        kept = path.read_text().splitlines() if options.only and path.is_file() else []
+        lines = {row["interval"]: row for row in map(json.loads, kept)} | lines
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_arena_makes_battles_of_scored_responses_only_when_given_runs(tmp_path):
         Verdict("good/q3/0", "j", 3.0),
     ]
     (tmp_path / "verdicts.jsonl").write_text("".join(to_json(v) + "\n" for v in verdicts))
-    result = arena(str(tmp_path / "out"), runs=[str(tmp_path)], bootstrap=10, orders=10)
+    result = arena(str(tmp_path / "out"), runs=[str(tmp_path)], orders=10)
     assert result["games"] == 2 and result["verdicts"] == {"b": 1, "both_bad": 1}
     assert json.loads((tmp_path / "out/arena.json").read_text())["systems"][0]["system"] == "good"
 

@@ -8,7 +8,7 @@ unscored, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from scipy import stats
 
 from lightning_paras2s.errors import UserError
 
-REPEATS = 2000
 MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
 MIN_SHARED, MIN_SHARED_EACH = 40, 10  # for a share, and in each column: 0 of 5 and 1 of 5 are far apart
 VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
@@ -148,20 +147,6 @@ def cluster_sums(values: ArrayLike, clusters: Sequence[str]) -> tuple[NDArray, N
     scored = np.isfinite(values)
     _, index = np.unique(np.asarray(clusters)[scored], return_inverse=True)
     return np.bincount(index, values[scored]), np.bincount(index).astype(float)
-
-
-def bootstrap(
-    statistic: Callable[[NDArray], float], clusters: Sequence[str], repeats: int = REPEATS, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of any statistic of row indices, by resampling whole clusters; draws where it is undefined
-    are left out."""
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    members = [np.flatnonzero(index == i) for i in range(len(names))]
-    random = np.random.default_rng(seed)
-    draws = [random.integers(len(names), size=len(names)) for _ in range(repeats)]
-    values = np.array([statistic(np.concatenate([members[i] for i in drawn])) for drawn in draws])
-    values = values[np.isfinite(values)]
-    return tuple(np.percentile(values, [2.5, 97.5]).tolist()) if len(values) else (float("nan"), float("nan"))
 
 
 def macro_average(columns: Mapping[str, float]) -> float:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_paras2s.bench.statistics import REPEATS, Estimate, bootstrap, clustered_mean
+from lightning_paras2s.bench.people.resampling import jackknife
+from lightning_paras2s.bench.statistics import NOTHING, Estimate, clustered_mean
 from lightning_paras2s.bench.statistics import macro_mean as mean_over_columns
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.suggestive import (
@@ -245,7 +246,7 @@ def _right(row: Named) -> float:
 
 
 def _difference(rows: Sequence[Named], value: Callable, first: Callable[[Named], bool]) -> Estimate:
-    """Mean of `value` over the rows where `first` holds less that over the others, resampled by text."""
+    """Mean of `value` over the rows where `first` holds less that over the others, clustered by text."""
     values, chosen = np.array([value(r) for r in rows], float), np.array([first(r) for r in rows], bool)
 
     def measure(index: NDArray) -> float:
@@ -254,8 +255,9 @@ def _difference(rows: Sequence[Named], value: Callable, first: Callable[[Named],
 
     texts = [r.text_id for r in rows]
     if not rows:
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    return Estimate(measure(np.arange(len(rows))), *bootstrap(measure, texts, REPEATS // 4), len(rows), len(set(texts)))
+        return NOTHING
+    low, high, _ = jackknife(measure, texts)
+    return Estimate(measure(np.arange(len(rows))), low, high, len(rows), len(set(texts)))
 
 
 def estimate(value: Estimate) -> dict[str, Any]:
