@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
 from interval_populations import EXPERIMENTS
 
 from lightning_paras2s.bench import statistics

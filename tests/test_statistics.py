@@ -98,7 +98,7 @@ def test_human_ceiling_and_selection_of_agreed_items():
 
 def test_bias_is_invisible_to_pearson_but_reported():
     human = np.array([1.0, 2, 3, 4])
-    result = agreement.correlation(human + 1, human, list("abcd"), repeats=50)
+    result = agreement.correlation(human + 1, human, list("abcd"))
     assert result.value == pytest.approx(1)
     assert agreement.bias(human + 1, human) == 1 and agreement.mean_absolute_error(human + 1, human) == 1
 
@@ -228,12 +228,12 @@ def test_correlation_intervals_cover_the_truth_at_the_nominal_rate():
     clusters = [str(i) for i in range(50) for _ in range(2)]
     noise = np.sqrt(1 / 0.7 - 1)
     covered = 0
-    for repeat in range(200):
+    for _ in range(200):
         quality = np.repeat(random.normal(size=50), 2) * np.sqrt(0.5) + random.normal(size=100) * np.sqrt(0.5)
         human, judge = quality + noise * random.normal(size=100), quality + noise * random.normal(size=100)
-        result = agreement.correlation(judge, human, clusters, repeats=200, seed=repeat)
+        result = agreement.correlation(judge, human, clusters)
         covered += result.low <= 0.7 <= result.high
-    assert 176 <= covered <= 199
+    assert 181 <= covered <= 199  # 190 +- 3 sd of a binomial (3.1)
 
 
 def test_voicebench_overall_of_kimi_audio_is_the_leaderboards():
