@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 
 from lightning_paras2s.bench.diagnostics.judge_table import pearson_gain
-from lightning_paras2s.bench.diagnostics.leakage import AGREE, MISLEAD, Named, text_swap_probe
+from lightning_paras2s.bench.diagnostics.leakage import AGREE, MISLEAD, NEUTRAL, Named, text_swap_probe
+from lightning_paras2s.bench.diagnostics.leakage import macro_mean as macro_accuracy
 from lightning_paras2s.bench.pairs.arena import agreement_of
 from lightning_paras2s.bench.people.reliability import (
     CORRELATIONS,
@@ -17,8 +18,9 @@ from lightning_paras2s.bench.people.reliability import (
     krippendorff_alpha,
     krippendorff_interval,
 )
-from lightning_paras2s.bench.statistics import clustered_mean
-from lightning_paras2s.types import Battle
+from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, compare_systems
+from lightning_paras2s.running.sweep_points import difference
+from lightning_paras2s.types import FACTORS, Battle
 
 Met = tuple[tuple[float, float], float]  # an interval, and the truth
 Experiment = Callable[[int, np.random.Generator], Met]
@@ -151,8 +153,44 @@ def of_error_rates(n: int, random: np.random.Generator) -> Met:
 
 def of_skill(n: int, random: np.random.Generator) -> Met:
     """An item is right or wrong; seven of ten are."""
-    found = clustered_mean((random.random(n) < 0.7).astype(float), [str(i) for i in range(n)])
+    found = clustered_mean((random.random(n) < 0.7).astype(float), [str(i) for i in range(n)], MIN_SHARED)
     return (found.low, found.high), 0.7
+
+
+def of_change(n: int, random: np.random.Generator) -> Met:
+    """Two policies on the same items, alike on six of ten at least: seven of ten are right, and .74."""
+    first = (random.random(n) < 0.7).astype(float)
+    then = np.where(random.random(n) < 0.6, first, random.random(n) < 0.8)
+    scores = {name: dict(zip(map(str, range(n)), v, strict=True)) for name, v in (("b", then), ("a", first))}
+    return tuple(compare_systems(scores, {str(i): str(i) for i in range(n)})[0].difference.ci95), 0.04
+
+
+def of_factors(n: int, random: np.random.Generator) -> Met:
+    """The mean over four factors of shares of recordings, n texts a factor."""
+    shares = (0.95, 0.88, 0.75, 0.6)
+    rows = [
+        Named(f"{factor}{i}", factor, "happy", "", "happy" if random.random() < share + ease else "sad")
+        for factor, share in zip(FACTORS, shares, strict=True)
+        for i, ease in enumerate(random.uniform(-0.05, 0.05, n))
+        for _ in range(2)
+    ]
+    return tuple(macro_accuracy([rows], NEUTRAL)["ci95"]), float(np.mean(shares))
+
+
+def of_points(n: int, random: np.random.Generator) -> Met:
+    """Two points of a sweep that answer the same n pairs a factor, three seeds each; their seeds differ."""
+    names = [f"{factor}/{i}" for factor in FACTORS for i in range(n)]
+    ease = random.normal(3, 1, len(names))
+    points = []
+    for gain in (0.3, 0.0):
+        rows = []
+        for _ in range(3):
+            scores = ease + gain + 0.1 * random.normal() + np.round(random.normal(0, 1, (2, len(names))))
+            pairs = dict(zip(names, scores.T.tolist(), strict=True))
+            rows.append({"queries_sha": "q", "judge": "j", "label_source": "gold", "systems": {"s": {"pairs": pairs}}})
+        points.append(rows)
+    found = difference(*points, ("s", "s"))
+    return (found.low, found.high), 0.3
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -165,4 +203,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "difference of shares of recordings": of_leakage("swap_cost", 0.28),
     "mean word error rate": of_error_rates,
     "mean of a skill": of_skill,
+    "change of a skill": of_change,
+    "mean over factors of shares of recordings": of_factors,
+    "difference of two points of a sweep": of_points,
 }

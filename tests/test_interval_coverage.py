@@ -47,14 +47,14 @@ MADE = {
     "bench/summary.py": "mean, label_swap_gain, pair_accuracy, pair_min",
     "bench/items.py": "seeds, mean, pair_accuracy",
     "bench/headline.py": "seeds",
-    "bench/skills.py": "mean of a skill",
+    "bench/skills.py": "mean of a skill, change of a skill",
     "bench/audit.py": "mean word error rate",
     "bench/pairs/arena.py": "strength, kappa of verdicts",
     "bench/people/agreement.py": "pearson, spearman, kendall, alpha",
     "bench/people/reliability.py": "pearson, alpha",
     "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
-    "bench/diagnostics/leakage.py": "share of recordings, difference of shares",
-    "running/sweep_points.py": "seeds",
+    "bench/diagnostics/leakage.py": "share of recordings, difference of shares, mean over factors of shares",
+    "running/sweep_points.py": "seeds, difference of two points",
 }
 MAKERS = r"(?<!def )\b(?:macro_mean|mean_over_columns|clustered_mean|macro_share|half_widths|jackknife|correlation"
 MAKERS += r"|krippendorff_interval|estimate\(macro_parts|estimate\(parts)\("

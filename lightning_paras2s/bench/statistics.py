@@ -55,18 +55,18 @@ class Comparison(NamedTuple):
     detectable: float
 
 
-def clustered_mean(values: ArrayLike, clusters: Sequence[str]) -> Estimate:
+def clustered_mean(values: ArrayLike, clusters: Sequence[str], fewest: int = MIN_CLUSTERS) -> Estimate:
     """Mean with a clustered standard error (Miller, arXiv 2411.00640, Eq. 4): `macro_mean` of one column."""
-    return macro_mean({"": (values, clusters)})
+    return macro_mean({"": (values, clusters)}, fewest)
 
 
-def macro_mean(columns: Columns) -> Estimate:
+def macro_mean(columns: Columns, fewest: int = MIN_CLUSTERS) -> Estimate:
     """The unweighted mean of the columns' means, with its interval over clusters.
 
     Student's t with Welch and Satterthwaite's degrees of freedom, moved by Johnson's correction for skewness (JASA 73,
     1978, p. 536): a system that rarely fails has few low scores, and a symmetric interval would cover too seldom. There
-    is none (NaN) with fewer than `MIN_CLUSTERS` clusters, one in a column, or without any variation: it would say too
-    much (speed/intervals.py).
+    is none (NaN) with fewer than `fewest` clusters (`MIN_SHARED` where values are 0 and 1), one in a column, or without
+    any variation: it would say too much (speed/intervals.py).
     """
     parts = _known(columns)
     if not parts:
@@ -74,7 +74,7 @@ def macro_mean(columns: Columns) -> Estimate:
     value = macro_average({name: sums.sum() / counts.sum() for name, (sums, counts) in parts.items()})
     n, clusters = int(sum(counts.sum() for _, counts in parts.values())), sum(len(c) for _, c in parts.values())
     variance, third, df = _moments(list(parts.values()))
-    if clusters < MIN_CLUSTERS or not variance > 0:
+    if clusters < fewest or not variance > 0:
         return Estimate(value, np.nan, np.nan, n, clusters)
     t = stats.t.ppf(0.975, df)
     middle, half = value + third / (6 * variance) * (1 + 2 * t**2), t * np.sqrt(variance)

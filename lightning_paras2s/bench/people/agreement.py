@@ -97,7 +97,7 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     for h in rated:
         ratings[rows[h.annotator], columns[h.item_id]] = h.score
     judged = np.array([scores.get(name, np.nan) for name in ids])
-    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair_id for q in asked]), judges.pop().judge
+    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair for q in asked]), judges.pop().judge
 
 
 def between_listeners(items: Items) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 GROUPS = 200
 
 
-class Scale(NamedTuple):
+class Transform(NamedTuple):
     """To the scale on which the error is measured, and back; `none` is the value that says nothing."""
 
     to: Callable[[ArrayLike], NDArray]
@@ -36,14 +36,14 @@ class Interval(NamedTuple):
     p: float
 
 
-LINEAR = Scale(np.asarray, np.asarray)
-FISHER = Scale(np.arctanh, np.tanh)  # of correlations
-DISAGREEMENT = Scale(lambda k: np.log(1 - np.asarray(k)), lambda z: 1 - np.exp(z))  # of alpha and kappa
+LINEAR = Transform(np.asarray, np.asarray)
+FISHER = Transform(np.arctanh, np.tanh)  # of correlations
+DISAGREEMENT = Transform(lambda k: np.log(1 - np.asarray(k)), lambda z: 1 - np.exp(z))  # of alpha and kappa
 UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 
 def jackknife(
-    measure: Callable[[NDArray], float], clusters: Sequence[str], scale: Scale = LINEAR, fewest: int = MIN_CLUSTERS
+    measure: Callable[[NDArray], float], clusters: Sequence[str], scale: Transform = LINEAR, fewest: int = MIN_CLUSTERS
 ) -> Interval:
     """Interval of any figure of row indices; none with fewer than `fewest` clusters, or where the figure is not finite
     on its scale without one of them (a correlation of 1), or does not vary.
