@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from interval_populations import EXPERIMENTS
+from interval_populations import EXPERIMENTS, Experiment
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.pairs.arena import rank
@@ -67,7 +67,8 @@ def of_factors(metric: str, values: dict[str, np.ndarray], n: int, random: np.ra
     """One experiment: n pairs of each factor."""
     drawn = {f: v[random.integers(len(v), size=n)] for f, v in values.items()}
     columns = {f: (v, [str(i) for i in range(n)]) for f, v in drawn.items()}
-    found = statistics.macro_share(columns) if metric == "pair_accuracy" else statistics.macro_mean(columns)
+    own = {"pair_accuracy": statistics.macro_share, "difference": statistics.macro_difference}
+    found = own.get(metric, statistics.macro_mean)(columns)
     return found.ci95, float(np.mean([v.mean() for v in values.values()]))
 
 
@@ -92,35 +93,33 @@ def of_battles(n: int, random: np.random.Generator):
 
 
 def experiments_of(seed: int) -> dict[str, Callable[[int], tuple]]:
-    """Name -> n -> an interval and the truth."""
+    """Name -> n -> an interval and the truth; each draws by itself."""
     random = np.random.default_rng(seed)
     made = {s: {f: population(r, random) for f, r in rates.items()} for s, rates in POPULATIONS.items()}
-    found: dict[str, Callable[[int], tuple]] = {"seeds": lambda n: of_seeds(n, random)}
+    found: dict[str, Experiment] = {"seeds": of_seeds}
     for name, metric in METRICS.items():
-        values = {s: {f: metric(p) for f, p in factors.items()} for s, factors in made.items()}
-        for s, factors in values.items():
-            found[f"{name}, overall, {s}"] = lambda n, m=name, v=factors: of_factors(m, v, n, random)
-            every = {"": np.concatenate(list(factors.values()))}
-            found[f"{name}, one factor, {s}"] = lambda n, m=name, v=every: of_factors(m, v, n, random)
+        for s, factors in made.items():
+            values = {f: metric(p) for f, p in factors.items()}
+            every = {"": np.concatenate(list(values.values()))}
+            found[f"{name}, overall, {s}"] = lambda n, own, m=name, v=values: of_factors(m, v, n, own)
+            found[f"{name}, one factor, {s}"] = lambda n, own, m=name, v=every: of_factors(m, v, n, own)
     gained = {f: METRICS["mean"](made["topline"][f]) - METRICS["mean"](made["grpo"][f]) for f in FACTORS}
-    found["difference, overall"] = lambda n: of_factors("mean", gained, n, random)
-    found["strength (Elo's scale)"] = lambda n: of_battles(n, random)
-    for place, (name, experiment) in enumerate(EXPERIMENTS.items()):
-        own = np.random.default_rng([seed, place])
-        found[name] = lambda n, e=experiment, r=own: e(n, r)
-    return found
+    found["difference, overall"] = lambda n, own: of_factors("difference", gained, n, own)
+    found["strength (Elo's scale)"] = of_battles
+    found |= EXPERIMENTS
+    draws = {name: np.random.default_rng([seed, *name.encode()]) for name in found}
+    return {name: lambda n, e=experiment, own=draws[name]: e(n, own) for name, experiment in found.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="experiments a number of pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the populations and the draws")
-    parser.add_argument("--only", default="", help="those of `interval_populations.py` whose names hold this")
+    parser.add_argument("--only", default="", help="those whose names hold this")
     parser.add_argument("--json", default=None, help="write one JSON object a line to this file; with --only, replace")
     options = parser.parse_args()
-    chosen = {n: e for n, e in experiments_of(options.seed).items() if not options.only or n in EXPERIMENTS}
     lines = {}
-    for name, experiment in chosen.items():
+    for name, experiment in experiments_of(options.seed).items():
         if options.only not in name:
             continue
         row = {n: share_covered(lambda n=n, e=experiment: e(n), options.repeats) for n in PAIRS}

@@ -56,8 +56,9 @@ MADE = {
     "bench/diagnostics/leakage.py": "share of recordings, difference of shares, mean over factors of shares",
     "running/sweep_points.py": "seeds, difference of two points",
 }
-MAKERS = r"(?<!def )\b(?:macro_mean|mean_over_columns|clustered_mean|macro_share|half_widths|jackknife|correlation"
-MAKERS += r"|krippendorff_interval|estimate\(macro_parts|estimate\(parts)\("
+NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
+NAMES += " jackknife correlation krippendorff_interval"
+MAKERS = rf"(?<!def )\b(?:{'|'.join(NAMES.split())}|estimate\(macro_parts|estimate\(parts)\("
 # What may know a quantile: the makers themselves. `fisher_interval` is of published correlations; `elo_spread95` is the
 # spread over orders of the games, no interval of anything.
 KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "sweep_points.py"}

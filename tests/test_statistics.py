@@ -301,3 +301,22 @@ def test_clustered_mean_is_the_t_interval_moved_by_johnsons_correction():
     moved = third / (6 * 25 * values.var(ddof=1)) * (1 + 2 * t**2)
     found = statistics.clustered_mean(values, [str(i) for i in range(25)])
     assert found[:3] == pytest.approx((np.mean(values), low + moved, high + moved))
+
+
+def test_two_systems_that_do_mostly_alike_differ_by_students_interval():
+    """Three of forty items are better. The correction for skewness gave [.024, .195], which was sure of a gain; Student's
+    interval is [-.010, .160]."""
+    then = {str(i): float(i < 3) for i in range(40)}
+    found = statistics.compare_systems({"b": then, "a": dict.fromkeys(then, 0.0)}, {i: i for i in then})[0].difference
+    assert found.ci95 == pytest.approx(stats.t.interval(0.95, 39, 0.075, stats.sem(list(then.values()))))
+
+
+def test_intervals_of_rare_differences_hold_the_truth():
+    """Better in a tenth of the items, worse in a twentieth: 1,000 experiments of 40 items; .95 - 3 sd (.0069)."""
+    random, covered, shown = np.random.default_rng(0), 0, 0
+    for _ in range(1000):
+        values = random.choice([1.0, -1.0, 0.0], 40, p=[0.1, 0.05, 0.85])
+        found = statistics.macro_difference({"": (values, [str(i) for i in range(40)])})
+        shown += np.isfinite(found.low)
+        covered += found.low <= 0.05 <= found.high
+    assert covered >= 0.929 * shown and shown > 950

@@ -219,7 +219,7 @@ def differences(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         pairs = [left[query]["query"].pair for query in both]
         for name in ("wer_ours", "wer_outside", "score_ours", "score_outside", "dnsmos", *LOGS):
             values = column([right[q] for q in both], name) - column([left[q] for q in both], name)
-            estimate = statistics.clustered_mean(values, pairs)
+            estimate = statistics.macro_difference({"": (values, pairs)})
             if estimate.n:
                 back = np.exp if name in LOGS else float
                 cell = {"value": rounded(back(estimate.value)), "ci95": [rounded(back(x)) for x in estimate.ci95]}

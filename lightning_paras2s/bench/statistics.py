@@ -68,17 +68,37 @@ def macro_mean(columns: Columns, fewest: int = MIN_CLUSTERS) -> Estimate:
     is none (NaN) with fewer than `fewest` clusters (`MIN_SHARED` where values are 0 and 1), one in a column, or without
     any variation: it would say too much (speed/intervals.py).
     """
+    found, spread = _whole(columns, fewest)
+    if spread is None:
+        return found
+    variance, third, df = spread
+    t = stats.t.ppf(0.975, df)
+    middle, half = found.value + third / (6 * variance) * (1 + 2 * t**2), t * np.sqrt(variance)
+    return found._replace(low=float(middle - half), high=float(middle + half))
+
+
+def macro_difference(columns: Columns, fewest: int = MIN_CLUSTERS) -> Estimate:
+    """As `macro_mean`, of paired differences, by Student's t alone: where two systems do mostly alike, the skewness of
+    the few differences is chance, and a correction for it leaves the truth out (of 20 items, .79 of intervals held it).
+    """
+    found, spread = _whole(columns, fewest)
+    if spread is None:
+        return found
+    half = stats.t.ppf(0.975, spread[2]) * np.sqrt(spread[0])
+    return found._replace(low=float(found.value - half), high=float(found.value + half))
+
+
+def _whole(columns: Columns, fewest: int) -> tuple[Estimate, tuple[float, float, float] | None]:
+    """The columns' mean without an interval, and its variance, third cumulant and degrees of freedom; None where an
+    interval would mean none."""
     parts = _known(columns)
     if not parts:
-        return NOTHING
+        return NOTHING, None
     value = macro_average({name: sums.sum() / counts.sum() for name, (sums, counts) in parts.items()})
     n, clusters = int(sum(counts.sum() for _, counts in parts.values())), sum(len(c) for _, c in parts.values())
-    variance, third, df = _moments(list(parts.values()))
-    if clusters < fewest or not variance > 0:
-        return Estimate(value, np.nan, np.nan, n, clusters)
-    t = stats.t.ppf(0.975, df)
-    middle, half = value + third / (6 * variance) * (1 + 2 * t**2), t * np.sqrt(variance)
-    return Estimate(value, float(middle - half), float(middle + half), n, clusters)
+    spread = _moments(list(parts.values()))
+    known = clusters >= fewest and spread[0] > 0
+    return Estimate(value, np.nan, np.nan, n, clusters), spread if known else None
 
 
 def _known(columns: Columns) -> dict[str, tuple[NDArray, NDArray]]:
@@ -262,7 +282,7 @@ def compare_systems(
                 [(factors or {}).get(item, "") for item in items],
             )
             detectable = detectable_difference(macro_se(columns))
-            found.append((a, b, macro_mean(columns), macro_sign_flip_test(columns), detectable))
+            found.append((a, b, macro_difference(columns), macro_sign_flip_test(columns), detectable))
     tested = [i for i, row in enumerate(found) if np.isfinite(row[3])]  # two systems without a common item are not
     adjusted = dict(zip(tested, holm([found[i][3] for i in tested]), strict=True))
     return [Comparison(*row[:4], adjusted.get(i, float("nan")), row[4]) for i, row in enumerate(found)]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.bench.people.resampling import jackknife
 from lightning_paras2s.bench.statistics import MIN_SHARED, NOTHING, Columns, Estimate, clustered_mean
+from lightning_paras2s.bench.statistics import macro_difference as difference_over_columns
 from lightning_paras2s.bench.statistics import macro_mean as mean_over_columns
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.suggestive import (
@@ -226,10 +227,10 @@ def macro_difference(a: Sequence[Sequence[Named]], b: Sequence[Sequence[Named]],
     """Macro accuracy of analyser a less b's on the same recordings, each the mean of its seeds; paired, clustered by
     text; and that of each seed by itself where both have as many."""
     right = [np.array([[_right(r) for r in rows] for rows in seeds]) for seeds in (a, b)]
-    whole = estimate(_mean_of_shares(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
+    whole = estimate(_mean_difference(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
     if len(a) != len(b) or len(a) == 1:
         return whole
-    each = [_mean_of_shares(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
+    each = [_mean_difference(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
     return {**whole, "seeds": [estimate(one) for one in each]}
 
 
@@ -248,6 +249,10 @@ def _share(values: Sequence[float], texts: Sequence[str]) -> Estimate:
 
 def _mean_of_shares(columns: Columns) -> Estimate:
     return mean_over_columns(columns, MIN_SHARED)
+
+
+def _mean_difference(columns: Columns) -> Estimate:
+    return difference_over_columns(columns, MIN_SHARED)
 
 
 def _right(row: Named) -> float:
