@@ -304,7 +304,7 @@ def test_clustered_mean_is_the_t_interval_moved_by_johnsons_correction():
 
 
 def test_two_systems_that_do_mostly_alike_differ_by_students_interval():
-    """Three of forty items are better. The correction for skewness gave [.024, .195], which was sure of a gain; Student's
+    """Three of forty items are better. The correction for skewness gave [.024, .195], sure of a gain; Student's
     interval is [-.010, .160]."""
     then = {str(i): float(i < 3) for i in range(40)}
     found = statistics.compare_systems({"b": then, "a": dict.fromkeys(then, 0.0)}, {i: i for i in then})[0].difference
