@@ -57,7 +57,7 @@ MADE = {
     "running/sweep_points.py": "seeds, difference of two points",
 }
 NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
-NAMES += " jackknife correlation krippendorff_interval"
+NAMES += " jackknife correlation_gain correlation krippendorff_interval"
 MAKERS = rf"(?<!def )\b(?:{'|'.join(NAMES.split())}|estimate\(macro_parts|estimate\(parts)\("
 # What may know a quantile: the makers themselves. `fisher_interval` is of published correlations; `elo_spread95` is the
 # spread over orders of the games, no interval of anything.

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_paras2s.bench.people.reliability import CORRELATIONS, bias, correlation, mean_absolute_error
-from lightning_paras2s.bench.people.resampling import jackknife
+from lightning_paras2s.bench.people.resampling import correlation_gain
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
@@ -297,6 +297,6 @@ def table(rows: list[Recorded], scores: dict[str, NDArray]) -> dict[str, Any]:
 def pearson_gain(a: NDArray, b: NDArray, reference: NDArray, texts: NDArray) -> dict[str, Any]:
     """How much better judge a correlates than judge b, on the same replies, with an interval clustered by text."""
     pearson = CORRELATIONS["pearson"]
-    gain = lambda rows: pearson(a[rows], reference[rows]) - pearson(b[rows], reference[rows])  # noqa: E731
-    low, high, _ = jackknife(gain, texts.tolist())
-    return {"value": rounded(gain(np.arange(len(a)))), "ci95": [rounded(low), rounded(high)]}
+    first, second = (lambda rows, x=x: pearson(x[rows], reference[rows]) for x in (a, b))
+    every, ends = np.arange(len(a)), correlation_gain(first, second, texts.tolist())
+    return {"value": rounded(first(every) - second(every)), "ci95": [rounded(end) for end in ends]}
