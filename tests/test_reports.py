@@ -22,7 +22,7 @@ from lightning_paras2s.bench.queries.filters import filter
 from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries
 from lightning_paras2s.bench.statistics import clustered_mean
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.evidence import hear_all
+from lightning_paras2s.hearing.evidence import listen
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import LLMJudge
@@ -208,4 +208,4 @@ def test_silence_is_told_before_any_ear_listens():
     """SYSTRAN/faster-whisper#826: silence was heard as "Thanks for watching!"."""
     silence = Audio(np.full(16_000, 1e-5, np.float32), 16_000)
     speech = Audio((0.3 * np.sin(np.arange(16_000) / 5)).astype(np.float32), 16_000)
-    assert list(hear_all({"silence": silence, "speech": speech}, Chatty(), None, "response")) == ["speech"]
+    assert list(listen({"silence": silence, "speech": speech}, Chatty(), None, "response")) == ["speech"]

@@ -91,7 +91,7 @@ def error_of(parts: Parts, design: Design) -> Error:
     without variation. With one seed it holds for that seed."""
     seeds, pairs = parts.errors.shape
     by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
-    variances, freedoms, rest = [], [], 0.0
+    variances, freedoms = [], []
     for factor in np.unique(design.factor_of):
         of = design.factor_of == factor
         count = int(of.sum())
@@ -99,10 +99,7 @@ def error_of(parts: Parts, design: Design) -> Error:
             return Error(np.nan, np.nan)
         variances.append((by_pair[of] ** 2).sum() * count / (count - 1))
         freedoms.append(count - 1)
-        if seeds > 1:
-            error = parts.errors[:, of]
-            error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
-            rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
+    rest = rest_of(parts, design)
     of_pairs, of_seeds = sum(variances), 0.0
     if seeds > 1:
         of_seeds = (by_seed**2).sum() * seeds / (seeds - 1)
@@ -113,3 +110,14 @@ def error_of(parts: Parts, design: Design) -> Error:
         return Error(np.nan, np.nan)
     freedom = variance**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
     return Error(float(np.sqrt(variance)), float(freedom))
+
+
+def rest_of(parts: Parts, design: Design) -> float:
+    """The variance that is neither the pairs' nor the seeds', and that both of theirs hold; 0 with one seed."""
+    seeds, rest = len(parts.errors), 0.0
+    for factor in np.unique(design.factor_of) if seeds > 1 else ():
+        error = parts.errors[:, design.factor_of == factor]
+        count = error.shape[1]
+        error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
+        rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
+    return float(rest)
