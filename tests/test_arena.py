@@ -140,3 +140,10 @@ def test_strengths_intervals_cover_the_truth_at_the_nominal_rate():
         estimate = davidson(wins.sum(0), ties.sum(0))
         hits.append(np.abs(estimate[0] - true) <= half_widths(wins, ties, estimate))
     assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_strengths_have_an_interval_from_30_queries_on():
+    """One battle had 1989 [1989, 1989]; with fewer queries than 30 Student's interval is too wide (.97 and more)."""
+    games = [Battle(f"{i}", "x", "y", "ab", "a" if i % 3 else "b", "j") for i in range(30)]
+    assert [row["ci95"] for row in rank(games[:29], 1)["systems"]] == [[None, None]] * 2
+    assert all(low < row["strength"] < high for row in rank(games, 1)["systems"] for low, high in [row["ci95"]])
