@@ -93,6 +93,11 @@ class Query:
         return self.styles.get(self.factor, "")
 
     @property
+    def pair(self) -> str:
+        """Its contrast pair: a `pair_id` that two factors use names two pairs."""
+        return f"{self.factor}/{self.pair_id}"
+
+    @property
     def style(self) -> Style:
         if not isinstance(self.styles, dict) or set(self.styles) - set(FACTORS):
             raise UserError(f"a query's styles must map some of {', '.join(FACTORS)} to values; got {self.styles!r}")

@@ -5,7 +5,8 @@
 Populations are contrast pairs as policies answer them (`POPULATIONS`: scores of the halves, and against the other
 half's style, at the rates of the shipped systems' pairs); an experiment draws n pairs (of each factor for "overall"),
 and the truth is the population's own value. Shown is the share of experiments in which there is an interval at all; the
-rest have none, with fewer than `statistics.MIN_CLUSTERS` pairs or no spread.
+rest have none, with fewer than `statistics.MIN_CLUSTERS` pairs or no spread. Figures of agreement, of recordings and of
+word error rates have populations of their own (`interval_populations.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from interval_populations import EXPERIMENTS, Experiment
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.pairs.arena import rank
@@ -65,7 +67,8 @@ def of_factors(metric: str, values: dict[str, np.ndarray], n: int, random: np.ra
     """One experiment: n pairs of each factor."""
     drawn = {f: v[random.integers(len(v), size=n)] for f, v in values.items()}
     columns = {f: (v, [str(i) for i in range(n)]) for f, v in drawn.items()}
-    found = statistics.macro_share(columns) if metric == "pair_accuracy" else statistics.macro_mean(columns)
+    own = {"pair_accuracy": statistics.macro_share, "difference": statistics.macro_difference}
+    found = own.get(metric, statistics.macro_mean)(columns)
     return found.ci95, float(np.mean([v.mean() for v in values.values()]))
 
 
@@ -89,34 +92,46 @@ def of_battles(n: int, random: np.random.Generator):
     return rows["z"]["ci95"], 1200.0
 
 
+def experiments_of(seed: int) -> dict[str, Callable[[int], tuple]]:
+    """Name -> n -> an interval and the truth; each draws by itself."""
+    random = np.random.default_rng(seed)
+    made = {s: {f: population(r, random) for f, r in rates.items()} for s, rates in POPULATIONS.items()}
+    found: dict[str, Experiment] = {"seeds": of_seeds}
+    for name, metric in METRICS.items():
+        for s, factors in made.items():
+            values = {f: metric(p) for f, p in factors.items()}
+            every = {"": np.concatenate(list(values.values()))}
+            found[f"{name}, overall, {s}"] = lambda n, own, m=name, v=values: of_factors(m, v, n, own)
+            found[f"{name}, one factor, {s}"] = lambda n, own, m=name, v=every: of_factors(m, v, n, own)
+    gained = {f: METRICS["mean"](made["topline"][f]) - METRICS["mean"](made["grpo"][f]) for f in FACTORS}
+    found["difference, overall"] = lambda n, own: of_factors("difference", gained, n, own)
+    found["strength (Elo's scale)"] = of_battles
+    found |= EXPERIMENTS
+    draws = {name: np.random.default_rng([seed, *name.encode()]) for name in found}
+    return {name: lambda n, e=experiment, own=draws[name]: e(n, own) for name, experiment in found.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="experiments a number of pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the populations and the draws")
-    parser.add_argument("--json", default=None, help="write one JSON object a line to this file")
+    parser.add_argument("--only", default="", help="those whose names hold this")
+    parser.add_argument("--json", default=None, help="write one JSON object a line to this file; with --only, replace")
     options = parser.parse_args()
-    random = np.random.default_rng(options.seed)
-    made = {s: {f: population(r, random) for f, r in rates.items()} for s, rates in POPULATIONS.items()}
-    experiments: dict[str, Callable[[int], tuple]] = {"seeds": lambda n: of_seeds(n, random)}
-    for name, metric in METRICS.items():
-        values = {s: {f: metric(p) for f, p in factors.items()} for s, factors in made.items()}
-        for s, factors in values.items():
-            experiments[f"{name}, overall, {s}"] = lambda n, m=name, v=factors: of_factors(m, v, n, random)
-            every = {"": np.concatenate(list(factors.values()))}
-            experiments[f"{name}, one factor, {s}"] = lambda n, m=name, v=every: of_factors(m, v, n, random)
-    gained = {f: METRICS["mean"](made["topline"][f]) - METRICS["mean"](made["grpo"][f]) for f in FACTORS}
-    experiments["difference, overall"] = lambda n: of_factors("mean", gained, n, random)
-    experiments["strength (Elo's scale)"] = lambda n: of_battles(n, random)
-    lines = []
-    for name, experiment in experiments.items():
-        repeats = options.repeats
-        row = {n: share_covered(lambda n=n, e=experiment: e(n), repeats) for n in PAIRS}
-        about = {"interval": name, "repeats": repeats, "seed": options.seed}
-        lines.append(about | {"pairs": {str(n): cell for n, cell in row.items()}})
+    lines = {}
+    for name, experiment in experiments_of(options.seed).items():
+        if options.only not in name:
+            continue
+        row = {n: share_covered(lambda n=n, e=experiment: e(n), options.repeats) for n in PAIRS}
+        about = {"interval": name, "repeats": options.repeats, "seed": options.seed}
+        lines[name] = about | {"pairs": {str(n): cell for n, cell in row.items()}}
         cells = [f"{n}: {c['coverage']:.3f}" if c["coverage"] is not None else f"{n}: -" for n, c in row.items()]
-        print(f"{name:36} " + "  ".join(cells))
+        print(f"{name:36} " + "  ".join(cells), flush=True)
     if options.json:
-        Path(options.json).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        path = Path(options.json)
+        kept = path.read_text().splitlines() if options.only and path.is_file() else []
+        lines = {row["interval"]: row for row in map(json.loads, kept)} | lines
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines.values()))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def study(folder, scores: dict[str, float | None], ratings: dict[str, dict[str, 
 
 def test_a_judge_that_is_a_point_too_kind_correlates_fully_and_its_bias_shows(tmp_path):
     human = {f"s/q{i}/0": float(1 + i % 4) for i in range(12)}
-    made = agreement(*study(tmp_path, {k: v + 1 for k, v in human.items()}, {"x": human, "y": human}), repeats=50)
+    made = agreement(*study(tmp_path, {k: v + 1 for k, v in human.items()}, {"x": human, "y": human}))
     row = made["overall"]
     assert (row["n"], row["n_unjudged"], row["items"], row["ratings"]) == (12, 0, 12, 24)
     assert row["pearson"] == row["spearman"] == row["kendall"] == row["alpha"] == row["pearson_ceiling"] == 1
@@ -46,7 +46,7 @@ def test_listeners_who_disagree_on_everything_are_said_to_say_nothing(tmp_path):
         "y": {f"s/q{i}/0": 5.0 - 4 * (i % 2) for i in range(8)},
     }
     out = tmp_path / "agreement.json"
-    agreement(*study(tmp_path, dict.fromkeys(ratings["x"], 3.0), ratings), out=str(out), repeats=50)
+    agreement(*study(tmp_path, dict.fromkeys(ratings["x"], 3.0), ratings), out=str(out))
     row = json.loads(out.read_text())["overall"]  # JSON without NaN
     assert row["alpha"] < 0 and row["listeners"].startswith("no agreement")
     assert row["items_without_full_disagreement"] == 0 and row["alpha_without_full_disagreement"] is None
@@ -56,7 +56,7 @@ def test_listeners_who_disagree_on_everything_are_said_to_say_nothing(tmp_path):
 def test_what_was_not_judged_or_rated_is_counted_and_left_out(tmp_path):
     human = {f"s/q{i}/0": float(1 + i % 4) for i in range(8)}
     scores: dict[str, float | None] = {**human, "s/q0/0": None}
-    row = agreement(*study(tmp_path, scores, {"x": human}), repeats=50)["overall"]
+    row = agreement(*study(tmp_path, scores, {"x": human}))["overall"]
     assert (row["n"], row["n_unjudged"]) == (7, 1)
     assert row["alpha"] is None and row["listeners"].startswith("not defined")  # one listener
 
@@ -64,7 +64,7 @@ def test_what_was_not_judged_or_rated_is_counted_and_left_out(tmp_path):
 def test_systems_are_compared_by_their_means_when_there_are_three(tmp_path):
     human = {f"{s}/q{i}/0": float(base + i % 2) for s, base in (("a", 1), ("b", 2), ("c", 4)) for i in range(6)}
     judge = {k: 3.0 + 0.5 * (k[0] == "c") - (k[0] == "a") for k in human}
-    found = agreement(*study(tmp_path, judge, {"x": human}), repeats=50)["systems"]
+    found = agreement(*study(tmp_path, judge, {"x": human}))["systems"]
     assert (found["unit"], found["n"]) == ("system", 3)
     assert found["means"]["b"] == {"listeners": 2.5, "judge": 3.0}
     assert found["pearson"] == pytest.approx(np.corrcoef([1.5, 2.5, 4.5], [2, 3, 3.5])[0, 1], abs=1e-4)

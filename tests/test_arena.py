@@ -109,7 +109,7 @@ def test_arena_makes_battles_of_scored_responses_only_when_given_runs(tmp_path):
         Verdict("good/q3/0", "j", 3.0),
     ]
     (tmp_path / "verdicts.jsonl").write_text("".join(to_json(v) + "\n" for v in verdicts))
-    result = arena(str(tmp_path / "out"), runs=[str(tmp_path)], bootstrap=10, orders=10)
+    result = arena(str(tmp_path / "out"), runs=[str(tmp_path)], orders=10)
     assert result["games"] == 2 and result["verdicts"] == {"b": 1, "both_bad": 1}
     assert json.loads((tmp_path / "out/arena.json").read_text())["systems"][0]["system"] == "good"
 
@@ -140,3 +140,10 @@ def test_strengths_intervals_cover_the_truth_at_the_nominal_rate():
         estimate = davidson(wins.sum(0), ties.sum(0))
         hits.append(np.abs(estimate[0] - true) <= half_widths(wins, ties, estimate))
     assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_strengths_have_an_interval_from_30_queries_on():
+    """One battle had 1989 [1989, 1989]; with fewer queries than 30 Student's interval is too wide (.97 and more)."""
+    games = [Battle(f"{i}", "x", "y", "ab", "a" if i % 3 else "b", "j") for i in range(30)]
+    assert [row["ci95"] for row in rank(games[:29], 1)["systems"]] == [[None, None]] * 2
+    assert all(low < row["strength"] < high for row in rank(games, 1)["systems"] for low, high in [row["ci95"]])

@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from test_filters import query
 from test_identity import Parrot, PitchEar, Reader, StyleByPitch, sine
 
 from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.headline import as_item, item_metrics
+from lightning_paras2s.bench.items import figures
+from lightning_paras2s.bench.leaderboard import SAME, table
 from lightning_paras2s.bench.pairs.strength import davidson, elo, groups_of
-from lightning_paras2s.bench.people.reliability import CORRELATIONS, krippendorff_alpha, krippendorff_interval
-from lightning_paras2s.bench.people.resampling import correlation_interval
-from lightning_paras2s.bench.statistics import bootstrap
+from lightning_paras2s.bench.people.reliability import CORRELATIONS
+from lightning_paras2s.bench.people.resampling import FISHER, LINEAR, jackknife
+from lightning_paras2s.bench.seeds import Design, design_of, macro_parts, p_value
+from lightning_paras2s.bench.seeds import estimate as seeds_estimate
+from lightning_paras2s.bench.summary import Judged, rounded, summarise_system
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import LLMJudge
 from lightning_paras2s.running.fields import finite
@@ -200,27 +206,48 @@ def test_a_reply_is_cached_by_the_whole_request(some, more):
     assert (one.config_sha == other.config_sha) == same
 
 
-# --- figures that are made in tables are those made one by one
+# --- intervals
+
+
+ROWS = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 4)), min_size=4, max_size=30)
 
 
 @QUICK
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 4)), min_size=4, max_size=30))
-def test_a_correlations_interval_by_tables_is_that_of_the_bootstrap(rows):
+@given(st.lists(st.floats(-5, 5), min_size=3, max_size=20))
+def test_a_means_jackknife_is_students_interval(values):
+    """Leaving out one of n moves a mean by (mean - x) / (n - 1), so the error is sd / sqrt(n) to the letter."""
+    x = np.array(values)
+    found = jackknife(lambda rows: x[rows].mean(), [str(i) for i in range(len(x))], LINEAR, 2)
+    error = stats.sem(x)
+    if error > 1e-6:
+        assert found[:2] == pytest.approx(stats.t.interval(0.95, len(x) - 1, x.mean(), error))
+        assert found.p == pytest.approx(stats.ttest_1samp(x, 0).pvalue, abs=1e-9)
+
+
+@QUICK
+@given(ROWS, st.sampled_from(sorted(CORRELATIONS)))
+def test_a_correlation_is_significant_where_its_interval_leaves_0_out(rows, kind):
     x, y = (np.array([row[i] for row in rows], float) for i in (0, 1))
-    clusters = [str(row[2]) for row in rows]
-    for kind, measure in CORRELATIONS.items():
-        fast = correlation_interval(x, y, clusters, kind, measure, 30, 0)
-        slow = bootstrap(lambda r, m=measure: m(x[r], y[r]), clusters, 30, 0)
-        assert fast == pytest.approx(slow, abs=1e-9, nan_ok=True)
+    with np.errstate(all="ignore"):
+        found = jackknife(lambda r: CORRELATIONS[kind](x[r], y[r]), [str(row[2]) for row in rows], FISHER, 2)
+    assert np.isnan(found.low) == np.isnan(found.p)
+    if np.isfinite(found.p) and abs(found.p - 0.05) > 1e-9:
+        assert -1 <= found.low <= found.high <= 1 and (found.p < 0.05) == (not found.low <= 0 <= found.high)
 
 
 @QUICK
-@given(st.lists(st.lists(st.sampled_from((1.0, 2.0, 4.0, np.nan)), min_size=3, max_size=3), min_size=2, max_size=20))
-def test_alphas_interval_by_tables_is_that_of_the_bootstrap(columns):
-    ratings, clusters = np.array(columns).T, [str(i // 2) for i in range(len(columns))]
-    fast = krippendorff_interval(ratings, clusters, 30, 0)
-    slow = bootstrap(lambda r: krippendorff_alpha(ratings[:, r]), clusters, 30, 0)
-    assert fast == pytest.approx(slow, abs=1e-9, nan_ok=True)
+@given(st.integers(1, 4), st.integers(0, 9), st.floats(-1, 1), st.floats(0, 1))
+def test_a_difference_over_seeds_is_significant_where_its_interval_leaves_0_out(seeds, draw, shift, spread):
+    """`headline` took p over contrast pairs alone: two seeds that differ by more than their mean had p = .0001."""
+    random = np.random.default_rng(draw)
+    design = Design(np.arange(48), np.repeat(["age", "gender"], 24))
+    values = shift + spread * random.normal(size=(seeds, 1)) + random.normal(size=(seeds, 48))
+    parts = macro_parts(values, design)
+    found, p = seeds_estimate(parts, design), p_value(parts, design)
+    assert (p < 0.05) == (not found.low <= 0 <= found.high)
+    ratio = macro_parts(values + 9, design) / macro_parts(values + 9 - shift - random.normal(size=48), design)
+    found, p = seeds_estimate(ratio, design), p_value(ratio, design, 1.0)
+    assert (p < 0.05) == (not found.low <= 1 <= found.high)
 
 
 @QUICK
@@ -251,3 +278,26 @@ def test_the_lines_of_this_file_are_right_when_nothing_is_wrong(tmp_path):
         path = tmp_path / f"{record.__name__}.jsonl"
         path.write_text(json.dumps(good(record)) + "\n")
         assert to_json(read_jsonl(path, record)[0]) == json.dumps(good(record))
+
+
+# --- one average
+
+
+@QUICK
+@given(st.lists(st.tuples(st.sampled_from(("age", "emotion", "gender")), st.integers(0, 3), st.integers(1, 5),
+                          st.integers(1, 5), st.booleans()), min_size=1, max_size=24))  # fmt: skip
+def test_evaluate_headline_leaderboard_and_rows_have_one_average(rows):
+    """The label-swap gain was .38 in the table, .44 in the text and .49 in the rows."""
+    judged = [
+        Judged(f"{f}{p}{i}", f"{p}", f, "ab"[i % 2], float(s) if known else np.nan, float(w), "oh", "calm", 0.1, True)
+        for i, (f, p, s, w, known) in enumerate(rows)
+    ]
+    cell = summarise_system(judged)["overall"]
+    queries = [Query(i.query_id, i.pair_id, i.factor, "test", "", {}, "", "") for i in judged]
+    design, values = design_of(queries), item_metrics(judged)
+    items = [as_item("s", i, np.nan, "ok") for i in judged]
+    shown = table({"r": {"systems": {"s": summarise_system(judged)}, **dict.fromkeys(SAME, ""), "manifest": "m"}})
+    for name, of in (("mean", "score"), ("label_swap_gain", "label_swap_gain"), ("wer", "wer")):
+        whole = rounded(macro_parts(values[of][None], design).value)
+        assert whole == pytest.approx(cell[name], abs=1e-9), name
+        assert figures(items)[name] == cell[name] == shown["rows"][0]["overall"][name], name

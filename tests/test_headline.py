@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +61,16 @@ def runs(folder: Path, grpo: tuple[tuple, tuple], audit_grpo: float = 3.0) -> li
 
 
 def test_figures_of_four_pairs_worked_out_by_hand(tmp_path):
-    """GRPO's factor means are 3 and 2, so 2.5 against 2. The pairs' sums differ by 5, -1, 2, -2: of their 16 signs
-    12 sum to 4 or more. One pair of four has both halves at 4 or more."""
+    """GRPO's factor means are 3 and 2, so 2.5 against 2. One pair of four has both halves at 4 or more."""
     found = headline(runs(tmp_path, (GRPO, GRPO)))
-    assert found["gain"]["ratio"] == 1.25 and found["gain"]["p"] == 0.75 and not found["gain"]["holds"]
+    assert found["gain"]["ratio"] == 1.25 and found["gain"]["p"] is None and not found["gain"]["holds"]
     assert found["gain"]["ci95"] == [None, None]  # four pairs say too little of their spread
     assert (found["seeds"], found["n"], found["pairs"]) == (2, 8, 4)
     grpo = found["systems"]["grpo"]
     assert grpo["score"]["value"] == 2.5 and grpo["by_seed"] == [2.5, 2.5] and (grpo["n"], grpo["n_failed"]) == (16, 0)
     assert grpo["label_swap_gain"]["value"] == 1.5 and grpo["pair_accuracy"]["value"] == 0.25
     assert found["pair_accuracy"]["value"] == 0.25 and found["label_swap_gain"]["value"] == 0.5
-    assert found["wer"] == {"value": 0.02, "ci95": [None, None], "p": 0.125, "holds": True}  # 2 of 16 signs
+    assert found["wer"] == {"value": 0.02, "ci95": [None, None], "p": None, "holds": True}
     order = found["audit_order"]
     assert (order["systems"], order["means"]) == (["base", "sft_fifth", "grpo"], [1.0, 2.0, 3.0])
     assert order["holds"] and not order["each_step_sure"]
@@ -77,9 +78,20 @@ def test_figures_of_four_pairs_worked_out_by_hand(tmp_path):
     assert (grpo["distinct"], grpo["length_deviation"]) == (0.125, 0)  # one answer to eight queries, one length
 
 
-def test_p_of_two_seeds_is_over_pairs(tmp_path):
-    found = headline(runs(tmp_path, ((2,) * 8, (3,) * 8)))
-    assert found["gain"]["ratio"] == 1.25 and found["gain"]["p"] == 0.125  # 2 of 16 signs
+def test_p_of_a_difference_counts_seeds(tmp_path, monkeypatch):
+    """Forty pairs, all alike; GRPO scores 2 and 4 in its two seeds, SFT 2. The difference's mean is 1, its error over
+    the seeds 1, with one degree of freedom: p = .5. A permutation of the pairs alone said .0001."""
+    queries = [replace(q, id=f"{i}-{q.id}", pair_id=f"{i}-{q.pair_id}") for i in range(10) for q in QUERIES]
+    monkeypatch.setattr(sys.modules[__name__], "QUERIES", queries)
+    wer, audit = dict.fromkeys(("sft_fifth", "grpo"), 0.1), dict.fromkeys(("sft_fifth", "grpo"), 3.0)
+    made = [
+        write_run(tmp_path / f"seed{i}", {"sft_fifth": (2,) * 80, "grpo": (score,) * 80}, wer, audit)
+        for i, score in enumerate((2, 4))
+    ]
+    gain = headline(made)["gain"]
+    assert gain["ratio"] == 1.5 and gain["p"] == 0.5 and not gain["holds"]
+    # The ratio is 1.5 +- .5 t; t of one degree of freedom is 12.7.
+    assert gain["ci95"] == pytest.approx([1.5 - 0.5 * 12.7062, 1.5 + 0.5 * 12.7062], abs=1e-3)
 
 
 def test_seeds_are_averaged_over_factors_as_the_mean_is(tmp_path):

@@ -279,7 +279,7 @@ def test_games_are_heard_again_when_an_answer_was_recorded_anew(tmp_path, capsys
         append_jsonl(tmp_path / name / "responses.jsonl", [Response("q0", name, audio="x.wav")])
         sine(tmp_path / name / "x.wav", pitch)
     runs, out = [str(tmp_path / name) for name in "ab"], str(tmp_path / "out")
-    options = {"runs": runs, "judge": LouderWins(), "manifest": path, "bootstrap": 5, "orders": 5}
+    options = {"runs": runs, "judge": LouderWins(), "manifest": path, "orders": 5}
     assert arena(out, **options)["systems"][0]["system"] == "a"
     sine(tmp_path / "a/x.wav", 100)
     assert arena(out, **options)["systems"][0]["system"] == "b"
@@ -405,7 +405,7 @@ def test_two_runs_of_one_system_name_stay_apart_in_the_arena(tmp_path):
     run(tmp_path / "a", path)
     run(tmp_path / "b", path)
     runs = [str(tmp_path / name / "run") for name in "ab"]
-    result = arena(str(tmp_path / "out"), runs=runs, bootstrap=5, orders=5)
+    result = arena(str(tmp_path / "out"), runs=runs, orders=5)
     assert {row["system"] for row in result["systems"]} == {f"parrot ({name})" for name in runs}
     assert {game.a for game in draw(runs, None, 0)} == {f"parrot ({runs[0]})"}
 

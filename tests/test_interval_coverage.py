@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -38,3 +39,38 @@ def test_intervals_cover_again(metric):
     values = {f: script.METRICS[metric](script.population(r, random)) for f, r in rates.items()}
     found = script.share_covered(lambda: script.of_factors(metric, values, 20, random), 1000)
     assert found["shown"] == 1 and abs(found["coverage"] - 0.95) <= 0.021
+
+
+# Where the package makes an interval: file -> the rows of the experiments that measure it there (their beginnings).
+MADE = {
+    "bench/statistics.py": "difference, overall",  # compare_systems
+    "bench/summary.py": "mean, label_swap_gain, pair_accuracy, pair_min",
+    "bench/items.py": "seeds, mean, pair_accuracy",
+    "bench/headline.py": "seeds",
+    "bench/skills.py": "mean of a skill, change of a skill",
+    "bench/audit.py": "mean word error rate",
+    "bench/pairs/arena.py": "strength, kappa of verdicts",
+    "bench/people/agreement.py": "pearson, spearman, kendall, alpha",
+    "bench/people/reliability.py": "pearson, alpha",
+    "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
+    "bench/diagnostics/leakage.py": "share of recordings, difference of shares, mean over factors of shares",
+    "running/sweep_points.py": "seeds, difference of two points",
+}
+NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
+NAMES += " jackknife correlation_gain correlation krippendorff_interval"
+MAKERS = rf"(?<!def )\b(?:{'|'.join(NAMES.split())}|estimate\(macro_parts|estimate\(parts)\("
+# What may know a quantile: the makers themselves. `fisher_interval` is of published correlations; `elo_spread95` is the
+# spread over orders of the games, no interval of anything.
+KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "sweep_points.py"}
+
+
+def test_every_interval_of_the_package_has_its_coverage_measured():
+    package = ROOT / "lightning_paras2s"
+    sources = {str(p.relative_to(package)): p.read_text(encoding="utf-8") for p in package.rglob("*.py")}
+    assert {name for name, text in sources.items() if re.search(MAKERS, text)} == set(MADE)
+    quantiles = r"\bppf\(|np\.(?:nan)?percentile\(|proportion_confint|conf_int\(|confidence_interval|1\.96"
+    assert {Path(name).name for name, text in sources.items() if re.search(quantiles, text)} <= KNOWING
+    names = [row["interval"] for row in ROWS]
+    for rows in MADE.values():
+        for start in rows.split(", "):
+            assert any(name.startswith(start) or f", {start}" in name for name in names), start

@@ -83,7 +83,6 @@ def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_
             runs=[str(study / "run")],
             judge=AudioPairJudge(chat(server.url, study)),
             manifest=str(study / "queries.jsonl"),
-            bootstrap=5,
             orders=5,
         )
         assert len(server.requests) == 6
@@ -110,7 +109,7 @@ def test_what_was_not_judged_is_no_battle_and_is_heard_again_when_the_judge_is_b
 
         def run():
             judge = AudioPairJudge(chat(server.url, study))
-            options = {"judge": judge, "manifest": str(study / "queries.jsonl"), "bootstrap": 5, "orders": 5}
+            options = {"judge": judge, "manifest": str(study / "queries.jsonl"), "orders": 5}
             return arena(str(study / "out"), runs=[str(study / "run")], **options)
 
         first = run()
@@ -168,7 +167,7 @@ def test_trace_labels_become_typed_battles(tmp_path):
         for i, label in enumerate(label for label, count in counts.items() for _ in range(count))
     ]
     (tmp_path / "s2sarena.json").write_text(json.dumps(rows))
-    result = arena(str(tmp_path / "out"), str(tmp_path / "s2sarena.json"), bootstrap=2, orders=2)
+    result = arena(str(tmp_path / "out"), str(tmp_path / "s2sarena.json"), orders=2)
     assert result["verdicts"] == {"both_bad": 181, "a": 59, "b": 54, "both_good": 20} and result["games"] == 314
     assert result["verdicts"]["both_bad"] / result["games"] == pytest.approx(0.576, abs=5e-4)
     assert {b.verdict for b in read_trace(str(tmp_path / "s2sarena.json"), "content")} == {"b"}
@@ -193,9 +192,9 @@ def test_listeners_choices_are_battles_and_are_compared_with_the_judges(tmp_path
     choices = [("y/q0/0 | x/q0/0", "b"), ("x/q1/0 | y/q1/0", "b"), ("x/q2/0 | y/q2/0", "both_bad")]
     append_jsonl(tmp_path / "human.jsonl", [Human(item, "ann", verdict=verdict) for item, verdict in choices])
     paths = {"battles": str(tmp_path / "battles.jsonl"), "listeners": str(tmp_path / "human.jsonl")}
-    found = arena(str(tmp_path / "out"), **paths, bootstrap=5, orders=5)["listeners"]
+    found = arena(str(tmp_path / "out"), **paths, orders=5)["listeners"]
     assert (found["n"], found["n_decided"]) == (3, 2)
     assert found["agreement"] == pytest.approx(2 / 3) and found["kappa"] == pytest.approx(1 / 2)
     assert found["decided_agreement"] == pytest.approx(1 / 2)
-    own = arena(str(tmp_path / "own"), str(tmp_path / "human.jsonl"), bootstrap=5, orders=5)
+    own = arena(str(tmp_path / "own"), str(tmp_path / "human.jsonl"), orders=5)
     assert own["verdicts"] == {"b": 2, "both_bad": 1}

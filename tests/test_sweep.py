@@ -284,8 +284,8 @@ def row(seed: int, pairs: dict[str, list[float | None]], point: float = 0.0) -> 
 
 
 def scored(shift: float, noise: list[float]) -> dict[str, list[float | None]]:
-    """20 pairs of two factors, both halves alike."""
-    return {f"{f}/{i}": [shift + noise[i], shift + noise[i]] for f in ("age", "gender") for i in range(10)}
+    """Pairs of two factors, both halves alike."""
+    return {f"{f}/{i}": [shift + n, shift + n] for f in ("age", "gender") for i, n in enumerate(noise)}
 
 
 def test_run_is_another_when_the_answers_in_a_folder_change(place):
@@ -305,7 +305,7 @@ def test_run_is_another_when_the_answers_in_a_folder_change(place):
 
 
 def test_points_pool_seeds_and_are_compared_by_pair():
-    noise = [-0.5, 0.5] * 5
+    noise = [-0.5, 0.5] * 10
     low = [row(seed, scored(2.0 + seed / 10, noise), 0.0) for seed in (0, 1)]
     high = [row(seed, scored(3.0 + seed / 10, noise), 0.2) for seed in (0, 1)]
     (_, first), (_, then) = points_of([*low, *high])

@@ -191,7 +191,7 @@ def scores(query: Query, ours: Evidence | None, outside: Outside, judge: Judge |
 def measures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Each number's mean with its 95 % interval, clustered by contrast pair (Student's t); perplexities as geometric
     means."""
-    pairs = [row["query"].pair_id for row in rows]
+    pairs = [row["query"].pair for row in rows]
     found: dict[str, Any] = {"n": len(rows), "n_pairs": len(set(pairs))}
     for name in sorted({n for row in rows for n in row} - {"query", "said"}):
         values = column(rows, name)
@@ -216,10 +216,10 @@ def differences(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     for a, b in combinations(rows, 2):
         left, right = ({row["query"].id: row for row in rows[name]} for name in (a, b))
         both = [query for query in left if query in right]
-        pairs = [left[query]["query"].pair_id for query in both]
+        pairs = [left[query]["query"].pair for query in both]
         for name in ("wer_ours", "wer_outside", "score_ours", "score_outside", "dnsmos", *LOGS):
             values = column([right[q] for q in both], name) - column([left[q] for q in both], name)
-            estimate = statistics.clustered_mean(values, pairs)
+            estimate = statistics.macro_difference({"": (values, pairs)})
             if estimate.n:
                 back = np.exp if name in LOGS else float
                 cell = {"value": rounded(back(estimate.value)), "ci95": [rounded(back(x)) for x in estimate.ci95]}

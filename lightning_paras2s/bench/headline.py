@@ -1,8 +1,8 @@
 """`headline`: does GRPO beat the SFT that it started from? The figures of one experiment's evaluations, one a seed.
 
 Every figure is a macro average over the factors. Its 95 % interval counts contrast pairs and seeds as drawn
-(`bench/seeds.py`); ratios and differences are paired. p values are of the paired permutation test over contrast pairs,
-seeds averaged first (`statistics.macro_sign_flip_test`).
+(`bench/seeds.py`); ratios and differences are paired. p values come from the same errors, so a p is below .05 where the
+interval leaves "no difference" out, and there is none where there is no interval.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
-from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts
+from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value
 from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
+from lightning_paras2s.types import Evidence, Response, Verdict, finite, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples")
@@ -75,14 +75,14 @@ def headline(
     design = design_of(queries)
     result = {"runs": list(runs), "seeds": len(found), "n": len(queries), "pairs": len(design.factor_of)}
     result["systems"] = {n: system_figures(found, n, design) for n in names}
-    result["gain"] = gain(found, queries, design, grpo, sft)
+    result["gain"] = gain(found, design, grpo, sft)
     if full in names:
-        result["against_all_demonstrations"] = difference(found, queries, design, grpo, full, "score")
+        result["against_all_demonstrations"] = difference(found, design, grpo, full, "score")
     result["audit_order"] = audit_order(found, design, [n for n in (base, sft, grpo, topline) if n in names])
-    wer = difference(found, queries, design, grpo, sft, "wer")
+    wer = difference(found, design, grpo, sft, "wer")
     result["wer"] = wer | {"holds": wer["value"] is not None and wer["value"] <= MORE_WER}
     for metric in ("label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition"):
-        result[metric] = difference(found, queries, design, grpo, sft, metric)
+        result[metric] = difference(found, design, grpo, sft, metric)
     if rows is not None:
         append_rows(Path(rows), runs, found, names)
     if items is not None:
@@ -195,20 +195,16 @@ def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[s
     return counts | {"by_seed": by_seed} | figures | varied
 
 
-def difference(found: list[Evaluation], queries: list[Query], design: Design, a: str, b: str, metric: str) -> dict:
-    """Metric of a - metric of b, with its interval and the permutation test's p."""
-    first, second = (stack(found, name, metric) for name in (a, b))
-    per_query = np.ma.masked_invalid(first - second).mean(0).filled(np.nan)
-    columns = statistics.by_factor(per_query, [q.pair_id for q in queries], [q.factor for q in queries])
-    p = rounded(statistics.macro_sign_flip_test(columns))
-    return figure(macro_parts(first, design) - macro_parts(second, design), design) | {"p": p}
+def difference(found: list[Evaluation], design: Design, a: str, b: str, metric: str) -> dict:
+    """Metric of a - metric of b, with its interval and p, both over pairs and seeds."""
+    first, second = (macro_parts(stack(found, name, metric), design) for name in (a, b))
+    return figure(first - second, design) | {"p": rounded(p_value(first - second, design))}
 
 
-def gain(found: list[Evaluation], queries: list[Query], design: Design, grpo: str, sft: str) -> dict[str, Any]:
-    """Score of GRPO / score of SFT."""
+def gain(found: list[Evaluation], design: Design, grpo: str, sft: str) -> dict[str, Any]:
+    """Score of GRPO / score of SFT; p is that of a ratio of 1."""
     after, before = (macro_parts(stack(found, name, "score"), design) for name in (grpo, sft))
-    ratio = figure(after / before, design)
-    p = difference(found, queries, design, grpo, sft, "score")["p"]
+    ratio, p = figure(after / before, design), rounded(p_value(after / before, design, 1.0))
     holds = ratio["value"] >= RATIO and p is not None and p < 0.05
     return {"ratio": ratio["value"], "ci95": ratio["ci95"], "p": p, "holds": holds}
 

@@ -64,23 +64,42 @@ def macro_parts(values: NDArray, design: Design) -> Parts:
     return Parts(float(np.mean(means)) if means else float("nan"), errors)
 
 
+class Error(NamedTuple):
+    """Standard error of a mean and its degrees of freedom; NaN where it means nothing."""
+
+    standard: float
+    freedom: float
+
+
 def estimate(parts: Parts, design: Design) -> Estimate:
-    """The value with its 95 % interval; none (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several
-    seeds), one pair in a factor, or without variation. With one seed it holds for that seed."""
+    """The value with its 95 % interval; none (NaN) where there is no error (`error_of`)."""
+    error = error_of(parts, design)
+    half = stats.t.ppf(0.975, error.freedom) * error.standard
+    ends = float(parts.value - half), float(parts.value + half)
+    return Estimate(parts.value, *ends, parts.errors.size, parts.errors.shape[1])
+
+
+def p_value(parts: Parts, design: Design, null: float = 0.0) -> float:
+    """Two-sided p that the value is `null`, over pairs and seeds: below .05 where the interval of `estimate` leaves it
+    out; NaN where there is none."""
+    error = error_of(parts, design)
+    return float(2 * stats.t.sf(abs(parts.value - null) / error.standard, error.freedom))
+
+
+def error_of(parts: Parts, design: Design) -> Error:
+    """None (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several seeds), one pair in a factor, or
+    without variation. With one seed it holds for that seed."""
     seeds, pairs = parts.errors.shape
     by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
-    variances, freedoms, rest = [], [], 0.0
+    variances, freedoms = [], []
     for factor in np.unique(design.factor_of):
         of = design.factor_of == factor
         count = int(of.sum())
         if count < 2:
-            return Estimate(parts.value, np.nan, np.nan, seeds * pairs, pairs)
+            return Error(np.nan, np.nan)
         variances.append((by_pair[of] ** 2).sum() * count / (count - 1))
         freedoms.append(count - 1)
-        if seeds > 1:
-            error = parts.errors[:, of]
-            error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
-            rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
+    rest = rest_of(parts, design)
     of_pairs, of_seeds = sum(variances), 0.0
     if seeds > 1:
         of_seeds = (by_seed**2).sum() * seeds / (seeds - 1)
@@ -88,7 +107,17 @@ def estimate(parts: Parts, design: Design) -> Estimate:
         freedoms.append(seeds - 1)
     variance = max(of_pairs + of_seeds - rest, of_pairs, of_seeds)  # both hold the rest once
     if pairs < (MIN_CLUSTERS if seeds == 1 else MIN_OF_SEEDS) or not variance > 0:
-        return Estimate(parts.value, np.nan, np.nan, seeds * pairs, pairs)
+        return Error(np.nan, np.nan)
     freedom = variance**2 / sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
-    return Estimate(parts.value, float(parts.value - half), float(parts.value + half), seeds * pairs, pairs)
+    return Error(float(np.sqrt(variance)), float(freedom))
+
+
+def rest_of(parts: Parts, design: Design) -> float:
+    """The variance that is neither the pairs' nor the seeds', and that both of theirs hold; 0 with one seed."""
+    seeds, rest = len(parts.errors), 0.0
+    for factor in np.unique(design.factor_of) if seeds > 1 else ():
+        error = parts.errors[:, design.factor_of == factor]
+        count = error.shape[1]
+        error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
+        rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
+    return float(rest)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from lightning_paras2s.bench.statistics import clustered_mean, compare_systems
+from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, compare_systems
 from lightning_paras2s.bench.summary import rounded, with_interval
 from lightning_paras2s.bench.systems.base import Answer
 from lightning_paras2s.bench.systems.policy import answer_items
@@ -145,7 +145,7 @@ def figures(scores: dict[str, dict[str, float]], first: str) -> dict:
     """A skill's means with 95 % intervals, and each policy's difference from the first, paired by item."""
     found = {}
     for name, values in scores.items():
-        mean = clustered_mean(list(values.values()), list(values))
+        mean = clustered_mean(list(values.values()), list(values), MIN_SHARED)
         found[name] = {"mean": rounded(mean.value), "ci95": [rounded(x) for x in mean.ci95], "n": mean.n}
         if name != first:
             other = compare_systems({name: values, first: scores[first]}, {i: i for i in values})[0]

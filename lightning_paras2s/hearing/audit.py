@@ -174,10 +174,8 @@ def warp_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
-    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, with a Wilson 95 %
-    CI."""
-    from statsmodels.stats.proportion import proportion_confint
-
+    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, and of how many. It
+    has no interval: the folder doesn't say which responses are to one contrast pair, and so hang together."""
     responses = [r for r in Log(Path(run)).read("responses", Response) if r.status == "ok" and r.text]
     if not responses:
         raise UserError(f"a run must be a folder of `evaluate` with spoken answers; got {run}; finish it first")
@@ -186,8 +184,7 @@ def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
     for system in sorted({r.system for r in responses}):
         some = [r for r in responses if r.system == system][:limit]
         heard = ear.understood([read_audio(Path(run) / r.audio, 16_000) for r in some], [r.text or "" for r in some])
-        low, high = proportion_confint(sum(heard), len(heard), method="wilson")
-        result[system] = {"understood": sum(heard) / len(heard), "ci95": [low, high], "n": len(heard)}
+        result[system] = {"understood": sum(heard) / len(heard), "n": len(heard)}
     return result
 
 

@@ -19,6 +19,10 @@ import jiwer
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u0060\uff07", "'"))
 # What the normaliser reads in one order or spelling only, and a voice says alike.
 _ALIKE = (
+    (re.compile(r"(?<=\d):00\b"), ""),  # "10:00" is "ten"
+    (re.compile(r"\b([ap])\.? ?m\b\.?"), r"\1m"),  # "10:30 a.m." is "ten thirty a m"
+    (re.compile("(?<=\\d)\s*\u00b0"), " degrees"),
+    (re.compile(r"\bok\b"), "okay"),
     (re.compile(r"(?<![\d.,])0+(?=\d)"), lambda m: " oh " * len(m[0])),  # "12:05" is "twelve oh five"
     (re.compile("(\\d+)\\s*\u00a2"), "\u00a2\\1"),
     (re.compile(r"(?<=\d)\s+%"), "%"),

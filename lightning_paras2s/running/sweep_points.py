@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
+from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, estimate, macro_parts, rest_of
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
 
@@ -65,7 +65,8 @@ def difference(
 ) -> Difference:
     """Score of `first` - score of `then`, each the mean of its seeds, paired by query.
 
-    Two points share the queries, but no seed: what seeds add to the variance is added for each.
+    Two points share the queries, but no seed: what seeds add to the variance is added for each. With several seeds and
+    fewer than `MIN_OF_SEEDS` pairs there is no interval, as of a mean (`bench/seeds.py`).
     """
     (a, design), (b, other) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
     if len(design.pair_of) != len(other.pair_of):
@@ -73,9 +74,12 @@ def difference(
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
     spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
-    variance = sum(v for v, _ in spread)
+    rest = sum(rest_of(macro_parts(values, design), design) for values in (a, b))  # both hold it
+    of_pairs, of_seeds = spread[0][0], spread[1][0] + spread[2][0]
+    variance = max(of_pairs + of_seeds - rest, of_pairs, of_seeds)
+    enough = max(len(a), len(b)) == 1 or len(design.factor_of) >= MIN_OF_SEEDS
     reach = np.nan
-    if variance > 0:
+    if variance > 0 and enough:
         reach = stats.t.ppf(0.975, variance**2 / sum(v**2 / f for v, f in spread if f)) * np.sqrt(variance)
     detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_paras2s.bench.people.reliability import CORRELATIONS, bias, correlation, mean_absolute_error
-from lightning_paras2s.bench.statistics import bootstrap
+from lightning_paras2s.bench.people.resampling import correlation_gain
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio, reply_frames
 from lightning_paras2s.data.suggestive import Spoken, every_style, neutral_texts, suggestive_texts
@@ -84,7 +84,6 @@ def judge_table(
     transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
     style: InputPath = "checkpoints/embedded/style.safetensors",
     acts: InputPath = "checkpoints/embedded/acts.safetensors",
-    repeats: int = 500,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Agreement of five judges with replies whose right score is known by construction (no human rated them).
@@ -99,7 +98,6 @@ def judge_table(
         transcriber: weights of the judges' ear for words.
         style: weights of their ear for style.
         acts: weights of their classifier of what a reply does.
-        repeats: draws of each interval.
         seed: of texts, voices and replies.
     """
     if texts not in TEXTS:
@@ -118,7 +116,7 @@ def judge_table(
     else:
         scores["end_to_end"] = trained_scores(scorer, test)
     return {
-        **table(test, scores, repeats, seed),
+        **table(test, scores),
         "texts": texts,
         "end_to_end": scorer or f"pooled hearing, fitted on {len(train)} constructed training replies",
         "reference": "guideline as rules on known act, tone and style; no human ratings",
@@ -258,7 +256,7 @@ def trained_scores(path: str, rows: list[Recorded]) -> NDArray:
         return torch.cat([scorer([r.query], [r.response]) for r in rows]).numpy()
 
 
-def table(rows: list[Recorded], scores: dict[str, NDArray], repeats: int, seed: int) -> dict[str, Any]:
+def table(rows: list[Recorded], scores: dict[str, NDArray]) -> dict[str, Any]:
     """Agreement of each judge with the reference over the replies that every judge scored; clustered by text."""
     reference = np.array([r.item.score for r in rows])
     texts = np.array([r.item.query.pair_id for r in rows])
@@ -267,7 +265,7 @@ def table(rows: list[Recorded], scores: dict[str, NDArray], repeats: int, seed: 
     judges = {}
     for name in JUDGES:
         x, y = scores[name][common], reference[common]
-        pearson, spearman = (correlation(x, y, texts[common], kind, repeats, seed) for kind in ("pearson", "spearman"))
+        pearson, spearman = (correlation(x, y, texts[common], kind) for kind in ("pearson", "spearman"))
         judges[name] = {
             "pearson": rounded(pearson.value),
             "pearson_ci95": [rounded(pearson.low), rounded(pearson.high)],
@@ -283,7 +281,7 @@ def table(rows: list[Recorded], scores: dict[str, NDArray], repeats: int, seed: 
     order = sorted(JUDGES, key=lambda name: judges[name]["pearson"] or 0.0)
     gains = {
         f"{better} - {worse}": pearson_gain(
-            scores[better][common], scores[worse][common], reference[common], texts[common], repeats, seed
+            scores[better][common], scores[worse][common], reference[common], texts[common]
         )
         for better, worse in (("polytone", "control"), ("gold_tone", "polytone"), ("gold_tone", "gold"))
     }
@@ -296,9 +294,9 @@ def table(rows: list[Recorded], scores: dict[str, NDArray], repeats: int, seed: 
     }
 
 
-def pearson_gain(a: NDArray, b: NDArray, reference: NDArray, texts: NDArray, repeats: int, seed: int) -> dict[str, Any]:
+def pearson_gain(a: NDArray, b: NDArray, reference: NDArray, texts: NDArray) -> dict[str, Any]:
     """How much better judge a correlates than judge b, on the same replies, with an interval clustered by text."""
     pearson = CORRELATIONS["pearson"]
-    gain = lambda rows: pearson(a[rows], reference[rows]) - pearson(b[rows], reference[rows])  # noqa: E731
-    low, high = bootstrap(gain, texts.tolist(), repeats, seed)
-    return {"value": rounded(gain(np.arange(len(a)))), "ci95": [rounded(low), rounded(high)]}
+    first, second = (lambda rows, x=x: pearson(x[rows], reference[rows]) for x in (a, b))
+    every, ends = np.arange(len(a)), correlation_gain(first, second, texts.tolist())
+    return {"value": rounded(first(every) - second(every)), "ci95": [rounded(end) for end in ends]}

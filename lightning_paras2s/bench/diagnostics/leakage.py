@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_paras2s.bench.statistics import REPEATS, Estimate, bootstrap, clustered_mean
+from lightning_paras2s.bench.people.resampling import jackknife
+from lightning_paras2s.bench.statistics import MIN_SHARED, NOTHING, Columns, Estimate, clustered_mean
+from lightning_paras2s.bench.statistics import macro_difference as difference_over_columns
 from lightning_paras2s.bench.statistics import macro_mean as mean_over_columns
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.suggestive import (
@@ -145,8 +147,8 @@ def same_text_consistency(rows: Sequence[Named], repeats: int = 200, seed: int =
     text = np.unique([row.text_id for row in rows], return_inverse=True)[1]
     information, p = corrected_information(text, names, repeats, seed)
     return {
-        "follows": estimate(clustered_mean(follows, texts)),
-        "unmoved": estimate(clustered_mean(unmoved, texts)),
+        "follows": estimate(_share(follows, texts)),
+        "unmoved": estimate(_share(unmoved, texts)),
         "text_information": rounded(information),
         "text_information_p": rounded(p),
         "n_texts": len(groups),
@@ -193,9 +195,9 @@ def text_swap_probe(rows: Sequence[Named]) -> dict[str, Any]:
     found[MISLEAD] = accuracy(rows, MISLEAD)
     found["swap_cost"] = estimate(_difference(suggestive, _right, lambda r: r.words == AGREE))
     wins = [float(row.named == row.suggested) for row in misled]
-    found["words_win"] = estimate(clustered_mean(wins, [row.text_id for row in misled]))
+    found["words_win"] = estimate(_share(wins, [row.text_id for row in misled]))
     found["words_win_excess"] = estimate(
-        clustered_mean([w - _base_rate(rows, row) for w, row in zip(wins, misled)], [row.text_id for row in misled])
+        _share([w - _base_rate(rows, row) for w, row in zip(wins, misled)], [row.text_id for row in misled])
     )
     return found
 
@@ -209,15 +211,15 @@ def _base_rate(rows: Sequence[Named], row: Named) -> float:
 def accuracy(rows: Sequence[Named], words: str) -> dict[str, Any]:
     """Share named rightly among the recordings whose words agree, mislead or are neutral; clustered by text."""
     kept = [row for row in rows if row.words == words]
-    return estimate(clustered_mean([_right(r) for r in kept], [r.text_id for r in kept]))
+    return estimate(_share([_right(r) for r in kept], [r.text_id for r in kept]))
 
 
 def macro_mean(seeds: Sequence[Sequence[Named]], words: str) -> dict[str, Any]:
     """Mean over factors of the accuracy where words agree, mislead or are neutral; the mean of the seeds, clustered by
     text, with each seed's own value."""
     right = [[_right(r) for r in rows] for rows in seeds]
-    mean = estimate(mean_over_columns(_columns(seeds[0], words, list(np.mean(right, axis=0)))))
-    each = [mean_over_columns(_columns(seeds[0], words, one)).value for one in right]
+    mean = estimate(_mean_of_shares(_columns(seeds[0], words, list(np.mean(right, axis=0)))))
+    each = [_mean_of_shares(_columns(seeds[0], words, one)).value for one in right]
     return {**mean, "seeds": [rounded(value) for value in each]}
 
 
@@ -225,10 +227,10 @@ def macro_difference(a: Sequence[Sequence[Named]], b: Sequence[Sequence[Named]],
     """Macro accuracy of analyser a less b's on the same recordings, each the mean of its seeds; paired, clustered by
     text; and that of each seed by itself where both have as many."""
     right = [np.array([[_right(r) for r in rows] for rows in seeds]) for seeds in (a, b)]
-    whole = estimate(mean_over_columns(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
+    whole = estimate(_mean_difference(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
     if len(a) != len(b) or len(a) == 1:
         return whole
-    each = [mean_over_columns(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
+    each = [_mean_difference(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
     return {**whole, "seeds": [estimate(one) for one in each]}
 
 
@@ -240,12 +242,25 @@ def _columns(rows: Sequence[Named], words: str, values: Sequence[float]) -> dict
     }
 
 
+def _share(values: Sequence[float], texts: Sequence[str]) -> Estimate:
+    """Mean of 0 and 1 (or of their differences), clustered by text."""
+    return clustered_mean(values, texts, MIN_SHARED)
+
+
+def _mean_of_shares(columns: Columns) -> Estimate:
+    return mean_over_columns(columns, MIN_SHARED)
+
+
+def _mean_difference(columns: Columns) -> Estimate:
+    return difference_over_columns(columns, MIN_SHARED)
+
+
 def _right(row: Named) -> float:
     return float(row.named == row.style)
 
 
 def _difference(rows: Sequence[Named], value: Callable, first: Callable[[Named], bool]) -> Estimate:
-    """Mean of `value` over the rows where `first` holds less that over the others, resampled by text."""
+    """Mean of `value` over the rows where `first` holds less that over the others, clustered by text."""
     values, chosen = np.array([value(r) for r in rows], float), np.array([first(r) for r in rows], bool)
 
     def measure(index: NDArray) -> float:
@@ -254,8 +269,9 @@ def _difference(rows: Sequence[Named], value: Callable, first: Callable[[Named],
 
     texts = [r.text_id for r in rows]
     if not rows:
-        return Estimate(np.nan, np.nan, np.nan, 0, 0)
-    return Estimate(measure(np.arange(len(rows))), *bootstrap(measure, texts, REPEATS // 4), len(rows), len(set(texts)))
+        return NOTHING
+    low, high, _ = jackknife(measure, texts)
+    return Estimate(measure(np.arange(len(rows))), low, high, len(rows), len(set(texts)))
 
 
 def estimate(value: Estimate) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from lightning_paras2s.bench.pairs.strength import (
     tables,
 )
 from lightning_paras2s.bench.people.reliability import cohen_kappa
-from lightning_paras2s.bench.statistics import bootstrap as resample
+from lightning_paras2s.bench.people.resampling import DISAGREEMENT, jackknife
+from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
@@ -50,7 +51,6 @@ def arena(
     manifest: InputPath | None = None,
     games: int | None = None,
     listeners: InputPath | None = None,
-    bootstrap: int = 200,
     orders: int = 200,
     seed: int = 0,
     page: str | None = None,
@@ -67,9 +67,8 @@ def arena(
         manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too.
         games: pairs of responses that the judge hears, drawn evenly; all if not given.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
-        bootstrap: resamples of the queries, for the interval of the listeners' kappa.
         orders: random orders of the games for Elo.
-        seed: of all three.
+        seed: of both draws.
         page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
         page_games: games on the page, evenly spread over pairs of systems and verdicts.
 
@@ -94,7 +93,7 @@ def arena(
     if manifest is not None:
         result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
-        result["listeners"] = agreement_of(played, read_battles(listeners), bootstrap, seed)
+        result["listeners"] = agreement_of(played, read_battles(listeners))
     if page is not None:
         result["page"] = write_page(Path(page), played, runs, manifest, result, page_games)
     write_summary(folder / "arena.json", result)
@@ -240,7 +239,7 @@ def rank_group(
     return sorted(rows, key=lambda row: -row["strength"]), tie, chance
 
 
-def agreement_of(games: list[Battle], others: list[Battle], repeats: int, seed: int) -> dict:
+def agreement_of(games: list[Battle], others: list[Battle]) -> dict:
     """How often two judges of the same pairs agree, with Cohen's kappa over the four verdicts (interval by query), and
     how often where both named a winner (S2S-Arena's figure, which forced one)."""
     theirs: dict[tuple, list[int]] = defaultdict(list)
@@ -255,12 +254,12 @@ def agreement_of(games: list[Battle], others: list[Battle], repeats: int, seed: 
         return cohen_kappa(first[rows], second[rows], quadratic=False, scale=range(len(VERDICTS)))
 
     decided = (first < 2) & (second < 2)
-    ends = resample(kappa, [query for query, _, _ in met], repeats, seed)
+    low, high, _ = jackknife(kappa, [query for query, _, _ in met], DISAGREEMENT)
     return {
         "n": len(met),
         "agreement": float((first == second).mean()),
         "kappa": kappa(np.arange(len(met))),
-        "kappa_ci95": list(ends),
+        "kappa_ci95": [rounded(low), rounded(high)],
         "n_decided": int(decided.sum()),
         "decided_agreement": float((first == second)[decided].mean()) if decided.any() else None,
     }

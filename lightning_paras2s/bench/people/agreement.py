@@ -17,8 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_paras2s.bench.people import reliability as measures
-from lightning_paras2s.bench.people.resampling import means_by_draw, percentiles
-from lightning_paras2s.bench.statistics import REPEATS
 from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import verdicts_of, write_summary
@@ -47,8 +45,6 @@ def agreement(
     runs: list[InputPath],
     manifest: InputPath,
     out: str | None = None,
-    repeats: int = REPEATS,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
 
@@ -57,8 +53,6 @@ def agreement(
         runs: folders of `evaluate` whose responses they rated, all by one judge.
         manifest: the queries.
         out: a JSON file to write.
-        repeats: bootstrap resamples of the contrast pairs.
-        seed: of the resamples.
 
     Returns:
         For each factor and overall: Krippendorff's alpha of the listeners with and without the items on which all of
@@ -68,8 +62,8 @@ def agreement(
     table: dict[str, Any] = {"judge": judge, "annotators": len(items.ratings)}
     for factor in [f for f in FACTORS if f in items.factors] + [OVERALL]:
         part = items if factor == OVERALL else items.take([i for i, f in enumerate(items.factors) if f == factor])
-        table[factor] = between_listeners(part, repeats, seed) | judge_and_listeners(part, repeats, seed)
-    table["systems"] = by_system(items, repeats, seed)
+        table[factor] = between_listeners(part) | judge_and_listeners(part)
+    table["systems"] = by_system(items)
     if out is not None:
         write_summary(Path(out), table)
     Console(stderr=True).print(shown(table))
@@ -103,14 +97,14 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     for h in rated:
         ratings[rows[h.annotator], columns[h.item_id]] = h.score
     judged = np.array([scores.get(name, np.nan) for name in ids])
-    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair_id for q in asked]), judges.pop().judge
+    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair for q in asked]), judges.pop().judge
 
 
-def between_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
+def between_listeners(items: Items) -> dict[str, Any]:
     """Krippendorff's alpha (ordinal) over all items, with its interval, and over those the paper would keep."""
     found = {"items": len(items.ids), "ratings": int(np.isfinite(items.ratings).sum())}
     alpha = measures.krippendorff_alpha(items.ratings)
-    low, high = measures.krippendorff_interval(items.ratings, items.pairs, min(repeats, 500), seed)
+    low, high, _ = measures.krippendorff_interval(items.ratings, items.pairs)
     kept = measures.without_full_disagreement(items.ratings)
     found |= {"alpha": rounded(alpha), "alpha_ci95": [rounded(low), rounded(high)]}
     found |= {"alpha_without_full_disagreement": rounded(measures.krippendorff_alpha(kept))}
@@ -126,15 +120,14 @@ def in_words(alpha: float) -> str:
     return "reliable" if alpha >= 0.8 else "tentative" if alpha >= 0.667 else "weak"
 
 
-def judge_and_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]:
+def judge_and_listeners(items: Items) -> dict[str, Any]:
     """The judge against the listeners' mean, an item a response."""
     human = human_means(items.ratings)
     both = np.isfinite(human) & np.isfinite(items.judge)
     found: dict[str, Any] = {"unit": "response", "n": int(both.sum()), "n_unjudged": int((~both).sum())}
     for kind in measures.CORRELATIONS:
-        c = measures.correlation(items.judge, human, items.pairs, kind, repeats, seed)
+        c = measures.correlation(items.judge, human, items.pairs, kind)
         found |= {kind: rounded(c.value), f"{kind}_ci95": [rounded(c.low), rounded(c.high)], f"{kind}_p": c.p}
-        found |= {f"{kind}_fisher95": [rounded(c.fisher_low), rounded(c.fisher_high)]}
         found |= {f"{kind}_ceiling": rounded(measures.human_ceiling(items.ratings, kind))}
     if both.any():
         found |= {"bias": rounded(measures.bias(items.judge[both], human[both]))}
@@ -143,8 +136,9 @@ def judge_and_listeners(items: Items, repeats: int, seed: int) -> dict[str, Any]
     return {name: None if value != value else value for name, value in found.items()}
 
 
-def by_system(items: Items, repeats: int, seed: int) -> dict[str, Any]:
-    """Each system's mean by either, and the correlation of these means where there are three systems or more."""
+def by_system(items: Items) -> dict[str, Any]:
+    """Each system's mean by either, and the correlation of these means where there are three systems or more; it has no
+    interval: so few systems say nothing of others, and the means' own errors pull it down (speed/intervals.py)."""
     human = human_means(items.ratings)
     both = np.flatnonzero(np.isfinite(human) & np.isfinite(items.judge))
     systems = np.array([answered(items.ids[i]).system for i in both])
@@ -157,10 +151,7 @@ def by_system(items: Items, repeats: int, seed: int) -> dict[str, Any]:
     every = np.array([scores[systems == name].mean(0) for name in names])  # [systems, 2]
     found["means"] = {n: {"listeners": rounded(h), "judge": rounded(j)} for n, (h, j) in zip(names, every, strict=True)}
     if len(names) >= 3:
-        drawn = means_by_draw(scores, systems, [items.pairs[i] for i in both], min(repeats, 500), seed)
-        for kind, measure in measures.CORRELATIONS.items():
-            ends = percentiles([np.array([measure(*means.T) for means in drawn])])
-            found |= {kind: rounded(measure(*every.T)), f"{kind}_ci95": [rounded(end) for end in ends]}
+        found |= {kind: rounded(measure(*every.T)) for kind, measure in measures.CORRELATIONS.items()}
     return found
 
 

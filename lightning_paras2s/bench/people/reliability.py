@@ -14,21 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.optimize import brentq
 
-from lightning_paras2s.bench.people.resampling import alpha_interval, alpha_of, correlation_interval
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS, REPEATS
+from lightning_paras2s.bench.people.resampling import DISAGREEMENT, FISHER, UNKNOWN, Interval, jackknife
 from lightning_paras2s.errors import UserError
 
 SCALE = (1, 2, 3, 4, 5)
 
 
 class Correlation(NamedTuple):
-    """A correlation, its cluster-bootstrap and Fisher intervals (95 %), p of no correlation, and n."""
+    """A correlation, its 95 % interval, p of no correlation (below .05 where the interval leaves 0 out), and n."""
 
     value: float
     low: float
     high: float
-    fisher_low: float
-    fisher_high: float
     p: float
     n: int
 
@@ -52,13 +49,8 @@ CORRELATIONS: dict[str, Callable[[NDArray, NDArray], float]] = {
 }
 
 
-def correlation(
-    x: ArrayLike, y: ArrayLike, clusters: Sequence[str], kind: str = "pearson", repeats: int = REPEATS, seed: int = 0
-) -> Correlation:
+def correlation(x: ArrayLike, y: ArrayLike, clusters: Sequence[str], kind: str = "pearson") -> Correlation:
     """Correlation of two score lists (pairs with a NaN are left out), clustered by contrast pair or query.
-
-    The Fisher interval takes the rows as independent: a cross-check of the bootstrap. Spearman's has the factor 1.06
-    and Kendall's the variance 0.437 / (n - 4) (Fieller, Hartley, Pearson 1957).
 
     Args:
         kind: pearson, spearman or kendall (tau-b).
@@ -68,16 +60,14 @@ def correlation(
     x, y, groups = x[both], y[both], np.asarray(clusters)[both]
     measure = CORRELATIONS[kind]
     value = measure(x, y) if len(x) > 2 else float("nan")
-    known, many = len(x) > 2 and np.isfinite(value), len(np.unique(groups)) >= MIN_CLUSTERS
-    ends = correlation_interval(x, y, groups, kind, measure, repeats, seed) if known and many else (np.nan, np.nan)
-    low, high = ends
-    tests = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}
-    p = float(tests[kind](x, y).pvalue) if known else float("nan")
-    return Correlation(value, float(low), float(high), *fisher_interval(value, len(x), kind), p, len(x))
+    known = np.isfinite(value)
+    ends = jackknife(lambda rows: measure(x[rows], y[rows]), groups, FISHER) if known else UNKNOWN
+    return Correlation(value, *ends, len(x))
 
 
 def fisher_interval(r: float, n: int, kind: str = "pearson") -> tuple[float, float]:
-    """95 % interval of a correlation by Fisher's z."""
+    """95 % interval of a published correlation of n independent rows by Fisher's z; Spearman's has the factor 1.06 and
+    Kendall's the variance 0.437 / (n - 4) (Fieller, Hartley, Pearson 1957)."""
     variance = {
         "pearson": 1 / max(n - 3, 1e-9),
         "spearman": 1.06 / max(n - 3, 1e-9),
@@ -170,18 +160,29 @@ def krippendorff_alpha(ratings: ArrayLike, level: str = "ordinal") -> float:
         ratings: [annotators, items], NaN where missing; items with fewer than two ratings say nothing and are left out.
         level: nominal, ordinal or interval.
     """
+    return _alpha(*value_counts(ratings), level)
+
+
+def krippendorff_interval(ratings: ArrayLike, clusters: Sequence[str], level: str = "ordinal") -> Interval:
+    """Interval of `krippendorff_alpha`, clustered; items with fewer than two ratings say nothing and are left out."""
     values, counts = value_counts(ratings)
+    rated = counts.sum(1) >= 2
+    counts, clusters = counts[rated], np.asarray(clusters)[rated]
+    return jackknife(lambda rows: _alpha(values, counts[rows], level), clusters, DISAGREEMENT)
+
+
+def _alpha(values: NDArray, counts: NDArray, level: str) -> float:
+    """1 - observed / expected disagreement, of how often each item was given each value [items, K]; NaN for fewer than
+    two values."""
     counts = counts[counts.sum(1) >= 2]
     weights = counts / (counts.sum(1, keepdims=True) - 1)
-    return alpha_of(weights.T @ counts - np.diag(weights.sum(0)), lambda totals: _distance(values, totals, level))
-
-
-def krippendorff_interval(
-    ratings: ArrayLike, clusters: Sequence[str], repeats: int = REPEATS, seed: int = 0, level: str = "ordinal"
-) -> tuple[float, float]:
-    """Cluster-bootstrap interval of `krippendorff_alpha`."""
-    values, counts = value_counts(ratings)
-    return alpha_interval(counts, clusters, lambda totals: _distance(values, totals, level), repeats, seed)
+    coincidences = weights.T @ counts - np.diag(weights.sum(0))
+    totals = coincidences.sum(1)
+    if (totals > 0).sum() < 2:
+        return float("nan")
+    apart = _distance(values, totals, level)
+    expected = (np.outer(totals, totals) * apart).sum() / (totals.sum() - 1)
+    return float(1 - (coincidences * apart).sum() / expected)
 
 
 def value_counts(ratings: ArrayLike) -> tuple[NDArray, NDArray]:

@@ -1,131 +1,110 @@
-"""Cluster-bootstrap intervals of agreement, many draws at a time: ratings have few values, so a draw is a table of
-counts, and correlations and alpha are arithmetic on tables.
+"""Intervals of what is no mean (correlations, alpha, kappa, differences of them): a jackknife over clusters.
 
-The draws are those of `statistics.bootstrap`, and so are the intervals, to rounding.
+A figure is measured once more without each cluster, on a scale on which it is about normal; Student's t does the rest
+(Efron and Stein 1981; Fisher's z for correlations, the logarithm of the disagreement for alpha and kappa). A percentile
+bootstrap of few clusters is too narrow. With more than `GROUPS` clusters, groups of them are left out, drawn once (Kott
+2001, "The delete-a-group jackknife").
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy import stats
 
-from lightning_paras2s.bench.statistics import bootstrap
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 
-DRAWS = 100  # at a time
-MOST_CELLS = 4096  # of a table; scores with more values are resampled one draw at a time
-
-
-def draws_of(clusters: Sequence[str], repeats: int, seed: int) -> tuple[Iterator[NDArray], NDArray]:
-    """How often each cluster is drawn, [DRAWS, C] at a time, and each row's cluster [N]."""
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
-    random, size = np.random.default_rng(seed), len(names)
-
-    def draws() -> Iterator[NDArray]:
-        for start in range(0, repeats, DRAWS):
-            chosen = [random.integers(size, size=size) for _ in range(min(DRAWS, repeats - start))]
-            yield np.stack([np.bincount(found, minlength=size) for found in chosen]).astype(float)
-
-    return draws(), index
+GROUPS = 200
 
 
-def percentiles(values: Sequence[NDArray]) -> tuple[float, float]:
-    """The 95 % percentile interval of what is defined."""
-    flat = np.concatenate(values) if len(values) else np.zeros(0)
-    flat = flat[np.isfinite(flat)]
-    return tuple(np.percentile(flat, [2.5, 97.5]).tolist()) if len(flat) else (float("nan"), float("nan"))
+class Transform(NamedTuple):
+    """To the scale on which the error is measured, and back; `none` is the value that says nothing."""
+
+    to: Callable[[ArrayLike], NDArray]
+    back: Callable[[ArrayLike], NDArray]
+    none: float = 0.0
 
 
-def correlation_interval(
-    x: NDArray,
-    y: NDArray,
-    clusters: Sequence[str],
-    kind: str,
-    measure: Callable[[NDArray, NDArray], float],
-    repeats: int,
-    seed: int,
-) -> tuple[float, float]:
-    """Interval of a correlation: by tables, or with `measure` where there are too many values."""
-    (xs, ix), (ys, iy) = (np.unique(values, return_inverse=True) for values in (x, y))
-    if len(xs) * len(ys) > MOST_CELLS:
-        return bootstrap(lambda rows: measure(x[rows], y[rows]), clusters, repeats, seed)
-    draws, index = draws_of(clusters, repeats, seed)
-    shape = (index.max() + 1, len(xs) * len(ys))
-    cells = csr_array((np.ones(len(x)), (index, ix * len(ys) + iy)), shape=shape)
-    tables = ((cells.T @ drawn.T).T.reshape(-1, len(xs), len(ys)) for drawn in draws)
-    by_table = {"pearson": lambda t: pearson(t, xs[None], ys[None]), "spearman": spearman, "kendall": kendall}[kind]
-    return percentiles([by_table(table) for table in tables])
+class Interval(NamedTuple):
+    """95 % interval, and the p of the scale's `none`: below .05 where the interval leaves it out. NaN = not known."""
+
+    low: float
+    high: float
+    p: float
 
 
-def pearson(table: NDArray, xs: NDArray, ys: NDArray) -> NDArray:
-    """Correlation of values xs [D, U] and ys [D, V] that stand `table` [D, U, V] times; NaN where one is constant."""
-    n, rows, columns = table.sum((1, 2)), table.sum(2), table.sum(1)
-    dx = xs - ((rows * xs).sum(1) / n)[:, None]
-    dy = ys - ((columns * ys).sum(1) / n)[:, None]
-    both = np.einsum("du,duv,dv->d", dx, table, dy)
-    spread = np.sqrt((rows * dx**2).sum(1) * (columns * dy**2).sum(1))
-    return np.where(spread > 1e-12 * n, both / np.maximum(spread, 1e-300), np.nan)
+LINEAR = Transform(np.asarray, np.asarray)
+FISHER = Transform(np.arctanh, np.tanh)  # of correlations
+DISAGREEMENT = Transform(lambda k: np.log(1 - np.asarray(k)), lambda z: 1 - np.exp(z))  # of alpha and kappa
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 
-def spearman(table: NDArray) -> NDArray:
-    """Pearson's correlation of mid-ranks."""
-    rows, columns = table.sum(2), table.sum(1)
-    return pearson(table, rows.cumsum(1) - rows / 2, columns.cumsum(1) - columns / 2)
-
-
-def kendall(table: NDArray) -> NDArray:
-    """tau-b: pairs in order minus pairs in disorder, over the pairs that neither side ties."""
-    n, rows, columns = table.sum((1, 2)), table.sum(2), table.sum(1)
-    below = table[:, ::-1].cumsum(1)[:, ::-1] - table  # sums over larger x
-    right = below[:, :, ::-1].cumsum(2)[:, :, ::-1] - below  # and larger y
-    left = below.cumsum(2) - below
-    untied = [n * (n - 1) / 2 - (part * (part - 1) / 2).sum(1) for part in (rows, columns)]
-    spread = np.sqrt(untied[0] * untied[1])
-    return np.where(spread > 0, (table * (right - left)).sum((1, 2)) / np.maximum(spread, 1e-300), np.nan)
-
-
-def alpha_interval(
-    counts: NDArray,
-    clusters: Sequence[str],
-    distance: Callable[[NDArray], NDArray],
-    repeats: int,
-    seed: int,
-) -> tuple[float, float]:
-    """Interval of Krippendorff's alpha.
+def jackknife(
+    measure: Callable[[NDArray], float], clusters: Sequence[str], scale: Transform = LINEAR, fewest: int = MIN_CLUSTERS
+) -> Interval:
+    """Interval of any figure of row indices; none with fewer than `fewest` clusters, or where the figure is not finite
+    on its scale without one of them (a correlation of 1), or does not vary.
 
     Args:
-        counts: [N, K], how many raters gave an item each value; items with fewer than two ratings say nothing.
-        distance: of the values, from their totals: [K] -> [K, K].
+        measure: row indices [N] -> the figure.
+        clusters: [rows], the contrast pair or query of each.
     """
-    size = counts.shape[1]
-    rated = counts.sum(1) >= 2
-    weights = np.where(rated[:, None], counts / np.maximum(counts.sum(1, keepdims=True) - 1, 1), 0)
-    own = np.einsum("nk,nl->nkl", weights, counts) - np.einsum("nk,kl->nkl", weights, np.eye(size))
-    draws, index = draws_of(clusters, repeats, seed)
-    sums = np.zeros((index.max() + 1, size * size))
-    np.add.at(sums, index, own.reshape(-1, size * size))
-    tables = (table for drawn in draws for table in (drawn @ sums).reshape(-1, size, size))
-    return percentiles([np.array([alpha_of(table, distance) for table in tables])])
+    found = left_out(measure, clusters, scale, fewest)
+    if found is None:
+        return UNKNOWN
+    value, without = found
+    error, reach = np.sqrt(covariance(without, without)), stats.t.ppf(0.975, len(without) - 1)
+    low, high = sorted(scale.back(np.array([value - reach * error, value + reach * error])).tolist())
+    p = 2 * stats.t.sf(abs(value - scale.to(scale.none)) / error, len(without) - 1)
+    return Interval(low, high, float(p))
 
 
-def alpha_of(coincidences: NDArray, distance: Callable[[NDArray], NDArray]) -> float:
-    """1 - observed / expected disagreement of a coincidence matrix; NaN for fewer than two values."""
-    totals = coincidences.sum(1)
-    if (totals > 0).sum() < 2:
-        return float("nan")
-    apart = distance(totals)
-    expected = (np.outer(totals, totals) * apart).sum() / (totals.sum() - 1)
-    return float(1 - (coincidences * apart).sum() / expected)
+def correlation_gain(
+    first: Callable[[NDArray], float], second: Callable[[NDArray], float], clusters: Sequence[str]
+) -> tuple[float, float]:
+    """Interval of first - second, two correlations of the same rows: their own intervals combined, with how far they
+    err together (Zou 2007, "Toward using confidence intervals to compare correlations", Eq. 15). A jackknife of the
+    difference itself is too narrow."""
+    found = [left_out(measure, clusters, FISHER, MIN_CLUSTERS) for measure in (first, second)]
+    if None in found:
+        return np.nan, np.nan
+    (z1, w1), (z2, w2) = found
+    v1, v2 = covariance(w1, w1), covariance(w2, w2)
+    alike, reach = covariance(w1, w2) / np.sqrt(v1 * v2), stats.t.ppf(0.975, len(w1) - 1)
+    r1, r2 = np.tanh(z1), np.tanh(z2)
+    below1, above1 = r1 - np.tanh(z1 - reach * np.sqrt(v1)), np.tanh(z1 + reach * np.sqrt(v1)) - r1
+    below2, above2 = r2 - np.tanh(z2 - reach * np.sqrt(v2)), np.tanh(z2 + reach * np.sqrt(v2)) - r2
+    below = np.sqrt(below1**2 + above2**2 - 2 * alike * below1 * above2)
+    above = np.sqrt(above1**2 + below2**2 - 2 * alike * above1 * below2)
+    return float(r1 - r2 - below), float(r1 - r2 + above)
 
 
-def means_by_draw(values: NDArray, labels: ArrayLike, clusters: Sequence[str], repeats: int, seed: int) -> NDArray:
-    """Mean of each label's values in each draw: [N, M] -> [R, L, M], labels sorted; NaN where none is drawn."""
-    names, place = np.unique(np.asarray(labels), return_inverse=True)
-    draws, index = draws_of(clusters, repeats, seed)
-    width = values.shape[1]
-    sums = np.zeros((index.max() + 1, len(names), width + 1))
-    np.add.at(sums, (index, place), np.concatenate([values, np.ones((len(values), 1))], 1))
-    drawn = np.concatenate([d @ sums.reshape(len(sums), -1) for d in draws]).reshape(-1, len(names), width + 1)
-    return np.where(drawn[..., -1:] > 0, drawn[..., :-1] / np.maximum(drawn[..., -1:], 1), np.nan)
+def left_out(
+    measure: Callable[[NDArray], float], clusters: Sequence[str], scale: Transform, fewest: int
+) -> tuple[float, NDArray] | None:
+    """The figure on its scale, and the same without each cluster (or group) [G]; None where they mean nothing."""
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < fewest:
+        return None
+    index, groups = grouped(index, len(names))
+    rows = np.arange(len(index))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(scale.to(measure(rows)))
+        without = scale.to(np.array([measure(rows[index != group]) for group in range(groups)]))
+    known = np.isfinite(value) and np.isfinite(without).all() and covariance(without, without) > 1e-24
+    return (value, without) if known else None
+
+
+def covariance(a: NDArray, b: NDArray) -> float:
+    """Jackknife covariance of two figures, from their values without each of G groups."""
+    return float(((a - a.mean()) * (b - b.mean())).sum() * (len(a) - 1) / len(a))
+
+
+def grouped(index: NDArray, clusters: int) -> tuple[NDArray, int]:
+    """Each row's group, and how many there are: a cluster each, or `GROUPS` of equal size."""
+    if clusters <= GROUPS:
+        return index, clusters
+    return (np.random.default_rng(0).permutation(clusters) % GROUPS)[index], GROUPS

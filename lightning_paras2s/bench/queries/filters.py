@@ -86,9 +86,9 @@ def filter(
         overlap = overlaps(queries, read_jsonl(train_manifest, Query))
         whys = {query_id: why or overlap.get(query_id, "") for query_id, why in whys.items()}
     if not keep_halves:
-        halves = Counter(q.pair_id for q in queries if not whys[q.id])
-        whole = Counter(q.pair_id for q in queries)
-        orphans = {q.id for q in queries if not whys[q.id] and halves[q.pair_id] < whole[q.pair_id]}
+        halves = Counter(q.pair for q in queries if not whys[q.id])
+        whole = Counter(q.pair for q in queries)
+        orphans = {q.id for q in queries if not whys[q.id] and halves[q.pair] < whole[q.pair]}
         whys |= {query_id: "other_half: was dropped" for query_id in orphans}
     rejected = [{**asdict(heard[q.id]), "id": q.id, "why": whys[q.id]} for q in queries if whys[q.id]]
     replace_file(rejected_path(out), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rejected))

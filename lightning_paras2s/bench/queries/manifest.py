@@ -37,8 +37,9 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
         raise UserError(f"a manifest must list at least one query; got none in {manifest}; write it with `synthesize`")
     kept: dict[str, list[str]] = {}
     for number, query in enumerate(queries, 1):
-        if not query.id:
-            raise UserError(f"{manifest}:{number}: a query's id must not be empty; mend the line")
+        for name in ("id", "pair_id"):  # those without a pair would pass for one
+            if not getattr(query, name):
+                raise UserError(f"{manifest}:{number}: a query's {name} must not be empty; mend the line")
         if query.styles and not query.label:
             raise UserError(
                 f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
@@ -48,10 +49,10 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
                 f"{manifest}:{number}: audio must be an existing file; got {query.audio!r}; check the manifest"
             )
         pairs = kept.setdefault(query.factor, [])
-        if query.pair_id not in pairs:
-            pairs.append(query.pair_id)
+        if query.pair not in pairs:
+            pairs.append(query.pair)
     chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
-    return [q for q in queries if q.pair_id in chosen]
+    return [q for q in queries if q.pair in chosen]
 
 
 def check_labelled(queries: Iterable[Query], who: str) -> None:
@@ -84,7 +85,7 @@ def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:
     """Whole contrast pairs in the manifest's order, at most `batch_size` queries a batch unless one pair has more."""
     pairs: dict[str, list[Query]] = {}
     for query in queries:
-        pairs.setdefault(query.pair_id, []).append(query)
+        pairs.setdefault(query.pair, []).append(query)
     batches: list[list[Query]] = []
     for pair in pairs.values():
         if not batches or len(batches[-1]) + len(pair) > batch_size:
@@ -106,10 +107,10 @@ def other_styles(queries: list[Query]) -> dict[str, str]:
     """Query id -> the style of the other half of its pair; queries without another half are left out."""
     styles: dict[str, set[str]] = {}
     for query in queries:
-        styles.setdefault(query.pair_id, set()).add(query.label)
+        styles.setdefault(query.pair, set()).add(query.label)
     found = {}
     for query in queries:
-        others = styles[query.pair_id] - {query.label, ""}
+        others = styles[query.pair] - {query.label, ""}
         if len(others) == 1:
             found[query.id] = others.pop()
     return found
