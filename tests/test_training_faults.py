@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 from pathlib import Path
 
 import lightning as L
@@ -54,6 +56,23 @@ class Explode(L.Callback):
     def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, *args) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
             next(iter(pl_module.parameters())).data.view(-1)[0] = torch.inf
+
+
+class Term(L.Callback):
+    """SIGTERM when a batch begins: a training batch, or the first of the validation behind it."""
+
+    def __init__(self, batch: int, validating: bool = False) -> None:
+        self.batch, self.validating = batch, validating
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args) -> None:
+        self.term(trainer, False)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args) -> None:
+        self.term(trainer, True)
+
+    def term(self, trainer: L.Trainer, validating: bool) -> None:
+        if validating == self.validating and trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def sick(first: int, last: int) -> tuple[str, ...]:
@@ -233,6 +252,42 @@ def test_run_saves_and_exits_143_when_terminated(stage: str):
         fit(stage, "a", *end(4, True))
     assert stop.value.code == 143
     assert [path.name for path in checkpoints(Path(f"runs/{stage}/a"))] == ["step-00000003.ckpt", "step-00000005.ckpt"]
+
+
+# SIGTERM in a batch (of four an epoch), or in the validation behind it -> the batches of the one checkpoint
+MOMENTS = {
+    "an epoch's last batch": ("sft", [], 3, False, 4),
+    "an epoch's last batch in RL": ("grpo", [], 7, False, 8),
+    "an epoch's last batch, without validation": ("sft", ["--trainer.limit_val_batches=0"], 7, False, 8),
+    "an epoch's last batch, by epochs": ("reward", ["--trainer.max_steps=-1", "--trainer.max_epochs=3"], 3, False, 4),
+    "an epoch's validation": ("reward", [], 3, True, 4),
+    "a validation within an epoch": ("sft", ["--trainer.val_check_interval=2"], 5, True, 6),
+    "half an optimizer step": ("sft", ["--trainer.accumulate_grad_batches=3"], 4, False, 4),
+    "half an optimizer step, by epochs": (
+        "reward",
+        ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=-1", "--trainer.max_epochs=3"],
+        6,
+        False,
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_run_goes_on_from_where_it_was_terminated(moment: str):
+    """Nothing but SIGTERM saves, so that the run goes on from there, bit for bit."""
+    stage, options, batch, validating, saved = MOMENTS[moment]
+    options = ["--checkpoint.every_n_batches=0", *options]
+    fit(stage, "whole", *options)
+    term = [f"--trainer.callbacks.batch={batch}", f"--trainer.callbacks.validating={validating}"]
+    with pytest.raises(SystemExit) as stop:
+        fit(stage, "cut", *options, f"--trainer.callbacks+={__name__}.Term", *term)
+    assert stop.value.code == 143
+    assert [saving.number_of(path) for path in checkpoints(Path(f"runs/{stage}/cut"))] == [saved]
+    fit(stage, "cut", *options)
+    one, other = weights(stage, "whole"), weights(stage, "cut")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert logged(stage, "cut") == logged(stage, "whole")
 
 
 # ---- folders

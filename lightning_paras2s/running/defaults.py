@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from lightning_paras2s.errors import UserError
+
 SEEDS = ("seed", "rollout_seed")
 OWN_LOGGER = "lightning_paras2s.running.runs.RunLogger"
 
@@ -14,6 +16,7 @@ def fill(config: Namespace) -> Namespace:
     """A stage's config with what it leaves open; the one that is kept with the run still leaves it open."""
     filled = config.clone()
     follow_seed(filled)
+    check_delay(filled)
     filled.trainer.logger = loggers_of(filled.trainer.logger, filled.model.class_path if filled.model else "")
     return filled
 
@@ -27,6 +30,21 @@ def follow_seed(config: Namespace) -> None:
         for name in SEEDS:
             if options is not None and name in options and options[name] is None:
                 options[name] = int(config.seed_everything)
+
+
+def check_delay(config: Namespace) -> None:
+    """
+    Raises:
+        UserError: the demonstrations' audio would trail their text by other steps than the policy's.
+    """
+    data, model = (part.get("init_args") if part else None for part in (config.get("data"), config.get("model")))
+    parts = (data and data.get("processor"), model and model.get("policy"))
+    given = [(part.get("init_args") or {}).get("delay") if isinstance(part, Namespace) else None for part in parts]
+    if None not in given and given[0] != given[1]:
+        raise UserError(
+            f"data.processor.delay must be the policy's, {given[1]}; got {given[0]}; set model.policy.delay and it to "
+            "the steps by which audio trails text"
+        )
 
 
 def loggers_of(asked: Any, model: str) -> list[Namespace]:
