@@ -342,6 +342,8 @@ def fit(result: Result, options: Result) -> Shown:
     rows += [("steps left out", result["skipped"])] if result["skipped"] else []
     rows += [(name, result["metrics"][name]) for name in TOLD if name in result["metrics"]]
     told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl, and in TensorBoard"]
+    if not result["trained"]:
+        told.append("Nothing was trained: it had ended before. To go on, raise trainer.max_steps.")
     room, weights = ROOMS.get(result["model"]), shlex.quote(result["weights"])
     again = ""
     if room is not None:

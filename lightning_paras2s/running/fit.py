@@ -192,6 +192,7 @@ def result_of(trainer: L.Trainer, module: StageModule, folder: Path) -> dict[str
         "steps": trainer.global_step,
         "batches": batches_done(trainer),
         "skipped": module.skipped.count,
+        "trained": module.written,  # else it had ended before
         "metrics": found,
     }
 
