@@ -22,8 +22,7 @@ def fit(folder: Path, stage: str, version: str, *options: str) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("stage", "batch"), [("sft", 1), ("sft", 3), ("grpo", 1)])
+@pytest.mark.parametrize(("stage", "batch", "rank"), [("sft", 1, 0), ("sft", 3, 1), ("grpo", 1, 1)])
 def test_run_goes_on_when_one_of_its_processes_was_terminated(tmp_path, stage, batch, rank):
     """In a batch within an epoch, and in its last (of four), before a validation."""
     assert fit(tmp_path, stage, "whole") == [0, 0], said(tmp_path, 0) + said(tmp_path, 1)

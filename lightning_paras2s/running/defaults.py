@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from jsonargparse import Namespace
@@ -10,6 +11,9 @@ from lightning_paras2s.errors import UserError
 
 SEEDS = ("seed", "rollout_seed")
 OWN_LOGGER = "lightning_paras2s.running.runs.RunLogger"
+
+# of Lightning's loggers: the parser would tell a missing one in twenty lines
+PACKAGES = {"WandbLogger": "wandb", "CometLogger": "comet_ml", "MLFlowLogger": "mlflow", "NeptuneLogger": "neptune"}
 
 
 def fill(config: Namespace) -> Namespace:
@@ -53,8 +57,15 @@ def loggers_of(asked: Any, model: str) -> list[Namespace]:
     Args:
         asked: `trainer.logger`: none, one or several.
         model: the class that names a run which names itself nowhere (`GRPOModule`: `runs/grpo/`).
+
+    Raises:
+        UserError: the package of one is missing.
     """
     others = asked if isinstance(asked, list) else [asked] if isinstance(asked, Namespace) else []
+    for logger in others:
+        package = PACKAGES.get(kind := logger.class_path.rpartition(".")[2])
+        if package is not None and find_spec(package) is None:
+            raise UserError(f"{kind} needs the package {package}, which is missing; install it, or leave the logger out")
     own = [logger for logger in others if logger.class_path.rpartition(".")[2] == OWN_LOGGER.rpartition(".")[2]]
     if own:
         return own + [logger for logger in others if logger not in own]
