@@ -65,7 +65,9 @@ def loggers_of(asked: Any, model: str) -> list[Namespace]:
     for logger in others:
         package = PACKAGES.get(kind := logger.class_path.rpartition(".")[2])
         if package is not None and find_spec(package) is None:
-            raise UserError(f"{kind} needs the package {package}, which is missing; install it, or leave the logger out")
+            raise UserError(
+                f"{kind} needs the package {package}, which is missing; install it, or leave the logger out"
+            )
     own = [logger for logger in others if logger.class_path.rpartition(".")[2] == OWN_LOGGER.rpartition(".")[2]]
     if own:
         return own + [logger for logger in others if logger not in own]
