@@ -131,8 +131,8 @@ def write_csm(folder):
     sizes |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 20, "max_position_embeddings": 64}
     depth = sizes | {"num_codebooks": 3, "backbone_hidden_size": 16}
     codec = MimiConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
-                       num_key_value_heads=2, num_filters=2, upsample_groups=16, codebook_size=8, codebook_dim=8, num_quantizers=3,
-                       vector_quantization_hidden_dimension=8, num_semantic_quantizers=1)  # fmt: skip
+                       num_key_value_heads=2, num_filters=2, upsample_groups=16, codebook_size=8, codebook_dim=8,
+                       num_quantizers=3, vector_quantization_hidden_dimension=8, num_semantic_quantizers=1)  # fmt: skip
     config = CsmConfig(**sizes, num_codebooks=3, text_vocab_size=20, codec_config=codec.to_dict(),
                        depth_decoder_config=depth)  # fmt: skip
     CsmForConditionalGeneration(config).save_pretrained(folder)
