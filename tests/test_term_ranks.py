@@ -25,7 +25,7 @@ def two_on_a_core(argv: list[str], folder: Path, rank: int, world_size: int) -> 
 def fit(folder: Path, stage: str, version: str, *options: str) -> list[int]:
     (folder / "toy.yaml").write_text(toy_config(stage, steps=6))
     argv = ["fit", "--config", "toy.yaml", f"--trainer.logger.version={version}", *DDP, *options]
-    return start(two_on_a_core, (argv, folder), folder, 2)
+    return start(two_on_a_core, (argv, folder), folder, 2, limit_seconds=60.0)
 
 
 @pytest.mark.slow
