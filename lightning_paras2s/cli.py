@@ -63,7 +63,8 @@ def dispatch(argv: list[str]) -> None:
     if name in STAGES:
         from lightning_paras2s.running.fit import StageCLI
 
-        StageCLI([name, *arguments])
+        stage = StageCLI([name, *arguments])
+        show(name, stage.result, {}, PROGRAM, quiet=False)
     elif name == "doctor":  # its exit code tells, and it starts without a parser of types
         from lightning_paras2s.running.doctor import main
 

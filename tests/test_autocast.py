@@ -9,6 +9,7 @@ from test_qwen_omni import folder, hiss, scorer  # noqa: F401
 
 from lightning_paras2s.models.kimi.log_mel import log_mel
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
+from lightning_paras2s.models.tiny.features import acoustics, vocode
 from lightning_paras2s.types import Audio
 
 
@@ -51,3 +52,13 @@ def test_the_reward_model_scores_and_learns_under_autocast(scorer):  # noqa: F81
     assert found.dtype == torch.float32
     assert (found - scorer.score_logits(*pair)).abs().max() < 0.2  # logits of about 2, 8 bits, 3 blocks
     assert all(p.grad.isfinite().all() for p in scorer.parameters() if p.requires_grad)
+
+
+def test_the_embedded_ears_and_voice_are_the_same_under_autocast():
+    """Mel energies over ten orders of magnitude, of 8 bits, would be others; and they are remembered."""
+    wav = torch.from_numpy((np.random.default_rng(0).standard_normal((2, 6400)) * 0.1).astype(np.float32))
+    heard = acoustics(wav)
+    with mixed():
+        again, spoken = acoustics(wav), vocode(heard)
+    assert torch.equal(again, heard) and again.dtype == torch.float32
+    assert torch.equal(spoken, vocode(heard)) and spoken.dtype == torch.float32

@@ -122,3 +122,36 @@ def test_a_tokenizer_that_is_missing_is_one_line(kind, tmp_path):
     with pytest.raises(UserError, match="must load with transformers|must have the token") as error:
         load(str(tmp_path / kind))
     assert "\n" not in str(error.value)
+
+
+def write_csm(folder):
+    from transformers import CsmConfig, CsmForConditionalGeneration, MimiConfig
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 20, "max_position_embeddings": 64}
+    depth = sizes | {"num_codebooks": 3, "backbone_hidden_size": 16}
+    codec = MimiConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
+                       num_key_value_heads=2, num_filters=2, upsample_groups=16, codebook_size=8, codebook_dim=8,
+                       num_quantizers=3, vector_quantization_hidden_dimension=8, num_semantic_quantizers=1)  # fmt: skip
+    config = CsmConfig(**sizes, num_codebooks=3, text_vocab_size=20, codec_config=codec.to_dict(),
+                       depth_decoder_config=depth)  # fmt: skip
+    CsmForConditionalGeneration(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("damage", [None, "a tensor is missing", "a tensor too many", "a file is cut"])
+def test_csm_is_read_strictly_too(damage, tmp_path, monkeypatch):
+    """Its processor is no part of this."""
+    import transformers
+
+    from lightning_paras2s.speaking.remote import CsmTTS
+
+    write_csm(tmp_path / "csm")
+    (tmp_path / "voices.jsonl").write_text("")
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *args, **options: None)
+    if damage is None:
+        CsmTTS(str(tmp_path / "voices.jsonl"), str(tmp_path / "csm"), "cpu")
+        return
+    DAMAGE[damage][0](tmp_path / "csm", "lm_head.weight")
+    with pytest.raises(UserError, match="lm_head.weight|stranger.weight|must load with transformers") as error:
+        CsmTTS(str(tmp_path / "voices.jsonl"), str(tmp_path / "csm"), "cpu")
+    assert "\n" not in str(error.value)

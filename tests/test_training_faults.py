@@ -6,11 +6,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
+import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume_properties import Killed, end, fit, logged, weights
 from torch import Tensor
@@ -54,6 +59,23 @@ class Explode(L.Callback):
     def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, *args) -> None:
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
             next(iter(pl_module.parameters())).data.view(-1)[0] = torch.inf
+
+
+class Term(L.Callback):
+    """SIGTERM when a batch begins: a training batch, or the first of the validation behind it."""
+
+    def __init__(self, batch: int, validating: bool = False) -> None:
+        self.batch, self.validating = batch, validating
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args) -> None:
+        self.term(trainer, False)
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *args) -> None:
+        self.term(trainer, True)
+
+    def term(self, trainer: L.Trainer, validating: bool) -> None:
+        if validating == self.validating and trainer.fit_loop.epoch_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def sick(first: int, last: int) -> tuple[str, ...]:
@@ -235,6 +257,48 @@ def test_run_saves_and_exits_143_when_terminated(stage: str):
     assert [path.name for path in checkpoints(Path(f"runs/{stage}/a"))] == ["step-00000003.ckpt", "step-00000005.ckpt"]
 
 
+def test_checkpoint_waits_for_its_step_when_gradients_are_accumulated():
+    """Due after batches 3, 6 and 9; steps are made after every second one."""
+    fit("sft", "a", "--trainer.accumulate_grad_batches=2", "--trainer.max_steps=5", "--checkpoint.keep=-1")
+    assert [saving.number_of(path) for path in checkpoints(Path("runs/sft/a"))] == [4, 6, 10]
+
+
+# SIGTERM in a batch (of four an epoch), or in the validation behind it -> the batches of the one checkpoint
+MOMENTS = {
+    "an epoch's last batch": ("sft", [], 3, False, 4),
+    "an epoch's last batch in RL": ("grpo", [], 7, False, 8),
+    "an epoch's last batch, without validation": ("sft", ["--trainer.limit_val_batches=0"], 7, False, 8),
+    "an epoch's last batch, by epochs": ("reward", ["--trainer.max_steps=-1", "--trainer.max_epochs=3"], 3, False, 4),
+    "an epoch's validation": ("reward", [], 3, True, 4),
+    "a validation within an epoch": ("sft", ["--trainer.val_check_interval=2"], 5, True, 6),
+    "half an optimizer step": ("sft", ["--trainer.accumulate_grad_batches=3"], 4, False, 4),
+    "half an optimizer step, by epochs": (
+        "reward",
+        ["--trainer.accumulate_grad_batches=2", "--trainer.max_steps=-1", "--trainer.max_epochs=3"],
+        6,
+        False,
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_run_goes_on_from_where_it_was_terminated(moment: str):
+    """Nothing but SIGTERM saves, so that the run goes on from there, bit for bit."""
+    stage, options, batch, validating, saved = MOMENTS[moment]
+    options = ["--checkpoint.every_n_batches=0", *options]
+    fit(stage, "whole", *options)
+    term = [f"--trainer.callbacks.batch={batch}", f"--trainer.callbacks.validating={validating}"]
+    with pytest.raises(SystemExit) as stop:
+        fit(stage, "cut", *options, f"--trainer.callbacks+={__name__}.Term", *term)
+    assert stop.value.code == 143
+    assert [saving.number_of(path) for path in checkpoints(Path(f"runs/{stage}/cut"))] == [saved]
+    fit(stage, "cut", *options)
+    one, other = weights(stage, "whole"), weights(stage, "cut")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert logged(stage, "cut") == logged(stage, "whole")
+
+
 # ---- folders
 
 
@@ -276,9 +340,29 @@ def test_nothing_half_written_when_the_disk_is_full(monkeypatch):
 
 
 def test_folder_that_takes_no_files():
+    """Below a file there is none, whoever asks."""
     Path("file").touch()
     with pytest.raises(UserError, match="must be able to write its files"):
         run("sft", "--trainer.logger.save_dir=file/runs")
+
+
+def test_folder_that_is_read_only():
+    """root may write into any folder but the kernel's own, so that it tries one of those."""
+    Path("locked").mkdir(mode=0o555)
+    place = "locked/runs" if os.geteuid() else "/sys/runs"
+    if os.geteuid() == 0 and not Path("/sys").is_dir():
+        pytest.skip("as root, on a system without /sys")
+    with pytest.raises(UserError, match="must be able to write its files.*(Permission|permitted|[Rr]ead-only)"):
+        run("sft", f"--trainer.logger.save_dir={place}")
+    assert not any(Path("locked").iterdir())
+
+
+@pytest.mark.parametrize(("logger", "package"), [("WandbLogger", "wandb"), ("CometLogger", "comet_ml")])
+def test_logger_whose_package_is_missing(logger: str, package: str):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    line = refused("sft", "--trainer.logger", logger)
+    assert line == f"{logger} needs the package {package}, which is missing; install it, or leave the logger out"
 
 
 def test_nothing_is_said_of_weights_only(caplog):
@@ -314,6 +398,8 @@ def test_nothing_is_said_of_weights_only(caplog):
         ("grpo", ["--model.sampling.max_steps=0"], "sampling.max_steps must be at least 1; got 0"),
         ("grpo", ["--model.sampling.text_temperature=0"], "text_temperature must be above 0, or all answers are one"),
         ("grpo", ["--model.sampling.audio_temperature=-1"], "audio_temperature must be above 0"),
+        ("grpo", ["--model.sampling.audio_top_k=10"], "sampling.audio_top_k must be off where samples are scored"),
+        ("grpo", ["--model.sampling.text_top_p=0.9"], "sampling.text_top_p must be off where samples are scored"),
         ("sft", ["--model.lr=-0.1"], "lr must be above 0, or nothing trains; got -0.1"),
         ("reward", ["--model.max_grad_norm=0"], "max_grad_norm must be above 0, or nothing trains; got 0"),
         ("grpo", ["--model.weight_decay=-1"], "weight_decay must not be negative"),
@@ -338,6 +424,79 @@ def test_weights_are_refused_when_the_policys_options_would_be_overruled():
     ToyLM(dropout=0.1).save(Path("a.safetensors"))
     with pytest.raises(UserError, match="must fit the configured policy; got dropout 0.1 for 0.3"):
         initial_policy(lambda: ToyLM(dropout=0.3), "a.safetensors", 0)
+
+
+def test_run_is_refused_when_the_demonstrations_delay_is_not_the_policys():
+    """Before anything is built: no weights are read."""
+    from jsonargparse import Namespace
+
+    from lightning_paras2s.running.defaults import fill
+
+    def config(policy: int, processor: int) -> Namespace:
+        def made(**options) -> Namespace:
+            return Namespace(class_path="C", init_args=Namespace(**options))
+
+        model = made(policy=made(delay=policy), seed=None)
+        trainer = Namespace(logger=None)
+        return Namespace(seed_everything=1, model=model, data=made(processor=made(delay=processor)), trainer=trainer)
+
+    fill(config(3, 3))
+    with pytest.raises(UserError, match="data.processor.delay must be the policy's, 3; got 2; "):
+        fill(config(3, 2))
+
+
+# ---- what is said at the end
+
+
+SAID = {
+    "sft": ("SFTModule", "optimizer steps 10", "train/loss"),
+    "reward": ("RewardModule", "optimizer steps 10", "val/pearson"),
+    "grpo": ("GRPOModule", "optimizer steps 40", "train/reward"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_run_ends_with_a_summary_on_80_columns(stage: str, capsys):
+    """GRPO: ten rollouts, each in two passes of two minibatches."""
+    fit(stage, "a", *sick(3, 3))
+    out = capsys.readouterr().out
+    name, steps, metric = SAID[stage]
+    words = " ".join(out.split())
+    assert name in words and steps in words and "batches 10" in words and metric in words
+    assert f"steps left out {4 if stage == 'grpo' else 1}" in words
+    assert Path(words.partition("weights: ")[2].split()[0]).is_file()
+    assert max(map(len, out.splitlines())) <= 80
+    assert "Nothing was trained" not in out
+
+
+def test_run_that_had_ended_says_that_it_trained_nothing(capsys):
+    """Its exit code is 0: it is what was asked for, and its weights are there (ms-swift #8383, #6084)."""
+    fit("sft", "a", "--trainer.max_steps=2")
+    capsys.readouterr()
+    fit("sft", "a", "--trainer.max_steps=2")
+    assert "Nothing was trained: it had ended before." in capsys.readouterr().out
+
+
+def test_next_command_of_each_stage():
+    """They are taken by the parser of their command, as far as that goes without weights."""
+    from lightning_paras2s.bench.shown import fit as shown
+
+    def again(stage: str, model: str, weights: str) -> str:
+        result = {"stage": stage, "model": model, "weights": weights, "folder": "runs/x", "metrics": {}}
+        return shown(result | {"steps": 1, "batches": 1, "skipped": 0, "trained": True}, {}).next
+
+    assert again("SFTModule", "TinySpeechLM", "p") == "fit --config grpo.yaml --model.init_from p"
+    assert again("SFTModule", "KimiAudio", "p") == "fit --config paper/grpo.yaml --model.policy.init_args.path p"
+    scorer = "--model.reward.init_args.scorer.init_args.path p"
+    assert again("RewardModule", "TinyScorer", "p") == f"fit --config grpo_scorer.yaml {scorer}"
+    assert again("RewardModule", "QwenOmniScorer", "p") == f"fit --config paper/grpo.yaml {scorer}"
+    assert again("GRPOModule", "KimiAudio", "p") == "evaluate --config paper/evaluate.yaml"
+    assert again("GRPOModule", "ToyLM", "p") == ""
+    line = again("GRPOModule", "TinySpeechLM", "runs/a b/policy.safetensors")
+    command, _, config, option, systems = shlex.split(line)
+    assert (command, config, option) == ("evaluate", "evaluate.yaml", "--systems")
+    (system,) = yaml.safe_load(systems).values()
+    assert system["init_args"] == {"policy": "runs/a b/policy.safetensors", "processor": "TinyProcessor"}
 
 
 # ---- rewards
@@ -403,6 +562,20 @@ def test_gradient_is_the_scored_answers_mean_when_some_are_unscored():
 
     torch.testing.assert_close(gradient(slice(0, 4)), gradient(slice(0, 2)))
     assert gradient(slice(0, 2)).abs().max() > 0.01
+
+
+def test_module_divides_by_the_answers_that_are_scored():
+    """Of one query's four answers two are, so that the loss is divided by 2 and not by 4."""
+    from lightning_paras2s.models.speech_lm import Completion, Prompt
+    from lightning_paras2s.modules.objective import Experience
+    from lightning_paras2s.modules.rollouts import Rollout
+
+    prompt = Prompt(torch.zeros(1, 2, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool))
+    answers = torch.ones(4, 2, 5, dtype=torch.long)
+    rollout = Rollout(prompt, Completion(answers, answers.bool(), torch.ones(4, dtype=torch.bool)), [])
+    learned = Experience(rollout, torch.tensor([0.0, 1.0, torch.nan, torch.nan]), torch.zeros(4), None, None, {})
+    module = GRPOModule(ToyLM, lambda: TokenCountReward(2), group_size=4)
+    assert float(module.denominator(learned, torch.tensor([0]))) == 2
 
 
 @pytest.mark.parametrize("normalizer", ["response", "token", "constant"])

@@ -421,10 +421,41 @@ def serve(result: Result, options: Result) -> Shown:
     return Shown([table((", ".join(result["models"]), ""), rows)], after)
 
 
+TOLD = ("train/reward", "train/loss", "train/kl", "val/reward", "val/loss", "val/pearson")
+ROOMS = {"TinySpeechLM": "", "TinyScorer": "", "KimiAudio": "paper/", "QwenOmniScorer": "paper/", "QwenOmni": "onegpu/"}
+
+
+def fit(result: Result, options: Result) -> Shown:
+    """A stage of training: what comes next depends on it and on the family of its model."""
+    rows: list[tuple[str, Any]] = [("optimizer steps", result["steps"]), ("batches", result["batches"])]
+    rows += [("steps left out", result["skipped"])] if result["skipped"] else []
+    rows += [(name, result["metrics"][name]) for name in TOLD if name in result["metrics"]]
+    told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl, and in TensorBoard"]
+    if not result["trained"]:
+        told.append("Nothing was trained: it had ended before. To go on, raise trainer.max_steps.")
+    room, weights = ROOMS.get(result["model"]), shlex.quote(result["weights"])
+    again = ""
+    if room is not None:
+        again = {
+            "SFTModule": f"fit --config {room}grpo.yaml --model."
+            + (f"policy.init_args.path {weights}" if room else f"init_from {weights}"),
+            "RewardModule": f"fit --config {room or 'grpo_scorer.yaml'}{room and 'grpo.yaml'} "
+            f"--model.reward.init_args.scorer.init_args.path {weights}",
+            "GRPOModule": f"evaluate --config {room}evaluate.yaml"
+            + ("" if room else " --systems " + shlex.quote(system_of(result["weights"]))),
+        }.get(result["stage"], "")
+    return Shown([table((f"{result['stage']}, last values", ""), rows), *told], again)
+
+
+def system_of(weights: str) -> str:
+    """An embedded policy as an entry of `systems`."""
+    return f"{{mine: {{class_path: PolicySystem, init_args: {{policy: {weights}, processor: TinyProcessor}}}}}}"
+
+
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {
     made.__name__: made
     for made in (
-        *(bench, mine, synthesize, filter, deal, demonstrate, chain, evaluate, audit, leaderboard),
+        *(fit, bench, mine, synthesize, filter, deal, demonstrate, chain, evaluate, audit, leaderboard),
         *(headline, skills, report, arena),
         *(serve, import_speech, voicebench, agreement, plan, sweep, leakage, judge_table),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,9 +34,21 @@ def load_pretrained(
         UserError: naming the first file that is missing or cut, or tensor that is missing, unknown or misshaped.
     """
     check_files(Path(folder))
+    return load_strictly(cls, folder, dtype, unused, spare)
+
+
+def load_strictly(
+    cls: type,
+    folder: str | Path,
+    dtype: torch.dtype | Literal["auto"],
+    unused: tuple[str, ...] = (),
+    spare: tuple[str, ...] = (),
+    here: bool = True,
+) -> nn.Module:
+    """As `load_pretrained`, of a folder whose files have names of their own, or of a name on the hub (not `here`)."""
     with one_line(folder):
         model, found = cls.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
+            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=here
         )
     problems = [(name, "it is missing") for name in found["missing_keys"] if not name.endswith(spare or "\0")]
     problems += [(entry[0], f"its shape is {tuple(entry[1])}") for entry in found["mismatched_keys"]]
@@ -82,7 +95,7 @@ def one_line(folder: str | Path) -> Iterator[None]:
     """What transformers raises about a folder (config, tokenizer or processor missing or damaged) becomes one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{folder} must load with transformers; got {said}; fetch it again") from None
 

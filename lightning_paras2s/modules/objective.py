@@ -109,8 +109,9 @@ class Experience:
 def check_sampling(sampling: Sampling) -> None:
     """
     Raises:
-        UserError: answers without steps, or all alike.
+        UserError: answers without steps, or all alike, or of a distribution that is cut.
     """
+    sampling.check_scorable()
     if sampling.max_steps < 1:
         raise UserError(
             f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"

@@ -17,7 +17,8 @@ class SFTModule(SupervisedModule):
     """Trains a policy on demonstrations; so is the embedded base pre-trained, whose tasks are demonstrations too.
 
     The loss needs the log-probabilities of the demonstrated tokens alone, so no [B, T, V] logits are made. Writes the
-    trained policy to `policy.safetensors` in the run's folder (a family that has folders: to a folder `policy`).
+    trained policy to `policy.safetensors` in the run's folder (a family that has folders: to a folder `policy`). A
+    batch is a mean over its actions; of `trainer.accumulate_grad_batches`, each counts alike, however long it is.
 
     Args:
         policy: builds the policy.

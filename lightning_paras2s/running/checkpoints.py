@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -16,9 +17,23 @@ from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.ranks import most_over_ranks
-from lightning_paras2s.running.runs import batches_done, run_dir
+from lightning_paras2s.running.runs import batches_done, generators, run_dir, set_generators
 
 ABANDONED = "abandoned-"  # before the name of a checkpoint that lies ahead of the one that a run went on from
+
+
+class Stood(NamedTuple):
+    """Where a run stood at the end of the last batch that completed an optimizer step; its weights are those still.
+
+    Attributes:
+        batches: done by then.
+        loop: Lightning's counts, and the loaders' places.
+        generators: of this rank.
+    """
+
+    batches: int
+    loop: dict[str, Any]
+    generators: dict[str, Any]
 
 
 class RunCheckpoint(Checkpoint):
@@ -28,6 +43,9 @@ class RunCheckpoint(Checkpoint):
     N counts training batches (rollouts in RL), not optimizer steps. A checkpoint is written beside its place and
     renamed, so that one which is there is whole; weights that are not finite are never saved. Between the batches of
     one optimizer step (`accumulate_grad_batches`) it waits for the step: half a gradient is not kept.
+
+    Every checkpoint is of the end of a batch, wherever SIGTERM comes (behind an epoch, within a validation, between
+    the batches of an optimizer step): a run goes on from there, whatever Lightning had counted since.
 
     A run that goes on from an older checkpoint of its own sets the later ones aside (`abandoned-step-N.ckpt`), or they
     would be taken for its newest.
@@ -47,7 +65,9 @@ class RunCheckpoint(Checkpoint):
                 f"checkpoint.keep must be at least 1, or -1 for all; got {keep}; a run resumes from the last"
             )
         self.every_n_batches, self.keep = every_n_batches, keep
-        self.saved, self.due, self.steps, self.between = -1, False, 0, False
+        self.saved, self.due, self.steps = -1, False, 0
+        self.stood: Stood | None = None
+        self.ending = False  # what is saved is where the run stood, and not where it is
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         folder, done = run_dir(trainer), batches_done(trainer)
@@ -66,23 +86,28 @@ class RunCheckpoint(Checkpoint):
         if self.every_n_batches and batches_done(trainer) % self.every_n_batches == 0:
             self.due = True
         # no gradient waits for others of its optimizer step
-        self.between = trainer.accumulate_grad_batches == 1 or trainer.global_step > self.steps
+        between = trainer.accumulate_grad_batches == 1 or trainer.global_step > self.steps
         self.steps = trainer.global_step
-        if self.due and self.between:
+        if between:
+            self.stood = Stood(batches_done(trainer), copy.deepcopy(trainer.fit_loop.state_dict()), generators())
+        if self.due and between:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """SIGTERM comes between two batches: save what is there. Not behind an epoch's last batch, though: Lightning
-        has not closed the epoch yet, and a run that went on from there would end with other weights."""
-        ends = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if isinstance(exception, SIGTERMException) and self.between and not ends:
+        if isinstance(exception, SIGTERMException) and self.stood is not None:
+            set_generators(self.stood.generators)  # a validation may have drawn from them
+            self.ending = True
             self._save(trainer)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.ending:
+            checkpoint["loops"]["fit_loop"] = self.stood.loop
+
     def _save(self, trainer: Trainer) -> None:
-        folder, step = run_dir(trainer), batches_done(trainer)
+        folder, step = run_dir(trainer), self.stood.batches if self.ending else batches_done(trainer)
         self.due = False
         if folder is None or trainer.fast_dev_run or step == self.saved:
             return

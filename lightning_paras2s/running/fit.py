@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lightning_paras2s.errors import OneLineErrors, UserError
+from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
@@ -55,6 +56,7 @@ class StageCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
+        self.result: dict[str, Any] | None = None
         with one_voice():
             super().__init__(
                 L.LightningModule,
@@ -106,6 +108,12 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._resolve_checkpoint("fit", default="last")
+
+    def after_fit(self) -> None:
+        """What a person is told at the end."""
+        folder = self._folder()
+        if self.trainer.is_global_zero and folder is not None and isinstance(self.model, StageModule):
+            self.result = result_of(self.trainer, self.model, folder)
 
     def before_validate(self) -> None:
         self._resolve_checkpoint("validate", default=None)
@@ -178,6 +186,23 @@ class StageCLI(LightningCLI):
                     "trainer's options as they were, or start a new run from the weights in the run's folder"
                 )
             self.trainer.callbacks.append(ShardsFit(path))
+
+
+def result_of(trainer: L.Trainer, module: StageModule, folder: Path) -> dict[str, Any]:
+    """Of a run that has ended: its length, the last value of each metric, and where its weights are."""
+    file = folder / module.exported
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {
+        "stage": type(module).__name__,
+        "model": type(module.trained).__name__,
+        "folder": str(folder),
+        "weights": str(file if file.exists() else file.with_suffix("")),
+        "steps": trainer.global_step,
+        "batches": batches_done(trainer),
+        "skipped": module.skipped.count,
+        "trained": module.written,  # else it had ended before
+        "metrics": found,
+    }
 
 
 @contextlib.contextmanager

@@ -46,6 +46,7 @@ CALLBACKS = {
     "checkpoint": "lightning_paras2s.running.checkpoints:RunCheckpoint",
     "step_seed": "lightning_paras2s.running.runs:StepSeed",
     "end_together": "lightning_paras2s.running.ranks:EndTogether",
+    "end_on_term": "lightning_paras2s.running.terminated:EndOnTerm",
     "progress": "lightning_paras2s.running.callbacks:StageProgress",
     "share_cores": "lightning_paras2s.running.trainer:ShareCores",
 }

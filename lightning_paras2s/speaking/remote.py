@@ -206,9 +206,13 @@ class CsmTTS(RemoteSynthesizer):
     def __init__(self, voices_list: str, model: str = "sesame/csm-1b", device: str = "cuda") -> None:
         from transformers import AutoProcessor, CsmForConditionalGeneration
 
+        from lightning_paras2s.models.pretrained import load_strictly, one_line
+
         self.speakers, self.device = PromptVoices(voices_list), device
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.model = CsmForConditionalGeneration.from_pretrained(model).to(device).eval()
+        here = Path(model).is_dir()
+        with one_line(model):
+            self.processor = AutoProcessor.from_pretrained(model, local_files_only=here)
+        self.model = load_strictly(CsmForConditionalGeneration, model, "auto", here=here).to(device).eval()
 
     def voices(self, split: str) -> dict[str, Voice]:
         return self.speakers.of(split)

@@ -42,9 +42,10 @@ def _power(spectrum: Tensor) -> Tensor:
 
 
 def log_mel(wav: Tensor) -> Tensor:
-    """[B, N] -> [B, N // 160, 64], log energies scaled to about -1..1."""
+    """[B, N] -> [B, N // 160, 64], log energies scaled to about -1..1; float32 whatever the trainer's precision."""
     spectrum = torch.fft.rfft(_frames(wav, WINDOW) * torch.hann_window(WINDOW), FFT)
-    energy = (_power(spectrum) @ _filters()) + _FLOOR**2
+    with torch.autocast("cpu", enabled=False):  # what is heard is remembered, and others would get the rounded
+        energy = (_power(spectrum) @ _filters()) + _FLOOR**2
     return (energy.log() / 2 + 4.0) / 4.0
 
 
@@ -103,7 +104,7 @@ def _mel_to_linear() -> Tensor:
 
 
 def vocode(features: Tensor, seed: int = 0) -> Tensor:
-    """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features."""
+    """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features, in any precision."""
     mel, f0, voiced = features[..., :MELS], features[..., MELS], features[..., MELS + 1]
     batch, count = f0.shape
     length = count * HOP
@@ -122,7 +123,8 @@ def vocode(features: Tensor, seed: int = 0) -> Tensor:
     window = torch.hann_window(WINDOW)
     padded = F.pad(source, (WINDOW, WINDOW))
     stft = torch.stft(padded, FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)
-    envelope = ((mel @ _mel_to_linear()) * 4 - 4).exp() * _GAIN
+    with torch.autocast("cpu", enabled=False):
+        envelope = ((mel @ _mel_to_linear()) * 4 - 4).exp() * _GAIN
     envelope = (envelope - 1.5 * _FLOOR * _GAIN).clamp(min=0)  # [B, T, bins]
     shift = WINDOW / HOP  # the padding, in frames
     index = (torch.arange(stft.shape[-1]) - shift - 0.5).clamp(0, count - 1)

@@ -1,0 +1,71 @@
+"""SIGTERM to any of several processes ends all of them behind the same batch.
+
+Lightning broadcasts from within the signal's handler: ranks that are between other collectives at that moment answer
+each other's questions, or wait for each other for ever. Here the handler only notes the signal, and the ranks compare
+notes where they meet anyway.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_paras2s.running.ranks import most_over_ranks
+
+
+class EndOnTerm(Callback):
+    """Ends several processes as `RunCheckpoint` and the exit code 143 need it; one process is left to Lightning.
+
+    The batch under way ends first, and a validation under way, too: ranks may hold different numbers of its batches.
+    """
+
+    def __init__(self) -> None:
+        self.noted, self.ending = False, False
+        self.before: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGTERM, self.note)
+
+    def note(self, *_: Any) -> None:
+        self.noted = True
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Not yet: the batch's metrics are logged behind this."""
+        self.compare(trainer)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.end()
+
+    def on_validation_start(self, *args: Any) -> None:
+        self.end()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.compare(trainer)
+        self.end()
+
+    def on_train_epoch_end(self, *args: Any) -> None:
+        self.end()
+
+    def on_exception(self, *args: Any) -> None:
+        self.restore()
+
+    def on_train_end(self, *args: Any) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+            self.before = None
+
+    def compare(self, trainer: Trainer) -> None:
+        """Collective."""
+        self.ending = bool(most_over_ranks(int(self.noted), trainer.strategy.root_device))
+
+    def end(self) -> None:
+        if self.ending:
+            raise SIGTERMException
