@@ -80,7 +80,7 @@ def spread(met: dict[Met, list[str]], count: int) -> list[Met]:
 
 
 def player(path: Path) -> str:
-    from lightning_paras2s.bench.report import encode
+    from lightning_paras2s.bench.listening import encode
 
     try:
         sound = encode(read_audio(path, PAGE_RATE), "mp3")
