@@ -102,7 +102,7 @@ def test_texts_when_suggestive_are_spoken_as_suggested_and_otherwise():
 
 
 def test_stages_lose_what_they_are_not_told():
-    rows = heard()
+    rows = heard(n=6)
     labellers = {"polytone": Labeller(rows, 0.1), "control": Labeller(rows, 0.9)}
     scores = stage_scores(rows, Knowing(rows), labellers)
     reference = np.array([r.item.score for r in rows])
