@@ -132,14 +132,14 @@ def test_macro_means_and_differences_when_factors_differ_in_size():
 
 
 def test_interval_of_accuracy_is_clustered_by_text():
-    """32 texts, of each both recordings right or both wrong: the interval is that of 32, not 64, draws. Their standard
-    error is sqrt(.25 / 31); Student's t of 31 degrees of freedom is 2.0395."""
+    """48 texts, of each both recordings right or both wrong: the interval is that of 48, not 96, draws. Their standard
+    error is sqrt(.25 / 47); Student's t of 47 degrees of freedom is 2.0117."""
     made = []
-    for index in range(32):
+    for index in range(48):
         for style in STYLES["sarcasm"]:
             made.append(Named(str(index), "sarcasm", style, "", style if index % 2 else "wrong"))
     low, high = macro_mean([made], NEUTRAL)["ci95"]
-    assert high - low == pytest.approx(2 * 2.0395 * (0.25 / 31) ** 0.5, abs=2e-4)  # both ends are rounded
+    assert high - low == pytest.approx(2 * 2.0117 * (0.25 / 47) ** 0.5, abs=2e-4)  # both ends are rounded
 
 
 def test_probe_speaks_each_text_in_all_of_its_styles():
