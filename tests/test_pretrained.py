@@ -133,7 +133,9 @@ def write_csm(folder):
     codec = MimiConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8,
                        num_key_value_heads=2, num_filters=2, upsample_groups=16, codebook_size=8, codebook_dim=8,
                        num_quantizers=3, vector_quantization_hidden_dimension=8, num_semantic_quantizers=1)  # fmt: skip
-    config = CsmConfig(**sizes, num_codebooks=3, text_vocab_size=20, codec_config=codec.to_dict(),
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "audio_token_id": 2, "audio_eos_token_id": 3}
+    ids["codebook_pad_token_id"] = 4
+    config = CsmConfig(**sizes, **ids, num_codebooks=3, text_vocab_size=20, codec_config=codec.to_dict(),
                        depth_decoder_config=depth)  # fmt: skip
     CsmForConditionalGeneration(config).save_pretrained(folder)
 
