@@ -220,3 +220,5 @@ def summary_of(steps: Steps, heard: Heard, ears: Ears, manifest: str) -> dict[st
 def usd_of(verdicts: Sequence[Verdict]) -> float:
     """What all of these judgements cost, the label swaps among them."""
     return round(sum(v.usage.get("cost_usd", 0.0) for v in verdicts), 6)
+
+
