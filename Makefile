@@ -33,7 +33,7 @@ DEMO := demo$(if $(FULL),-full)
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml $(if $(FULL),,--config trainer/demo.yaml) --trainer.logger.version $(DEMO)
+	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml $(if $(FULL),,--config trainer/short.yaml) --trainer.logger.version $(DEMO)
 	$(RUN) evaluate --config demo.yaml --systems.grpo.init_args.policy runs/grpo/$(DEMO)/policy.safetensors --output runs/$(DEMO)/evaluate
 	$(RUN) audit --config audit.yaml --run runs/$(DEMO)/evaluate --pairs 5
 	$(RUN) leaderboard --runs '[runs/$(DEMO)/evaluate]'

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.listening import encode
 from lightning_paras2s.bench.queries.manifest import read_queries
-from lightning_paras2s.bench.report import encode
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, ToplineSystem
 from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.hearing.audit import EGemapsRecognizer

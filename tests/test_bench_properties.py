@@ -18,12 +18,12 @@ from test_identity import Parrot, PitchEar, Reader, StyleByPitch, sine
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.headline import as_item, item_metrics
 from lightning_paras2s.bench.items import figures
-from lightning_paras2s.bench.leaderboard import SAME, table
 from lightning_paras2s.bench.pairs.strength import davidson, elo, groups_of
 from lightning_paras2s.bench.people.reliability import CORRELATIONS
 from lightning_paras2s.bench.people.resampling import FISHER, LINEAR, jackknife
 from lightning_paras2s.bench.seeds import Design, design_of, macro_parts, p_value
 from lightning_paras2s.bench.seeds import estimate as seeds_estimate
+from lightning_paras2s.bench.standings import SAME, table
 from lightning_paras2s.bench.summary import Judged, rounded, summarise_system
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import LLMJudge

@@ -360,12 +360,13 @@ def test_a_rating_is_of_what_was_heard_in_two_tabs_and_after_a_name_was_correcte
     path, runs, out = study
     items = load_items(path, runs, False, None, 0)
     first, second = remaining(items, out, "ann")[:2]
-    assert keep(items, out, "ann", first.id, SCORES[4], 1.0) == ""  # one tab
-    assert "already" in keep(items, out, "ann", first.id, SCORES[0], 1.0)  # the other tab, which shows the same item
-    assert keep(items, out, "bob", second.id, SCORES[1], 1.0) == ""  # ann heard it, then corrected the name
+    ended = {item.id: (item.id,) * len(item.sounds) for item in (first, second)}
+    assert keep(items, out, "ann", first.id, SCORES[4], 99.0, ended[first.id]) == ""  # one tab
+    assert "already" in keep(items, out, "ann", first.id, SCORES[0], 99.0, ended[first.id])  # the other shows the same
+    assert keep(items, out, "bob", second.id, SCORES[1], 99.0, ended[second.id]) == ""  # heard, then the name corrected
     rows = read_jsonl(out, Human)
     assert [(h.item_id, h.annotator, h.score) for h in rows] == [(first.id, "ann", 5.0), (second.id, "bob", 2.0)]
-    assert keep(items, out, "ann", "nothing", SCORES[0], 1.0) == "Nothing was heard yet."
+    assert keep(items, out, "ann", "nothing", SCORES[0], 99.0, ()) == "Nothing was heard yet."
 
 
 def test_a_system_never_meets_itself_when_it_answered_twice(study):
@@ -419,9 +420,7 @@ def test_the_arena_refuses_answers_to_other_recordings_under_one_id(tmp_path):
 
 def test_systems_that_never_met_are_ranked_apart(capsys):
     """A beats B 3:1 and C beats D 3:1: no game says whether A is above C."""
-    games = [
-        Battle(f"q{i}", *pair, "ab", "b" if i % 4 == 0 else "a", "j") for pair in ("AB", "CD") for i in range(40)
-    ]
+    games = [Battle(f"q{i}", *pair, "ab", "b" if i % 4 == 0 else "a", "j") for pair in ("AB", "CD") for i in range(40)]
     result = rank(games, 5)
     assert result["groups"] == [["A", "B"], ["C", "D"]]
     assert [(row["system"], row["group"]) for row in result["systems"]] == [("A", 1), ("B", 1), ("C", 2), ("D", 2)]

@@ -573,7 +573,7 @@ def test_module_divides_by_the_answers_that_are_scored():
     prompt = Prompt(torch.zeros(1, 2, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool))
     answers = torch.ones(4, 2, 5, dtype=torch.long)
     rollout = Rollout(prompt, Completion(answers, answers.bool(), torch.ones(4, dtype=torch.bool)), [])
-    learned = Experience(rollout, torch.tensor([0.0, 1.0, torch.nan, torch.nan]), torch.zeros(4), None, None, {})
+    learned = Experience(rollout, torch.tensor([0.0, 1.0, torch.nan, torch.nan]), torch.zeros(4), None, None, {}, None)
     module = GRPOModule(ToyLM, lambda: TokenCountReward(2), group_size=4)
     assert float(module.denominator(learned, torch.tensor([0]))) == 2
 

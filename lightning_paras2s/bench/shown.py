@@ -18,6 +18,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.running.next_stage import command_after
+
 WIDTH = 80
 OVERALL = "overall"
 Result = dict[str, Any]
@@ -422,7 +424,6 @@ def serve(result: Result, options: Result) -> Shown:
 
 
 TOLD = ("train/reward", "train/loss", "train/kl", "val/reward", "val/loss", "val/pearson")
-ROOMS = {"TinySpeechLM": "", "TinyScorer": "", "KimiAudio": "paper/", "QwenOmniScorer": "paper/", "QwenOmni": "onegpu/"}
 
 
 def fit(result: Result, options: Result) -> Shown:
@@ -433,23 +434,8 @@ def fit(result: Result, options: Result) -> Shown:
     told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl, and in TensorBoard"]
     if not result["trained"]:
         told.append("Nothing was trained: it had ended before. To go on, raise trainer.max_steps.")
-    room, weights = ROOMS.get(result["model"]), shlex.quote(result["weights"])
-    again = ""
-    if room is not None:
-        again = {
-            "SFTModule": f"fit --config {room}grpo.yaml --model."
-            + (f"policy.init_args.path {weights}" if room else f"init_from {weights}"),
-            "RewardModule": f"fit --config {room or 'grpo_scorer.yaml'}{room and 'grpo.yaml'} "
-            f"--model.reward.init_args.scorer.init_args.path {weights}",
-            "GRPOModule": f"evaluate --config {room}evaluate.yaml"
-            + ("" if room else " --systems " + shlex.quote(system_of(result["weights"]))),
-        }.get(result["stage"], "")
+    again = command_after(result["stage"], result["model"], result["weights"])
     return Shown([table((f"{result['stage']}, last values", ""), rows), *told], again)
-
-
-def system_of(weights: str) -> str:
-    """An embedded policy as an entry of `systems`."""
-    return f"{{mine: {{class_path: PolicySystem, init_args: {{policy: {weights}, processor: TinyProcessor}}}}}}"
 
 
 SHOWN: dict[str, Callable[[Result, Result], Shown]] = {

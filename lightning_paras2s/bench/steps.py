@@ -100,8 +100,8 @@ class Steps:
                 self.plan.systems[asked].release()
             asked = name
             self._ask(name, sample, missing, audios)
-        for system in self.plan.systems.values():  # a judge may need the memory
-            system.release()
+        for name in [asked] if self.plan.one_by_one and asked else self.plan.systems:
+            self.plan.systems[name].release()  # a judge may need the memory
 
     def keep(self) -> None:
         """Before a rescoring: the responses must be to these recordings and words. (Labels may have been corrected.)"""

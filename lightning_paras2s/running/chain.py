@@ -255,9 +255,10 @@ def contents(paths: Sequence[str]) -> dict[str, str]:
     """Path -> hash of the file or folder; "" where there is none."""
     if not any(Path(path).exists() for path in paths):
         return dict.fromkeys(paths, "")
-    from lightning_paras2s.bench.systems.policy import fingerprint
+    from lightning_paras2s.running.origins import weights_sha
+    from lightning_paras2s.running.shipped import shipped
 
-    return {path: fingerprint(path) if Path(path).exists() else "" for path in paths}
+    return {path: weights_sha(shipped(path)) if Path(path).exists() else "" for path in paths}
 
 
 def table(stages: Mapping[str, Stage], records: Mapping[str, Record], usd_per_gpu_hour: float) -> dict[str, Any]:

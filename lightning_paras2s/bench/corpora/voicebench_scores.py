@@ -1,8 +1,8 @@
 """VoiceBench's figures from the files of answers and judgements that its scripts leave (arXiv 2410.17196).
 
 The same answers give the same figures: what can't be read is wrong and counted, where the original draws an answer at
-random. The overall figure is the mean of nine, those of 1 to 5 times 20; the published nine of Kimi-Audio give its
-76.91. Further departures stand in docs/corpora.md.
+random. The overall figure is the mean of nine, those of 1 to 5 times 20; the nine that arXiv 2504.18425 publishes give
+its 76.91. Further departures stand in docs/corpora.md.
 """
 
 from __future__ import annotations

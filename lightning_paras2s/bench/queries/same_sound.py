@@ -41,10 +41,10 @@ def curves(audio: Audio) -> np.ndarray:
 
 def same_sound(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two recordings of one length have the same curves."""
-    return max(correlation(first, second, shift) for shift in range(-SHIFTS, SHIFTS + 1)) >= SAME
+    return max(likeness(first, second, shift) for shift in range(-SHIFTS, SHIFTS + 1)) >= SAME
 
 
-def correlation(first: np.ndarray, second: np.ndarray, shift: int) -> float:
+def likeness(first: np.ndarray, second: np.ndarray, shift: int) -> float:
     """Of the curves where both have frames, `second` being `shift` frames late; 0 where either is flat."""
     a, b = first[max(0, -shift) :].astype(np.float32), second[max(0, shift) :].astype(np.float32)
     count = min(len(a), len(b))
