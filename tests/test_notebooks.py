@@ -61,13 +61,13 @@ def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     (tmp_path / "results/sweep_beta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = execute("ablations", tmp_path)
     # pairs differ alike; each point's seeds are 0.01 apart: half width t(2) * sqrt(2 * 0.00005 / 2) = 0.03
-    assert "judge: 0.2 - 0.0 = +0.20 [+0.17, +0.23], higher; 2 seeds, 20 pairs" in shown
-    assert "judge: 0.2 - 0.8 = -0.60 [-0.63, -0.57], lower; 2 seeds, 20 pairs" in shown
+    assert "judge: 0.2 - 0.0 = +0.20 [+0.17, +0.23], higher; 2 seeds, 40 pairs" in shown
+    assert "judge: 0.2 - 0.8 = -0.60 [-0.63, -0.57], lower; 2 seeds, 40 pairs" in shown
     assert "8 against 2: open, not run" in shown
 
 
 def sweep_row(beta: float, seed: int, mean: float) -> dict:
-    pairs = {f"{f}/{i}": [mean + (i % 2 - 0.5)] * 2 for f in ("age", "gender") for i in range(10)}
+    pairs = {f"{f}/{i}": [mean + (i % 2 - 0.5)] * 2 for f in ("age", "gender") for i in range(20)}
     curves = {"reward": mean, "kl": 0.1, "zero_variance": 0.2}
     about = {
         "status": "ok",
@@ -81,7 +81,7 @@ def sweep_row(beta: float, seed: int, mean: float) -> dict:
     return {
         "point": {"beta": beta},
         "seed": seed,
-        "systems": {"grpo": {"n": 40, "pairs": pairs, "audit_pairs": pairs}},
+        "systems": {"grpo": {"n": 80, "pairs": pairs, "audit_pairs": pairs}},
     } | about
 
 

@@ -216,7 +216,7 @@ def test_estimates_follow_from_prices_and_the_cost_model(tmp_path):
     reward = answers * 3 * speech.scorer_flops(2 * 12.3) / (h100.flops * 0.45) / 3600
     assert config["reward"]["hours"] == pytest.approx(reward, rel=0.02)
     with redirect_stdout(io.StringIO()):
-        grpo = plan(str(ROOT / "configs/paper/grpo.yaml"))["gpu_hours"] / 8
+        grpo = plan([str(ROOT / "configs/paper/grpo.yaml")])["gpu_hours"] / 8
     assert config["grpo"]["hours"] == pytest.approx(grpo, rel=0.02)
     llm = OpenAIChat("gpt-4.1", cache_dir="")
     mined = mine(str(tmp_path), llm, splits=["train", "val"], count=100, rounds=3, dry_run=True)
