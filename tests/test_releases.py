@@ -41,7 +41,7 @@ def shortened(path: Path) -> str:
     elsewhere."""
     config = yaml.safe_load(path.read_text())
     del config["manifest"]
-    config |= {name: EMBEDDED["evaluate"][name] for name in ("judge", "transcriber")}
+    config |= {name: EMBEDDED["evaluate"][name] for name in ("judge", "transcriber")} | {"foreign_speech": "judge"}
     config["recognizer"]["init_args"] = {"path": "models/Audio-Reasoner", "processor": None}
     config["recognizer"]["init_args"] |= {"device": "cpu", "max_tokens": 4}
     for system in config["systems"].values():

@@ -14,10 +14,11 @@ import numpy as np
 
 from lightning_paras2s.bench.queries import styles
 from lightning_paras2s.data.embedded import TextQuery, reply_frames, text_queries
+from lightning_paras2s.data.open_text import read_open
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.servers.chat import ChatLLM, Reply
-from lightning_paras2s.types import SPLITS
+from lightning_paras2s.types import FACTORS, SPLITS
 
 TELLING = {  # words that give a style away
     "happy": "wonderful hooray yay delighted",
@@ -119,12 +120,15 @@ class ScriptedLLM(ChatLLM):
         return PREAMBLES[random.integers(len(PREAMBLES))].format(count=count) + "\n".join(lines)
 
     def _respond(self, text: str, factor: str, style: str) -> str:
+        tone = sorted(BEST_TONES[style])[0]
+        if (written := _open().get(text, {}).get(style)) is not None:
+            return f"Response: {written}\nTone: {tone}"
         query = _known().get(text)
         if query is None:
             return "Response: Here is what I found about that.\nTone: neutral"
         frames = reply_frames(query.split, factor, style)
         frame = frames[self._random(text, style).integers(len(frames))]
-        return f"Response: {frame.format(subject=query.subject)}\nTone: {sorted(BEST_TONES[style])[0]}"
+        return f"Response: {frame.format(subject=query.subject)}\nTone: {tone}"
 
     def _demonstrate(self, text: str, labels: str, factor: str, style: str, tones: str) -> str:
         return self._respond(text, factor, style)
@@ -133,6 +137,13 @@ class ScriptedLLM(ChatLLM):
 @functools.cache
 def _known() -> dict[str, TextQuery]:
     return {q.text: q for split in SPLITS for q in text_queries(split)}
+
+
+@functools.cache
+def _open() -> dict[str, dict[str, str]]:
+    """Text of the open set -> style -> what its authors answer."""
+    prompts = [p for factor in FACTORS for split in SPLITS for p in read_open(factor, split)]
+    return {p.text: {style: answer.text for style, answer in p.answers.items()} for p in prompts}
 
 
 def neutrality(text: str, factor: str, first: str, second: str) -> str:
