@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from lightning_paras2s.bench.items import figures, read_items
+
 
 def draw(rows: list[dict], path: Path) -> Figure:
     """Rows as in results/embedded.jsonl, drawn in their order from above."""
@@ -41,12 +43,21 @@ def draw(rows: list[dict], path: Path) -> Figure:
     return figure
 
 
+def rows_in(path: Path) -> list[dict]:
+    """Rows of a table, or made from a line an answer (`headline --items`), the lowest score first."""
+    if path.suffix != ".gz":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    items = read_items(path)
+    systems = dict.fromkeys(item.system for item in items)
+    return sorted((figures([i for i in items if i.system == name]) for name in systems), key=lambda row: row["mean"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, default=Path("results/embedded.jsonl"))
+    parser.add_argument("--rows", type=Path, default=Path("results/rubric2.jsonl.gz"))
     parser.add_argument("--figure", type=Path, default=Path("docs/results.png"))
     given = parser.parse_args()
-    draw([json.loads(line) for line in given.rows.read_text().splitlines()], given.figure)
+    draw(rows_in(given.rows), given.figure)
 
 
 if __name__ == "__main__":
