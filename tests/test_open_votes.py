@@ -70,3 +70,13 @@ def test_shares_that_pass_all_five_questions(votes):
     shown = re.search(r"questions in (\.\d+) of cases; all three do in (\.\d+)", PAGE)
     made = [sum(v) / len(v) for v in (by_two, by_all)]
     assert [float(n) for n in shown.groups()] == pytest.approx(made, abs=0.0006)
+
+
+def test_what_a_fresh_reader_says_of_eighty_prompts():
+    prompts = {prompt.id: prompt for factor in FACTORS for prompt in read_open(factor, "test")}
+    rows = [json.loads(line) for line in (ROOT / "results/open_reread.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len({row["id"] for row in rows}) == 80 and all(
+        row["content_sha"] == content_sha(prompts[row["id"]]) for row in rows
+    )
+    passed = sum(all(row[q] for q in FIVE) for row in rows)
+    assert f"{passed} of 80 pass" in PAGE and passed >= 72
