@@ -16,7 +16,7 @@ WEIGHTS := checkpoints/embedded
 STAMPS := runs/reproduce
 
 help:
-	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages); FULL=1: all of its steps"
+	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
 	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
@@ -28,17 +28,15 @@ help:
 	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
 	@echo "TORCH_INDEX=URL after any of them: torch from an index of CPU builds, a fifth of the size"
 
-# FULL=1: all of the run's steps, in folders of their own.
-DEMO := demo$(if $(FULL),-full)
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/watched.yaml $(if $(FULL),,--config trainer/short.yaml) --trainer.logger.version $(DEMO)
-	$(RUN) evaluate --config demo.yaml --systems.grpo.init_args.policy runs/grpo/$(DEMO)/policy.safetensors --output runs/$(DEMO)/evaluate
-	$(RUN) audit --config audit.yaml --run runs/$(DEMO)/evaluate --pairs 5
-	$(RUN) leaderboard --runs '[runs/$(DEMO)/evaluate]'
-	$(RUN) report --run runs/$(DEMO)/evaluate --output runs/$(DEMO)/report.html
-	@echo 'Listen: runs/$(DEMO)/report.html. Curves: .venv/bin/tensorboard --logdir runs'
+	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --trainer.logger.version demo
+	$(RUN) evaluate --config demo.yaml
+	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5
+	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
+	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
+	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
 
 bench: .venv/demo.stamp
 	$(RUN) bench --config bench.yaml

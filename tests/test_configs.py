@@ -32,7 +32,6 @@ BASE_OF |= {f"onegpu/card_{size}.yaml": "onegpu/grpo.yaml" for size in (24, 48, 
 BASE_OF |= {"paper/evaluate_one_card.yaml": "paper/evaluate.yaml"}
 BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
 BASE_OF |= {f"onegpu/{name}.yaml": "onegpu/preferences.yaml" for name in ("model_7b", "preferences_24")}
-BASE_OF |= {"trainer/short.yaml": "grpo.yaml"}
 BASE_OF |= {"onegpu/evaluate_7b.yaml": "onegpu/evaluate.yaml"}
 BASE_OF |= {"controls/anchor_answers.yaml": "preferences.yaml", "controls/anchor_audio.yaml": "grpo.yaml"}
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
