@@ -15,7 +15,8 @@ from lightning_paras2s.bench.audit import error_rate, measures
 from lightning_paras2s.bench.items import figures, read_items
 from lightning_paras2s.bench.outside_table import COLUMNS, cells
 from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
-from lightning_paras2s.types import Query
+from lightning_paras2s.bench.statistics import macro_difference
+from lightning_paras2s.types import FACTORS, Query
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
@@ -60,6 +61,16 @@ def test_the_gain_by_the_mended_judge_is_the_readmes():
     for page in (README, PAGE):
         shown = re.search(r"\*\*(1\.\d+) times\*?\*? ?.*?\[(.+?), (.+?)\]", page)
         assert [float(n) for n in shown.groups()] == pytest.approx([gain.value, *gain.ci95], abs=0.0051)
+
+
+def test_what_the_demo_gained_is_the_readmes():
+    items = read_items(ROOT / "results/demo.jsonl.gz")
+    before, after = ({i.query_id: i for i in items if i.system == name} for name in ("sft_fifth", "grpo"))
+    columns = [[after[q].score - i.score for q, i in before.items() if i.factor == f] for f in sorted(FACTORS)]
+    pairs = [[i.pair_id for i in before.values() if i.factor == f] for f in sorted(FACTORS)]
+    made = macro_difference({str(n): (np.array(c), p) for n, (c, p) in enumerate(zip(columns, pairs, strict=True))})
+    shown = numbers(README.partition("the judge gave ")[2][:30])[:3]
+    assert len(before) == 160 and shown == pytest.approx([made.value, *made.ci95], abs=0.0051)
 
 
 def test_what_whisper_hears_of_each_seed(rows):
