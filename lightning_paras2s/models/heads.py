@@ -10,16 +10,32 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Sampling, SpeechLM
+from lightning_paras2s.models.sharding import unsharded
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM
 from lightning_paras2s.models.tiny.decoding import draw
 
 
 class HeadedLM(SpeechLM):
     """A policy with a head a stream; neither in decoding nor in training are all of its logits made."""
 
+    rollout: type  # of (model, prompt, sampling, noise, group_size); its `run` gives the completion
+
     @abstractmethod
     def head(self, stream: int) -> tuple[Tensor, Ranges]:
         """The stream's output matrix [V, h] and the ids that it may draw."""
+
+    @abstractmethod
+    def check_prompt(self, prompt: Prompt, steps: int) -> None:
+        """Context, ids and features are this model's, or one line says what is not."""
+
+    @torch.no_grad()
+    def generate(
+        self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
+    ) -> Completion:
+        sampling.check_noise(noise)
+        self.check_prompt(prompt, sampling.max_steps)
+        with unsharded(self):
+            return self.rollout(self, prompt, sampling, noise, group_size).run()
 
     def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""
@@ -63,3 +79,15 @@ class HeadedLM(SpeechLM):
                     f"actions of the {name} stream must be ids in {ranges}; got {bad[:5].tolist()}; make the answers "
                     "with this model's processor, or take its own"
                 )
+
+
+def check_room(length: int, room: int) -> None:
+    """
+    Raises:
+        UserError: prompt and response are longer than the model's context.
+    """
+    if length > room:
+        raise UserError(
+            f"prompt and response together must fit in {room} positions; got {length}; "
+            "shorten the query or lower sampling.max_steps"
+        )

@@ -26,14 +26,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.heads import HeadedLM
+from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.selective import Ranges
-from lightning_paras2s.models.sharding import shard_blocks, unsharded
+from lightning_paras2s.models.sharding import shard_blocks
 from lightning_paras2s.models.speech_lm import (
     AUDIO,
     TEXT,
@@ -143,6 +143,8 @@ class KimiAudio(HeadedLM):
         gather: type in which sharded weights are gathered and computed with; alone or unsharded it plays no part.
     """
 
+    rollout = KimiRollout
+
     def __init__(
         self,
         path: str | None = None,
@@ -244,23 +246,10 @@ class KimiAudio(HeadedLM):
         text, audio = self.model(x, mask, positions_of(mask))
         return text[:, -steps:], audio[:, -steps:]
 
-    @torch.no_grad()
-    def generate(
-        self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
-    ) -> Completion:
-        sampling.check_noise(noise)
-        self.check_prompt(prompt, sampling.max_steps)
-        with unsharded(self):
-            return KimiRollout(self, prompt, sampling, noise, group_size).run()
-
     def check_prompt(self, prompt: Prompt, steps: int) -> None:
         """Context, ids and features are this model's, or one line says what is not."""
         length, room = prompt.tokens.shape[2] + steps, self.config.max_position_embeddings
-        if length > room:
-            raise UserError(
-                f"prompt and response together must fit in {room} positions; got {length}; "
-                "shorten the query or lower sampling.max_steps"
-            )
+        check_room(length, room)
         if (highest := int(prompt.tokens.max())) >= self.config.vocab_size:
             raise UserError(
                 f"prompts must hold ids below {self.config.vocab_size}; got {highest}; use this model's tokenizer"

@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.losses import check_choice
-from lightning_paras2s.models.heads import HeadedLM
+from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import positions_of
 from lightning_paras2s.models.lora import AdapterOff, add_lora
 from lightning_paras2s.models.qwen_omni.decoding import OmniRollout
@@ -40,7 +40,7 @@ from lightning_paras2s.models.qwen_omni.released import (
     read_tensors,
 )
 from lightning_paras2s.models.selective import Ranges, legal
-from lightning_paras2s.models.sharding import shard_blocks, unsharded
+from lightning_paras2s.models.sharding import shard_blocks
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class QwenOmni(HeadedLM):
         export: what a trained policy is written as: peft's adapters, or a whole folder as released (merged), which is
             what training without adapters, or on top of adapters, always writes.
     """
+
+    rollout = OmniRollout
 
     def __init__(
         self,
@@ -240,24 +242,11 @@ class QwenOmni(HeadedLM):
             states = self.response_states(prompt, completion, words)
         return self.score(states, completion, sampling)
 
-    @torch.no_grad()
-    def generate(
-        self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
-    ) -> Completion:
-        sampling.check_noise(noise)
-        self.check_prompt(prompt, sampling.max_steps)
-        with unsharded(self):
-            return OmniRollout(self, prompt, sampling, noise, group_size).run()
-
     def check_prompt(self, prompt: Prompt, steps: int) -> None:
         """Context, ids and features are this model's, or one line says what is not."""
         rooms = (model.max_position_embeddings for model in (self.thinker.config, self.talker.config))
         length, room = prompt.tokens.shape[2] + 1 + steps, min(rooms)
-        if length > room:
-            raise UserError(
-                f"prompt and response together must fit in {room} positions; got {length}; "
-                "shorten the query or lower sampling.max_steps"
-            )
+        check_room(length, room)
         if (highest := int(prompt.tokens[:, TEXT].max())) >= len(self.lm_head.weight):
             raise UserError(
                 f"prompts must hold ids below {len(self.lm_head.weight)}; got {highest}; use this model's processor"
