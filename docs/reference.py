@@ -31,7 +31,7 @@ Values after `=` are the defaults; what has none is required.
 """
 SHARED = """## Commands
 
-Every command takes these, too (`plan` the last two, a stage the first two):
+Every command takes these, too (`plan` the last two, a stage all but `json`):
 """
 STAGE = """## Stages
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import lightning_paras2s
 from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
-from lightning_paras2s.running.check import check, close, split, switches_of
+from lightning_paras2s.running.check import check, split, switches_of
+from lightning_paras2s.running.named import close
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
 from lightning_paras2s.running.pages import brief, class_page, command_page
 from lightning_paras2s.running.source import class_index, path_of
@@ -28,6 +29,7 @@ from lightning_paras2s.running.source import class_index, path_of
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
+CHECKED = "all that the options name is there; nothing was run"
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
 
@@ -63,8 +65,11 @@ def dispatch(argv: list[str]) -> None:
     if name in STAGES:
         from lightning_paras2s.running.fit import StageCLI
 
-        stage = StageCLI([name, *arguments])
+        check_only = "--check" in arguments
+        stage = StageCLI([name, *(one for one in arguments if one != "--check")], check_only)
         show(name, stage.result, {}, PROGRAM, quiet=False)
+        if check_only:
+            print(CHECKED)
     elif name == "doctor":  # its exit code tells, and it starts without a parser of types
         from lightning_paras2s.running.doctor import main
 
@@ -216,6 +221,8 @@ def run_command(name: str, argv: list[str]) -> None:
     as_json, check_only = options.pop("json"), options.pop("check")
     result = None if check_only else function(**options)
     record = dataclasses.asdict(result) if dataclasses.is_dataclass(result) else result
+    if check_only and not as_json:
+        print(CHECKED)
     missing = show(name, record, options, PROGRAM, as_json)
     if as_json:
         from lightning_paras2s.types import finite

@@ -193,14 +193,13 @@ def test_manifest_is_refused_when_it_is_missing_empty_or_no_text(place, command)
     Path("queries.jsonl").write_bytes(b"\xff\xfe\x00\x01\n")
     assert "queries.jsonl" in refused(command)
     Path("queries.jsonl").unlink()
-    must = {"fit": "must be an existing JSON-lines file", "evaluate": "must be a file or folder that is there"}
-    assert must[command] in refused(command)
+    assert "must be a file or folder that is there; got" in refused(command)
 
 
 @pytest.mark.parametrize(
     "name, must",
     [
-        ("nowhere", "weights must be an existing .safetensors file; got"),
+        ("nowhere", "--model.init_from must be a file or folder that is there; got"),
         ("cut", "must be a whole safetensors file; got"),
         ("tokenizer", "must hold a TinySpeechLM of format 1; got TinyTokenizer format 1"),
         ("version", f"must hold a TinySpeechLM of format 1; got TinySpeechLM format {FORMAT + 1}"),

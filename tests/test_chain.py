@@ -102,11 +102,12 @@ def test_chain_stops_before_its_first_step_when_a_later_one_lacks_something(tmp_
 
 
 def test_check_builds_what_options_name_and_runs_nothing(tmp_path, capsys, monkeypatch):
-    """As `bench` calls it: openSMILE, which only the audit needs, is missing."""
+    """As `bench` calls it, before the queries are there: openSMILE, which only the audit needs, is missing."""
     monkeypatch.chdir(tmp_path)
     config = SYSTEMS.replace("WEIGHTS", str(ROOT / "checkpoints/embedded"))
     (tmp_path / "evaluate.yaml").write_text(config)
-    options = ["evaluate", "--config", "evaluate.yaml", "--manifest", "none.jsonl", "--output", "out", "--check"]
+    queries = chain.stand_in("out/kept.jsonl", Path("out"))
+    options = ["evaluate", "--config", "evaluate.yaml", "--manifest", queries, "--output", "out", "--check"]
     main(options)
     audit = "audit_recognizer: {class_path: EGemapsRecognizer, init_args: {path: audit.json}}\n"
     (tmp_path / "evaluate.yaml").write_text(config + audit)

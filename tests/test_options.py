@@ -15,7 +15,8 @@ import pytest
 from lightning_paras2s import cli
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import source
-from lightning_paras2s.running.check import check, moved, similar, split
+from lightning_paras2s.running.check import check, similar, split
+from lightning_paras2s.running.named import moved
 from lightning_paras2s.running.options import CALLBACKS, COMMANDS, STAGES, options_of
 from lightning_paras2s.running.pages import class_page, command_page
 from lightning_paras2s.running.source import Option, class_index, class_options, entries, reachable, subclasses
@@ -59,7 +60,7 @@ def test_options_are_the_real_parsers_when_a_stage_is_trained():
         Caught(["fit"])
     for stage in STAGES:
         real = dests(found[stage], ("trainer", *CALLBACKS)) - {"step_seed.seed"}  # linked to seed_everything
-        assert names(options_of(stage)) == real, stage
+        assert names(options_of(stage)) - {"check"} == real, stage  # which the command line takes off
 
 
 @pytest.mark.parametrize("name", NAMEABLE)
@@ -122,7 +123,46 @@ def test_names_are_told_when_a_class_is_a_guess():
     assert all(name in str(told.value) for name in subclasses("S2SSystem"))
     with pytest.raises(UserError, match=r"must be a Judge: .*EmbeddedJudge.*did you mean EmbeddedJudge\?"):
         check("evaluate", ["--judge", "EmbededJudge"])
-    check("evaluate", ["--judge", "my_package.MyJudge"])
+    with pytest.raises(UserError, match=r"--model must be a LightningModule: .*did you mean GRPOModule\?"):
+        check("fit", ["--model", "GRPOModul"])
+    with pytest.raises(UserError, match=r"--systems.x must be a S2SSystem: .*did you mean OpenAIAudioSystem\?"):
+        check("evaluate", ["--systems.x.class_path", "OpenAISystem"])
+    with pytest.raises(UserError, match="got lightning_paras2s.judging.judges.EmbededJudge; did you mean lightning"):
+        check("evaluate", ["--judge", "lightning_paras2s.judging.judges.EmbededJudge"])
+
+
+OWN = """
+from lightning_paras2s.judging.judges import Judge
+class QuietJudge(Judge):
+    def judge(self, query, response): ...
+class Reader: ...
+"""
+
+
+@pytest.mark.parametrize(
+    "path, told",
+    [
+        ("own_judges.loud.QuietJudg", "own_judges.loud has no QuietJudg; in it: QuietJudge, Reader; did you mean "
+         "own_judges.loud.QuietJudge?"),
+        ("own_judges.lod.QuietJudge", "own_judges has no lod; in it: broken, loud; did you mean "
+         "own_judges.loud.QuietJudge?"),
+        ("own_judge.loud.QuietJudge", "there is no module own_judge here; did you mean own_judges.loud.QuietJudge?"),
+        ("own_judges.loud.Reader", "must name a Judge; got own_judges.loud.Reader, which is none; derive it (class "
+         "Reader(Judge))"),
+        ("own_judges.broken.QuietJudge", "but own_judges.broken ends with ModuleNotFoundError: No module named "
+         "'no_such_package'; mend it"),
+    ],
+)  # fmt: skip
+def test_own_class_is_told_from_what_could_be_imported(path, told, tmp_path, monkeypatch):
+    (tmp_path / "own_judges").mkdir()
+    (tmp_path / "own_judges/loud.py").write_text(OWN)
+    (tmp_path / "own_judges/broken.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError) as error:
+        check("evaluate", ["--judge", path])
+    assert str(error.value).endswith(told) and len(str(error.value)) < 250
+    check("evaluate", ["--judge", "own_judges.loud.QuietJudge"])
 
 
 def test_option_is_told_when_it_was_nearly_right():
@@ -160,8 +200,56 @@ def test_value_is_told_when_it_is_no_choice():
 def test_file_is_missed_before_anything_is_imported(tmp_path):
     with pytest.raises(UserError, match="--manifest must be a file or folder that is there; got nowhere.jsonl"):
         check("evaluate", ["--manifest", "nowhere.jsonl"])
-    check("evaluate", ["--manifest", "nowhere.jsonl", "--check"])  # a later step of `bench` makes it
     check("leaderboard", ["--runs", f"[{tmp_path}]"])
+
+
+PATHS = [(c, [], f"--{o.name}", o) for c in COMMANDS for o in options_of(c) if o.holds("InputPath")]
+PATHS += [
+    (command, [f"--{where}", name], f"--{where}.{o.name}", o)
+    for command, where, base in (
+        ("fit", "model", "LightningModule"),
+        ("fit", "data", "LightningDataModule"),
+        ("evaluate", "systems.x", "S2SSystem"),
+        ("evaluate", "judge", "Judge"),
+        ("evaluate", "transcriber", "Transcriber"),
+        ("evaluate", "recognizer", "StyleRecognizer"),
+    )
+    for name in subclasses(base)
+    for o in class_options(name) or ()
+    if o.holds("InputPath")
+]
+
+
+@pytest.mark.parametrize("idle", [[], ["--check"]])
+@pytest.mark.parametrize("command, before, option, declared", PATHS)
+def test_every_path_that_an_option_names_must_be_there(command, before, option, declared, idle):
+    """With --check, too, which ends in exit code 0 otherwise."""
+    value = "nowhere/x"
+    if declared.holds("dict"):
+        value = "{a: nowhere/x}"
+    elif declared.holds("list") or declared.holds("Sequence"):
+        value = "[nowhere/x]"
+    with pytest.raises(UserError, match=f"^{option}.* must be a file or folder that is there; got nowhere/x; "):
+        check(command, [*before, option, value, *idle])
+
+
+def test_sweep_names_the_command_that_makes_its_queries(tmp_path, monkeypatch):
+    config = str(ROOT / "configs/sweeps/beta.yaml")
+    monkeypatch.chdir(tmp_path)
+    made = "`python -m lightning_paras2s synthesize --out runs/bench/test --split test` makes it"
+    with pytest.raises(UserError, match=f"--manifest must be .*; got runs/bench/test/queries.jsonl; {made}"):
+        check("sweep", ["--config", config])
+
+
+def test_stage_is_built_and_not_run_when_it_is_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stage = ["fit", "--config", str(ROOT / "configs/grpo.yaml"), "--check"]
+    cli.main(stage)
+    assert cli.CHECKED in capsys.readouterr().out and not any(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*stage, "--model.init_from", "none.safetensors"])
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and told[0].startswith("error: --model.init_from must be a file or folder that is there")
 
 
 def test_new_path_is_told_for_a_class_of_an_old_run():

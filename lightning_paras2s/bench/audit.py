@@ -23,7 +23,7 @@ from lightning_paras2s.bench.outside_table import FILE
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.controls import INSTALL as INSTALL_PIPER
 from lightning_paras2s.hearing.controls import AgentBeforeCodec, Control, OtherSynthesizer, missing_piper
 from lightning_paras2s.hearing.outside import Clip, Outside, listen, outside_ears
@@ -37,8 +37,8 @@ LOGS = ("perplexity_heard", "perplexity_written")  # averaged as logarithms
 
 
 def audit(
-    run: str,
-    manifest: str | None = None,
+    run: InputPath,
+    manifest: InputPath | None = None,
     pairs: int = 10,
     seed: int = 0,
     controls: str | None = None,

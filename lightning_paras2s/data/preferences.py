@@ -16,7 +16,7 @@ from lightning_paras2s.audio import Recording, write_audio
 from lightning_paras2s.data.completions import keep_completions
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.written import WrittenAnswers
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
@@ -76,8 +76,8 @@ class PreferenceDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        train: str | list[str],
-        val: str,
+        train: InputPath | list[InputPath],
+        val: InputPath,
         batch_size: int = 32,
         lowest: float = 1.0,
         seed: int | None = None,

@@ -22,7 +22,7 @@ from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions
 from lightning_paras2s.data.preferences import Preference, number_of
 from lightning_paras2s.data.sources import DialogueSource
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.processor import Items, Processor
 from lightning_paras2s.types import Query, read_jsonl
 
@@ -50,7 +50,7 @@ class RejectionDataModule(DualStreamDataModule):
         self,
         source: Callable[[], DialogueSource] | DialogueSource,
         processor: Processor,
-        judged: str,
+        judged: InputPath,
         floor: float = 4.0,
         balance: float = 0.0,
         batch_size: int = 32,

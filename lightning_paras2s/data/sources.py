@@ -29,7 +29,7 @@ from lightning_paras2s.data.embedded import (
     reply,
     text_queries,
 )
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
 from lightning_paras2s.types import STYLES, TONES, Query, Response, Style, read_jsonl
 
@@ -176,7 +176,7 @@ class ManifestDialogues(DialogueSource):
             queries alone.
     """
 
-    def __init__(self, manifest: str, val: str | None = None, answers: str | None = None) -> None:
+    def __init__(self, manifest: InputPath, val: InputPath | None = None, answers: InputPath | None = None) -> None:
         self.manifests, self.answers = {"train": manifest, "val": val}, answers
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:

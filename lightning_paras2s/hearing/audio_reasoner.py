@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.types import Audio, Style
@@ -61,8 +61,8 @@ class AudioReasoner(StyleRecognizer):
 
     def __init__(
         self,
-        path: str,
-        processor: str | None = None,
+        path: InputPath,
+        processor: InputPath | None = None,
         device: str = "cuda",
         dtype: str = "bfloat16",
         batch_size: int = 8,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.data.suggestive import LABELS
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.polytone import NOTHING, Analyser, AnalyserRecognizer, Heard, check_factor
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.models.kimi.log_mel import log_mel
@@ -146,7 +146,11 @@ class EncoderRecognizer(AnalyserRecognizer):
     """
 
     def __init__(
-        self, paths: dict[str, str], tone: StyleRecognizer | None = None, device: str = "cuda", base: str | None = None
+        self,
+        paths: dict[str, InputPath],
+        tone: StyleRecognizer | None = None,
+        device: str = "cuda",
+        base: InputPath | None = None,
     ) -> None:
         analysers = {factor: load_analyser(path, base).to(device) for factor, path in paths.items()}
         wrong = [f for f, a in analysers.items() if a.factor != f]

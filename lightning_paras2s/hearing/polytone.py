@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lightning_paras2s.audio import resample
 from lightning_paras2s.data import embedded
 from lightning_paras2s.data.suggestive import LABELS
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer, StyleTrunk
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.checkpoint import load_module, save_module
@@ -165,7 +165,7 @@ class PolyToneRecognizer(AnalyserRecognizer):
     def __init__(
         self,
         prefix: str = "checkpoints/embedded/polytone",
-        transcriber: str = "checkpoints/embedded/transcriber.safetensors",
+        transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
         tone: StyleRecognizer | None = None,
         factors: tuple[str, ...] = FACTORS,
     ) -> None:

@@ -77,7 +77,7 @@ class EmbeddedJudge(Judge):
 
     rubric_sha = rubrics.RUBRIC_SHA
 
-    def __init__(self, acts: str = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
+    def __init__(self, acts: InputPath = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
         self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
         self.name = "embedded-rubric-2"
 

@@ -21,7 +21,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.manifest import check_labelled, read_queries
 from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import LABELS, Spoken, confounded, every_style, polytone, suggestive_texts
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.polytone import NOTHING, Analyser, Heard, WordEar, analyser_path, check_factor
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE
@@ -162,7 +162,7 @@ class PolyToneDataModule(FactorBatches):
         batch_size: int = 32,
         seed: int = 0,
         data_seed: int = 0,
-        transcriber: str = "checkpoints/embedded/transcriber.safetensors",
+        transcriber: InputPath = "checkpoints/embedded/transcriber.safetensors",
         cache_dir: str = "cache",
     ) -> None:
         super().__init__(batch_size, seed)
@@ -204,8 +204,8 @@ class ManifestStyles(FactorBatches):
 
     def __init__(
         self,
-        train: str,
-        val: str,
+        train: InputPath,
+        val: InputPath,
         arrangement: Literal["polytone", "confounded"] = "polytone",
         factors: tuple[str, ...] = FACTORS,
         batch_size: int = 32,

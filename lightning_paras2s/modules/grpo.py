@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
     EVEN,
@@ -100,7 +100,7 @@ class GRPOModule(StageModule):
         self,
         policy: Callable[[], SpeechLM],
         reward: Callable[[], Reward],
-        init_from: str | None = None,
+        init_from: InputPath | None = None,
         group_size: int = 8,
         beta: float | PerStream = 0.2,
         lr: float = 5e-4,

@@ -13,6 +13,7 @@ from lightning_paras2s.data.completions import KeptCompletion
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.preferences import Preference, build_preferences
 from lightning_paras2s.data.written import WrittenAnswers
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.modules.objective import check_sampling
@@ -49,7 +50,7 @@ class SampleModule(L.LightningModule):
         policy: Callable[[], SpeechLM],
         reward: Callable[[], Reward],
         folder: str,
-        init_from: str | None = None,
+        init_from: InputPath | None = None,
         samples: int = 32,
         others: int = 0,
         written: WrittenAnswers | None = None,

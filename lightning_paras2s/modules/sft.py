@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
 from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place
@@ -39,7 +39,7 @@ class SFTModule(SupervisedModule):
     def __init__(
         self,
         policy: Callable[[], SpeechLM],
-        init_from: str | None = None,
+        init_from: InputPath | None = None,
         lr: float = 1e-5,
         warmup_steps: int = 100,
         weight_decay: float = 0.01,

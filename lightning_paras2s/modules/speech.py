@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
+from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.phones import SYMBOLS, phone_ids
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork, read_ctc
@@ -59,7 +60,7 @@ class SpeechDataModule(LightningDataModule):
         batch_size: int = 32,
         seed: int = 0,
         decoded: float = 0.0,
-        tokenizer: str | None = None,
+        tokenizer: InputPath | None = None,
         cache_dir: str = "cache",
         lexica: tuple[str, ...] = ("train",),
         emotional: int = 0,
@@ -243,7 +244,7 @@ class TranscriberModule(SpeechPartModule):
         blocks: int = 7,
         lr: float = 2e-3,
         warmup_steps: int = 100,
-        init_from: str = "",
+        init_from: InputPath = "",
         export: str = "",
     ) -> None:
         super().__init__(lr, warmup_steps, export)

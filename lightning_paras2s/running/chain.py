@@ -127,7 +127,7 @@ def check_stage(name: str, stage: Stage) -> None:
         if not words or words[0] not in {*STAGES, *COMMANDS} - {"chain"}:
             raise UserError(f"the stage {name} must run commands of this program; got {' '.join(words) or 'nothing'!r}")
         try:
-            check(words[0], [*resolve_configs(words[1:]), "--check"])
+            check(words[0], resolve_configs(words[1:]), files=False)
         except UserError as error:
             raise UserError(f"the stage {name}: {error}") from None
 

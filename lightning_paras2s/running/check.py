@@ -6,7 +6,6 @@ What cannot be judged from the source (classes of other packages, types of numbe
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,21 @@ from typing import Any
 import yaml
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.named import (
+    close,
+    is_own,
+    named_wrongly,
+    only_class,
+    options_of_class,
+    own_wrongly,
+    short,
+)
 from lightning_paras2s.running.options import PROGRAM, options_of
 from lightning_paras2s.running.shipped import remedy
-from lightning_paras2s.running.source import (
-    PACKAGE,
-    Option,
-    ancestors,
-    class_index,
-    class_options,
-    is_abstract,
-    names_in,
-    subclasses,
-)
+from lightning_paras2s.running.source import PACKAGE, Option, class_index
 
-FLAGS = ("help", "h", "json", "check", "print_config")
+HELP = ("help", "h")
+FLAGS = (*HELP, "json", "check", "print_config")  # options that stand alone
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -66,24 +66,34 @@ def switches_of(options: tuple[Option, ...]) -> frozenset[str]:
     return frozenset(o.name for o in options if o.holds("bool"))
 
 
-def check(command: str, argv: list[str]) -> dict[str, Any]:
+def check(command: str, argv: list[str], files: bool = True) -> dict[str, Any]:
     """All that configs and options say together, as one tree.
+
+    Args:
+        files: whether the files that they name must be there: not where an earlier command makes some of them.
 
     Raises:
         UserError: the first that can't be.
     """
     options = options_of(command)
     typed = split(argv, switches_of(options))
-    idle = any(one.key.partition("=")[0] in ("check", "print_config") for one in typed)
-    checker, tree = Checker(command, options, files=not idle), {}
+    printed = any(one.key == "print_config" for one in typed)
+    checker, tree = Checker(command, options, files and not printed), {}
     for one in typed:
+        if one.key in FLAGS and one.value is not None and one.key != "print_config":
+            raise UserError(f"--{one.key} takes no value; got {one.value!r}; leave it out")
         if one.key == "config" and one.value is not None and not any(o.name == "config" and o.type for o in options):
             checker.origin = one.value
             tree = checker.merge(tree, read_yaml(one.value))
-        elif one.key not in FLAGS and one.key.partition("=")[0] != "print_config" and not one.key.endswith(".help"):
+        elif one.key not in (*HELP, "print_config") and not one.key.endswith(".help"):
             checker.origin = ""
             tree = checker.merge(tree, nested(one.key.rstrip("+"), parsed(one.value)))
-    checker.require_files(tree)
+    checker.origin = ""
+    paths = {o.name: o for o in options if o.holds("InputPath") and o.default not in (None, "null")}
+    for name, option in paths.items():
+        if name not in tree:
+            checker.look(option, option.default, name)
+    checker.require({name: option.default for name, option in paths.items()} | tree)
     return tree
 
 
@@ -135,6 +145,7 @@ class Checker:
         self.command, self.options, self.files = command, options, files
         self.origin = ""  # the config that is read; "" = the command line
         self.absent: dict[str, tuple[str, str]] = {}  # option -> the file that is not there, and where it was named
+        self.own: dict[str, tuple[Option, str, str]] = {}  # option -> itself, a class of one's own, and likewise
 
     def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         return self._group(self.options, tree, more, "", f"{self.command}")
@@ -175,7 +186,7 @@ class Checker:
         more |= {k: v for k, v in value.items() if k not in CLASS_KEYS}
         if "class_path" in value:
             self._named(option, str(value["class_path"]), where)
-        options = None if name is None else class_options(short(str(name)), module_of(str(name)))
+        options = None if name is None else options_of_class(str(name))
         kept = before.get("init_args", {})
         if name != before.get("class_path", name):  # as the parser does: what the new class knows, too, stays
             kept = {o.name: kept[o.name] for o in options or () if o.name in kept}
@@ -186,19 +197,11 @@ class Checker:
 
     def _named(self, option: Option, name: str, where: str) -> str:
         """A class's name: one of the package's, or the path of one's own."""
-        told = moved(name)
-        if told is not None:
-            raise UserError(f"{self._at(where)} must name a class where it is; got {name}; write {told}")
-        bases = [c for c in option.classes if c in class_index()]
-        if not bases or "." in name or not re.fullmatch(r"\w+", name) or option.holds("str"):
-            return name
-        fitting = sorted({s for base in bases for s in subclasses(base)})
-        if name not in class_index() or not (ancestors(name) & set(bases)) or is_abstract(name):
-            near = close(name, fitting)
-            raise UserError(
-                f"{self._at(where)} must be a {' or '.join(bases)}: {', '.join(fitting)}, or a class of your own by "
-                f"its path (package.Class); got {name!r}{f'; did you mean {near[0]}?' if near else ''}"
-            )
+        wrong = named_wrongly(option, name)
+        if wrong:
+            raise UserError(f"{self._at(where)} {wrong}")
+        if is_own(name):
+            self.own[where] = (option, name, self._at(where))
         return name
 
     def _scalar(self, option: Option, value: Any, where: str) -> None:
@@ -209,20 +212,28 @@ class Checker:
                 f"{self._at(where)} must be one of {', '.join(choices)}; got {value!r}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
-        if self.files and option.holds("InputPath") and isinstance(value, str) and not there(value):
+        self.look(option, value, where)
+
+    def look(self, option: Option, value: Any, where: str) -> None:
+        """Note a path that is not there."""
+        if self.files and option.holds("InputPath") and is_absent(value, option):
             self.absent[where] = (value, self._at(where))
 
-    def require_files(self, tree: dict[str, Any]) -> None:
-        """Of those files that are named in the end: a config's may have been replaced on the command line.
+    def require(self, tree: dict[str, Any]) -> None:
+        """What the tree still names must be there; what another option has replaced need not.
 
         Raises:
-            UserError: the first that is not there.
+            UserError: the first file or class that is not.
         """
         for where, (value, told) in self.absent.items():
             if value in texts_at(tree, where.split(".")):
-                raise UserError(
-                    f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}"
-                )
+                raise UserError(f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}")
+        for where, (option, name, told) in self.own.items():
+            ends = texts_at(tree, where.split("."))
+            named = [end.get("class_path") if isinstance(end, dict) else end for end in ends]
+            wrong = own_wrongly(option, name) if name in named else ""
+            if wrong:
+                raise UserError(f"{told} {wrong}")
 
     def _at(self, where: str) -> str:
         return f"--{where}" if not self.origin else f"{where} in {self.origin}"
@@ -238,32 +249,12 @@ class Checker:
         return UserError(f"{owner} has no option {name}{place}{meant or ';'} `{shown}` lists all")
 
 
-def only_class(option: Option) -> str | None:
-    """The one class that a value can be of, where no name chooses."""
-    found = [c for c in option.classes if c in class_index()]
-    return found[0] if len(found) == 1 and len(subclasses(found[0])) == 1 else None
-
-
-def moved(name: str) -> str | None:
-    """Where a class is, of a path in the package that does not hold it: configs of old runs name such. Else None."""
-    module, _, cls = name.rpartition(".")
-    if module.split(".")[0] != PACKAGE.name or cls in names_in(module):
-        return None
-    return ".".join((class_index()[cls][0][0], cls)) if cls in class_index() else None
-
-
-def short(name: str) -> str:
-    return name.rsplit(".", 1)[-1]
-
-
-def module_of(name: str) -> str | None:
-    """The module of a dotted name; None for a short one."""
-    return name.rsplit(".", 1)[0] if "." in name else None
-
-
-def there(path: str) -> bool:
-    """Whether a file or folder is there: here, or among the package's."""
-    return Path(path).exists() or (PACKAGE / path).exists()
+def is_absent(value: Any, option: Option) -> bool:
+    """Whether it is the path of a file or folder that is neither here nor among the package's; what the option takes
+    besides a path ("embedded") is none."""
+    if not isinstance(value, str) or not value or value in option.words:
+        return False
+    return not Path(value).exists() and not (PACKAGE / value).exists()
 
 
 def similar(key: str, options: tuple[Option, ...]) -> list[str]:
@@ -276,8 +267,3 @@ def similar(key: str, options: tuple[Option, ...]) -> list[str]:
     squeezed = [n for n in names if n.replace("_", "") == lower.replace("_", "")]
     found = [*squeezed, *close(lower, names), *(symbol if len(key) < 3 else []), *begin, *within]
     return list(dict.fromkeys(found))[:3]
-
-
-def close(name: str, names: list[str]) -> list[str]:
-    folded = {n.lower(): n for n in names}
-    return [folded[n] for n in difflib.get_close_matches(name.lower(), folded, 3, 0.6)]

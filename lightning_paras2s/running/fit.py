@@ -53,10 +53,15 @@ class StageCLI(LightningCLI):
 
     Runs go to `runs/<name>/<version>/`. A run whose version exists already goes on from its last checkpoint, as with
     `--ckpt_path last`.
+
+    Args:
+        args: the stage and its options, as one types them.
+        check_only: build what the options name, and run nothing.
     """
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], check_only: bool = False) -> None:
         self.result: dict[str, Any] | None = None
+        self.check_only = check_only
         with one_voice():
             super().__init__(
                 L.LightningModule,
@@ -137,6 +142,9 @@ class StageCLI(LightningCLI):
             UserError: also where the checkpoint is another model's.
         """
         check_run(subcommand, self.model, self.trainer)
+        if self.check_only:
+            getattr(self, f"before_{subcommand}")()
+            return
         folder = self._folder()
         before = set() if folder is None else set(folder.glob("*"))
         made = [] if folder is None else [place for place in (folder, *folder.parents[:2]) if not place.exists()]

@@ -59,6 +59,7 @@ SWITCHES = (
     Option("json", default="", help="print the result as one JSON object, last, instead of a table"),
     Option("check", default="", help="build what the options name, and run nothing"),
 )
+CHECK = SWITCHES[1]
 SEED = Option("seed_everything", ast.Name("int"), "0", "seed of every random choice of the run")
 MODEL = Option("model", ast.Name("LightningModule"), help="the stage, by its class's name")
 DATA = Option("data", ast.Name("LightningDataModule"), help="its data, by its class's name")
@@ -88,4 +89,4 @@ def stage_options(stage: str) -> tuple[Option, ...]:
         if not kept:
             continue
         groups.append(Option(key, group=kept, help=f"of {target.split(':')[1]}", default=""))
-    return (replace(CONFIG, default="null"), PRINTED, SEED, MODEL, DATA, *groups, *calls)
+    return (replace(CONFIG, default="null"), PRINTED, CHECK, SEED, MODEL, DATA, *groups, *calls)

@@ -7,7 +7,7 @@ import re
 import textwrap
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.check import close, module_of, short
+from lightning_paras2s.running.named import close, module_of, options_of_class, short
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, options_of
 from lightning_paras2s.running.source import (
     OUTSIDE,
@@ -15,7 +15,6 @@ from lightning_paras2s.running.source import (
     about,
     alternatives,
     class_index,
-    class_options,
     find,
     name_of,
     subclasses,
@@ -52,7 +51,7 @@ def class_page(name: str, where: str = "") -> str:
     Raises:
         UserError: no such class in the package.
     """
-    options = class_options(short(name), module_of(name))
+    options = options_of_class(name)
     if options is None:
         near = close(short(name), list(class_index()))
         raise UserError(

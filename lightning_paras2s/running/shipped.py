@@ -41,8 +41,12 @@ def weights_file(path: str | Path, what: str = "weights must be an existing .saf
 
 
 def remedy(path: Path) -> str:
-    """What to do about weights that are not there."""
+    """What to do about a file or folder that is not there."""
     parts = path.parts
+    if parts[:2] == ("runs", "bench") and parts[2:] in [(split, "queries.jsonl") for split in ("train", "val", "test")]:
+        return f"`python -m lightning_paras2s synthesize --out {path.parent} --split {parts[2]}` makes it"
+    if path.parent != WEIGHTS and path.suffix != ".safetensors":
+        return "make it, put it there, or check the path"
     of_a_run = len(parts) == 4 and parts[0] == "runs" and path.suffix == ".safetensors"
     if of_a_run and (PACKAGE / "configs" / f"{parts[1]}.yaml").is_file():
         command = f"python -m lightning_paras2s fit --config {parts[1]}.yaml --trainer.logger.version {parts[2]}"

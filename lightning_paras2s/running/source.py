@@ -45,16 +45,21 @@ class Option:
     @property
     def choices(self) -> tuple[str, ...]:
         """The values of a closed choice; empty where it is open."""
+        return self.words if all(is_word(part) for part in self._parts) else ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The values that the type spells out, of a closed choice or beside another type."""
         found: list[str] = []
-        for part in alternatives(self.type):
-            part = value_of(self.module, part)
-            if not isinstance(part, ast.Subscript) or name_of(part.value) != "Literal":
-                if isinstance(part, ast.Constant) and part.value is None:
-                    continue
-                return ()
-            values = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-            found += [str(ast.literal_eval(v)) for v in values]
+        for part in self._parts:
+            if isinstance(part, ast.Subscript) and is_word(part):
+                values = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
+                found += [str(ast.literal_eval(v)) for v in values]
         return tuple(found)
+
+    @property
+    def _parts(self) -> list[ast.expr]:
+        return [value_of(self.module, part) for part in alternatives(self.type)]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,6 +90,13 @@ def alternatives(type_: ast.expr | None) -> list[ast.expr]:
     if isinstance(type_, ast.BinOp):
         return [*alternatives(type_.left), *alternatives(type_.right)]
     return [] if type_ is None else [type_]
+
+
+def is_word(part: ast.expr) -> bool:
+    """Whether a type is a Literal or None."""
+    if isinstance(part, ast.Subscript):
+        return name_of(part.value) == "Literal"
+    return isinstance(part, ast.Constant) and part.value is None
 
 
 def name_of(node: ast.AST) -> str:

@@ -229,7 +229,7 @@ def value_text(value: Any) -> str:
 
 def tree_of(command: str, words: list[str]) -> dict[str, Any]:
     """Its configs and options as one tree; files need not be there: earlier stages make some."""
-    return check(command, resolve_configs([*words, "--print_config"]))
+    return check(command, resolve_configs(words), files=False)
 
 
 def decisive(tree: Any) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
@@ -97,7 +97,7 @@ class OpenAIChat(ChatLLM):
         usd_per_million: tuple[float, float] | None = None,
         audio_usd_per_million: float | None = None,
         batch_requests: str | None = None,
-        batch_results: list[str] | None = None,
+        batch_results: list[InputPath] | None = None,
     ) -> None:
         if max_usd is not None and usd_per_million is None and model not in PRICES:
             known = ", ".join(PRICES)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
 from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.servers.chat import ChatLLM
@@ -37,7 +37,7 @@ class TransformersChat(ChatLLM):
 
     def __init__(
         self,
-        path: str,
+        path: InputPath,
         temperature: float = 0.0,
         max_tokens: int = 1024,
         batch_size: int = 8,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice
@@ -164,7 +164,7 @@ class CosyVoice(RemoteSynthesizer):
 
     def __init__(
         self,
-        voices_list: str,
+        voices_list: InputPath,
         base_url: str = "http://127.0.0.1:50000",
         sample_rate: int = 22_050,
         concurrency: int = 2,
@@ -203,7 +203,7 @@ class CsmTTS(RemoteSynthesizer):
     name = "csm"
     sample_rate = 24_000
 
-    def __init__(self, voices_list: str, model: str = "sesame/csm-1b", device: str = "cuda") -> None:
+    def __init__(self, voices_list: InputPath, model: str = "sesame/csm-1b", device: str = "cuda") -> None:
         from transformers import AutoProcessor, CsmForConditionalGeneration
 
         from lightning_paras2s.models.pretrained import load_strictly, one_line
@@ -245,7 +245,7 @@ class YourTTS(RemoteSynthesizer):
     name = "your-tts"
     sample_rate = 16_000
 
-    def __init__(self, voices_list: str, model: str = "tts_models/multilingual/multi-dataset/your_tts") -> None:
+    def __init__(self, voices_list: InputPath, model: str = "tts_models/multilingual/multi-dataset/your_tts") -> None:
         try:
             from TTS.api import TTS
         except ImportError:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lightning_paras2s.bench.queries.duplicates import first_of_each
 from lightning_paras2s.bench.queries.lists import flaw, parse_numbered_list, split_styles
@@ -29,7 +29,7 @@ from lightning_paras2s.bench.queries.styles import (
 from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
 from lightning_paras2s.servers.scripted import ScriptedLLM
@@ -55,7 +55,7 @@ def mine(
     splits: Sequence[str] = SPLITS,
     count: int = 100,
     rounds: int = 1,
-    source: str | None = None,
+    source: Literal["embedded", "open"] | InputPath | None = None,
     max_usd: float | None = None,
     dry_run: bool = False,
 ) -> dict:

@@ -21,7 +21,7 @@ from typing import Literal
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file, say
@@ -87,7 +87,7 @@ class Attempt:
 
 def synthesize(
     out: str,
-    source: str = "embedded",
+    source: Literal["embedded", "open"] | InputPath = "embedded",
     split: Literal["train", "val", "test"] = "test",
     factors: Sequence[str] = FACTORS,
     limit: int | None = None,

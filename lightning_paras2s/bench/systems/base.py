@@ -20,7 +20,7 @@ import numpy as np
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.embedded import frames
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
@@ -84,7 +84,7 @@ class CascadeSystem(S2SSystem):
         tokenizer: weights of a codec to send the voice through, as a policy's is; none = as synthesised.
     """
 
-    def __init__(self, transcriber: Transcriber, synthesizer: Synthesizer, tokenizer: str | None = None) -> None:
+    def __init__(self, transcriber: Transcriber, synthesizer: Synthesizer, tokenizer: InputPath | None = None) -> None:
         self.transcriber, self.voice = transcriber, _AgentVoice(synthesizer, tokenizer)
         self.replies = [f["frame"] for f in frames() if (f["factor"], f["split"]) == (GENERIC, "train")]
         parts = [transcriber.name, part_sha(transcriber), synthesizer.name, part_sha(synthesizer)]
@@ -143,7 +143,7 @@ class RecordedSystem(S2SSystem):
     hears_alone = False
     read_anew = True
 
-    def __init__(self, responses: str, system: str | None = None) -> None:
+    def __init__(self, responses: InputPath, system: str | None = None) -> None:
         path = Path(responses)
         self.root = path if path.is_dir() else path.parent
         rows = recorded_in(path) if path.is_dir() else responses_of(path, system)

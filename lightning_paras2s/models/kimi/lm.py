@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
 from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
@@ -147,7 +147,7 @@ class KimiAudio(HeadedLM):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: InputPath | None = None,
         config: KimiConfig | None = None,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,

@@ -12,7 +12,7 @@ import torch
 
 from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions, pad_prompts
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.kimi.prompt import check_context, demonstration, response_steps, speech_prompt
@@ -80,8 +80,8 @@ class KimiProcessor(Processor):
 
     def __init__(
         self,
-        path: str,
-        glm4_path: str,
+        path: InputPath,
+        glm4_path: InputPath,
         dtype: str = "bfloat16",
         seed: int = 0,
         ode_points: int | None = None,

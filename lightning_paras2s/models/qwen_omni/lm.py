@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.losses import check_choice
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import positions_of
@@ -73,7 +73,7 @@ class QwenOmni(HeadedLM):
 
     def __init__(
         self,
-        path: str,
+        path: InputPath,
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         trains: Trains = "both",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_prompts
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import one_line, token_ids
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
@@ -71,7 +71,7 @@ class QwenOmniProcessor(Processor):
 
     def __init__(
         self,
-        path: str,
+        path: InputPath,
         speaker: str = "Chelsie",
         system: str = SYSTEM,
         dtype: Literal["float32", "bfloat16"] = "bfloat16",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.kimi.log_mel import HOP, SAMPLE_RATE, log_mel
@@ -53,7 +53,7 @@ class QwenOmniScorer(ResponseScorer):
 
     def __init__(
         self,
-        path: str,
+        path: InputPath,
         lora_rank: int = 16,
         lora_alpha: float = 32.0,
         dtype: str = "bfloat16",
@@ -150,7 +150,7 @@ class TrainedOmniScorer(QwenOmniScorer):
         base: folder of Qwen2.5-Omni, if it has moved since.
     """
 
-    def __init__(self, path: str, base: str | None = None) -> None:
+    def __init__(self, path: InputPath, base: InputPath | None = None) -> None:
         if not Path(path).is_file():
             raise UserError(
                 f"the scorer's adapters must be an existing .safetensors file; got {path}; train them or check the path"
