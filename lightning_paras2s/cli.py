@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning_paras2s
-from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import OneLineErrors, UserError, user_error
 from lightning_paras2s.running.check import check, split, switches_of
 from lightning_paras2s.running.named import close
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
 from lightning_paras2s.running.pages import brief, class_page, command_page
 from lightning_paras2s.running.source import class_index, path_of
+from lightning_paras2s.shown.show import show
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -20,9 +20,9 @@ from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.pairs.arena import arena, from_runs, rank, read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, position_bias
 from lightning_paras2s.bench.pairs.strength import davidson, elo, equal_p
-from lightning_paras2s.bench.shown import show
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Battle, Query, Response, Verdict, to_json
 
 MEANS = {"base": 2.4957, "cascade": 2.8001, "sft": 3.1021, "grpo": 3.3761, "topline": 4.7231}

@@ -241,8 +241,8 @@ def test_a_dry_run_of_evaluate_tells_what_the_systems_cost_at_most(tmp_path):
     from test_identity import PitchEar, StyleByPitch, manifest
 
     from lightning_paras2s.bench.evaluate import evaluate
-    from lightning_paras2s.bench.shown import SHOWN
     from lightning_paras2s.judging.judges import EmbeddedJudge
+    from lightning_paras2s.shown.show import SHOWN
     from lightning_paras2s.types import read_jsonl
 
     path = Path(manifest(tmp_path, 4))

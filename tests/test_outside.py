@@ -14,11 +14,11 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table
-from lightning_paras2s.bench.shown import show
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import Log, write_summary
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Audio, Evidence, Query, Response, append_jsonl
 
 

@@ -20,7 +20,6 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from lightning_paras2s.bench.shown import SHOWN
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, RecordedSystem, S2SSystem
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
 from lightning_paras2s.errors import UserError
@@ -29,6 +28,7 @@ from lightning_paras2s.servers.spoken import wav_bytes
 from lightning_paras2s.serving.app import Limits, Server
 from lightning_paras2s.serving.metrics import Metrics
 from lightning_paras2s.serving.serve import bound, check, settings
+from lightning_paras2s.shown.show import SHOWN
 from lightning_paras2s.types import Audio, Query
 
 pytest.importorskip("uvicorn")

@@ -9,10 +9,11 @@ import pytest
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.pairs.arena import rank
-from lightning_paras2s.bench.shown import SHOWN, cell, show, with_ends
 from lightning_paras2s.bench.summary import Judged, summarise_system
 from lightning_paras2s.cli import main
 from lightning_paras2s.running.options import COMMANDS, options_of
+from lightning_paras2s.shown.screen import cell, with_ends
+from lightning_paras2s.shown.show import SHOWN, show
 from lightning_paras2s.types import Audio, Battle
 
 

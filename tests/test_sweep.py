@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.shown import show
 from lightning_paras2s.bench.summary import Judged, summarise_system
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import sweep_runs
@@ -23,6 +22,7 @@ from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.running.sweep import plan, subset, sweep
 from lightning_paras2s.running.sweep_points import difference, points_of, score
 from lightning_paras2s.running.sweep_rows import Rows
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
 
 ROOT = Path(__file__).parents[1]

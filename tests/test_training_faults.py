@@ -479,7 +479,7 @@ def test_run_that_had_ended_says_that_it_trained_nothing(capsys):
 
 def test_next_command_of_each_stage():
     """They are taken by the parser of their command, as far as that goes without weights."""
-    from lightning_paras2s.bench.shown import fit as shown
+    from lightning_paras2s.shown.training import fit as shown
 
     def again(stage: str, model: str, weights: str) -> str:
         result = {"stage": stage, "model": model, "weights": weights, "folder": "runs/x", "metrics": {}}

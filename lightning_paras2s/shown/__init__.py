@@ -1,0 +1,1 @@
+"""What each command prints for a person: a screen a command."""

@@ -1,0 +1,48 @@
+"""The screens of the commands that measure the judge: against people, and by what its ears listen to."""
+
+from __future__ import annotations
+
+from lightning_paras2s.shown.screen import Result, Shown, cell, quoted, table, with_ends
+
+
+def agreement(result: Result, options: Result) -> Shown:
+    rows = []
+    for name, row in result.items():
+        if isinstance(row, dict) and "alpha" in row:
+            judge = with_ends(row.get("pearson"), row.get("pearson_ci95"))
+            rows.append(
+                (name, row.get("n"), cell(row["alpha"]), judge, cell(row.get("spearman")), cell(row.get("mae")))
+            )
+    shown = table(("", "n", "alpha", "Pearson [95 %]", "Spearman", "error"), rows,
+                  f"{result['judge']} and {result['annotators']} listeners")  # fmt: skip
+    return Shown([shown], f"leaderboard --runs {quoted(options['runs'])}")
+
+
+def leakage(result: Result, options: Result) -> Shown:
+    words = ("agree", "mislead", "neutral")
+    rows = [
+        (name, *(mean_of(found[w]) for w in words)) for name, found in result["macro_accuracy"].items()
+    ] + [(name, *(with_ends(found[w]["value"], found[w]["ci95"]) for w in words))
+         for name, found in result["differences"].items()]  # fmt: skip
+    shown = table(("accuracy where words", "agree", "mislead", "are neutral"), rows)
+    told = f"{result['n']} recordings ({result['texts']}), seed {result['seed']}; a deaf analyser's three are alike"
+    return Shown([shown, told], "judge_table", "" if result["n"] else "no recording was named")
+
+
+def mean_of(found: Result) -> str:
+    return with_ends(found.get("value"), found.get("ci95"))
+
+
+def judge_table(result: Result, options: Result) -> Shown:
+    rows = [
+        (name, with_ends(row["pearson"], row["pearson_ci95"]), cell(row["spearman"]), cell(row["mae"]), row["n_failed"])
+        for name, row in ((name, result["judges"][name]) for name in result["order"])
+    ]
+    shown = table(("judge", "Pearson [95 %]", "Spearman", "error", "failed"), rows)
+    order = "the paper's order" if result["papers_order"] else "not the paper's order"
+    told = [
+        f"{result['n_common']} replies of {result['n']} scored by all; {order}",
+        f"reference: {result['reference']}",
+    ]
+    missing = "" if result["n_common"] else "no reply was scored by every judge"
+    return Shown([shown, *told], "evaluate --config evaluate.yaml", missing)
