@@ -20,7 +20,7 @@ from test_leaderboard import write_run
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.leaderboard_page import cost_cell, seconds_cell
-from lightning_paras2s.bench.report import filled
+from lightning_paras2s.bench.template import filled
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl, to_json
 

@@ -18,8 +18,9 @@ import numpy as np
 from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.listening import Listening
 from lightning_paras2s.bench.plots import interval_plot
-from lightning_paras2s.bench.report import figure, filled, html_table, template
+from lightning_paras2s.bench.report import figure, html_table
 from lightning_paras2s.bench.standings import caption, shown_name
+from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Query, Response
@@ -52,7 +53,7 @@ def write_page(
         "__UNHEARD__": unheard(summaries, runs),
         "__ROW__": how_to_add(summaries, result),
     }
-    page = filled(template("leaderboard.html"), fill)
+    page = filled(template("leaderboard.html", 1180), fill)
     replace_file(output, page)
     clips = sum(run.clips for run in runs.values())
     return {"path": str(output), "pairs": len(chosen), "clips": clips, "bytes": len(page.encode())}

@@ -9,9 +9,7 @@ when their page is shown.
 from __future__ import annotations
 
 import json
-import re
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +20,7 @@ from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.listening import ENCODINGS, Listening
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.standings import caption, headings, read_summaries, row_cells, table
+from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.types import Query
@@ -66,7 +65,7 @@ def report(
         PLOTS: figure("Mean score and 95 % interval", interval_plot(systems, result["columns"]))
         + figure("How often each score was given (-: unscored)", score_bars(counts)),
     }
-    start, end = (filled(part, fill) for part in template("report.html").split(DATA))
+    start, end = (filled(part, fill) for part in template("report.html", 1180).split(DATA))
     written = _write(Path(output), start, end, page, list(systems), pairs, heard)
     return {"path": output, "pairs": len(pairs), "pairs_with_audio": len(heard), "clips": page.clips, "bytes": written}
 
@@ -91,16 +90,6 @@ def figure(caption: str, svg: str) -> str:
 def _interval(cell: str) -> str:
     value, _, rest = cell.partition(" ")
     return escape(value) + (f" <small>{escape(rest)}</small>" if rest else "")
-
-
-def template(name: str) -> str:
-    """A page as it is packaged, its marks unfilled."""
-    return (files("lightning_paras2s") / "bench" / name).read_text(encoding="utf-8")
-
-
-def filled(page: str, fill: dict[str, str]) -> str:
-    """A page with its marks filled in, in one pass: what is filled in may look like a mark."""
-    return re.sub("|".join(map(re.escape, fill)), lambda mark: fill[mark[0]], page)
 
 
 def _write(

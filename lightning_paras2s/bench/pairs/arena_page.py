@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.pairs.play import own_names
+from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, replace_file
 from lightning_paras2s.types import Battle, Query, Response, read_jsonl
@@ -45,10 +45,7 @@ def write_page(
     if not clips:
         raise UserError(f"a page needs games whose queries and answers can be heard; got none in {', '.join(runs)}")
     fill = {"__TABLE__": standings(result), "__ABOUT__": escape(about(result, len(met))), "__GAMES__": "\n".join(cards)}
-    text = (files("lightning_paras2s") / "bench/pairs/arena.html").read_text(encoding="utf-8")
-    for mark, value in fill.items():
-        text = text.replace(mark, value)
-    replace_file(path, text)
+    replace_file(path, filled(template("pairs/arena.html", 1000), fill))
     return {"path": str(path), "games": len(cards), "clips": clips, "bytes": path.stat().st_size}
 
 
