@@ -14,7 +14,7 @@ from lightning_paras2s.hearing import dnsmos, faster_whisper, perplexity
 from lightning_paras2s.hearing.controls import AgentBeforeCodec, PiperSynthesizer, missing_piper
 from lightning_paras2s.hearing.dnsmos import DNSMOS, missing_dnsmos, windows
 from lightning_paras2s.hearing.faster_whisper import FasterWhisper, check_sha256, missing_ear
-from lightning_paras2s.hearing.perplexity import Perplexity, geometric_mean, missing_model
+from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.types import Audio, Style
 
@@ -59,11 +59,6 @@ def test_short_speech_is_said_again_until_it_fills_a_window():
     found = windows(samples)
     assert [len(w) for w in found] == [144_160] * 3
     assert [int(w[0]) for w in found] == [0, 16_000, 32_000] and int(found[0][48_000]) == 0
-
-
-def test_geometric_mean_of_perplexities():
-    assert geometric_mean([1.0, 100.0, float("nan")]) == pytest.approx(10)
-    assert np.isnan(geometric_mean([]))
 
 
 @pytest.fixture(scope="module")

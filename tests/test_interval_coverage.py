@@ -59,8 +59,8 @@ MADE = {
 NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
 NAMES += " jackknife correlation_gain correlation krippendorff_interval"
 MAKERS = rf"(?<!def )\b(?:(?:{'|'.join(NAMES.split())})\(|estimate\((?:macro_)?parts\b)"
-# What may know a quantile: the makers themselves. `fisher_interval` is of published correlations; `elo_spread95` is the
-# spread over orders of the games, no interval of anything.
+# What may know a quantile: the makers themselves. `elo_spread95` is the spread over orders of the games, no interval of
+# anything.
 KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "sweep_points.py"}
 
 

@@ -103,7 +103,7 @@ def test_prompts_are_the_papers_when_generated():
 
 def test_topics_and_contrasts_are_the_text_sets_when_compared():
     for query in (q for split in SPLITS for q in text_queries(split)):
-        assert styles.split_of(query.factor, query.topic) == query.split
+        assert query.topic in styles.TOPICS[query.factor][query.split]
         assert query.styles in styles.CONTRASTS[query.factor]
 
 

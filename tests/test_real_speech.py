@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.queries.real_speech import import_speech, styletalk_groups
+from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio, Query, read_jsonl
@@ -93,14 +93,6 @@ def test_meld_keeps_882_test_utterances_when_the_table_is_the_releases(tmp_path)
     (tmp_path / "data/MELD/test_sent_emo.csv").write_text("\n".join([header, *rows]))
     counts = import_speech("meld", str(tmp_path), str(tmp_path / "q.jsonl"))["counts"]
     assert counts == {"other_emotion": 1256, "few_words": 472, "no_audio": 882}
-
-
-def test_styletalk_has_342_pairs_18_triples_120_singles_when_the_table_is_the_releases(tmp_path):
-    """A look-alike of eval.csv: 858 rows; a group is what is said in one dialogue, whatever its stray spaces."""
-    sizes = [2] * 342 + [3] * 18 + [1] * 120
-    rows = [f'd{i},"B: Sure{" " * k}"' for i, size in enumerate(sizes) for k in range(size)]
-    (tmp_path / "eval.csv").write_text("\n".join(["diag_id,curr_text", *rows]))
-    assert len(rows) == 858 and styletalk_groups(tmp_path / "eval.csv") == {2: 342, 3: 18, 1: 120}
 
 
 def test_styletalk_groups_the_same_words_when_styles_differ(tmp_path):

@@ -27,39 +27,10 @@ COLUMNS = ("age", "emotion", "gender", "sarcasm", "iemocap", "meld")
 
 
 def test_macro_average_agrees_with_table_3_in_8_rows_and_flags_3():
-    wrong = {
-        name
-        for name, row in TABLE3.items()
-        if not statistics.check_average(dict(zip(COLUMNS, row, strict=False)), row[6])
-    }
+    averages = {name: statistics.macro_average(dict(zip(COLUMNS, row, strict=False))) for name, row in TABLE3.items()}
+    wrong = {name for name, row in TABLE3.items() if abs(averages[name] - row[6]) > 1e-3 + 1e-9}
     assert wrong == {"Kimi-Audio GRPO", "GLM 4", "Whisper-GPT-TTS"}
-    grpo = statistics.macro_average(dict(zip(COLUMNS, TABLE3["Kimi-Audio GRPO"], strict=False)))
-    assert grpo == pytest.approx(4.347, abs=5e-4)
-
-
-@pytest.mark.parametrize(
-    ("r", "p", "n"),
-    [(0.862, 3.5e-5, 15), (0.76, 2.6e-12, 59), (0.702, 1.2e-4, 24), (0.779, 3.2e-3, 12), (0.773, 7.5e-6, 24)],
-)
-def test_implied_n_of_table_7(r, p, n):
-    assert agreement.implied_n(r, p) == n
-
-
-def test_fisher_intervals_of_table_7():
-    # Published audit: .63-.95, .63-.85, .42-.86, .37-.93, .54-.90
-    rows = [
-        (0.862, 15, 0.63, 0.95),
-        (0.76, 59, 0.63, 0.85),
-        (0.702, 24, 0.42, 0.86),
-        (0.779, 12, 0.37, 0.93),
-        (0.773, 24, 0.54, 0.90),
-    ]
-    for r, n, low, high in rows:
-        assert agreement.fisher_interval(r, n) == pytest.approx((low, high), abs=0.006)
-
-
-def test_kappa_of_s2s_arena():
-    assert agreement.kappa_from_agreement(0.8287, 0.503) == pytest.approx(0.655, abs=5e-4)
+    assert averages["Kimi-Audio GRPO"] == pytest.approx(4.347, abs=5e-4)
 
 
 def test_quadratic_kappa_on_a_worked_table():
@@ -101,12 +72,6 @@ def test_bias_is_invisible_to_pearson_but_reported():
     result = agreement.correlation(human + 1, human, list("abcd"))
     assert result.value == pytest.approx(1)
     assert agreement.bias(human + 1, human) == 1 and agreement.mean_absolute_error(human + 1, human) == 1
-
-
-def test_clustered_se_equals_the_formula_by_hand():
-    # Clusters a: 1, 3; b: 5. Mean 3; residual sums -2 and 2 (with counts): a = 4 - 6 = -2, b = 5 - 3 = 2. sqrt((4+4) *
-    # 2/1) / 3.
-    assert statistics.clustered_se([1, 3, 5], ["a", "a", "b"]) == pytest.approx(np.sqrt(16) / 3)
 
 
 def test_unscored_items_never_move_a_mean():

@@ -151,16 +151,6 @@ def _wilson(successes: float, n: int) -> tuple[float, float, float]:
     return share, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
 
 
-def clustered_se(values: ArrayLike, clusters: Sequence[str]) -> float:
-    """Standard error of the mean from the clusters' residual sums, with the correction C / (C - 1); NaN for one
-    cluster."""
-    sums, counts = cluster_sums(values, clusters)
-    if len(counts) < 2:
-        return float("nan")
-    residuals = sums - counts * sums.sum() / counts.sum()
-    return float(np.sqrt((residuals**2).sum() * len(counts) / (len(counts) - 1)) / counts.sum())
-
-
 def cluster_sums(values: ArrayLike, clusters: Sequence[str]) -> tuple[NDArray, NDArray]:
     """Sum and count of each cluster's scored values, [C] each; clusters without any are left out."""
     values = np.asarray(values, float)
@@ -173,11 +163,6 @@ def macro_average(columns: Mapping[str, float]) -> float:
     """The paper's Avg: the unweighted mean of the columns (four synthetic factors, IEMOCAP, MELD), not of their
     sub-averages."""
     return float(np.mean(list(columns.values())))
-
-
-def check_average(columns: Mapping[str, float], printed: float, decimals: int = 3) -> bool:
-    """Does a printed average agree with its columns, up to the rounding of both?"""
-    return bool(abs(macro_average(columns) - printed) <= 10**-decimals + 1e-9)
 
 
 def voicebench_overall(scores: Mapping[str, float]) -> float:

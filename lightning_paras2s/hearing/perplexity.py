@@ -10,7 +10,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -85,9 +84,3 @@ def missing_model(model: str = PACKAGED) -> str | None:
     """The package that is lacking; None if all are there."""
     needed = (PACKAGE, "gguf") if model == PACKAGED else ()
     return next((name.replace("_", "-") for name in needed if find_spec(name) is None), None)
-
-
-def geometric_mean(perplexities: list[float]) -> float:
-    """exp of the mean log: one senseless answer in a hundred must not be the mean."""
-    known = np.array([p for p in perplexities if np.isfinite(p)])
-    return float(np.exp(np.log(known).mean())) if len(known) else float("nan")

@@ -155,7 +155,7 @@ def read_stages(paths: list[str]) -> dict[str, dict[str, Any]]:
         if not Path(path).is_file():
             raise UserError(f"config must be an existing training config; got {path}; check the path")
         values = read_yaml(path)
-        if not stages or "judge" in values or class_of(values.get("model", {})):
+        if not stages or "judge" in values or short(values.get("model", {})):
             stages[path] = values
         else:
             last = list(stages)[-1]
@@ -218,13 +218,11 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
     Raises:
         UserError: another stage or policy than the cost model's.
     """
-    model = values.get("model", {}).get("init_args", {})
-    stage, policy_class = values.get("model", {}).get("class_path", "GRPOModule"), class_of(model.get("policy", {}))
-    if not stage.endswith("GRPOModule") or not (policy_class or "KimiAudio").endswith("KimiAudio"):
+    model, stage = arguments(values.get("model", {})), short(values.get("model", {})) or "GRPOModule"
+    policy, policy_class = arguments(model.get("policy", {})), short(model.get("policy", {})) or "KimiAudio"
+    if (stage, policy_class) != ("GRPOModule", "KimiAudio"):
         raise UserError(f"plan knows GRPO of KimiAudio; got {stage} of {policy_class} in {name}; name such a config")
-    policy = model.get("policy", {})
-    policy = policy.get("init_args", {}) if isinstance(policy, dict) else {}
-    trainer, data = values.get("trainer", {}), values.get("data", {}).get("init_args", {})
+    trainer, data = values.get("trainer", {}), arguments(values.get("data", {}))
     devices = trainer.get("devices", 1)
     ranks = devices * trainer.get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else gpus
     return replace(
@@ -238,13 +236,8 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
         updates=model.get("mu", 1) * model.get("minibatches", 1),
         state_bits=model.get("state_bits", work.state_bits),
         sync_every_micro_batch=model.get("sync_every_micro_batch", work.sync_every_micro_batch),
-        reward_model=(class_of(model.get("reward", {})) or "ScorerReward").endswith("ScorerReward"),
+        reward_model=short(model.get("reward", {})) in ("", "ScorerReward"),
     ), trainer.get("max_steps", total_steps)
-
-
-def class_of(value: str | dict[str, Any]) -> str:
-    """The class that a config names, short or with `class_path`; "" where it names none."""
-    return value if isinstance(value, str) else value.get("class_path", "")
 
 
 def report(made: Plan, gpu: str, work: Work, total_steps: int) -> list[str]:

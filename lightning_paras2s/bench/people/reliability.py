@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
-from scipy.optimize import brentq
 
 from lightning_paras2s.bench.people.resampling import DISAGREEMENT, FISHER, UNKNOWN, Interval, jackknife
 from lightning_paras2s.errors import UserError
@@ -65,30 +64,6 @@ def correlation(x: ArrayLike, y: ArrayLike, clusters: Sequence[str], kind: str =
     return Correlation(value, *ends, len(x))
 
 
-def fisher_interval(r: float, n: int, kind: str = "pearson") -> tuple[float, float]:
-    """95 % interval of a published correlation of n independent rows by Fisher's z; Spearman's has the factor 1.06 and
-    Kendall's the variance 0.437 / (n - 4) (Fieller, Hartley, Pearson 1957)."""
-    variance = {
-        "pearson": 1 / max(n - 3, 1e-9),
-        "spearman": 1.06 / max(n - 3, 1e-9),
-        "kendall": 0.437 / max(n - 4, 1e-9),
-    }[kind]
-    if not np.isfinite(r) or abs(r) >= 1 or n < 5:
-        return float("nan"), float("nan")
-    half = stats.norm.ppf(0.975) * np.sqrt(variance)
-    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
-
-
-def pearson_p(r: float, n: float) -> float:
-    """Two-sided p of a Pearson correlation: t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom."""
-    return float(2 * stats.t.sf(abs(r) * np.sqrt((n - 2) / (1 - r * r)), n - 2))
-
-
-def implied_n(r: float, p: float) -> int:
-    """How many pairs a published (r, p) must come from, if p is the ordinary test of r."""
-    return round(float(brentq(lambda n: np.log(max(pearson_p(r, n), 1e-300)) - np.log(p), 3, 1e6)))
-
-
 def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Sequence[int] = SCALE) -> float:
     """Cohen's kappa of two raters over a scale; quadratic weights by default. Scores are rounded to the scale; NaN rows
     are left out.
@@ -112,11 +87,6 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Seque
     weights = (values[:, None] - values) ** 2 if quadratic else 1.0 - np.eye(len(values))
     expected = (weights * np.outer(table.sum(1), table.sum(0))).sum()
     return float(1 - (weights * table).sum() / expected) if expected else float("nan")
-
-
-def kappa_from_agreement(observed: float, chance: float) -> float:
-    """kappa = (observed - chance) / (1 - chance)."""
-    return (observed - chance) / (1 - chance)
 
 
 def bias(judge: ArrayLike, human: ArrayLike) -> float:

@@ -228,13 +228,6 @@ def styletalk_text(row: dict[str, str]) -> str:
     return plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))
 
 
-def styletalk_groups(table: Path) -> dict[int, int]:
-    """How many contrast groups there are of each size, all rows counted: eval.csv has 342 pairs, 18 triples, 120
-    singles."""
-    rows = rows_of(table, ("diag_id", "curr_text"))
-    return dict(Counter(Counter((row["diag_id"], styletalk_text(row)) for row in rows).values()))
-
-
 def folder(root: Path, split: str) -> Iterator[Found]:
     """Your own recordings, as metadata.csv beside them says."""
     check_split(split)

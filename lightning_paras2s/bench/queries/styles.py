@@ -10,8 +10,6 @@ from __future__ import annotations
 import functools
 import re
 
-from lightning_paras2s.types import SPLITS
-
 EVERYDAY_TOPICS = {
     "train": (
         "Personal Life",
@@ -234,11 +232,6 @@ Reply in exactly this format:
 Answer: different or similar
 Reason: one short sentence
 """
-
-
-def split_of(factor: str, topic: str) -> str:
-    """The split that owns a topic."""
-    return next(split for split in SPLITS if topic in TOPICS[factor][split])
 
 
 def generation_prompt(factor: str, topic: str, styles: tuple[str, str], count: int) -> str:

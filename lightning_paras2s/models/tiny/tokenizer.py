@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_paras2s.errors import InputPath
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, HOP, MELS, SAMPLE_RATE, acoustics_of, vocode
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
@@ -146,19 +145,6 @@ class TinyTokenizer(SpeechTokenizer):
         wav = vocode(self.reconstruct(codes))
         lengths = lengths * HOP * STRIDE
         return wav * (torch.arange(wav.shape[-1]) < lengths[:, None]), lengths
-
-
-class TrainedTokenizer(TinyTokenizer):
-    """A `TinyTokenizer` with the weights of a file, for configs.
-
-    Args:
-        path: weights (.safetensors); by default those that are shipped.
-    """
-
-    def __init__(self, path: InputPath = "checkpoints/embedded/tokenizer.safetensors") -> None:
-        trained = load_module(TinyTokenizer, path)
-        super().__init__(**trained.settings)
-        self.load_state_dict(trained.state_dict())
 
 
 def silence() -> Tensor:
