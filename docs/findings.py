@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_paras2s.running.sweep_points import Difference, Metric, Row, difference, points_of, read_rows, score
+from lightning_paras2s.sweeping.points import Difference, Metric, Row, difference, points_of, read_rows, score
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"

@@ -14,7 +14,7 @@ import soundfile
 from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.audio import at_rate, write_audio
-from lightning_paras2s.servers.scripted import ScriptedLLM
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.speaking.remote import OPENAI_VOICES
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES, EspeakSynthesizer
 from lightning_paras2s.types import SPLITS, Audio, Style

@@ -8,13 +8,13 @@ import torch
 from tiny_models import write_reasoner
 
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing import audio_reasoner
 from lightning_paras2s.hearing.audio_reasoner import QUESTION, SYSTEM, AudioReasoner, chat_prompt, parse_tone
 from lightning_paras2s.hearing.evidence import Ears, hear
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import LLMJudge
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import Audio, Query, Response
 
 THOUGHT = "<THINK><PLANNING>Listen.</PLANNING><CAPTION>A voice.</CAPTION><REASONING>Slow.</REASONING></THINK>"

@@ -14,12 +14,11 @@ import yaml
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.cli import COMMANDS, STAGES, dispatch
-from lightning_paras2s.data import embedded
+from lightning_paras2s.data import embedded, speech
 from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.tiny.scorer import TinyScorer
-from lightning_paras2s.modules import speech
 from lightning_paras2s.types import FACTORS, SPLITS, Audio, append_jsonl
 
 ROOT = Path(__file__).parents[1]

@@ -19,6 +19,7 @@ from lightning_paras2s.bench.queries.deal import deal
 from lightning_paras2s.bench.queries.demonstrate import demonstrate
 from lightning_paras2s.bench.queries.demonstrate_words import prompt_of
 from lightning_paras2s.bench.queries.mine import mine
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.data.open_text import read_open
 from lightning_paras2s.data.sources import ManifestDialogues
 from lightning_paras2s.errors import UserError
@@ -27,7 +28,6 @@ from lightning_paras2s.hearing.tone_words import TONE_WORDS, agrees
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.servers.chat import OpenAIChat
 from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import Voice
 from lightning_paras2s.types import FACTORS, SPLITS, TONES, Audio, Query, Response, Style, read_jsonl, to_json

@@ -54,7 +54,7 @@ MADE = {
     "bench/people/reliability.py": "pearson, alpha",
     "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
     "bench/diagnostics/leakage.py": "share of recordings, difference of shares, mean over factors of shares",
-    "running/sweep_points.py": "seeds, difference of two points",
+    "sweeping/points.py": "seeds, difference of two points",
 }
 NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
 NAMES += " jackknife correlation_gain correlation krippendorff_interval"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer, block_causal, front_end
-from lightning_paras2s.models.kimi.log_mel import log_mel
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
+from lightning_paras2s.models.log_mel import log_mel
 
 GOLDEN = Path(__file__).parent / "golden"
 GLM4 = torch.load(GOLDEN / "glm4_tokenizer_tiny.pt", weights_only=True)

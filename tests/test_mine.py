@@ -11,13 +11,13 @@ from loopback import Loopback, Sent, completion
 from lightning_paras2s.bench.queries import styles
 from lightning_paras2s.bench.queries.lists import flaw, parse_answer, parse_numbered_list, parse_response, split_styles
 from lightning_paras2s.bench.queries.mine import deduplicate, generations, mine
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.scripts import read_scripts
 from lightning_paras2s.bench.queries.three_tests import Candidate, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import text_queries
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import FACTORS, SPLITS
 
 THREE = ["Buy me a ticket.", "Book the 7:30 train.", "Is it 3.5 miles?"]
@@ -179,7 +179,7 @@ def test_mine_gives_scripts_with_reasons_when_run_offline(tmp_path):
 
 
 def test_mine_rejects_every_decoy_when_the_scripted_model_judges(tmp_path):
-    from lightning_paras2s.servers.scripted import DECOYS
+    from lightning_paras2s.bench.queries.scripted import DECOYS
 
     mine(str(tmp_path / "out"), ScriptedLLM(decoys=9), splits=["test"], count=400)
     rows = [json.loads(line) for line in (tmp_path / "out/candidates.jsonl").read_text().splitlines()]

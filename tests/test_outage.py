@@ -15,6 +15,7 @@ from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.queries.mine import mine
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.scripts import read_scripts
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, ToplineSystem
 from lightning_paras2s.data.embedded import frames
@@ -24,7 +25,6 @@ from lightning_paras2s.judging.judges import LLMJudge
 from lightning_paras2s.running.logs import Log, half_line, unanswered
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, read_jsonl
 
 USD = (10 * 2 + 5 * 8) / 1e6  # a completion of gpt-4.1: 10 prompt and 5 completion tokens

@@ -35,14 +35,14 @@ from lightning_paras2s.hearing.polytone import (
 )
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.hearing.words import plain_words as words
-from lightning_paras2s.modules.analyzers import (
+from lightning_paras2s.modules.analyzers import targets
+from lightning_paras2s.modules.labelled import (
     Labelled,
     ManifestStyles,
     PolyToneDataModule,
     load_heard,
     one_style_a_text,
     save_heard,
-    targets,
 )
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES
 from lightning_paras2s.types import STYLES, Audio, Query, Style, to_json

@@ -9,7 +9,8 @@ import torch
 from lightning_paras2s.data.suggestive import LABELS
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.polytone import NOTHING, analyser_path
-from lightning_paras2s.modules.analyzers import Labelled, PolyToneModule, targets
+from lightning_paras2s.modules.analyzers import PolyToneModule, targets
+from lightning_paras2s.modules.labelled import Labelled
 from lightning_paras2s.types import STYLES, Audio
 
 

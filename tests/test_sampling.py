@@ -6,8 +6,8 @@ import torch
 from test_kimi_audio import mixed_prompt, tiny_kimi
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.sampling import draw, likeliest
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, sampling_noise
-from lightning_paras2s.models.tiny.decoding import draw, likeliest
 
 SHARES = torch.tensor([0.1, 0.4, 0.2, 0.3])  # of four tokens
 

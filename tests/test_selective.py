@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from toys import Largest
 
+from lightning_paras2s.models.sampling import draw
 from lightning_paras2s.models.selective import selective_logps
-from lightning_paras2s.models.tiny.decoding import draw
 
 RANGES = ((3, 4), (7, 8), (20, 90))
 LEGAL = torch.cat([torch.arange(a, b) for a, b in RANGES])

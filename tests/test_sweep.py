@@ -17,12 +17,12 @@ import yaml
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.summary import Judged, summarise_system
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running import sweep_runs
 from lightning_paras2s.running.logs import json_text
-from lightning_paras2s.running.sweep import plan, subset, sweep
-from lightning_paras2s.running.sweep_points import difference, points_of, score
-from lightning_paras2s.running.sweep_rows import Rows
 from lightning_paras2s.shown.show import show
+from lightning_paras2s.sweeping import runs as sweep_runs
+from lightning_paras2s.sweeping.points import difference, points_of, score
+from lightning_paras2s.sweeping.rows import Rows
+from lightning_paras2s.sweeping.sweep import plan, subset, sweep
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
 
 ROOT = Path(__file__).parents[1]
@@ -121,9 +121,9 @@ def test_every_run_is_a_row_and_none_is_run_twice(place):
 
 def test_sweep_goes_on_where_it_was_killed(place):
     program = f"""
-from lightning_paras2s.running import sweep_runs
+from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.running.logs import json_text
-from lightning_paras2s.running.sweep import sweep
+from lightning_paras2s.sweeping.sweep import sweep
 sweep_runs.PROGRAM = {(sys.executable, str(place / "program.py"))!r}
 sweep(**{GRID | {"workers": 1}!r})
 """

@@ -23,7 +23,7 @@ from lightning_paras2s.bench.queries.unlabelled import Imported, raves
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.voice_activity import Span, pieces_of
-from lightning_paras2s.running.sweep import subset
+from lightning_paras2s.sweeping.sweep import subset
 from lightning_paras2s.types import Audio, Query, read_jsonl
 
 SPOKEN = len(KINDS) + 4 + 40  # one piece each; the long recording has 40

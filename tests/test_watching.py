@@ -19,8 +19,8 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.models.speech_lm import Completion, Sampling
+from lightning_paras2s.modules.callbacks import Probe, SampleWriter
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.running.callbacks import Probe, SampleWriter
 from lightning_paras2s.running.runs import RunLogger, StepSeed
 from lightning_paras2s.types import Audio, Evidence, Query, Style, Verdict
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
@@ -22,10 +20,12 @@ from lightning_paras2s.data.suggestive import LABELS
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.polytone import NOTHING, Analyser, AnalyserRecognizer, Heard, check_factor
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
-from lightning_paras2s.models.kimi.log_mel import log_mel
+from lightning_paras2s.models.checkpoint import load_tensors, write_tensors
+from lightning_paras2s.models.log_mel import log_mel
 from lightning_paras2s.models.lora import add_lora
 from lightning_paras2s.models.pretrained import load_pretrained
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
+from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.types import Audio
 
 LORA_TARGETS = r".*\.(self_attn|attention)\.[qv]_proj"
@@ -77,12 +77,8 @@ class EncoderAnalyser(Analyser):
 
     def save(self, path: str | Path) -> None:
         """What was trained, with the settings; the encoder stays where it is."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         tensors = {n: p.detach().cpu().contiguous() for n, p in self.named_parameters() if p.requires_grad}
-        save_file(tensors, part, metadata={"class": type(self).__name__, "settings": json.dumps(self.settings)})
-        part.replace(path)
+        write_tensors(path, tensors, {"class": type(self).__name__, "settings": json.dumps(self.settings)})
 
 
 class WhisperAnalyser(EncoderAnalyser):
@@ -118,12 +114,7 @@ ANALYSERS = {cls.__name__: cls for cls in (WhisperAnalyser, Wav2Vec2Analyser)}
 
 def load_analyser(path: str | Path, base: str | None = None) -> EncoderAnalyser:
     """A saved analyser; `base` is the folder of its encoder if it is no longer where it was."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (FileNotFoundError, SafetensorError) as error:
-        raise UserError(f"an analyser must be a whole safetensors file; got {path} ({error}); train it again") from None
+    header, tensors = load_tensors(weights_file(path, "an analyser must be an existing .safetensors file"))
     if header.get("class") not in ANALYSERS:
         raise UserError(f"{path} must hold one of {', '.join(ANALYSERS)}; got {header.get('class', 'no class')}")
     settings = json.loads(header["settings"])

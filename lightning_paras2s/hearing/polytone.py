@@ -26,7 +26,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer, StyleTrunk
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.checkpoint import load_module, save_module
-from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, SAMPLE_RATE
+from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, SAMPLE_RATE, stack_acoustics
 from lightning_paras2s.types import FACTORS, Audio, Style
 
 
@@ -195,6 +195,4 @@ def word_bucket(word: str, buckets: int) -> int:
 def pad_frames(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Acoustics [T, 66] of several lengths -> [B, T, 66] and lengths [B]; padding repeats a row's mean frame."""
     tensors = [torch.from_numpy(np.asarray(row)).float() for row in rows]
-    longest = max(len(row) for row in tensors)
-    padded = [torch.cat([row, row.mean(0, keepdim=True).expand(longest - len(row), -1)]) for row in tensors]
-    return torch.stack(padded), torch.tensor([len(row) for row in tensors])
+    return stack_acoustics(tensors), torch.tensor([len(row) for row in tensors])

@@ -16,7 +16,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of
+from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio
 
@@ -146,10 +146,7 @@ def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:
     """Recordings of any rate -> acoustics [B, T, 66], frame counts. A row's padding repeats its mean frame, so row
     means stay."""
     rows = [acoustics_of(torch.from_numpy(resample(audio, SAMPLE_RATE).samples.copy())) for audio in audios]
-    lengths = [len(row) for row in rows]
-    longest = max(lengths)
-    padded = [torch.cat([row, row.mean(0, keepdim=True).expand(longest - len(row), -1)]) for row in rows]
-    return torch.stack(padded), lengths
+    return stack_acoustics(rows), [len(row) for row in rows]
 
 
 @functools.lru_cache

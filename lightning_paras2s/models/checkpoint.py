@@ -24,8 +24,6 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
 
     With dtype int8, matrices are kept as int8 with one float32 scale a row, and everything else as float16.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
         tensor = tensor.detach().cpu()
@@ -35,10 +33,37 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
         else:
             kept = torch.float16 if dtype == torch.int8 else dtype
             tensors[name] = tensor.to(kept if tensor.is_floating_point() else tensor.dtype).contiguous()
-    part = path.with_name(f".{path.name}.part")
     header = {"class": type(module).__name__, "format": str(FORMAT), "settings": json.dumps(module.settings)}
+    write_tensors(path, tensors, header)
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
     save_file(tensors, part, metadata=header)
     part.replace(path)
+
+
+def open_tensors(file: Path):
+    """A safetensors file, opened without reading its tensors.
+
+    Raises:
+        UserError: it is missing, or cut.
+    """
+    if not file.is_file():
+        raise UserError(f"the model must have the shard {file}; it is missing; fetch it")
+    try:
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        raise UserError(f"{file} must be a whole safetensors file; got {error}; fetch or train it again") from None
+
+
+def load_tensors(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A safetensors file's header and tensors."""
+    with open_tensors(file) as opened:
+        return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
 def load_module(cls: type[Network], path: str | Path) -> Network:
@@ -48,14 +73,7 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
         UserError: no such file, not safetensors, another class or format, or tensors that do not fit.
     """
     path = weights_file(path)
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(
-            f"weights must be a whole safetensors file; got {path} ({error}); fetch or train it again"
-        ) from None
+    header, tensors = load_tensors(path)
     if (header.get("class"), header.get("format")) != (cls.__name__, str(FORMAT)):
         got = f"{header.get('class', 'no class')} format {header.get('format', 'none')}"
         raise UserError(f"{path} must hold a {cls.__name__} of format {FORMAT}; got {got}; choose another file")
@@ -72,3 +90,12 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
         )
     module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return module
+
+
+def read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"the checkpoint must have {path}; it is missing; check the folder")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} must be JSON; got {error.msg} at line {error.lineno}; fetch it again") from None

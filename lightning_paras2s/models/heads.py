@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.sampling import draw
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
 from lightning_paras2s.models.sharding import unsharded
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM
-from lightning_paras2s.models.tiny.decoding import draw
 
 
 class HeadedLM(SpeechLM):

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.config import read_json
+from lightning_paras2s.models.checkpoint import open_tensors, read_json
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -81,13 +81,8 @@ def check_files(folder: Path) -> None:
 
 def shard_tensors(file: Path) -> set[str]:
     """Names in a safetensors file, whose length the header gives away."""
-    if not file.is_file():
-        raise UserError(f"the model must have the shard {file}; it is missing; fetch it")
-    try:
-        with safe_open(file, "pt") as shard:
-            return set(shard.keys())
-    except SafetensorError as error:
-        raise UserError(f"{file} must be a whole safetensors file; got {error}; fetch it again") from None
+    with open_tensors(file) as shard:
+        return set(shard.keys())
 
 
 @contextmanager

@@ -35,7 +35,7 @@ COMMANDS = {
     "voicebench": "lightning_paras2s.bench.corpora.voicebench_scores:voicebench",
     "agreement": "lightning_paras2s.bench.people.agreement:agreement",
     "plan": "lightning_paras2s.running.plan:plan",
-    "sweep": "lightning_paras2s.running.sweep:sweep",
+    "sweep": "lightning_paras2s.sweeping.sweep:sweep",
     "leakage": "lightning_paras2s.bench.diagnostics.leakage:leakage",
     "judge_table": "lightning_paras2s.bench.diagnostics.judge_table:judge_table",
     "doctor": "lightning_paras2s.running.doctor:doctor",
@@ -47,7 +47,7 @@ CALLBACKS = {
     "step_seed": "lightning_paras2s.running.runs:StepSeed",
     "end_together": "lightning_paras2s.running.ranks:EndTogether",
     "end_on_term": "lightning_paras2s.running.terminated:EndOnTerm",
-    "progress": "lightning_paras2s.running.callbacks:StageProgress",
+    "progress": "lightning_paras2s.modules.callbacks:StageProgress",
     "share_cores": "lightning_paras2s.running.trainer:ShareCores",
 }
 LINKED = {"step_seed": ("seed",)}  # set from elsewhere: seed_everything

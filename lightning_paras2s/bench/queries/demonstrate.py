@@ -16,6 +16,7 @@ from typing import Any
 from lightning_paras2s.bench.queries.demonstrate_speech import Speaker, Voice
 from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_WORDS, Writer, Written
 from lightning_paras2s.bench.queries.manifest import moved, read_queries
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.synthesize import WORDS_A_MINUTE, Budget
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
@@ -23,7 +24,6 @@ from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import replace_file, write_summary
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, cap
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.speaking.remote import PromptVoices, RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer
 from lightning_paras2s.types import SPLITS, TONES, Query, Response, read_jsonl, to_json

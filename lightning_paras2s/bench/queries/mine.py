@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from lightning_paras2s.bench.queries.duplicates import first_of_each
 from lightning_paras2s.bench.queries.lists import flaw, parse_numbered_list, split_styles
+from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.scripts import scripts_of
 from lightning_paras2s.bench.queries.styles import (
     CONTRASTS,
@@ -32,7 +33,6 @@ from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
-from lightning_paras2s.servers.scripted import ScriptedLLM
 from lightning_paras2s.types import FACTORS, SPLITS, to_json
 
 ITEM_TOKENS, ANSWER_TOKENS = 18, 45  # of a generated query, of an answer to a test; for price estimates

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.config import read_json
+from lightning_paras2s.models.checkpoint import open_tensors, read_json
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import SpeechLM
 
@@ -48,7 +47,7 @@ def check_kimi(model: SpeechLM, folder: str | Path) -> None:
     expected = {name: tuple(p.shape) for name, p in base_parameters(model).items()}
     kinds = set()
     for file, names in read_index(folder, set(expected)).items():
-        with open_shard(file) as shard:
+        with open_tensors(file) as shard:
             held = set(shard.keys())
             for name in names:
                 if name not in held:
@@ -96,7 +95,7 @@ def load_kimi(model: SpeechLM, folder: str | Path) -> None:
     """
     parameters = base_parameters(model)
     for file, names in read_index(folder, set(parameters)).items():
-        with open_shard(file) as shard:
+        with open_tensors(file) as shard:
             for name in names:
                 read_into(parameters[name], shard.get_slice(name))
     for name, parameter in model.named_parameters():
@@ -199,13 +198,3 @@ def merged_adapters(model: SpeechLM):
         return weight.float() + layer.scaling["default"] * up.float() @ down.float()  # rounded once, when it is written
 
     return tensor
-
-
-def open_shard(file: Path):
-    """A safetensors file opened without reading its tensors."""
-    if not file.is_file():
-        raise UserError(f"the checkpoint must have the shard {file}; it is missing; fetch it")
-    try:
-        return safe_open(file, "pt")
-    except SafetensorError as error:
-        raise UserError(f"{file} must be a whole safetensors file; got {error}; fetch it again") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.checkpoint import read_json
 from lightning_paras2s.models.selective import Ranges
 
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_theta")
@@ -143,12 +143,3 @@ def require_values(path: Path, values: dict, fixed: dict[str, tuple]) -> None:
     for name, (wanted, default) in fixed.items():
         if (got := values.get(name, default)) != wanted:
             raise UserError(f"{name} in {path} must be {wanted!r}; got {got!r}; no other is supported")
-
-
-def read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise UserError(f"the checkpoint must have {path}; it is missing; check the folder")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} must be JSON; got {error.msg} at line {error.lineno}; fetch it again") from None

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_paras2s.models.kimi.log_mel import SAMPLE_RATE, log_mel
+from lightning_paras2s.models.log_mel import SAMPLE_RATE, log_mel
 
 SAMPLES_A_CODE = 1280
 CHUNK_SAMPLES = 30 * SAMPLE_RATE  # longer speech is encoded in chunks, each alone

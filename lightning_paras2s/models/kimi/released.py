@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.checkpoint import read_json
 from lightning_paras2s.models.kimi.bigvgan import BigVGAN, BigVGANConfig
-from lightning_paras2s.models.kimi.config import read_json, require, require_values
+from lightning_paras2s.models.kimi.config import require, require_values
 from lightning_paras2s.models.kimi.detokenizer import Detokenizer
 from lightning_paras2s.models.kimi.flow_matching import FlowConfig, FlowMatching
 from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Config, Glm4Tokenizer

@@ -16,8 +16,8 @@ from lightning_paras2s.models.kimi.config import KimiConfig
 from lightning_paras2s.models.kimi.detokenizer import Detokenizer
 from lightning_paras2s.models.kimi.flow_matching import seeded_noise
 from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Tokenizer
-from lightning_paras2s.models.kimi.log_mel import SAMPLE_RATE as INPUT_RATE
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
+from lightning_paras2s.models.log_mel import SAMPLE_RATE as INPUT_RATE
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.models.kimi.glm4_tokenizer import CHUNK_SAMPLES, SAMPLES_A_CODE
-from lightning_paras2s.models.kimi.log_mel import log_mel
+from lightning_paras2s.models.log_mel import log_mel
 
 FRAMES_A_CODE = 4
 

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.pretrained import INDEX, WHOLE, check_files, one_line, shard_tensors
+from lightning_paras2s.models.checkpoint import open_tensors
+from lightning_paras2s.models.pretrained import INDEX, WHOLE, check_files, one_line
 
 KIND, ADAPTER = "qwen2_5_omni", "adapter_config.json"
 WORDS, EARS, TALKER, VOICE = "thinker.model.", "thinker.audio_tower.", "talker.", "token2wav."
@@ -90,9 +90,8 @@ def read_tensors(folder: str | Path, prefix: str) -> dict[str, Tensor]:
     check_files(folder)
     found: dict[str, Tensor] = {}
     for file in shard_files(folder):
-        names = [name for name in shard_tensors(file) if name.startswith(prefix)]
-        with safe_open(file, "pt") as shard:
-            found |= {name: shard.get_tensor(name) for name in names}
+        with open_tensors(file) as shard:
+            found |= {name: shard.get_tensor(name) for name in shard.keys() if name.startswith(prefix)}  # noqa: SIM118
     return found
 
 

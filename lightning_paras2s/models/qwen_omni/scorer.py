@@ -15,8 +15,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -24,7 +22,8 @@ from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
-from lightning_paras2s.models.kimi.log_mel import HOP, SAMPLE_RATE, log_mel
+from lightning_paras2s.models.checkpoint import load_tensors, write_tensors
+from lightning_paras2s.models.log_mel import HOP, SAMPLE_RATE, log_mel
 from lightning_paras2s.models.lora import add_lora
 from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.models.sharding import shard_blocks, whole
@@ -132,14 +131,10 @@ class QwenOmniScorer(ResponseScorer):
 
     def save(self, path: str | Path) -> None:
         """The adapters alone, with the settings; the base stays where it is. Sharded: all ranks call, one writes."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         tensors = {n: whole(p).cpu().contiguous() for n, p in self.adapters().items()}
         if dist.is_initialized() and dist.get_rank() > 0:
             return
-        save_file(tensors, part, metadata={"class": QwenOmniScorer.__name__, "settings": json.dumps(self.settings)})
-        part.replace(path)
+        write_tensors(path, tensors, {"class": QwenOmniScorer.__name__, "settings": json.dumps(self.settings)})
 
 
 class TrainedOmniScorer(QwenOmniScorer):
@@ -155,9 +150,8 @@ class TrainedOmniScorer(QwenOmniScorer):
             raise UserError(
                 f"the scorer's adapters must be an existing .safetensors file; got {path}; train them or check the path"
             )
-        with open_tensors(Path(path)) as file:
-            header = file.metadata() or {}
-            tensors = {OUTER.sub("", name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, found = load_tensors(Path(path))
+        tensors = {OUTER.sub("", name): tensor for name, tensor in found.items()}
         if header.get("class") != QwenOmniScorer.__name__:
             got = header.get("class", "no class")
             raise UserError(f"{path} must hold a {QwenOmniScorer.__name__}; got {got}; choose another file")
@@ -179,14 +173,6 @@ def parts(thinker: nn.Module) -> tuple[nn.Module, nn.Module]:
     """
     inner = thinker.model
     return (inner, inner.language_model) if "language_model" in dict(inner.named_children()) else (thinker, inner)
-
-
-def open_tensors(path: Path):
-    """A safetensors file opened without reading its tensors."""
-    try:
-        return safe_open(path, "pt")
-    except SafetensorError as error:
-        raise UserError(f"{path} must be a whole safetensors file; got {error}; train or fetch it again") from None
 
 
 def mel_batch(audios: list[Audio]) -> tuple[Tensor, Tensor]:

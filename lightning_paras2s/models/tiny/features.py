@@ -103,6 +103,12 @@ def _mel_to_linear() -> Tensor:
     return matrix
 
 
+def stack_acoustics(rows: list[Tensor]) -> Tensor:
+    """Acoustics [T, 66] of several lengths -> [B, T, 66]; padding repeats a row's mean frame, so row means stay."""
+    longest = max(map(len, rows))
+    return torch.stack([torch.cat([r, r.mean(0, keepdim=True).expand(longest - len(r), -1)]) for r in rows])
+
+
 def vocode(features: Tensor, seed: int = 0) -> Tensor:
     """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features, in any precision."""
     mel, f0, voiced = features[..., :MELS], features[..., MELS], features[..., MELS + 1]

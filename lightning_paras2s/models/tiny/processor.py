@@ -18,6 +18,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Completion
+from lightning_paras2s.models.tiny.features import stack_acoustics
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
 from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer, silence, stack_frames
@@ -192,10 +193,8 @@ def encode_all(
 ) -> list[torch.Tensor]:
     """Codes of each utterance, [T]; empty where there is none."""
     codes = [torch.zeros(0, dtype=torch.long)] * len(utterances)
-    order = sorted((i for i, u in enumerate(utterances) if u is not None), key=lambda i: len(utterances[i].acoustics))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
-        found = tokenizer.quantise(_stack([utterances[i] for i in index], silence()))[1]
+    for index in by_length(utterances, batch_size):
+        found = tokenizer.quantise(with_silence([utterances[i] for i in index]))[1]
         for row, i in zip(found, index, strict=True):
             codes[i] = row[: len(utterances[i].acoustics) // 4].clone()
     return codes
@@ -207,22 +206,25 @@ def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None
     if network is None:
         raise no_transcriber()
     texts = [""] * len(utterances)
-    order = sorted((i for i, u in enumerate(utterances) if u is not None), key=lambda i: len(utterances[i].acoustics))
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
-        logits = network(_stack([utterances[i] for i in index]))
+    for index in by_length(utterances, batch_size):
+        logits = network(stack_acoustics([torch.from_numpy(utterances[i].acoustics).float() for i in index]))
         for text, i in zip(read_ctc(logits, [len(utterances[i].acoustics) for i in index]), index, strict=True):
             texts[i] = text
     return texts
 
 
-def _stack(utterances: list[Utterance], padding: torch.Tensor | None = None) -> torch.Tensor:
-    """acoustics [B, T, 66], padded with `padding` [L, 66] at least once, or with each row's mean frame (as in
-    `asr.pad_acoustics`)."""
-    longest = max(len(u.acoustics) for u in utterances) + (0 if padding is None else len(padding))
-    rows = [torch.from_numpy(u.acoustics).float() for u in utterances]
-    fill = [row.mean(0, keepdim=True) if padding is None else padding[:1] for row in rows]
-    return torch.stack([torch.cat([r, f.expand(longest - len(r), -1)]) for r, f in zip(rows, fill, strict=True)])
+def by_length(utterances: list[Utterance | None], batch_size: int) -> list[list[int]]:
+    """Batches of the indices of those that are there, the shortest first."""
+    there = (i for i, u in enumerate(utterances) if u is not None)
+    order = sorted(there, key=lambda i: len(utterances[i].acoustics))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def with_silence(utterances: list[Utterance]) -> torch.Tensor:
+    """acoustics [B, T, 66], each with silence at its end."""
+    rows, quiet = [torch.from_numpy(u.acoustics).float() for u in utterances], silence()
+    longest = max(map(len, rows)) + len(quiet)
+    return torch.stack([torch.cat([row, quiet[:1].expand(longest - len(row), -1)]) for row in rows])
 
 
 def no_transcriber() -> UserError:

@@ -17,11 +17,11 @@ import yaml
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
-from lightning_paras2s.running.sweep_runs import Failed, chain
+from lightning_paras2s.sweeping.runs import Failed, chain
 
 if TYPE_CHECKING:
-    from lightning_paras2s.running.sweep import Run
-    from lightning_paras2s.running.sweep_rows import Rows
+    from lightning_paras2s.sweeping.rows import Rows
+    from lightning_paras2s.sweeping.sweep import Run
 
 MEASURED_STEPS = 3
 HOUR = 3600.0
@@ -80,7 +80,7 @@ def from_a_step(run: Run, step_seconds: float) -> tuple[float, float, str]:
 
 def measured(run: Run) -> tuple[float, float]:
     """Seconds and responses of a step, the mean over the first point's stages, run a few steps each."""
-    from lightning_paras2s.running.sweep import responses_of
+    from lightning_paras2s.sweeping.sweep import responses_of
 
     seconds, responses = [], []
     with tempfile.TemporaryDirectory(prefix="sweep-") as made:

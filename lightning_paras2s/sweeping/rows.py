@@ -18,12 +18,12 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, read_summary, replace_file
 from lightning_paras2s.running.machine import cpu_name
-from lightning_paras2s.running.sweep_board import write_hparams
-from lightning_paras2s.running.sweep_runs import seconds_of
+from lightning_paras2s.sweeping.board import write_hparams
+from lightning_paras2s.sweeping.runs import seconds_of
 from lightning_paras2s.types import Verdict, answered, finite
 
 if TYPE_CHECKING:
-    from lightning_paras2s.running.sweep import Run
+    from lightning_paras2s.sweeping.sweep import Run
 
 ROWS = 1  # raise it where a row of the same run would mean something else: all is then run again
 KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",

@@ -25,8 +25,8 @@ from lightning_paras2s.running.check import check
 from lightning_paras2s.running.machine import free_memory, usable_threads
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
-from lightning_paras2s.running.sweep_rows import ROWS, Rows
-from lightning_paras2s.running.sweep_runs import Work, run_all
+from lightning_paras2s.sweeping.rows import ROWS, Rows
+from lightning_paras2s.sweeping.runs import Work, run_all
 from lightning_paras2s.types import Query, to_json
 
 # Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
@@ -122,11 +122,11 @@ def sweep(
         raise UserError(f"only must be the number of a run, 0 to {len(made) - 1}; got {only}")
     todo = [run for run in made if run.sha not in rows.done(retry)]
     if dry_run:
-        from lightning_paras2s.running.sweep_price import price
+        from lightning_paras2s.sweeping.price import price
 
         return price(name, made, todo, rows, step_seconds, usd_per_hour)
     if submit == "slurm":
-        from lightning_paras2s.running.sweep_price import array_script
+        from lightning_paras2s.sweeping.price import array_script
 
         again = {"name": name, "points": points, "seeds": seeds, "manifest": manifest, "pairs": pairs}
         again |= {"subset_seed": subset_seed, "results": results, "runs": runs, "run_gb": run_gb}

@@ -18,8 +18,8 @@ from lightning_paras2s.bench.chain import end_with_parent
 from lightning_paras2s.running.logs import replace_file, say
 
 if TYPE_CHECKING:
-    from lightning_paras2s.running.sweep import Run
-    from lightning_paras2s.running.sweep_rows import Rows
+    from lightning_paras2s.sweeping.rows import Rows
+    from lightning_paras2s.sweeping.sweep import Run
 
 POLL_SECONDS = 0.1
 PROGRAM = (sys.executable, "-m", "lightning_paras2s")

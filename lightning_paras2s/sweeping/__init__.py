@@ -1,0 +1,1 @@
+"""Grids of runs: trained, evaluated, and kept as rows."""
