@@ -145,7 +145,7 @@ def test_csm_is_read_strictly_too(damage, tmp_path, monkeypatch):
     """Its processor is no part of this."""
     import transformers
 
-    from lightning_paras2s.speaking.remote import CsmTTS
+    from lightning_paras2s.speaking.prompted import CsmTTS
 
     write_csm(tmp_path / "csm")
     (tmp_path / "voices.jsonl").write_text("")

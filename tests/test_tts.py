@@ -13,18 +13,17 @@ from scipy.signal import butter, freqz
 from lightning_paras2s.audio import rms
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.tiny.features import pitch
+from lightning_paras2s.speaking.espeak import Espeak, word_starts
 from lightning_paras2s.speaking.synthesizers import (
     AGENT_PROSODY,
     QUERY_PROSODY,
     QUERY_VOICES,
     EspeakSynthesizer,
     Prosody,
-    _Espeak,
     add_noise,
     align_words,
     shape,
     vary,
-    word_starts,
 )
 from lightning_paras2s.types import SPLITS, STYLES, TONES, Audio, Style
 
@@ -210,7 +209,7 @@ def test_voice_variants_exist_in_the_wheel():
     [
         lambda: CENTRES.synthesize(TEXT, Style(), "nobody"),
         lambda: CENTRES.speak_as_agent(TEXT, "shouting"),
-        lambda: _Espeak.fresh().speak(TEXT, "xx-nowhere", Prosody(), 0),
+        lambda: Espeak.fresh().speak(TEXT, "xx-nowhere", Prosody(), 0),
         lambda: Style(emotion="bored"),
         lambda: Style(age="old"),
     ],

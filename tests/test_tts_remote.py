@@ -14,7 +14,8 @@ from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.speaking.remote import OPENAI_VOICES, CosyVoice, OpenAITTS, read_pcm
+from lightning_paras2s.speaking.prompted import CosyVoice, read_pcm
+from lightning_paras2s.speaking.remote import OPENAI_VOICES, OpenAITTS
 from lightning_paras2s.types import Query, Style, read_jsonl
 
 QUICK = Patience(retries=3, timeout_seconds=2.0, first_wait_seconds=0.01, longest_wait_seconds=1.0)

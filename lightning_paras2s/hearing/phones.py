@@ -17,7 +17,7 @@ import numpy as np
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
-from lightning_paras2s.speaking.synthesizers import _Espeak
+from lightning_paras2s.speaking.espeak import Espeak
 
 BLANK, SPACE = 0, 1
 PHONES = tuple(
@@ -32,7 +32,7 @@ _MARKS = re.compile(r"[',%=;|?#\-]|2")  # stress, and variants that sound alike
 @functools.lru_cache(maxsize=20_000)
 def pronounce(word: str) -> tuple[int, ...]:
     """Phone ids of a word spoken alone, in American English."""
-    espeak = _Espeak.instance or _Espeak.fresh()
+    espeak = Espeak.instance or Espeak.fresh()
     return tuple(_IDS[p] for p in _MARKS.sub("", espeak.phonemes(word)).split("_") if p in _IDS)
 
 
