@@ -14,6 +14,7 @@ SEAMS = {"SpeechLM", "HeadedLM", "Processor", "SpeechTokenizer"}
 EXEMPT = {
     "modules/speech.py": "it trains the embedded family's own codec",
     "modules/analyzers.py": "it trains the embedded analysers on that family's acoustics",
+    "modules/labelled.py": "it speaks and hears what the embedded analysers learn from",
     "bench/diagnostics/judge_table.py": "it compares the embedded judges, of which one is that family's scorer",
 }
 

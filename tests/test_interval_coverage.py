@@ -53,7 +53,7 @@ MADE = {
     "bench/people/agreement.py": "pearson, spearman, kendall, alpha",
     "bench/people/reliability.py": "pearson, alpha",
     "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
-    "bench/diagnostics/leakage.py": "share of recordings, difference of shares, mean over factors of shares",
+    "bench/diagnostics/voice_or_words.py": "share of recordings, difference of shares, mean over factors of shares",
     "sweeping/points.py": "seeds, difference of two points",
 }
 NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"

@@ -7,14 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lightning_paras2s.bench.diagnostics.constructed import KINDS, construct, reference_score
 from lightning_paras2s.bench.diagnostics.judge_table import (
     JUDGES,
-    KINDS,
     Recorded,
-    construct,
     judge_table,
     pearson_gain,
-    reference_score,
     stage_scores,
     table,
 )

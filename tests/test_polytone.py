@@ -285,7 +285,8 @@ def test_manifest_styles_when_read(tmp_path):
 
 def test_shipped_analysers_hear_unseen_voices():
     """The pair of analysers of each factor hears unseen voices better than chance."""
-    from lightning_paras2s.bench.diagnostics.leakage import AGREE, macro_mean, named, split_set
+    from lightning_paras2s.bench.diagnostics.leakage import named, split_set
+    from lightning_paras2s.bench.diagnostics.voice_or_words import AGREE, macro_mean
     from lightning_paras2s.data.embedded import corpus_audio
 
     spoken = split_set(1, 1, factors=("gender", "age"))

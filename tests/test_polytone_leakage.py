@@ -9,22 +9,17 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.diagnostics.leakage import (
+from lightning_paras2s.bench.diagnostics.leakage import compare, leakage, named, probe_set, speak, split_set
+from lightning_paras2s.bench.diagnostics.voice_or_words import (
     AGREE,
     MISLEAD,
     NEUTRAL,
     Named,
-    compare,
     corrected_information,
-    leakage,
     macro_difference,
     macro_mean,
     mutual_information,
-    named,
-    probe_set,
     same_text_consistency,
-    speak,
-    split_set,
     text_swap_probe,
 )
 from lightning_paras2s.data.suggestive import PROBE
