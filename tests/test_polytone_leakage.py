@@ -9,12 +9,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.diagnostics.leakage import compare, leakage, named, probe_set, speak, split_set
+from lightning_paras2s.bench.diagnostics.leakage import leakage, named, probe_set, speak, split_set
 from lightning_paras2s.bench.diagnostics.voice_or_words import (
     AGREE,
     MISLEAD,
     NEUTRAL,
     Named,
+    compare,
     corrected_information,
     macro_difference,
     macro_mean,

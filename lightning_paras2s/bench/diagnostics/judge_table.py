@@ -1,9 +1,9 @@
 """`judge_table`: which parts does a judge need? The ablation of ParaS2S v2 (its judges B1, O1, O2, O5, O6), small.
 
 The paper compares judges with people. There are no human ratings here, so the reference is *construction*
-(`constructed.py`). Judges hear recordings of query and reply and know none of it. The reference and the judges in stages
-share their rules; so the table tells what is lost by hearing (labels, tone, words), not whether the rules agree with
-people.
+(`constructed.py`). Judges hear recordings of query and reply and know none of it. The reference and the judges in
+stages share their rules; so the table tells what is lost by hearing (labels, tone, words), not whether the rules agree
+with people.
 """
 
 from __future__ import annotations

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning_paras2s.bench.diagnostics.voice_or_words import (
-    WORDS,
-    Named,
-    macro_difference,
-    macro_mean,
-    same_text_consistency,
-    text_swap_probe,
-)
+from lightning_paras2s.bench.diagnostics.voice_or_words import Named, compare
 from lightning_paras2s.data.suggestive import (
     PROBE,
     VOICES,
@@ -64,32 +57,6 @@ def leakage(
         for name, prefixes in analysers.items()
     }
     return {**compare(rows), "texts": texts, "n": len(spoken), "seed": seed, "transcriber": ear.transcriber.name}
-
-
-def compare(rows: dict[str, list[list[Named]]]) -> dict[str, Any]:
-    """Name -> recordings as named by each of its seeds; -> all numbers, and macro accuracy of each analyser less that
-    of each after it."""
-    names = list(rows)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    return {
-        "analysers": {name: [diagnose(one) for one in seeds] for name, seeds in rows.items()},
-        "macro_accuracy": {name: {words: macro_mean(seeds, words) for words in WORDS} for name, seeds in rows.items()},
-        "differences": {
-            f"{a} - {b}": {words: macro_difference(rows[a], rows[b], words) for words in WORDS} for a, b in pairs
-        },
-    }
-
-
-def diagnose(rows: Sequence[Named]) -> dict[str, Any]:
-    """Both diagnostics of one analyser, a factor."""
-    found = {}
-    for factor in sorted({row.factor for row in rows}):
-        own = [row for row in rows if row.factor == factor]
-        found[factor] = {
-            "same_text": same_text_consistency([row for row in own if row.suggested]),
-            "text_swap": text_swap_probe(own),
-        }
-    return found
 
 
 def probe_set(seed: int = 0, factors: Sequence[str] = FACTORS) -> list[Spoken]:

@@ -45,6 +45,32 @@ class Named:
         return NEUTRAL if not self.suggested else AGREE if self.suggested == self.style else MISLEAD
 
 
+def compare(rows: dict[str, list[list[Named]]]) -> dict[str, Any]:
+    """Name -> recordings as named by each of its seeds; -> all numbers, and macro accuracy of each analyser less that
+    of each after it."""
+    names = list(rows)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    return {
+        "analysers": {name: [diagnose(one) for one in seeds] for name, seeds in rows.items()},
+        "macro_accuracy": {name: {words: macro_mean(seeds, words) for words in WORDS} for name, seeds in rows.items()},
+        "differences": {
+            f"{a} - {b}": {words: macro_difference(rows[a], rows[b], words) for words in WORDS} for a, b in pairs
+        },
+    }
+
+
+def diagnose(rows: Sequence[Named]) -> dict[str, Any]:
+    """Both diagnostics of one analyser, a factor."""
+    found = {}
+    for factor in sorted({row.factor for row in rows}):
+        own = [row for row in rows if row.factor == factor]
+        found[factor] = {
+            "same_text": same_text_consistency([row for row in own if row.suggested]),
+            "text_swap": text_swap_probe(own),
+        }
+    return found
+
+
 def same_text_consistency(rows: Sequence[Named], repeats: int = 200, seed: int = 0) -> dict[str, Any]:
     """For texts spoken in several styles: does the name follow the voice, and is it free of the text?
 
