@@ -58,6 +58,9 @@ class Processor(ABC):
     def fits(self, policy: str) -> None:  # noqa: B027
         """Refuse a policy's weights that are another family's or size, as far as can be told without reading them."""
 
+    def suits(self, policy: SpeechLM) -> None:  # noqa: B027
+        """Refuse a policy whose ids are not those that this processor writes and reads."""
+
     @abstractmethod
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> Items:
         """What is done once for all epochs; the results that are dear are kept in `cache_dir`."""

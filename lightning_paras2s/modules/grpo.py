@@ -43,7 +43,7 @@ from lightning_paras2s.modules.rollouts import (
     minibatches_of,
     useful_queries,
 )
-from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place
+from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place, require_suited
 from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
@@ -171,6 +171,7 @@ class GRPOModule(StageModule):
             raise UserError(
                 f"model.lr_decay falls over trainer.max_steps, which must be set; got {self.trainer.max_steps}; set it"
             )
+        require_suited(self, self.policy)
         if self.reference is not None:
             self.reference.to(self.device)
         self.reward.to(self.device)

@@ -10,7 +10,7 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
-from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place
+from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place, require_suited
 
 
 class SFTModule(SupervisedModule):
@@ -66,6 +66,10 @@ class SFTModule(SupervisedModule):
         if self.policy is None:
             self.policy = initial_policy(self.build, self.init_from, self.seed)
             place(self, self.policy)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        require_suited(self, self.policy)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> Tensor:
         return self._step(batch, "train")

@@ -167,6 +167,13 @@ class SupervisedModule(StageModule):
         self.log("train/lr", lr)
 
 
+def require_suited(module: L.LightningModule, policy: SpeechLM) -> None:
+    """The policy's ids must be those that the data module's processor writes, or one line says what differs."""
+    processor = getattr(module.trainer.datamodule, "processor", None)
+    if processor is not None:
+        processor.suits(policy)
+
+
 def frozen_names(module: nn.Module) -> list[str]:
     """Weights that do not train, where others do."""
     return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]

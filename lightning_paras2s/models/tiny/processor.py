@@ -17,7 +17,7 @@ from lightning_paras2s.data.embedded import hear
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc
 from lightning_paras2s.models.processor import Processor
-from lightning_paras2s.models.speech_lm import Completion
+from lightning_paras2s.models.speech_lm import Completion, SpeechLM
 from lightning_paras2s.models.tiny.features import stack_acoustics
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
 from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate
@@ -63,6 +63,14 @@ class TinyProcessor(Processor):
     def files(self) -> tuple[str, ...]:
         return tuple(path for path in self.paths if path)
 
+    def suits(self, policy: SpeechLM) -> None:
+        codes = self.ears.ids.codes
+        if policy.streams.audio_blank != codes:
+            raise UserError(
+                f"the policy's levels must make the {codes} codes of {self.paths[0]}; got "
+                f"{policy.streams.audio_blank}; set them as the tokenizer's, or name the tokenizer it was trained with"
+            )
+
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> TinyItems:
         return TinyItems(dialogues, self.ears, self.delay, labelled, cache_dir)
 
@@ -85,7 +93,9 @@ class TinyProcessor(Processor):
         return through_codec(audios, self.tokenizer)
 
     def load_policy(self, path: str, device: str = "cpu", dtype: str = "float32") -> TinySpeechLM:
-        return TinySpeechLM.load(path).to(device, getattr(torch, dtype)).eval().requires_grad_(False)
+        policy = TinySpeechLM.load(path)
+        self.suits(policy)
+        return policy.to(device, getattr(torch, dtype)).eval().requires_grad_(False)
 
 
 class Ears:
