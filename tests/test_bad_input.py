@@ -212,7 +212,7 @@ def test_weights_are_refused_when_of_another_model_or_version(place, weights, na
 
 
 def test_policy_is_refused_when_its_codes_are_not_the_tokenizers(place):
-    """It would take a code of the tokenizer for its blank, and train on that in silence. 4 x 3 codes fit, 4 x 5 don't."""
+    """It would take a code for its blank, and train on that in silence. 4 x 3 codes fit, 4 x 5 do not."""
     error = refused("fit", "--model.policy.init_args.levels", "[4, 5]", "--model.init_from", "null")
     assert "levels must make the 12 codes of" in error and "got 20" in error
 
