@@ -23,10 +23,10 @@ ATTRIBUTES = {
     ("running/fit.py", "_run_subcommand"): ("lightning.pytorch.cli:LightningCLI", "one line for a user's mistake"),
 }
 ATTRIBUTES |= {
-    ("speaking/synthesizers.py", "_handle"): ("ctypes:CDLL", "eSpeak's library is loaded anew for another voice"),
+    ("speaking/espeak.py", "_handle"): ("ctypes:CDLL", "eSpeak's library is loaded anew for another voice"),
 }
 MODULES = {
-    ("speaking/synthesizers.py", "_ctypes"): ("dlclose", "eSpeak's library is loaded anew for another voice"),
+    ("speaking/espeak.py", "_ctypes"): ("dlclose", "eSpeak's library is loaded anew for another voice"),
     ("models/sharding.py", "torch.utils._pytree"): ("register_dataclass", "FSDP2 finds what backward begins with"),
     ("models/kimi/checkpoint.py", "torch.distributed.tensor._utils"): (
         "compute_local_shape_and_global_offset",

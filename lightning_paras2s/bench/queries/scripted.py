@@ -71,7 +71,7 @@ PREAMBLES = ("Sure! Here are {count} requests:\n\n", "", "Here's the list you as
 
 
 class ScriptedLLM(ChatLLM):
-    """Answers the prompts of `bench.styles` and nothing else.
+    """Answers the prompts of `bench.queries.styles` and nothing else.
 
     Args:
         seed: of the order of the items, and of the wording of responses.
