@@ -93,13 +93,7 @@ def _interval(cell: str) -> str:
 
 
 def _write(
-    output: Path,
-    start: str,
-    end: str,
-    page: Listening,
-    systems: list[str],
-    pairs: list[list[Query]],
-    heard: set[str],
+    output: Path, start: str, end: str, page: Listening, systems: list[str], pairs: list[list[Query]], heard: set[str]
 ) -> int:
     """Pair by pair, so that the audio of one pair at a time is in memory; the file appears whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)

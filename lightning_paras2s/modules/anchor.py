@@ -55,9 +55,7 @@ class Anchor:
             )
         return batch.completion
 
-    def loss(
-        self, policy: SpeechLM, learned: Experience, part: MicroBatch, counts: Tensor, means: Means
-    ) -> Tensor:
+    def loss(self, policy: SpeechLM, learned: Experience, part: MicroBatch, counts: Tensor, means: Means) -> Tensor:
         """A micro-batch's share of the loss: over all of an update's it is `SFTModule`'s, of the same queries.
 
         Args:

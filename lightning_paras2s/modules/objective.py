@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.losses import (
-    EVEN,
-    GRPOLoss,
-    Kl,
-    Normalizer,
-    PerStream,
-    Ratio,
-    check_objective,
-    grpo_loss,
-)
+from lightning_paras2s.losses import EVEN, GRPOLoss, Kl, Normalizer, PerStream, Ratio, check_objective, grpo_loss
 from lightning_paras2s.models.speech_lm import Completion, Sampling
 from lightning_paras2s.modules.rollouts import Rollout
 

@@ -224,11 +224,7 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float =
 
 
 def adamw(
-    parameters: Iterable[nn.Parameter],
-    lr: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    state_bits: int = 32,
+    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float], state_bits: int = 32
 ) -> Optimizer:
     """AdamW over the parameters that train; matrices decay, vectors don't. On a GPU it runs as one fused kernel.
 

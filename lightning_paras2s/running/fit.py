@@ -26,14 +26,7 @@ from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
-from lightning_paras2s.running.preflight import (
-    card_bytes,
-    check_card,
-    check_run,
-    check_trainer,
-    launched,
-    visible_gpus,
-)
+from lightning_paras2s.running.preflight import card_bytes, check_card, check_run, check_trainer, launched, visible_gpus
 from lightning_paras2s.running.ranks import one_voice
 from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged

@@ -40,12 +40,7 @@ class Items(NamedTuple):
         return Items(ids, self.ratings[:, rows], self.judge[rows], factors, pairs)
 
 
-def agreement(
-    humans: InputPath,
-    runs: list[InputPath],
-    manifest: InputPath,
-    out: str | None = None,
-) -> dict[str, Any]:
+def agreement(humans: InputPath, runs: list[InputPath], manifest: InputPath, out: str | None = None) -> dict[str, Any]:
     """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
 
     Args:

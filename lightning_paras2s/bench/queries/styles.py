@@ -169,12 +169,7 @@ Now produce the list in this format:
 You should give ALL the requests without ending early.
 """
 
-GENERATION_PROMPTS = {
-    "emotion": EMOTION_PROMPT,
-    "sarcasm": SARCASM_PROMPT,
-    "age": AGE_PROMPT,
-    "gender": GENDER_PROMPT,
-}
+GENERATION_PROMPTS = {"emotion": EMOTION_PROMPT, "sarcasm": SARCASM_PROMPT, "age": AGE_PROMPT, "gender": GENDER_PROMPT}
 EXAMPLES = {"emotion": (EMOTION_EXAMPLE,), "sarcasm": SARCASM_EXAMPLES, "age": (), "gender": ()}
 BANNED = {  # what makes a query unfit, as whole words; "avoid 'or', 'and', 'this'" is but a wish of A.11.2
     "emotion": ("chatgpt", "ai"),

@@ -26,14 +26,7 @@ from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.tiny.decoding import Rollout
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-from lightning_paras2s.models.tiny.transformer import (
-    Block,
-    Memory,
-    PromptMemory,
-    ResponseMemory,
-    RMSNorm,
-    turns,
-)
+from lightning_paras2s.models.tiny.transformer import Block, Memory, PromptMemory, ResponseMemory, RMSNorm, turns
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
 TEXT_BLANK, TEXT_EOS = 0, 1
