@@ -200,7 +200,7 @@ class Checker:
         wrong = named_wrongly(option, name)
         if wrong:
             raise UserError(f"{self._at(where)} {wrong}")
-        if is_own(name):
+        if is_own(name) and not option.holds("str") and not option.holds("InputPath"):
             self.own[where] = (option, name, self._at(where))
         return name
 
