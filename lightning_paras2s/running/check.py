@@ -144,8 +144,8 @@ class Checker:
     def __init__(self, command: str, options: tuple[Option, ...], files: bool) -> None:
         self.command, self.options, self.files = command, options, files
         self.origin = ""  # the config that is read; "" = the command line
-        self.absent: dict[str, tuple[str, str]] = {}  # option -> the file that is not there, and where it was named
-        self.own: dict[str, tuple[Option, str, str]] = {}  # option -> itself, a class of one's own, and likewise
+        self.absent: dict[tuple[str, str], str] = {}  # option and a file that is not there -> where it was named
+        self.own: dict[tuple[str, str], tuple[Option, str]] = {}  # likewise, of one's own classes; the option itself
 
     def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
         return self._group(self.options, tree, more, "", f"{self.command}")
@@ -201,7 +201,7 @@ class Checker:
         if wrong:
             raise UserError(f"{self._at(where)} {wrong}")
         if is_own(name) and not option.holds("str") and not option.holds("InputPath"):
-            self.own[where] = (option, name, self._at(where))
+            self.own[where, name] = option, self._at(where)
         return name
 
     def _scalar(self, option: Option, value: Any, where: str) -> None:
@@ -217,7 +217,7 @@ class Checker:
     def look(self, option: Option, value: Any, where: str) -> None:
         """Note a path that is not there."""
         if self.files and option.holds("InputPath") and is_absent(value, option):
-            self.absent[where] = (value, self._at(where))
+            self.absent[where, value] = self._at(where)
 
     def require(self, tree: dict[str, Any]) -> None:
         """What the tree still names must be there; what another option has replaced need not.
@@ -225,10 +225,10 @@ class Checker:
         Raises:
             UserError: the first file or class that is not.
         """
-        for where, (value, told) in self.absent.items():
+        for (where, value), told in self.absent.items():
             if value in texts_at(tree, where.split(".")):
                 raise UserError(f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}")
-        for where, (option, name, told) in self.own.items():
+        for (where, name), (option, told) in self.own.items():
             ends = texts_at(tree, where.split("."))
             named = [end.get("class_path") if isinstance(end, dict) else end for end in ends]
             wrong = own_wrongly(option, name) if name in named else ""
