@@ -109,8 +109,7 @@ def test_check_builds_what_options_name_and_runs_nothing(tmp_path, capsys, monke
     queries = chain.stand_in("out/kept.jsonl", Path("out"))
     options = ["evaluate", "--config", "evaluate.yaml", "--manifest", queries, "--output", "out", "--check"]
     main(options)
-    audit = "audit_recognizer: {class_path: EGemapsRecognizer, init_args: {path: audit.json}}\n"
-    (tmp_path / "evaluate.yaml").write_text(config + audit)
+    (tmp_path / "evaluate.yaml").write_text(config + "audit_recognizer: EGemapsRecognizer\n")
     monkeypatch.setattr("lightning_paras2s.hearing.audit.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="2"):
         main(options)

@@ -7,6 +7,7 @@ import difflib
 import pkgutil
 import re
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -104,8 +105,9 @@ def contents(found: Any) -> list[str]:
     """Names of a module's own classes and of the modules in it; of the modules in this folder, where there is none."""
     folders = ["."] if found is None else getattr(found, "__path__", [])
     modules = [one.name for one in pkgutil.iter_modules(folders)]
+    modules += [file.parent.name for folder in folders for file in Path(folder).glob("*/*.py")]  # without __init__.py
     if not isinstance(found, ModuleType):
-        return modules
+        return sorted(set(modules))
     classes = [n for n, v in vars(found).items() if getattr(v, "__mro__", None) and v.__module__ == found.__name__]
     return sorted({n for n in (*classes, *modules) if not n.startswith("_")})
 
