@@ -15,8 +15,8 @@ from lightning_paras2s.errors import UserError
 
 
 def balanced_quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
-    """How many of each label to keep: all of the rare ones, and of the others equally many; what is left over by the
-    division goes to the first of them by name, one each.
+    """How many of each label to keep: all of the rare ones, and of the others equally many; what the division
+    leaves over goes to those that have most, one each.
 
     Args:
         counts: label -> how many there are.
@@ -31,9 +31,6 @@ def balanced_quotas(counts: Mapping[str, int], size: int) -> dict[str, int]:
     for place, label in enumerate(sorted(counts, key=lambda name: (counts[name], name))):
         quotas[label] = min(counts[label], left // (len(counts) - place))
         left -= quotas[label]
-    for label in sorted(counts):
-        more = int(left > 0 and quotas[label] < counts[label])
-        quotas[label], left = quotas[label] + more, left - more
     return quotas
 
 
