@@ -84,14 +84,13 @@ def asked_of(names: Sequence[str], manifest: str, items: str | None, reads: Read
 def measure(asked: Asked, steps: Steps, heard: Heard, ears: Ears) -> list[Measured]:
     """The measures of all answers, those that were missing made; each is kept in measures.jsonl as soon as its batch
     is."""
-    recognizer_sha = part_sha(ears.recognizer)
+    ear, log = part_sha(ears.recognizer), steps.log
     evidence = {row.response_id: row for row in heard.evidence.values() if row.response_id in heard.responses}
     inputs = {
-        (name, measure_): inputs_of(asked, steps, heard.responses[name], row, measure_, recognizer_sha)
+        (name, one): made_of
         for name, row in evidence.items()
-        for measure_ in asked.names
+        for one, made_of in inputs_of(asked, steps, heard.responses[name], row, ear).items()
     }
-    log = steps.log
     rows = log.settled("measures", Measured, lambda _: False, lambda row: inputs.get((row.response_id, row.measure)))
     known = {(row.response_id, row.measure): row for row in rows if (row.response_id, row.measure) in inputs}
     lacks = {name: [one for one in asked.names if (name, one) not in known] for name in evidence}
@@ -104,18 +103,18 @@ def measure(asked: Asked, steps: Steps, heard: Heard, ears: Ears) -> list[Measur
     return list(known.values())
 
 
-def inputs_of(
-    asked: Asked, steps: Steps, response: Response, heard: Evidence, name: str, recognizer_sha: str
-) -> Inputs:
-    """What a measure of an answer is made from."""
+def inputs_of(asked: Asked, steps: Steps, response: Response, heard: Evidence, ear: str) -> dict[str, Inputs]:
+    """What each measure of an answer is made from; `ear` is the hash of who hears emotions."""
     sound = file_sha(steps.log.folder / response.audio) or response.sha256 if response.audio else ""
     found = {
         "answer": sha(sound, response.text, response.status),
         "heard": sha(heard.transcript, heard.status),
         "item": sha(asdict(asked.items.get(response.query_id, NO_ITEM)), in_writing(asked, steps, response)),
-        "measure": sha(name, asked.reads, VERSION),
     }
-    return found | ({"ears": recognizer_sha} if MEASURES[name].voice else {})
+    return {
+        name: found | {"measure": sha(name, asked.reads, VERSION)} | ({"ears": ear} if MEASURES[name].voice else {})
+        for name in asked.names
+    }
 
 
 def measured(
