@@ -4,6 +4,7 @@ words and manners are really synthesised and really heard."""
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -20,10 +21,12 @@ from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.measures import named, overlap
 from lightning_paras2s.bench.measures.named import MEASURES, MeasureName, Said, check_measures
 from lightning_paras2s.bench.queries.real_speech import import_speech
+from lightning_paras2s.bench.shown import show
 from lightning_paras2s.bench.systems.base import RecordedSystem
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.emotion2vec import probabilities
+from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleRecognizer
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rubric import Score
 from lightning_paras2s.types import Audio, Measured, Response, Style, read_jsonl, to_json
@@ -149,13 +152,14 @@ def test_shared_words_are_counted_where_there_is_a_reference(emotional, tmp_path
     pytest.importorskip("sacrebleu")
     pytest.importorskip("rouge_score")
     result = evaluate(**emotional, output=str(tmp_path), measures=["bleu", "rouge_l"])
-    # Qa's as in test_measures.py; GenEmotion's words are references, too: two whole, and "it is" of "it is gone"
-    qa, short = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, 100 * 2.718281828459045 ** (1 - 3 / 2)
+    # Qa's is that of test_measures.py, but that "a" is in its other reference; GenEmotion's words are references, too:
+    # two are whole, and "it is" is two thirds of "it is gone"
+    qa, short = 100 * (6 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25, 100 * math.exp(1 - 3 / 2)
     found = of(result, "bleu")
     assert found["mean"] == pytest.approx((100 + 100 + short + qa) / 4, abs=1e-4) and found["n"] == 4
     assert found["statuses"] == {"ok": 4, "no_references": 1, "missing": 1}
-    # all together: 13 of 14 words (two of GenEmotion's have 3, one 2, Qa's 5 of 6), 8 of 10 pairs, 4 of 6, 1 of 3
-    pooled = 100 * 2.718281828459045 ** (1 - 15 / 14) * (13 / 14 * 8 / 10 * 4 / 6 * 1 / 3) ** 0.25
+    # all together: 3 + 2 + 3 + 6 words for 15, and all are there; 2 + 1 + 2 + 3 of 10 pairs; 1 + 1 + 2 of 6; 1 of 3
+    pooled = 100 * math.exp(1 - 15 / 14) * (14 / 14 * 8 / 10 * 4 / 6 * 1 / 3) ** 0.25
     assert found["pooled"] == pytest.approx(pooled, abs=1e-4)
     assert of(result, "rouge_l")["mean"] == pytest.approx((1 + 1 + 0.8 + 5 / 6) / 4, abs=1e-4)
 
@@ -205,7 +209,7 @@ def test_a_value_is_known_by_what_it_was_made_from(emotional, whole, tmp_path, c
 
 def test_another_measure_leaves_the_first_ones_records(emotional, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "more")
-    result = evaluate(**emotional, output=str(tmp_path / "more"), measures=["choice"])
+    result = evaluate(**emotional, output=str(tmp_path / "more"), measures=["choice", "wer_emotion"])
     assert of(result, "choice")["statuses"] == {"no_options": 5, "missing": 1}
     assert (of(result, "choice")["mean"], of(result, "choice")["n"]) == (None, 0)
     rows = read_jsonl(tmp_path / "more/measures.jsonl", Measured)
@@ -401,13 +405,31 @@ def test_the_command_line_names_what_was_meant(capsys):
     assert "got 'allowed_emotions'; did you mean allowed_emotion?" in capsys.readouterr().err
 
 
-def test_a_config_names_measures(emotional, tmp_path, capsys):
-    """The YAML way, to the table that is printed."""
+def test_a_config_names_measures(tmp_path, capsys):
     config = tmp_path / "measures.yaml"
     config.write_text("measures: [wer_emotion, allowed_emotoin]\n")
     with pytest.raises(SystemExit):
         main(["evaluate", "--config", "evaluate.yaml", "--config", str(config)])
     assert "measures in" in (told := capsys.readouterr().err) and "did you mean allowed_emotion?" in told
+
+
+def test_what_has_no_value_is_told_on_the_screen(whole, capsys):
+    assert show("evaluate", whole[1], {"output": "runs/x"}, "program", quiet=False) == ""
+    told = capsys.readouterr().out
+    assert "wer_emotion" in told and "theirs, wer_emotion: no_emotions 2, missing 1" in told.replace("\n", " ")
+
+
+def test_ears_tell_how_probable_an_emotion_is():
+    assert Manner().emotions([say("it is", "sad")]) == [{"sad": 1.0}]
+    ear = AcousticStyleRecognizer(batch_size=1)
+    voices = [say("it is gone", "sad"), say("what a day", "happy")]
+    for heard, style in zip(ear.emotions(voices), ear.recognize(voices, "query"), strict=True):
+        assert sum(heard.values()) == pytest.approx(1) and named.best(heard) == style.emotion
+    # of emotion2vec's nine, "other" and "unknown" are none of ours
+    assert probabilities(["开心/happy", "<unk>", "其他/other", "恐惧/fearful"], [0.6, 0.1, 0.1, 0.2]) == {
+        "happy": 0.6,
+        "fear": 0.2,
+    }
 
 
 def test_every_measure_is_a_choice_and_in_the_docs():
