@@ -329,6 +329,16 @@ def test_attributions_need_no_item(spoken, tmp_path):
     assert {row.read for row in rows if row.measure == "attribution_noise"} == {"angry"}
 
 
+def test_words_to_be_repeated_as_worked_by_hand():
+    item = CorpusItem("q", "uro_bench", "basic/Repeat", words="it is gone")
+    found = [MEASURES["repeat"].score(item, said(text)) for text in ("it is gone", "it is", "it", "")]
+    assert [one.value for one in found] == [1, 1, 0, 0]  # none, 1/3, 2/3 and all of the words are missing
+    assert MEASURES["repeat"].pooled([one.parts for one in found]) == pytest.approx((0 + 1 / 3) / 2)
+    assert math.isnan(MEASURES["repeat"].pooled([found[2].parts]))
+    wrong = MEASURES["wer"].score(item, said("it was all gone"))  # "was" for "is", and "all"
+    assert wrong.value == pytest.approx(2 / 3)
+
+
 def said(words: str = "", text: str | None = None, emotions: dict | None = None) -> Said:
     return Said(words, text, None, emotions or {}, lambda audios: [])
 
@@ -365,6 +375,7 @@ def test_what_an_item_or_an_answer_lacks_is_a_status_and_never_0():
     assert MEASURES["wer_emotion"].score(full, said("")).value == 0  # nothing was understood, in no voice
     half = MEASURES["wer_emotion"].score(full, said("it is gone", emotions={"sad": 0.5, "happy": 0.4}))
     assert (half.value, half.read) == (0.5, "sad")
+    assert {MEASURES[name].score(bare, said("x")).status for name in ("wer", "repeat")} == {"no_words"}
     unjudged = replace(bare, labels={"instruction_id_list": ["language:response_language"], "kwargs": [{}]})
     assert MEASURES["ifeval"].score(unjudged, said(text="x")).status == "unjudged_rule"
 

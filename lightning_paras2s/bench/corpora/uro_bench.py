@@ -26,6 +26,7 @@ LICENSE = "MIT"
 EMOTIONS = {"happy": "happy", "sad": "sad", "angry": "angry", "surprised": "surprised", "fearful": "fear"}
 EMOTIONS |= {"disgusted": "disgust", "neutral": "neutral"}
 LABELS = ("emotion", "style", "requirement")
+VERBATIM = ("genemotion", "repeat")  # sets whose target_text is to be said word by word
 
 
 def read(root: Path) -> Iterator[Row]:
@@ -49,9 +50,9 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
         where = str(found(path.parent, turn["source_wav"]))
         earlier += [{"role": "user", "text": turn["source_text"], "audio": where}]
         earlier += [{"role": "assistant", "text": " / ".join(targets(turn)), "audio": ""}]
-    emotion, name = EMOTIONS.get(told(row.get("emotion")).lower()), path.parent.name
-    asked = emotion if name.startswith("GenEmotion") else None
-    understood = emotion if name.startswith("UnderEmotion") else None
+    emotion, name = EMOTIONS.get(told(row.get("emotion")).lower()), path.parent.name.lower()
+    asked = emotion if name.startswith("genemotion") else None
+    understood = emotion if name.startswith("underemotion") else None
     return Row(
         name=f"{line:04d}",
         subset=f"{path.parent.parent.name}/{path.parent.name}",
@@ -62,7 +63,7 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
         labels={key: row[key] for key in ("id", *LABELS) if key in row},
         turns=tuple(earlier),
         emotions=(asked,) if asked else (),
-        words=next(iter(targets(last)), "") if asked else "",
+        words=next(iter(targets(last)), "") if name.startswith(VERBATIM) else "",
     )
 
 

@@ -2,7 +2,7 @@
 
 An item that lacks what a measure needs has no value and a status that says what: it is counted, and never 0. An answer
 that can't be read where there is something to be right about is wrong (0), with the status "unread". All but BLEU (0 to
-100), attributions (-1 to 1) and the error of `concordance` lie between 0 and 1.
+100), attributions (-1 to 1) and the errors (`wer`, `concordance`: lower is better) lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MeasureName = Literal[
     "rouge_2",
     "rouge_l",
     "choice",
+    "wer",
+    "repeat",
     "wer_emotion",
     "allowed_emotion",
     "bbh",
@@ -44,6 +46,7 @@ MeasureName = Literal[
     "attribution_noise",
     "attribution_reverberation",
 ]
+REPEATED = 0.5  # URO-Bench's bound of the word error rate
 COLLAR_SECONDS = 0.2  # of an event's beginning (Mesaros et al., Applied Sciences 6, 2016)
 Emotions = Mapping[str, float]  # emotion -> its probability
 Parts = Mapping[str, float]
@@ -123,15 +126,33 @@ def choice(item: CorpusItem, said: Said) -> Scored:
     return Scored(float(letter == item.right), letter or "", status="ok" if letter else "unread")
 
 
+def wer(item: CorpusItem, said: Said) -> Scored:
+    """Of the words that are asked for; lower is better, and it may pass 1."""
+    return Scored(overlap.wording_errors(item.words, said.words)) if plain_words(item.words) else lacking("no_words")
+
+
+def repeat(item: CorpusItem, said: Said) -> Scored:
+    """URO-Bench's Repeat: 1 if at most half of the words are wrong; of the whole set, the mean error of those."""
+    if not plain_words(item.words):
+        return lacking("no_words")
+    errors = overlap.wording_errors(item.words, said.words)
+    return Scored(float(errors <= REPEATED), parts={"wer": errors})
+
+
+def pooled_repeat(rows: Sequence[Parts]) -> float:
+    kept = [row["wer"] for row in rows if row["wer"] <= REPEATED]
+    return sum(kept) / len(kept) if kept else float("nan")
+
+
 def wer_emotion(item: CorpusItem, said: Said) -> Scored:
     if not item.emotions or not plain_words(item.words):
         return lacking("no_emotions" if not item.emotions else "no_words")
-    wer = overlap.wording_errors(item.words, said.words)
-    if not said.emotions and wer < 1:  # what is not understood is 0 in any voice
+    errors = overlap.wording_errors(item.words, said.words)
+    if not said.emotions and errors < 1:  # what is not understood is 0 in any voice
         return lacking("no_emotion")
     probability = min(1.0, sum(said.emotions.get(name, 0.0) for name in item.emotions))
-    parts = {"probability": probability, "wer": wer}
-    return Scored(understood_emotion(probability, wer), best(said.emotions), parts)
+    parts = {"probability": probability, "wer": errors}
+    return Scored(understood_emotion(probability, errors), best(said.emotions), parts)
 
 
 def allowed_emotion(item: CorpusItem, said: Said) -> Scored:
@@ -252,6 +273,8 @@ MEASURES: dict[str, Measure] = {
     "rouge_2": Measure(partial(rouge, "rouge2"), package="rouge_score"),
     "rouge_l": Measure(partial(rouge, "rougeL"), package="rouge_score"),
     "choice": Measure(choice),
+    "wer": Measure(wer),
+    "repeat": Measure(repeat, pooled_repeat),
     "wer_emotion": Measure(wer_emotion, voice=True),
     "allowed_emotion": Measure(allowed_emotion, voice=True),
     "bbh": Measure(bbh),
