@@ -80,7 +80,7 @@ INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
 	@touch $@
 
 .venv/test.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit$(,)ears$(,)openai$(,)serve$(,)test)
+	$(call install,audit$(,)ears$(,)measures$(,)openai$(,)serve$(,)test)
 	@touch $@ .venv/demo.stamp
 
 .venv/bench.stamp: $(INSTALLED_FROM) | .venv/bin/python

@@ -182,6 +182,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a measure of a related benchmark says of a response; `value` is None where there is nothing to measure, and
+    `status` says why. `read` is what was read in the response (a letter, an emotion), `parts` are the counts that a
+    figure of the whole set is made of."""
+
+    response_id: str
+    measure: str
+    value: float | None = None
+    read: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
 class Battle:
     """One pairwise comparison; `verdict` is a, b, both_good or both_bad."""
 
@@ -204,7 +218,7 @@ class Human:
     seconds: float | None = None
 
 
-Record = TypeVar("Record", Query, Response, Evidence, Verdict, Battle, Human)
+Record = TypeVar("Record", Query, Response, Evidence, Verdict, Measured, Battle, Human)
 
 
 def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:

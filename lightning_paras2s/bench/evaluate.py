@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.audio import seconds_of
+from lightning_paras2s.bench import measuring
+from lightning_paras2s.bench.measures.named import MeasureName
 from lightning_paras2s.bench.queries.filters import read_counts
 from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled, read_queries, shard_of, unheard
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
@@ -59,6 +61,9 @@ def evaluate(
     dry_run: bool = False,
     foreign_speech: Literal["stop", "allow", "judge"] = "stop",
     one_by_one: bool = False,
+    measures: list[MeasureName] | None = None,
+    measured: Literal["heard", "written"] = "heard",
+    items: InputPath | None = None,
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -89,9 +94,15 @@ def evaluate(
             "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
         one_by_one: let each system answer all queries, and give its weights' memory back, before the next one begins:
             for policies that don't fit one GPU together. The records are the same.
+        measures: measures of related benchmarks, by name, of every answer (docs/corpora.md tells what each needs):
+            measures.jsonl, and their means in summary.json. They cost no money.
+        measured: which words of an answer they compare: those that the transcriber heard, or those that the system
+            wrote.
+        items: what the corpus says of each query (good answers, options, emotions that fit); null is NAME.items.jsonl
+            beside the manifest NAME.jsonl, as import_speech writes it.
 
     Raises:
-        UserError: after the summary is written, if no answer has a score.
+        UserError: after the summary is written, if no answer has a score, nor a value of a measure.
     """
     if rescore:
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
@@ -99,6 +110,7 @@ def evaluate(
     queries = read_queries(manifest, limit)
     if label_source == "gold":
         check_labelled(queries, "an evaluation with gold labels")
+    asked_measures = measuring.asked_of(measures, manifest, items, measured, queries) if measures else None
     trusting, audited = foreign_speech == "judge", audit_transcriber is not None or audit_recognizer is not None
     ears = [Ears(transcriber, recognizer, trusting)]
     if audited:
@@ -122,21 +134,27 @@ def evaluate(
     if foreign_speech == "stop":
         answers = [row for row in log.read("responses", Response) if row.system in systems]
         check_familiar(answers, Path(output), transcriber)
-    result = score(steps, ears, manifest, audit_transcriber is None)
+    result = score(steps, ears, manifest, audit_transcriber is None, asked_measures)
     result["machine"] = machine()
     result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
     if not log.suffix:
         write_summary(Path(output) / "summary.json", result)
-        require_a_score(steps.verdicts, output)
+        if not (measures and measuring.any_value(result["measures"])):
+            require_a_score(steps.verdicts, output)
     return result
 
 
-def score(steps: Steps, ears: list[Ears], manifest: str, same_words: bool) -> dict[str, Any]:
+def score(
+    steps: Steps, ears: list[Ears], manifest: str, same_words: bool, asked: measuring.Asked | None = None
+) -> dict[str, Any]:
     """Hear and judge with each pair of ears -> the summary by the first, the second's under "audit"; of a shard, a
-    count. With the `same_words`, the audit hears anew only how they are said."""
+    count. With the `same_words`, the audit hears anew only how they are said. The measures are by the first."""
     log, (first, *others) = steps.log, ears
     heard = steps.score(first, log, "", {})
     result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, first, manifest)
+    if asked is not None:
+        rows = measuring.measure(asked, steps, heard, first)
+        result |= {} if log.suffix else {"measures": measuring.summary_of(asked, steps, rows)}
     for other in others:
         words = {e.response_id: e.transcript for e in log.read("evidence", Evidence)} if same_words else {}
         again = steps.score(other, Log(log.folder / "audit", log.suffix), "audit: ", words)

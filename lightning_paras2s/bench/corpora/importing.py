@@ -98,7 +98,7 @@ def keep(rows: Iterable[Row], corpus: str, split: str, license: str, out: Path, 
         source = f"{corpus}/{row.subset}" if row.subset else corpus
         query = Query(name, pair, factor, split, row.text, row.styles, row.topic, audio, "", row.level, source, license)
         item = CorpusItem(name, corpus, row.subset, row.instruction, list(row.references), row.options, row.right,
-                          row.labels, list(row.turns))  # fmt: skip
+                          row.labels, list(row.turns), list(row.emotions), row.words)  # fmt: skip
         yield Kept(query, item, row)
 
 

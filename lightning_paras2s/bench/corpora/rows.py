@@ -21,6 +21,8 @@ class CorpusItem:
         right: the letter of the right one.
         labels: all other fields, as published.
         turns: earlier turns, the oldest first, each with role, text and audio.
+        emotions: those that fit an answer's voice, by our names, where the corpus tells.
+        words: what the answer must say, word by word; "" where it is free.
     """
 
     query_id: str
@@ -32,6 +34,8 @@ class CorpusItem:
     right: str = ""
     labels: dict[str, Any] = field(default_factory=dict)
     turns: list[dict[str, str]] = field(default_factory=list)
+    emotions: list[str] = field(default_factory=list)
+    words: str = ""
 
 
 class Row(NamedTuple):
@@ -64,4 +68,6 @@ class Row(NamedTuple):
     right: str = ""
     labels: dict[str, Any] = {}
     turns: tuple[dict[str, str], ...] = ()
+    emotions: tuple[str, ...] = ()
+    words: str = ""
     why: str = ""

@@ -26,6 +26,7 @@ LICENSE = "MIT"
 EMOTIONS = {"happy": "happy", "sad": "sad", "angry": "angry", "surprised": "surprised", "fearful": "fear"}
 EMOTIONS |= {"disgusted": "disgust", "neutral": "neutral"}
 LABELS = ("emotion", "style", "requirement")
+VERBATIM = ("genemotion", "repeat")  # sets whose target_text is to be said word by word
 
 
 def read(root: Path) -> Iterator[Row]:
@@ -49,7 +50,9 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
         where = str(found(path.parent, turn["source_wav"]))
         earlier += [{"role": "user", "text": turn["source_text"], "audio": where}]
         earlier += [{"role": "assistant", "text": " / ".join(targets(turn)), "audio": ""}]
-    understood = EMOTIONS.get(told(row.get("emotion")).lower()) if path.parent.name.startswith("UnderEmotion") else None
+    emotion, name = EMOTIONS.get(told(row.get("emotion")).lower()), path.parent.name.lower()
+    asked = emotion if name.startswith("genemotion") else None
+    understood = emotion if name.startswith("underemotion") else None
     return Row(
         name=f"{line:04d}",
         subset=f"{path.parent.parent.name}/{path.parent.name}",
@@ -59,6 +62,8 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
         references=targets(last),
         labels={key: row[key] for key in ("id", *LABELS) if key in row},
         turns=tuple(earlier),
+        emotions=(asked,) if asked else (),
+        words=next(iter(targets(last)), "") if name.startswith(VERBATIM) else "",
     )
 
 
