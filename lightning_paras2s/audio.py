@@ -111,7 +111,7 @@ def _tell_length(path: Path, missing_seconds: float) -> None:
 
 def misstated(path: Path) -> str:
     """How the length of sound that a WAV's header states differs from what the file holds; "" if it does not, if no
-    length is stated (0, or that of a pipe: then all is read), or if it is no WAV."""
+    length is stated (that of a pipe: then all is read), or if it is no WAV."""
     with path.open("rb") as file:
         head = file.read(12)
         if head[:4] != b"RIFF" or head[8:] != b"WAVE":
@@ -124,7 +124,7 @@ def misstated(path: Path) -> str:
             if name == b"fmt ":
                 rate = max(struct.unpack("<8xI", file.read(12))[0], 1)  # bytes a second
             elif name == b"data":
-                if size == 0 or size >= UNSTATED:
+                if size >= UNSTATED:
                     return ""
                 if size > left:
                     return f"states {(size - left) / rate:.2f} s more than the file holds"

@@ -134,6 +134,13 @@ def test_read_keeps_the_samples_when_clipped(tmp_path):
     assert np.isclose(np.abs(audio.samples), 1, atol=1e-4).mean() == pytest.approx(clipped, abs=0.01)
 
 
+def test_read_refuses_a_wav_that_was_never_closed(tmp_path):
+    """Its header states no sound at all."""
+    (tmp_path / "a.wav").write_bytes(wav(SECOND, 0))
+    with pytest.raises(UserError, match=f"at least one sample; got none in {tmp_path}/a.wav"):
+        read_audio(tmp_path / "a.wav", 16_000)
+
+
 def bad_file(folder: Path, kind: str) -> Path:
     path = folder / "bad.wav"
     good = write(folder / "good.wav", tone(8_000), 8_000).read_bytes()
@@ -193,7 +200,6 @@ LIST = b"LIST" + struct.pack("<I", 10) + b"INFOIART\0\0"
         (32_000, b"", 1.0, ""),
         (32_000, LIST, 1.0, ""),  # what else a WAV may hold
         (32_000, bytes(512), 1.0, ""),  # padding
-        (0, b"", 1.0, ""),  # never closed
         (0x7FFFF000, b"", 1.0, ""),  # from a pipe
         (8_000, b"", 0.25, "states 0.75 s less than the file holds"),
         (32_000, wav(SECOND, 32_000), 1.0, "states 1.00 s less than the file holds"),  # two files in one

@@ -9,7 +9,7 @@ the same sound, or the same words, is heard once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -162,10 +162,10 @@ class Memory:
         """The clips' lines; each ear is asked only for what nobody has asked it."""
         ears, sounds = self.ears, [self._sound(clip) for clip in clips]
         if ears.transcriber is not None:
-            new = {s.sha256: s.audio for s in sounds if s.sha256 not in self.heard}
+            new = unknown(sounds, self.heard)
             self.heard |= zip(new, ears.transcriber.write_down([audio() for audio in new.values()]), strict=True)
         if ears.naturalness is not None:
-            new = {s.sha256: s.audio for s in sounds if s.sha256 not in self.rated}
+            new = unknown(sounds, self.rated)
             rated = ears.naturalness.rate([audio() for audio in new.values()])
             self.rated |= {sha: tuple(rounded(r._asdict()).values()) for sha, r in zip(new, rated, strict=True)}
         rows = [self._line(clip, sound) for clip, sound in zip(clips, sounds, strict=True)]
@@ -192,6 +192,15 @@ class Memory:
             providers=self.ears.providers,
             origin=clip.origin,
         )
+
+
+def unknown(sounds: list[Sound], known: Mapping[str, object]) -> dict[str, Callable[[], Audio]]:
+    """The sounds that are not known, each once: the first, whose audio is there already."""
+    found: dict[str, Callable[[], Audio]] = {}
+    for sound in sounds:
+        if sound.sha256 not in known:
+            found.setdefault(sound.sha256, sound.audio)
+    return found
 
 
 def with_sense(rows: list[Outside], sense: Perplexity) -> list[Outside]:
