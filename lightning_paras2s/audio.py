@@ -129,7 +129,7 @@ def misstated(path: Path) -> str:
                 if size > left:
                     return f"states {(size - left) / rate:.2f} s more than the file holds"
                 sound = True
-            elif sound and (size > left or name == b"RIFF" or not all(32 <= c < 127 for c in name)):
+            elif sound and (size > left or not all(32 <= c < 127 for c in name)):
                 file.seek(place)  # what follows the sound is no chunk, nor padding
                 return f"states {(left + 8) / rate:.2f} s less than the file holds" if any(file.read()) else ""
             place += 8 + size + size % 2
