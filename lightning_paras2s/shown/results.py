@@ -59,6 +59,8 @@ def bench(result: Result, options: Result) -> Shown:
 def audit(result: Result, options: Result) -> Shown:
     from lightning_paras2s.bench.outside_table import terminal_table
 
+    if "systems" not in result:  # a shard
+        return Shown([f"answers: {result['answers']}"], "audit ... --shard 0/1 (merges the shards)")
     heard = sum(system["n"] for system in result["systems"].values())
     missing = "" if heard else "no answer was heard"
     return Shown([terminal_table(result)], f"leaderboard --runs '[{options['run']}]'", missing)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import soundfile
 
@@ -13,6 +14,8 @@ from lightning_paras2s.audio import MAX_SECONDS, read_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Query, read_jsonl, to_json
+
+Item = TypeVar("Item")
 
 
 def write_manifest(path: Path, queries: Iterable[Query]) -> None:
@@ -94,7 +97,7 @@ def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:
     return batches
 
 
-def shard_of(batches: list[list[Query]], shard: str) -> list[list[Query]]:
+def shard_of(batches: list[list[Item]], shard: str) -> list[list[Item]]:
     """Every k-th batch from the i-th: a shard's batches are those of a single run, so even what a batch could touch
     (the rounding of a matrix product) is the same."""
     index, _, count = shard.partition("/")
