@@ -21,7 +21,6 @@ from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.measures import named, overlap
 from lightning_paras2s.bench.measures.named import MEASURES, MeasureName, Said, check_measures
 from lightning_paras2s.bench.queries.real_speech import import_speech
-from lightning_paras2s.bench.shown import show
 from lightning_paras2s.bench.systems.base import RecordedSystem
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
@@ -29,6 +28,7 @@ from lightning_paras2s.hearing.emotion2vec import probabilities
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleRecognizer
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rubric import Score
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Audio, Measured, Response, Style, read_jsonl, to_json
 
 WORDS = "it is gone say sadly happily what a day the cat sat on mat dog b c answer no yes i lost sorry can't help so"
