@@ -11,7 +11,7 @@ from lightning_paras2s.servers.parts import audio_part, text_part
 from lightning_paras2s.turns import Turn, in_lines
 
 BEFORE = (
-    "(Added to the guideline, since this request was not the dialogue's first: these are its earlier turns, for context. "
+    "(Added to the guideline, since this request was not the dialogue's first: its earlier turns follow, for context. "
     "Score the agent's response to the user's last turn alone, as a continuation of the whole dialogue.)"
 )
 LAST = "The user's last turn:"

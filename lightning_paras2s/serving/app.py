@@ -191,7 +191,7 @@ class Server:
         turns = asked.query.turns
         if turns and not self.systems[model].carries(turns):
             raise BadRequestError(
-                f"{model} hears one utterance; got {len(turns)} earlier messages, which it would drop; send the last one"
+                f"{model} hears one utterance; got {len(turns)} earlier messages, which it can't carry; send the last"
             )
         try:
             self.systems[model].check([asked.query], [asked.audio.seconds])

@@ -20,7 +20,7 @@ class CorpusItem:
         options: letter -> words, of a question with choices.
         right: the letter of the right one.
         labels: all other fields, as published.
-        turns: earlier turns, the oldest first, each with role, text and audio.
+        turns: earlier turns, the oldest first, each with role, text and audio; those of the query, as published.
     """
 
     query_id: str
@@ -47,6 +47,7 @@ class Row(NamedTuple):
         level: of S2S-Arena, L1 to L4.
         topic: what it is about, as S2S-Arena's domain.
         why: why it can't be kept; "" = it can.
+        turns: earlier turns, each with role, text and audio: a file, its bytes, or "".
         The others are those of CorpusItem.
     """
 
@@ -63,5 +64,5 @@ class Row(NamedTuple):
     options: dict[str, str] = {}
     right: str = ""
     labels: dict[str, Any] = {}
-    turns: tuple[dict[str, str], ...] = ()
+    turns: tuple[dict[str, Any], ...] = ()
     why: str = ""

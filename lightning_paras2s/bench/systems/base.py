@@ -153,7 +153,7 @@ class RecordedSystem(S2SSystem):
     read_anew = True
 
     def carries(self, turns: Sequence[Turn]) -> bool:
-        say_once("recorded answers are taken as answers to the whole dialogue; what their system heard of it is not known")
+        say_once("recorded answers are taken as answers to the whole dialogue; what their system heard is not known")
         return True
 
     def __init__(self, responses: str, system: str | None = None) -> None:
@@ -227,8 +227,8 @@ def tell_turns(systems: Mapping[str, S2SSystem | None], queries: Sequence[Query]
     for name, system in systems.items():
         if system is not None and (left := sum(not carried(system, q) for q in queries)):
             say(
-                f"{name}: {type(system).__name__} can't carry the earlier turns of {left} of {len(queries)} queries; it "
-                f"is not asked about them (status {NO_TURNS})"
+                f"{name}: {type(system).__name__} can't carry the earlier turns of {left} of {len(queries)} queries; "
+                f"it is not asked about them (status {NO_TURNS})"
             )
 
 

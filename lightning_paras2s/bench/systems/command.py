@@ -40,8 +40,8 @@ class CommandSystem(S2SSystem):
     has no answer, it writes {"id", "error": "why"}. A program that reads what was said before says so, {"ready": "its
     name", "turns": true}; a query with earlier turns then has "turns", a list of {"role": "user" or "assistant",
     "text", "audio"?, "styles"?}, the oldest first, `audio` being a WAV file as the query's. One that does not say so
-    is not asked about such a query (status "no_turns"). It ends when its input ends. Lines of its output that are no JSON
-    object with that id are kept with its errors, and nothing else is made of them.
+    is not asked about such a query (status "no_turns"). It ends when its input ends. Lines of its output that are no
+    JSON object with that id are kept with its errors, and nothing else is made of them.
 
     An answer that never came has a status: "exit_N" where the program died (it is started again for the next query),
     "timeout" (it is stopped and started again). One that can't be used, too: "program_error" ({"error"}), "text_only",
@@ -102,7 +102,7 @@ class CommandSystem(S2SSystem):
         if turns and (why := self.program.start()):
             return Answer(None, status=why)
         if turns and not self.carries(turns):
-            say_once(f'{self.command} did not say {{"ready": NAME, "turns": true}}: it is not asked about earlier turns')
+            say_once(f'{self.command} did not say "turns": true when ready: no query with earlier turns is asked')
             return Answer(None, status=NO_TURNS)
         asked, out = folder / "query.wav", folder / "answer.wav"
         out.unlink(missing_ok=True)
