@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import AVAILABLE, Browser
 from test_corpora import heard, imported, lines, on_hub, outside, sound
 from test_identity import Parrot, Reader, run, sine
 from test_report import page_data
@@ -323,6 +324,25 @@ def test_the_pages_show_what_was_said_before_with_a_player(tmp_path):
     shown = {item.id: item.before for item in items}
     assert [name for name, html in shown.items() if html] == ["parrot/q1/0"]
     assert "My piano broke." in shown["parrot/q1/0"] and shown["parrot/q1/0"].count("<audio") == 1
+
+
+def test_the_report_shows_the_turns_in_a_browser(tmp_path):
+    if not AVAILABLE:
+        pytest.skip("needs chromium and chromedriver")
+    run(tmp_path, dialogue(tmp_path, {1: (USER, replace(AGENT, text="Oh <no>."))}), Dialogues())
+    report(str(tmp_path / "run"), str(tmp_path / "report.html"))
+    browser = Browser()
+    browser.open(f"file://{tmp_path}/report.html")
+    found = browser.run("return [...document.querySelectorAll('ol.turns li')].map((row) => row.textContent)")
+    count = "map((row) => row.querySelectorAll('audio').length)"
+    players = browser.run(f"return [...document.querySelectorAll('ol.turns li')].{count}")
+    level = browser.run(
+        "const heads = [...document.querySelectorAll('.pair .half h3')].slice(0, 2);"
+        "return heads.map((head) => head.closest('.half').querySelector('.half > audio').getBoundingClientRect().top)"
+    )
+    browser.close()
+    assert found == ["user (sad) “My piano broke.”", "assistant (soft, calm) “Oh <no>.”"] and players == [1, 0]
+    assert level[0] == level[1]  # the two halves' queries side by side
 
 
 def test_the_arenas_page_shows_the_turns(tmp_path):

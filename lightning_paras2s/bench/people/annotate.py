@@ -206,20 +206,19 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
 
     def show(name: str) -> tuple:
         if not name.strip():
-            return "Enter your name first.", None, None, None, None, 0.0, "", ""
+            return "Enter your name first.", None, None, None, None, 0.0, ""
         left = remaining(items, out, name.strip())
         if not left:
-            return "All done. Thank you!", None, None, None, None, 0.0, "", ""
+            return "All done. Thank you!", None, None, None, None, 0.0, ""
         item = left[0]
-        sounds = (item.query, item.first, item.second or None)
-        return f"{len(left)} to go", *sounds, None, time.time(), item.id, item.before
+        return f"{len(left)} to go", item.query, item.first, item.second or None, None, time.time(), item.id
 
     def save(name: str, answer: str | None, started: float, shown: str, *ended: str) -> tuple:
         told = ""
         if name.strip() and answer and shown:
             told = keep(items, out, name, shown, answer, time.time() - started, ended)
         if told == UNHEARD or (shown and not answer):  # the same item goes on, its players as they are
-            return (told or "Choose an answer first.", *[gradio.skip()] * 7)
+            return (told or "Choose an answer first.", *[gradio.skip()] * 6)
         status, *rest = show(name)
         return (f"{told} {status}".strip(), *rest)
 
@@ -238,9 +237,14 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
         # Which item the page shows is the page's to say: by the time an end arrives, the next one may be up.
         started, heard = gradio.State(0.0), gradio.Textbox(visible=False)
         ended = [gradio.State("") for _ in range(3)]
-        shown = [status, query, first, second, answer, started, heard, before]
-        start.click(show, [name], shown)
-        gradio.Button("Save and go on", elem_id="save").click(save, [name, answer, started, heard, *ended], shown)
+        shown = [status, query, first, second, answer, started, heard]
+        begun = start.click(show, [name], shown)
+        kept = gradio.Button("Save and go on", elem_id="save").click(
+            save, [name, answer, started, heard, *ended], shown
+        )
+        said = {item.id: item for item in items if item.turns}
+        for event in (begun, kept) if said else ():
+            event.then(lambda item: said[item].before if item in said else "", [heard], [before])
         for sound, last in zip((query, first, second), ended, strict=True):
             sound.stop(lambda item: item, [heard], [last], show_progress="hidden")
     return blocks

@@ -81,17 +81,14 @@ class CommandSystem(S2SSystem):
         self.config_sha = digest([command], [part for part in self.parts if Path(part).is_file()])
         self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, Path(stderr))
 
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        if self.program is None:
-            return self._by_files(queries, audios, sample)
-        self.program.refuse_to_go_on()
-        return self._by_lines(queries, audios, sample)
-
     def carries(self, turns: Sequence[Turn]) -> bool:
         """A program that has not started yet may say so when it has: until then it is not known."""
         return self.program is not None and (not self.program.told or self.program.told.get("turns") is True)
 
-    def _by_lines(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        if self.program is None:
+            return self._by_files(queries, audios, sample)
+        self.program.refuse_to_go_on()
         with tempfile.TemporaryDirectory() as folder:
             return [
                 self._by_line(Path(folder), f"{index}/{query.id}", query.turns, audio, sample)
