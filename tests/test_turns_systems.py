@@ -18,6 +18,7 @@ from test_command import asked as asked_of_program
 from test_live import Websocket, gemini_turn, number_of, openai_turn
 from test_openai_audio import PRICES, QUICK, completion, system
 from test_openai_audio import number_of as sound_of
+from test_recipes import LFM2
 from test_serve import Halver, Running, body, level, post
 from test_turns import AGENT, USER, asked, dialogue
 
@@ -296,3 +297,23 @@ def test_an_example_of_the_docs_is_short_and_runs(tmp_path, monkeypatch):
     assert result["response_statuses"]["parrot"] == {"ok": 1}
     (row,) = [json.loads(line) for line in (tmp_path / "run/responses.jsonl").read_text().splitlines()]
     assert row["text"] == "after 2 turns"
+
+
+def test_a_recipe_that_carries_turns_puts_them_into_its_chat(tmp_path, monkeypatch):
+    """LFM2.5-Audio's stand-in notes what is added to whose turn: a text, or the level of a recording in hundredths."""
+    note = 'open(__file__ + ".log", "a").write'
+    heard_too = f'{note}(f"{{self.turns[-1]}} {{round(100 * float(wave.max()))}}\\n"); assert wave.shape[0] == 1'
+    for path, text in LFM2.items():
+        text = text.replace('assert self.turns == ["system"]', f'{note}(f"{{self.turns[-1]}} {{text}}\\n")')
+        text = text.replace('assert self.turns == ["system", "user"] and wave.shape[0] == 1', heard_too)
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    recipe = CommandSystem(
+        f"{sys.executable} {{recipes}}/run_lfm2_audio.py --system Speak.", stderr=str(tmp_path / "errors.txt")
+    )
+    (answer,) = recipe.respond([asked(heard_user(6), AGENT)], [flat(9)], 0)
+    recipe.program.stop()
+    assert (answer.status, answer.text) == ("ok", "said it")
+    said = (tmp_path / "liquid_audio/__init__.py.log").read_text().splitlines()
+    assert said == ["system Speak.", "user 7", f"assistant {SORRY}", "user 10"]
