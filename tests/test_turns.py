@@ -245,7 +245,7 @@ def test_a_judge_that_hears_hears_the_turns(tmp_path):
     alone = audio_prompt(Pair(hum, hum))
     wanted = [text_part(BEFORE), text_part("user:"), audio_part(hum), text_part("agent: Oh no, I am sorry.")]
     assert parts == [alone[0], *wanted, text_part(LAST), *alone[1:]] and len(alone) == 5
-    game = pair_prompt(Heard(hum, hum, hum, said))
+    game = pair_prompt(Heard(hum, hum, hum).after(said))
     assert game == [*(one := pair_prompt(Heard(hum, hum, hum)))[:1], *wanted, text_part(LAST), *one[1:]]
     dialogue(tmp_path)
     judge = AudioLLMJudge(Reader())

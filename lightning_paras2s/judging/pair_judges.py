@@ -51,13 +51,22 @@ FIELDS = ("reason", "verdict")
 GOOD = 4.0  # a score from which a response is good
 
 
-class Heard(NamedTuple):
+class Sounds(NamedTuple):
     """What a pairwise judge hears, in this order."""
 
     query: Audio
     first: Audio
     second: Audio
-    turns: tuple[Turn, ...] = ()  # what was said before the query
+
+
+class Heard(Sounds):
+    """The recordings of a game; `turns` is what was said before the query."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def after(self, turns: tuple[Turn, ...]) -> Heard:
+        self.turns = turns
+        return self
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ class ScorerPairJudge(PairJudge):
 def pair_prompt(game: Heard) -> list[dict]:
     """The task as parts of a message, each recording behind its name; earlier turns, where there are any, before."""
     parts = [text_part(PROMPT), *turn_parts(game.turns)]
-    for name, audio in zip(("The user:", "Response 1:", "Response 2:"), game[:3], strict=True):
+    for name, audio in zip(("The user:", "Response 1:", "Response 2:"), game, strict=True):
         parts += [text_part(name), audio_part(audio)]
     return [*parts, text_part(FORMAT)]
 

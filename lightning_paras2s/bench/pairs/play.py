@@ -139,7 +139,7 @@ def inputs_of_games(
 def heard(game: Game, query: Query, root: Path) -> Heard:
     places = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
     sounds = [read_audio(place, AUDIO_RATE) for place in (root / query.audio, *places)]
-    return Heard(*sounds, heard_turns(query, root).turns)
+    return Heard(*sounds).after(heard_turns(query, root).turns)
 
 
 def battle(game: Game, verdict: str, judge: str) -> Battle:
