@@ -56,9 +56,8 @@ def dialogue(path: Path, row: dict[str, Any]) -> Row:
     count = int(row.get("nrounds") or max(i for i in range(1, 9) if row.get(f"user_audio{i}")))
     turns = []
     for i in range(1, count):
-        sound = sound_of(row.get(f"user_audio{i}"), path.parent)
-        place = str(sound) if isinstance(sound, Path) else ""
-        turns.append({"role": "user", "text": row.get(f"user_text{i}") or "", "audio": place})
+        sound = sound_of(row.get(f"user_audio{i}"), path.parent) or ""
+        turns.append({"role": "user", "text": row.get(f"user_text{i}") or "", "audio": sound})
         turns.append({"role": "assistant", "text": row.get(f"bot_text{i}") or "", "audio": ""})
     sound = sound_of(row.get(f"user_audio{count}"), path.parent)
     return Row(str(row["key"]), path.parent.name, row.get(f"user_text{count}") or "", sound,
