@@ -33,7 +33,7 @@ demo: .venv/demo.stamp
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
 	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
-	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5
+	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5 --controls null
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
 	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'

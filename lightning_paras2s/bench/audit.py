@@ -53,8 +53,8 @@ def audit(
     rows: str | None = None,
     shard: str = "0/1",
 ) -> dict[str, Any]:
-    """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped, on one
-    thread.
+    """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped; a sound
+    on each core.
 
     Args:
         run: folder of `evaluate`; outside.jsonl (a line an answer) and outside.json are written there, and from then on
@@ -84,7 +84,7 @@ def audit(
     named = named_systems(there, systems)
     voices, notes = control_voices(controls, there)
     if not asked():
-        torch.set_num_threads(1)  # as the other ears: who wants all cores takes shards
+        torch.set_num_threads(1)  # of the language model; the ears hear on all cores, a sound on each
     ears = outside_ears(transcriber, naturalness, sense)
     texts = [controls] if controls else []
     part = _Part(Path(run), read_queries(manifest or summary["manifest"], None), [*named, *texts], pairs, seed)
