@@ -33,7 +33,7 @@ demo: .venv/demo.stamp
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
 	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
-	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5
+	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5 --controls null
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'
 	$(RUN) report --run runs/demo/evaluate --output runs/demo/report.html
 	@echo 'Listen: runs/demo/report.html. Curves: .venv/bin/tensorboard --logdir runs'
@@ -80,7 +80,7 @@ INSTALLED_FROM := requirements.lock setup.cfg pyproject.toml .ci/install.py
 	@touch $@
 
 .venv/test.stamp: $(INSTALLED_FROM) | .venv/bin/python
-	$(call install,audit$(,)ears$(,)openai$(,)serve$(,)test)
+	$(call install,audit$(,)ears$(,)measures$(,)openai$(,)serve$(,)test)
 	@touch $@ .venv/demo.stamp
 
 .venv/bench.stamp: $(INSTALLED_FROM) | .venv/bin/python

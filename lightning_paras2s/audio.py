@@ -7,6 +7,7 @@ sign.
 from __future__ import annotations
 
 import functools
+import struct
 import sys
 from functools import cached_property
 from math import gcd
@@ -24,12 +25,13 @@ SILENCE_RMS = 1e-3
 # Full scales of integers, in which some programs write floating-point files; no float mix of speech is 24 dB too loud.
 INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
 LOUDEST_FLOAT = 16.0
+UNSTATED = 0x7FFF0000  # a WAV's lengths from here on are those that programs write to a pipe, not knowing them
 
 
 def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECONDS) -> Audio:
     """Read a file as mono at `sample_rate`; channels are mixed (`mono`), other rates are resampled, clipped samples
     stay as they are, and what is beyond [-1, 1] (a floating-point file) is scaled into it, with one line of warning a
-    folder.
+    folder. A file that holds less or more sound than its header states is read as far as both go, with one line.
 
     Raises:
         UserError: for a missing, empty, unreadable, non-finite or over-long file.
@@ -38,7 +40,8 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     if not path.is_file():
         raise UserError(f"audio must be an existing file; got {path}; check the manifest's paths")
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            stated, rate, samples = file.frames, file.samplerate, file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise UserError(
             f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it"
@@ -49,6 +52,7 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
         raise UserError(f"audio must last at most {max_seconds:g} s; got {len(samples) / rate:.1f} s in {path}; cut it")
     if not np.isfinite(samples).all():
         raise UserError(f"audio must be finite; got NaN or infinity in {path}; replace it")
+    _tell_length(path, (stated - len(samples)) / rate)
     samples, scale = in_range(samples)
     if scale != 1:
         _warn_scaled(path.parent, path.name, scale)
@@ -95,6 +99,41 @@ def _warn_scaled(folder: Path, name: str, scale: float) -> None:
             f"{folder / name} is beyond [-1, 1]: divided by {scale:g}; so is each file of {folder} that is too loud",
             file=sys.stderr,
         )
+
+
+@functools.lru_cache(maxsize=10_000)
+def _tell_length(path: Path, missing_seconds: float) -> None:
+    """One line for a file whose header and sound disagree."""
+    cut = f"states {missing_seconds:.2f} s more than the file holds" if missing_seconds > 0 else misstated(path)
+    if cut:
+        print(f"{path}: its header {cut}; only what both agree on is read", file=sys.stderr)
+
+
+def misstated(path: Path) -> str:
+    """How the length of sound that a WAV's header states differs from what the file holds; "" if it does not, if no
+    length is stated (that of a pipe: then all is read), or if it is no WAV."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return ""
+        place, end, rate, sound = 12, file.seek(0, 2), 1, False
+        while place + 8 <= end:
+            file.seek(place)
+            name, size = struct.unpack("<4sI", file.read(8))
+            left = end - place - 8
+            if name == b"fmt ":
+                rate = max(struct.unpack("<8xI", file.read(12))[0], 1)  # bytes a second
+            elif name == b"data":
+                if size >= UNSTATED:
+                    return ""
+                if size > left:
+                    return f"states {(size - left) / rate:.2f} s more than the file holds"
+                sound = True
+            elif sound and (size > left or not all(32 <= c < 127 for c in name)):
+                file.seek(place)  # what follows the sound is no chunk, nor padding
+                return f"states {(left + 8) / rate:.2f} s less than the file holds" if any(file.read()) else ""
+            place += 8 + size + size % 2
+    return ""
 
 
 class Recording(Audio):

@@ -6,7 +6,6 @@ Importing this module must stay cheap: no torch, no Lightning.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.fields import fields_of, finite, fits, in_words
+from lightning_paras2s.running.fields import SPARSE, fields_of, finite, fits, in_words, written
+from lightning_paras2s.turns import Turn, check_turns, read_turns
 
 FACTORS = ("emotion", "sarcasm", "age", "gender")
 STYLES: dict[str, tuple[str, ...]] = {
@@ -72,6 +72,7 @@ class Query:
     """One spoken query. The two halves of a contrast pair share `pair_id` and text, and differ in `styles[factor]`.
 
     Of a query that nobody labelled, `styles` is empty, and `factor` is "" where it is not known what it is about.
+    `turns` is what was said before it, the oldest first; its line names them only where there are any.
     """
 
     id: str
@@ -86,6 +87,12 @@ class Query:
     level: str = ""
     source: str = ""
     license: str = ""
+    turns: tuple[Turn, ...] = field(default=(), metadata=SPARSE)
+
+    def __post_init__(self) -> None:
+        check_turns(self.turns)
+        for turn in self.turns:
+            Style(**turn.styles)  # refuses what is no style
 
     @property
     def label(self) -> str:
@@ -182,6 +189,20 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a measure of a related benchmark says of a response; `value` is None where there is nothing to measure, and
+    `status` says why. `read` is what was read in the response (a letter, an emotion), `parts` are the counts that a
+    figure of the whole set is made of."""
+
+    response_id: str
+    measure: str
+    value: float | None = None
+    read: str = ""
+    parts: dict[str, float] = field(default_factory=dict)
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
 class Battle:
     """One pairwise comparison; `verdict` is a, b, both_good or both_bad."""
 
@@ -204,7 +225,7 @@ class Human:
     seconds: float | None = None
 
 
-Record = TypeVar("Record", Query, Response, Evidence, Verdict, Battle, Human)
+Record = TypeVar("Record", Query, Response, Evidence, Verdict, Measured, Battle, Human)
 
 
 def read_jsonl(path: str | Path, record: type[Record]) -> list[Record]:
@@ -260,18 +281,20 @@ def _record(raw: bytes, record: type[Record], where: str) -> Record:
         wanted = fields[name][1]
         if not any(fits(value, option) for option in wanted.split(" | ")):
             raise UserError(f"{where}: a {kind}'s {name} must be {in_words(wanted)}; got {value!r:.60}; mend the line")
-    item = record(**values)
-    if isinstance(item, Query):
-        try:
+    try:
+        if record is Query and "turns" in values:
+            values["turns"] = read_turns(values["turns"])
+        item = record(**values)
+        if isinstance(item, Query):
             item.style  # noqa: B018  refuses what is no style
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
     return item
 
 
 def to_json(item: Any) -> str:
     """One JSON line for a record (no trailing newline)."""
-    return json.dumps(finite(dataclasses.asdict(item)), ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite(written(item)), ensure_ascii=False, allow_nan=False)
 
 
 def append_jsonl(path: str | Path, items: list[Any]) -> None:

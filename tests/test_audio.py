@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,66 @@ def test_read_fails_with_one_line_when_the_file_is_bad(tmp_path, kind, must):
         read_audio(path, 16_000)
     message = str(caught.value)
     assert must in message and "got" in message and str(path) in message and "\n" not in message
+
+
+def wav(samples: np.ndarray, stated: int, behind: bytes = b"") -> bytes:
+    """A 16-bit file at 16 kHz whose header states so many bytes of sound."""
+    sound = (samples * 32767).astype("<i2").tobytes()
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 16_000, 32_000, 2, 16)
+    inner = b"WAVE" + form + b"data" + struct.pack("<I", stated) + sound + behind
+    return b"RIFF" + struct.pack("<I", len(inner)) + inner
+
+
+SECOND = tone(16_000, seconds=1.0)  # 32,000 bytes
+LIST = b"LIST" + struct.pack("<I", 10) + b"INFOIART\0\0"
+
+
+@pytest.mark.parametrize(
+    ("stated", "behind", "seconds", "told"),
+    [
+        (32_000, b"", 1.0, ""),
+        (32_000, LIST, 1.0, ""),  # what else a WAV may hold
+        (32_000, bytes(512), 1.0, ""),  # padding
+        (0x7FFFF000, b"", 1.0, ""),  # from a pipe
+        (8_000, b"", 0.25, "states 0.75 s less than the file holds"),
+        (48_000, b"", 1.0, "states 0.50 s more than the file holds"),
+    ],
+)
+def test_read_tells_when_a_wav_holds_other_than_its_header_states(tmp_path, capsys, stated, behind, seconds, told):
+    (tmp_path / "a.wav").write_bytes(wav(SECOND, stated, behind))
+    for _ in range(2):
+        assert read_audio(tmp_path / "a.wav", 16_000).seconds == pytest.approx(seconds, abs=1e-3)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == bool(told)
+    assert not told or (str(tmp_path / "a.wav") in said[0] and told in said[0])
+
+
+@pytest.mark.parametrize(
+    ("held", "must"),
+    [
+        (wav(SECOND, 0), "at least one sample; got none in"),  # never closed: its header states no sound at all
+        (wav(SECOND, 32_000, wav(SECOND, 32_000)), "must be readable"),  # two files in one
+    ],
+)
+def test_read_refuses_a_wav_of_which_no_more_can_be_said(tmp_path, held, must):
+    (tmp_path / "a.wav").write_bytes(held)
+    with pytest.raises(UserError, match=f"{must}.*a.wav"):
+        read_audio(tmp_path / "a.wav", 16_000)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg", ".wav"])
+def test_no_cut_file_is_read_in_silence(tmp_path, capsys, suffix):
+    """Half of the bytes, as of a copy that was stopped: refused, or told with what is missing."""
+    whole = tmp_path / f"whole{suffix}"
+    soundfile.write(whole, np.random.default_rng(0).uniform(-0.5, 0.5, 16_000), 16_000)
+    assert read_audio(whole, 16_000).seconds == 1 and not capsys.readouterr().err
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    try:
+        read_audio(cut, 16_000)
+        assert f"{cut}: its header states" in capsys.readouterr().err
+    except UserError as error:
+        assert str(cut) in str(error)
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])

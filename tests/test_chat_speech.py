@@ -6,6 +6,7 @@ import pytest
 from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber
 from test_tts_remote import QUICK, wav
 
+from lightning_paras2s.bench.systems.caption_cascade import CaptionCascadeSystem, ThinkingCascadeSystem
 from lightning_paras2s.bench.systems.chat_speech import ChatCascadeSystem, ChatToplineSystem, MisfitVoiceSystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES, CLASHING_TONES
@@ -95,3 +96,30 @@ def test_what_chat_model_or_voice_fail_at_is_a_status(monkeypatch):
         tts = OpenAITTS(base_url=server.url, patience=QUICK)
         answers = ChatToplineSystem(llm, tts, "sage").respond(queries[2:], [None], 0)
     assert (answers[0].audio, answers[0].status, answers[0].text) == (None, "http_500", "hello")
+
+
+class Sad(BeepRecognizer):
+    def recognize(self, audios, role):
+        return [Style(emotion="sad", gender="female") for _ in audios]
+
+
+def test_a_cascade_with_captions_reads_how_it_was_said():
+    llm = Says(lambda c: "oh no" if "Emotion: sad" in c[1]["content"] else "what a good day")
+    system = CaptionCascadeSystem(BeepTranscriber(WORDS), Sad(), llm, BeepSynthesizer(WORDS))
+    audio = BeepSynthesizer(WORDS).synthesize("the dog ran away", Style(emotion="happy"), "user")  # .32 s
+    answers = system.respond([query("sad")], [audio], 0)
+    assert llm.asked[0][1]["content"] == "[00:00-00:01] the dog ran away (Gender: female, Emotion: sad)"
+    assert heard(answers) == (["oh no"], ["neutral"]) and answers[0].cost_usd == 0.01
+    deaf = ChatCascadeSystem(BeepTranscriber(WORDS), llm, BeepSynthesizer(WORDS))
+    assert len({system.config_sha, deaf.config_sha}) == 2
+
+
+def test_a_thought_is_never_spoken():
+    replies = iter(["<think>the dog ran away</think>oh no", "<think>the dog", "hello"])
+    llm = Says(lambda c: next(replies))
+    system = ThinkingCascadeSystem(BeepTranscriber(WORDS), Sad(), llm, BeepSynthesizer(WORDS))
+    audio = BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="happy"), "user")
+    answers = system.respond([query("sad")] * 3, [audio] * 3, 0)
+    assert heard([answers[0], answers[2]])[0] == ["oh no", "hello"]
+    assert (answers[1].audio, answers[1].status, answers[1].cost_usd) == (None, "unparsed", 0.01)
+    assert "First think" in llm.asked[0][0]["content"]

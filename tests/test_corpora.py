@@ -164,6 +164,9 @@ def test_uro_bench_takes_the_last_round_and_the_speakers_emotion_only(tmp_path):
     assert (
         by["pro/UnderEmotion-en"][0].styles == {"emotion": "sad"} and by["pro/UnderEmotion-en"][0].factor == "emotion"
     )
+    asked = by["pro/GenEmotion-en"][1]
+    assert (asked["emotions"], asked["words"]) == (["sad"], "It is gone.")
+    assert by["pro/UnderEmotion-en"][1]["emotions"] == [] and by["basic/HSK5-zh"][1]["words"] == ""
     assert by["pro/GenEmotion-en"][0].styles == {} and by["pro/GenEmotion-en"][1]["labels"] == {"emotion": "sad"}
     assert by["pro/Multilingual"][1]["labels"] == {"requirement": "Reply in German."}
     query, item = by["pro/MtBenchEval-en"]
@@ -236,6 +239,8 @@ def test_televal_reads_both_of_its_forms_alike(tmp_path):
     assert table["counts"] == {"kept": 4, "no_audio": 1} and table["by_style"]["sad"] == table["by_style"]["child"] == 1
     by = {i["subset"]: (q, i) for q, i in zip(queries, items, strict=True)}
     assert by["empathy_response_acoustic-zh"][1]["labels"]["answer_emo"] == ["Sad", "neutral"]
+    assert by["empathy_response_acoustic-zh"][1]["emotions"] == ["sad", "neutral"]
+    assert by["age-zh"][1]["emotions"] == []
     assert by["para_mix300-zh"][1]["references"] == ["别难过", "没事的"]
     assert by["age-zh"][1]["labels"] == {"age": "child", "answer_age": "小朋友", "answer_common": "因为"}
     query, item = by["multiturn_memory-zh"]
@@ -363,6 +368,9 @@ def test_mnsc_goes_by_the_folder_as_every_split_is_called_train(tmp_path):
     assert table["counts"] == {"kept": 3}
     assert table["subsets"] == {"PQA-AR-Dialogue-Test": 1, "PQA-GR-Sentence-Test": 2}
     assert (items[0]["instruction"], items[0]["references"]) == ("Where?", ["There."])
+    on_hub(tmp_path / "asr/ASR-PART1-Test/train-00000-of-00001.parquet", [plain | {"answer": "can lah"}])
+    _, _, read = imported("mnsc", tmp_path / "asr", outside(tmp_path, "asr"))
+    assert read[0]["words"] == "can lah" and items[0]["words"] == ""
     assert imported("mnsc", tmp_path, outside(tmp_path, "t"), "train")[0]["counts"] == {"kept": 3}
     with pytest.raises(UserError, match="got none for val"):
         import_speech("mnsc", str(tmp_path), str(outside(tmp_path)), "val")

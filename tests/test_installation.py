@@ -42,7 +42,7 @@ for module in pkgutil.walk_packages(lightning_paras2s.__path__, "lightning_paras
 
 def test_every_module_imports_when_no_extra_is_installed():
     extras = {"opensmile", "pytest", "torchao", "trl", "openai", "aiohttp", "whisper", "gradio", "uv"}
-    extras |= {"starlette", "uvicorn"}
+    extras |= {"starlette", "uvicorn", "sacrebleu", "rouge_score"}
     code = WITHOUT_EXTRAS.replace("{extras}", repr(extras))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

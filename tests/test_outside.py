@@ -18,6 +18,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import Log, write_summary
+from lightning_paras2s.running.progress import line_of
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Audio, Evidence, Query, Response, append_jsonl
 
@@ -43,18 +44,93 @@ def clip(name: str, text: str, level: float) -> Clip:
     return Clip(name, text, lambda: tone(level))
 
 
-def test_what_was_heard_is_kept_and_heard_anew_when_audio_text_or_ears_change(tmp_path, capsys):
+def test_what_was_heard_is_kept_and_heard_anew_when_audio_or_ears_change(tmp_path, capsys):
+    """Two clips of one sound are heard once; another text for it is counted anew without hearing it; of a new level
+    only that clip is heard."""
     log, ear = Log(tmp_path), Counting()
     listen([clip("a", "the number 5", 0.5), clip("b", "the number 9", 0.5)], OutsideEars(ear), log)
     again = listen([clip("a", "the number 5", 0.5), clip("b", "the number 9", 0.5)], OutsideEars(ear), log)
-    assert ear.asked == 2 and [row.wer for row in again] == [0.0, pytest.approx(1 / 3, abs=1e-4)]
+    assert ear.asked == 1 and [row.wer for row in again] == [0.0, pytest.approx(1 / 3, abs=1e-4)]
     found = listen([clip("a", "the number 5", 0.3), clip("b", "the number 5", 0.5)], OutsideEars(ear), log)
-    assert ear.asked == 4 and [row.heard for row in found] == ["the number 3", "the number 5"]
+    assert ear.asked == 2 and [row.heard for row in found] == ["the number 3", "the number 5"]
+    assert [row.wer for row in found] == [pytest.approx(1 / 3, abs=1e-4), 0.0]
     assert "2 answers heard anew" in capsys.readouterr().err
     other = Counting()
     other.name = "counting-2"
     listen([clip("a", "the number 5", 0.3)], OutsideEars(other), log)
     assert other.asked == 1
+
+
+class Reader:
+    """Stands for a language model: a text's perplexity is its length; counts what it reads."""
+
+    name = "reader"
+
+    def __init__(self) -> None:
+        self.known, self.read = {"": float("nan")}, []
+
+    def of(self, texts):
+        new = sorted({text for text in texts if text not in self.known})
+        self.read += new
+        self.known |= {text: float(len(text)) for text in new}
+        return [self.known[text] for text in texts]
+
+
+def test_an_ear_that_is_added_is_asked_alone(tmp_path):
+    """The recogniser's part of a line holds good when a language model joins; words read before are not read again."""
+    log, ear = Log(tmp_path), Counting()
+    clips = [clip("a", "the number five", 0.5), clip("b", "the number 3", 0.3)]
+    listen(clips, OutsideEars(ear), log)
+    first = Reader()
+    found = listen(clips, OutsideEars(ear, None, first), log)
+    assert ear.asked == 2 and first.read == ["the number 3", "the number 5", "the number five"]
+    assert [(r.perplexity_heard, r.perplexity_written) for r in found] == [(12.0, 15.0), (12.0, 12.0)]
+    second = Reader()
+    assert listen([*clips, clip("c", "the number 5", 0.4)], OutsideEars(ear, None, second), log)[:2] == found
+    assert ear.asked == 3 and second.read == ["the number 4"]
+
+
+def test_a_voice_that_is_made_from_the_same_is_not_made_again(tmp_path):
+    made = []
+    clips = [Clip(name, "five", lambda: made.append(1) or tone(0.5), "piper/five") for name in "ab"]
+    for _ in range(2):
+        rows = listen(clips, OutsideEars(Counting()), Log(tmp_path))
+    assert len(made) == 1 and rows[0].sha256 == rows[1].sha256
+    listen([Clip("a", "six", lambda: made.append(1) or tone(0.6), "piper/six")], OutsideEars(Counting()), Log(tmp_path))
+    assert len(made) == 2
+
+
+class Killed(Counting):
+    """Ends with the process after so many answers."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def transcribe(self, audios):
+        if self.asked >= self.after:
+            raise KeyboardInterrupt
+        return super().transcribe(audios)
+
+
+@pytest.mark.parametrize("after", [0, 2, 4, 6])
+@pytest.mark.parametrize("cut", [0, 7])
+def test_a_killed_audit_goes_on_where_it_was(tmp_path, monkeypatch, after, cut):
+    """Parts of two answers; a kill after `after` of eight, which may leave half a line: what was whole is not heard
+    again, and the lines are those of a run that nobody killed."""
+    monkeypatch.setattr("lightning_paras2s.hearing.outside.BATCH", 2)
+    clips = [clip(str(i), "the number", (i + 1) / 10) for i in range(8)]
+    with pytest.raises(KeyboardInterrupt):
+        listen(clips, OutsideEars(Killed(after)), Log(tmp_path))
+    path = tmp_path / "outside.jsonl"
+    kept = path.read_bytes() if path.is_file() else b""
+    if kept and cut:
+        path.write_bytes(kept[:-cut])
+    ear = Counting()
+    found = listen(clips, OutsideEars(ear), Log(tmp_path))
+    assert ear.asked == 8 - after + bool(kept and cut)
+    assert found == listen(clips, OutsideEars(Counting()), Log(tmp_path / "whole"))
+    assert len(path.read_text().splitlines()) == 8
 
 
 def query(pair: str, half: str, factor: str = "age") -> Query:
@@ -129,6 +205,51 @@ def test_an_outside_ear_stands_beside_ours_in_every_table(run, capsys):
     rows = {row["system"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
     assert [round(float(rows[name]["wer_outside"]), 4) for name in ("loud", "quiet")] == [0, 0.3333]
     assert "<td>0.333</td>" in html_table(Path(run))
+
+
+def test_more_pairs_go_on_from_fewer(run):
+    """Two answers a pair and system, each system with one sound; the second pair's are known by their sound."""
+    few, many = Counting(), Counting()
+    audit(str(run), pairs=1, transcriber=few, naturalness=False, sense=False)
+    assert few.asked == 2 and len((run / "outside.jsonl").read_text().splitlines()) == 4
+    write_audio(run / "loud.flac", tone(0.8))
+    found = audit(str(run), pairs=2, transcriber=many, naturalness=False, sense=False)
+    assert many.asked == 1 and found["systems"]["quiet"]["n"] == 4
+
+
+def test_systems_are_heard_alone_and_those_heard_before_stay(run):
+    ear = Counting()
+    found = audit(str(run), systems=["quiet"], transcriber=ear, naturalness=False, sense=False)
+    assert list(found["systems"]) == ["quiet"] and ear.asked == 1
+    assert found["notes"] == ["not heard: loud, which `systems` does not name"]
+    found = audit(str(run), systems=["loud"], transcriber=ear, naturalness=False, sense=False)
+    assert list(found["systems"]) == ["loud", "quiet"] and ear.asked == 2 and found["notes"] == []
+    assert json.loads((run / "outside.json").read_text())["systems"] == found["systems"]
+    write_audio(run / "quiet.flac", tone(0.2))  # other sound: what was heard is no longer of it
+    found = audit(str(run), systems=["loud"], transcriber=ear, naturalness=False, sense=False)
+    assert list(found["systems"]) == ["loud"] and ear.asked == 2
+    for wrong, said in ((["grpo"], "grpo"), ([], "none")):
+        with pytest.raises(UserError, match=rf"some of the run's .loud, quiet.; got {said}"):
+            audit(str(run), systems=wrong, transcriber=ear)
+
+
+def test_shards_hear_all_between_them(run, monkeypatch):
+    monkeypatch.setattr("lightning_paras2s.hearing.outside.BATCH", 2)
+    parts = [audit(str(run), shard=f"{i}/2", transcriber=Counting(), naturalness=False, sense=False) for i in (0, 1)]
+    assert [part["answers"] for part in parts] == [4, 4] and not (run / "outside.json").exists()
+    merging = Counting()
+    found = audit(str(run), transcriber=merging, naturalness=False, sense=False)
+    assert merging.asked == 0 and found["systems"]["loud"]["n"] == 4
+    with pytest.raises(UserError, match='must be "i/k"'):
+        audit(str(run), shard="2/2", transcriber=merging, naturalness=False, sense=False)
+
+
+def test_progress_is_told_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    """300 of 1,200 in 600 s: the other 900 take 1,800 s."""
+    assert line_of("answers", 300, 1200, 600.0) == "answers: 300 of 1200 in 10 min, 30 min left"
+    monkeypatch.setattr("lightning_paras2s.running.progress.LINE_SECONDS", 0.0)
+    listen([clip("a", "five", 0.5)], OutsideEars(Counting()), Log(tmp_path))
+    assert "answers heard by ears from outside: 1 of 1 in 0 min, 0 min left" in capsys.readouterr().err
 
 
 def test_tables_say_when_nobody_listened(run, capsys):

@@ -31,6 +31,7 @@ SAME = (
     ("\u201cyes\u201d", "yes"),
     ("salt & pepper", "salt and pepper"),
 )
+PARTS = {2: "half", 3: "third", 4: "quarter", 5: "fifth", 8: "eighth"}
 
 
 def cardinal(n: int, joined: str = " ") -> str:
@@ -52,6 +53,47 @@ def ordinal(n: int) -> str:
 
 def suffix(n: int) -> str:
     return "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+
+
+def fraction(over: int, under: int) -> str:
+    return "half" if under == 2 else f"{ONES[over]} {PARTS[under]}" + ("s" if over > 1 else "")
+
+
+FRACTIONS = [(over, under) for under in PARTS for over in range(1, under)]
+
+
+def in_figures() -> st.SearchStrategy[tuple[str, str]]:
+    """Fractions, ranges, prices, times, decades, numbers with a sign: (as written, as spoken)."""
+    small, dash = st.integers(2, 99), st.sampled_from(["-", "\u2013", " - "])
+    parts = st.sampled_from(FRACTIONS)
+    rising = st.tuples(st.integers(1, 120), st.integers(1, 80)).map(lambda x: (x[0], x[0] + x[1]))
+    hours = st.integers(1, 12)
+    return st.one_of(
+        parts.map(lambda x: (f"{x[0]}/{x[1]}", fraction(*x))),
+        st.tuples(small, parts).map(
+            lambda x: (f"{x[0]} {x[1][0]}/{x[1][1]}", f"{cardinal(x[0])} and {'a ' * (x[1][1] == 2)}{fraction(*x[1])}")
+        ),
+        st.tuples(rising, dash).map(
+            lambda x: (f"{x[0][0]}{x[1]}{x[0][1]}", f"{cardinal(x[0][0])} to {cardinal(x[0][1])}")
+        ),
+        rising.map(lambda x: (f"{x[0]}-{x[1]}%", f"{cardinal(x[0])} to {cardinal(x[1])} percent")),
+        rising.map(lambda x: (f"${x[0]}-${x[1]}", f"{cardinal(x[0])} to {cardinal(x[1])} dollars")),
+        st.tuples(small, st.integers(10, 99)).map(
+            lambda x: (f"${x[0]}.{x[1]}", f"{cardinal(x[0])} dollars {cardinal(x[1])}")
+        ),
+        st.integers(10, 99).map(lambda n: (f"$1.{n}", f"one dollar {cardinal(n)}")),
+        st.integers(1, 9).map(lambda n: (f"0.{n}%", f"point {ONES[n]} percent")),
+        hours.map(lambda h: (f"{h}:30", f"half past {ONES[h]}")),
+        hours.map(lambda h: (f"{h}:15", f"a quarter past {ONES[h]}")),
+        hours.map(lambda h: (f"{(h - 2) % 12 + 1}:45", f"quarter to {ONES[h]}")),
+        hours.map(lambda h: (f"{h}:00", f"{ONES[h]} o'clock")),
+        st.sampled_from(TENS).map(lambda t: (f"19{2 + TENS.index(t)}0s", f"nineteen {t[:-1]}ies")),
+        small.map(lambda n: (f"No. {n}", f"number {cardinal(n)}")),
+        small.map(lambda n: (f"#{n}", f"number {cardinal(n)}")),
+        st.tuples(small, small).map(lambda x: (f"{x[0]} + {x[1]}", f"{cardinal(x[0])} plus {cardinal(x[1])}")),
+        small.map(lambda n: (f"{n} kg", f"{cardinal(n)} kilograms")),
+        small.map(lambda n: (f"{n}mph", f"{cardinal(n)} miles per hour")),
+    )
 
 
 def pieces() -> st.SearchStrategy[tuple[str, str]]:
@@ -76,6 +118,7 @@ def pieces() -> st.SearchStrategy[tuple[str, str]]:
             lambda x: ("".join(map(str, x)), " ".join(ONES[d] for d in x))
         ),
         st.sampled_from(SAME),
+        in_figures(),
     )
 
 
@@ -102,10 +145,47 @@ def test_a_text_and_its_spoken_form_have_no_word_error(parts, end):
         ("Agent 007", "agent double oh seven"),
         ("At 12:05", "at twelve oh five"),
         ("In the 1980s", "in the nineteen eighties"),
+        ("Add 1/2 cup.", "add half a cup"),
+        ("Add \u00bd cup.", "add one half cup"),
+        ("In 2\u00bd hours", "in two and a half hours"),
+        ("3/4 of them", "three fourths of them"),
+        ("1/3 of it", "a third of it"),
+        ("It's $1.50.", "it's a dollar fifty"),
+        ("\u00a32.50", "two pounds fifty"),
+        ("$3M", "three million dollars"),
+        ("$20-30", "twenty to thirty dollars"),
+        ("1990\u20131995", "nineteen ninety to nineteen ninety five"),
+        ("9:00 a.m.-5:30 p.m.", "nine a m to five thirty p m"),
+        ("Call 555-1234", "call five five five one two three four"),  # no range
+        ("2 + 2 = 4", "two plus two equals four"),
+        ("24/7", "twenty four seven"),
+        ("9/11", "nine eleven"),
+        ("1 kg", "one kilogram"),
+        ("the 2nd", "the second"),
     ],
 )
 def test_numbers_and_quotes_are_no_errors_when_they_are_read_aloud(text, heard):
     assert word_error_rate(text, heard) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        ("They won 3-1.", "they won three to one"),  # or "three one": a score; "20-30" is a range, since it rises
+        ("I work 9-5.", "i work nine to five"),
+        ("No 5", "number five"),  # "no five of them agree"
+        ("Chapter IV", "chapter four"),
+        ("3x", "three times"),  # or "three x"
+        ("At $2.05", "at two oh five"),  # the unit is not said
+    ],
+)
+def test_what_the_text_does_not_tell_stays_an_error(text, heard):
+    assert word_error_rate(text, heard) > 0
+
+
+def test_a_fraction_is_not_its_digits():
+    assert word_error_rate("half", "one two") > 0 and word_error_rate("1/2", "twelve") > 0
+    assert word_error_rate("20-30", "two thousand thirty") > 0
 
 
 def test_another_number_is_an_error():

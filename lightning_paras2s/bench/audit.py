@@ -9,29 +9,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.outside_table import FILE
-from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.bench.queries.manifest import read_queries, shard_of
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.controls import INSTALL as INSTALL_PIPER
 from lightning_paras2s.hearing.controls import AgentBeforeCodec, Control, OtherSynthesizer, missing_piper
-from lightning_paras2s.hearing.outside import Clip, Outside, listen, outside_ears
+from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, batches, heard_before, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.running.logs import Log, replace_file, say, write_summary
-from lightning_paras2s.types import Evidence, Query, Response
+from lightning_paras2s.running.threads import asked
+from lightning_paras2s.types import Evidence, Query, Response, response_id
 
 LOGS = ("perplexity_heard", "perplexity_written")  # averaged as logarithms
 
@@ -41,21 +44,27 @@ def audit(
     manifest: InputPath | None = None,
     pairs: int = 10,
     seed: int = 0,
+    systems: list[str] | None = None,
     controls: str | None = None,
     transcriber: Transcriber | None = None,
     naturalness: bool = True,
     sense: bool = True,
     judge: Judge | None = None,
     rows: str | None = None,
+    shard: str = "0/1",
 ) -> dict[str, Any]:
-    """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped.
+    """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped; a sound
+    on each core.
 
     Args:
         run: folder of `evaluate`; outside.jsonl (a line an answer) and outside.json are written there, and from then on
             `leaderboard` and `report` show them.
         manifest: of the queries, if it is no longer where the run read it.
-        pairs: contrast pairs a factor, of those that all systems answered; about 1 s of one core an answer.
+        pairs: contrast pairs a factor, of those that all `systems` answered; about 1 s of one core an answer. What was
+            heard with fewer pairs is not heard again.
         seed: of the choice; with more `pairs`, those chosen before stay chosen.
+        systems: names of those to hear; all by default. Others stay in the tables if all their answers to these pairs
+            were heard before by the same ears.
         controls: system whose own texts two control voices say: the agent before the codec, and a Piper voice; none
             by default.
         transcriber: the outside ear; by default Whisper tiny.en of the extra `ears`, if it is installed.
@@ -63,23 +72,31 @@ def audit(
         sense: measure the perplexity of what was heard and of what was written, by a language model.
         judge: scores the words of either ear with the tone of the run's own; without one, no scores.
         rows: write every answer's numbers to this file, too, one JSON line each (results/ears.jsonl).
+        shard: "i/k": hear only every k-th batch of answers, from the i-th, and write no tables; then run 0/1, which
+            merges the shards and hears what they lack.
     """
     if pairs < 1:
         raise UserError(f"pairs must be at least 1 contrast pair a factor; got {pairs}")
     if not (Path(run) / "summary.json").is_file():
         raise UserError(f"a run must be a folder of `evaluate` with summary.json; got {run}; finish it first")
     summary = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
+    there = list(summary["systems"])
+    named = named_systems(there, systems)
+    voices, notes = control_voices(controls, there)
+    if not asked():
+        torch.set_num_threads(1)  # of the language model; the ears hear on all cores, a sound on each
     ears = outside_ears(transcriber, naturalness, sense)
-    part = _Part(Path(run), read_queries(manifest or summary["manifest"], None), list(summary["systems"]), pairs, seed)
-    items = {name: listen(part.clips(name), ears, Log(Path(run))) for name in part.systems}
-    voices, notes = control_voices(controls, part.systems)
-    for voice in voices:
-        items[voice.name] = listen(part.control_clips(voice, controls), ears, Log(Path(run)))
+    texts = [controls] if controls else []
+    part = _Part(Path(run), read_queries(manifest or summary["manifest"], None), [*named, *texts], pairs, seed)
+    heard = part.listen(part.clips(named, voices, controls), ears, shard)
+    if shard.partition("/")[2] != "1":
+        return {"answers": len(heard), "notes": [*ears.notes, *notes]}
+    items, left = part.speakers(heard, there, named, voices, ears)
     numbers = {name: part.rows(name, found, judge) for name, found in items.items()}
     result = {
         "systems": {name: measures(found) for name, found in numbers.items()},
-        "differences": differences({name: numbers[name] for name in part.systems}),
-        "notes": [*ears.notes, *notes],
+        "differences": differences({name: found for name, found in numbers.items() if name in there}),
+        "notes": [*ears.notes, *notes, *left],
         "providers": ears.providers,
         "judge": judge.name if judge else None,
         "control_texts": controls,
@@ -88,11 +105,18 @@ def audit(
     }
     write_summary(Path(run) / FILE, result)
     if rows is not None:
-        lines = [as_line(name, row) for name, found in numbers.items() for row in found]
-        replace_file(Path(rows), "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_rows(Path(rows), numbers)
     for note in result["notes"]:
         say(note)
     return result
+
+
+def named_systems(there: list[str], wanted: list[str] | None) -> list[str]:
+    """Those of a run that are wanted, in the run's order."""
+    if wanted is not None and (not wanted or set(wanted) - set(there)):
+        wrong = ", ".join(sorted(set(wanted) - set(there))) or "none"
+        raise UserError(f"systems must name some of the run's ({', '.join(there)}); got {wrong}")
+    return [name for name in there if wanted is None or name in wanted]
 
 
 def control_voices(system: str | None, systems: list[str]) -> tuple[list[Control], list[str]]:
@@ -107,41 +131,67 @@ def control_voices(system: str | None, systems: list[str]) -> tuple[list[Control
 
 
 class _Part:
-    """The chosen contrast pairs of a run, with what its own ears heard."""
+    """The chosen contrast pairs of a run, which some systems answered, with what its own ears heard."""
 
     def __init__(self, run: Path, queries: list[Query], systems: list[str], pairs: int, seed: int) -> None:
-        self.run, self.systems = run, systems
-        rows = [r for r in Log(run).read("responses", Response) if r.sample == 0 and r.system in systems]
+        self.run = run
+        rows = [r for r in Log(run).read("responses", Response) if r.sample == 0]
         self.responses = {r.id: r for r in rows}
         self.evidence = {e.response_id: e for e in Log(run).read("evidence", Evidence)}
-        whole = [q for q in queries if all(f"{s}/{q.id}/0" in self.responses for s in systems)]
+        whole = [q for q in queries if all(response_id(s, q.id, 0) in self.responses for s in systems)]
         if not whole:
             raise UserError(f"{run} must hold an answer of every system to some query; got none; finish `evaluate`")
         self.queries = chosen(whole, pairs, seed)
         factors = sorted({q.factor for q in self.queries})
         self.counts = {f: len({q.pair_id for q in self.queries if q.factor == f}) for f in factors}
 
-    def clips(self, system: str) -> Iterator[Clip]:
+    def clips(self, systems: list[str], voices: Sequence[Control] = (), controls: str | None = None) -> list[Clip]:
+        """Query by query, so that all speakers are heard of as many pairs when it is stopped."""
+        found = []
         for query in self.queries:
-            row = self.responses[f"{system}/{query.id}/0"]
-            if row.audio:
-                yield Clip(row.id, row.text or "", lambda row=row: read_audio(self.run / row.audio, SAMPLE_RATE))
+            rows = [self.responses.get(response_id(system, query.id, 0)) for system in systems]
+            found += [self._answer(row) for row in rows if row is not None and row.audio]
+            found += self._said_again(query, voices, controls) if controls else []
+        return found
 
-    def control_clips(self, voice: Control, system: str) -> Iterator[Clip]:
-        """The system's own texts, in the tone that our ears heard it say them in."""
-        for query in self.queries:
-            row = self.responses[f"{system}/{query.id}/0"]
-            heard = self.evidence.get(row.id)
-            if row.text:
-                tone = heard.tone if heard else ""
-                yield Clip(f"{voice.name}/{query.id}/0", row.text, lambda t=row.text, s=tone: voice.say(t, s))
+    def _answer(self, row: Response) -> Clip:
+        return Clip(row.id, row.text or "", lambda: read_audio(self.run / row.audio, SAMPLE_RATE))
+
+    def _said_again(self, query: Query, voices: Sequence[Control], system: str) -> list[Clip]:
+        """The system's own text, in the tone that our ears heard it say it in."""
+        row = self.responses[response_id(system, query.id, 0)]
+        heard = self.evidence.get(row.id)
+        text, tone = row.text or "", heard.tone if heard else ""
+        ids = [response_id(voice.name, query.id, 0) for voice in voices if text]
+        return [Clip(i, text, partial(v.say, text, tone), v.origin(text)) for i, v in zip(ids, voices, strict=False)]
+
+    def listen(self, clips: list[Clip], ears: OutsideEars, shard: str) -> list[Outside]:
+        parts = shard_of(batches(clips), shard)
+        index, _, count = shard.partition("/")
+        log = Log(self.run, "" if count == "1" else f"-{index}of{count}")
+        return listen([clip for part in parts for clip in part], ears, log)
+
+    def speakers(
+        self, heard: list[Outside], there: list[str], named: list[str], voices: list[Control], ears: OutsideEars
+    ) -> tuple[dict[str, list[Outside]], list[str]]:
+        """Each speaker's lines, the run's systems in its order, then the voices; and a note on who was not heard."""
+        known = {row.response_id: row for row in heard}
+        found: dict[str, list[Outside] | None] = {}
+        for name in [*there, *(voice.name for voice in voices)]:
+            ids = [response_id(name, query.id, 0) for query in self.queries]
+            found[name] = [known[i] for i in ids if i in known]
+            if name in there and name not in named:
+                found[name] = heard_before(self.clips([name]), ears, Log(self.run))
+        left = [name for name, rows in found.items() if not rows and name not in named and name in there]
+        notes = [f"not heard: {', '.join(left)}, which `systems` does not name"] if left else []
+        return {name: rows for name, rows in found.items() if name not in left and rows is not None}, notes
 
     def rows(self, name: str, found: list[Outside], judge: Judge | None) -> list[dict[str, Any]]:
         """One dict of numbers an answer; a control has no answer that our ears heard."""
-        by_query = {q.id: q for q in self.queries}
+        by_answer = {response_id(name, q.id, 0): q for q in self.queries}
         rows = []
         for row in found:
-            query = by_query[row.response_id.rsplit("/", 1)[0].removeprefix(f"{name}/")]
+            query = by_answer[row.response_id]
             ours = self.evidence.get(row.response_id)
             numbers = {"dnsmos": row.overall, "dnsmos_signal": row.signal, "dnsmos_background": row.background}
             numbers |= {name: getattr(row, name) for name in LOGS}
@@ -162,6 +212,11 @@ def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:
     order = {f: sorted(p, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest()) for f, p in found.items()}
     turns = [(f, order[f][turn]) for turn in range(pairs) for f in sorted(order) if turn < len(order[f])]
     return [query for factor, pair in turns for query in found[factor][pair]]
+
+
+def write_rows(path: Path, numbers: dict[str, list[dict[str, Any]]]) -> None:
+    lines = [as_line(name, row) for name, found in numbers.items() for row in found]
+    replace_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def as_line(system: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.audio import seconds_of
+from lightning_paras2s.bench import measuring
+from lightning_paras2s.bench.measures.named import MeasureName
 from lightning_paras2s.bench.queries.filters import read_counts
-from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled, read_queries, shard_of, unheard
+from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled, read_queries, shard_of, unheard_of
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
-from lightning_paras2s.bench.systems.base import S2SSystem
+from lightning_paras2s.bench.systems.base import S2SSystem, carried, tell_turns
+from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.familiar import check_familiar
@@ -34,6 +37,7 @@ from lightning_paras2s.running.logs import Log, recorded, write_summary
 from lightning_paras2s.running.precision import machine
 from lightning_paras2s.running.threads import Threads
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, OpenAIChat, cap
+from lightning_paras2s.turns import in_lines
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
 HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and an answer, of what it writes; estimates
@@ -59,6 +63,9 @@ def evaluate(
     dry_run: bool = False,
     foreign_speech: Literal["stop", "allow", "judge"] = "stop",
     one_by_one: bool = False,
+    measures: list[MeasureName] | None = None,
+    measured: Literal["heard", "written"] = "heard",
+    items: InputPath | None = None,
 ) -> dict[str, Any]:
     """Let systems answer spoken queries, judge what is heard in their answers, and write summary.json.
 
@@ -89,9 +96,15 @@ def evaluate(
             "foreign_speech", and not scored; or judge what is heard (a policy of your own that has gone to noise).
         one_by_one: let each system answer all queries, and give its weights' memory back, before the next one begins:
             for policies that don't fit one GPU together. The records are the same.
+        measures: measures of related benchmarks, by name, of every answer (docs/corpora.md tells what each needs):
+            measures.jsonl, and their means in summary.json. They cost no money.
+        measured: which words of an answer they compare: those that the transcriber heard, or those that the system
+            wrote.
+        items: what the corpus says of each query (good answers, options, emotions that fit); null is NAME.items.jsonl
+            beside the manifest NAME.jsonl, as import_speech writes it.
 
     Raises:
-        UserError: after the summary is written, if no answer has a score.
+        UserError: after the summary is written, if no answer has a score, nor a value of a measure.
     """
     if rescore:
         systems = dict.fromkeys(recorded(Path(output), list(systems)))
@@ -99,12 +112,15 @@ def evaluate(
     queries = read_queries(manifest, limit)
     if label_source == "gold":
         check_labelled(queries, "an evaluation with gold labels")
+    asked_measures = measuring.asked_of(measures, manifest, items, measured, queries) if measures else None
     trusting, audited = foreign_speech == "judge", audit_transcriber is not None or audit_recognizer is not None
     ears = [Ears(transcriber, recognizer, trusting)]
     if audited:
         ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
-        found = estimate(judge, len(queries) * len(systems) * samples, (1 + label_swap) * len(ears))
+        tell_turns(systems, queries)
+        times, before = (1 + label_swap) * len(ears), turn_tokens(judge, queries)
+        found = estimate(judge, len(queries) * len(systems) * samples, times, before)
         return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
         cap(llm, max_usd)
@@ -122,21 +138,27 @@ def evaluate(
     if foreign_speech == "stop":
         answers = [row for row in log.read("responses", Response) if row.system in systems]
         check_familiar(answers, Path(output), transcriber)
-    result = score(steps, ears, manifest, audit_transcriber is None)
+    result = score(steps, ears, manifest, audit_transcriber is None, asked_measures)
     result["machine"] = machine()
     result["seconds"] = {name: round(value, 2) for name, value in steps.stages.seconds.items()}
     if not log.suffix:
         write_summary(Path(output) / "summary.json", result)
-        require_a_score(steps.verdicts, output)
+        if not (measures and measuring.any_value(result["measures"])):
+            require_a_score(steps.verdicts, output)
     return result
 
 
-def score(steps: Steps, ears: list[Ears], manifest: str, same_words: bool) -> dict[str, Any]:
+def score(
+    steps: Steps, ears: list[Ears], manifest: str, same_words: bool, asked: measuring.Asked | None = None
+) -> dict[str, Any]:
     """Hear and judge with each pair of ears -> the summary by the first, the second's under "audit"; of a shard, a
-    count. With the `same_words`, the audit hears anew only how they are said."""
+    count. With the `same_words`, the audit hears anew only how they are said. The measures are by the first."""
     log, (first, *others) = steps.log, ears
     heard = steps.score(first, log, "", {})
     result = {"responses": len(heard.responses)} if log.suffix else summary_of(steps, heard, first, manifest)
+    if asked is not None:
+        rows = measuring.measure(asked, steps, heard, first)
+        result |= {} if log.suffix else {"measures": measuring.summary_of(asked, steps, rows)}
     for other in others:
         words = {e.response_id: e.transcript for e in log.read("evidence", Evidence)} if same_words else {}
         again = steps.score(other, Log(log.folder / "audit", log.suffix), "audit: ", words)
@@ -156,10 +178,16 @@ def check_options(systems: list[str], samples: int, batch_size: int, label_sourc
         raise UserError("a system must have a name; got an empty one; give it one in `systems`")
 
 
-def estimate(judge: Judge, answers: int, times: int) -> dict[str, Any]:
+def turn_tokens(judge: Judge, queries: Sequence[Query]) -> float:
+    """How many tokens of earlier turns a judge reads with a query, on average."""
+    written = sum(len(in_lines(q.turns)) for q in queries) if judge.reads_turns else 0
+    return written / CHARACTERS_A_TOKEN / len(queries)
+
+
+def estimate(judge: Judge, answers: int, times: int, turn_tokens: float = 0.0) -> dict[str, Any]:
     """What a whole run asks for, and what its judge would cost if it were asked about every answer."""
     asked, llm = answers * judge.samples * times, getattr(judge, "llm", None)
-    tokens = len(PROMPT) / CHARACTERS_A_TOKEN + HEARD_TOKENS
+    tokens = len(PROMPT) / CHARACTERS_A_TOKEN + HEARD_TOKENS + turn_tokens
     usd = llm.cost(asked * tokens, asked * VERDICT_TOKENS) if isinstance(llm, OpenAIChat) else 0.0
     return {"dry_run": True, "answers": answers, "verdicts": asked, "judge": judge.name, "usd": round(usd, 2)}
 
@@ -168,9 +196,16 @@ def prices_of(
     systems: dict[str, S2SSystem | None], queries: Sequence[Query], root: Path, samples: int
 ) -> dict[str, float]:
     """What each system's answers cost at most, in USD; those that cost nothing are left out."""
-    seconds = [seconds_of(root / q.audio) for q in queries if not unheard(root / q.audio)]
-    usd = {name: samples * system.at_most_usd(seconds) for name, system in systems.items() if system is not None}
+    asked = [heard_turns(q, root) for q in queries if not unheard_of(q, root)]
+    usd = {name: samples * price_of(system, asked, root) for name, system in systems.items() if system is not None}
     return {name: round(value, 2) for name, value in usd.items() if value}
+
+
+def price_of(system: S2SSystem, queries: Sequence[Query], root: Path) -> float:
+    """What answers to the queries cost at most that the system is asked about, in USD."""
+    able = [q for q in queries if carried(system, q)]
+    seconds, turns = [seconds_of(root / q.audio) for q in able], [q.turns for q in able]
+    return system.at_most_usd(seconds, turns) if any(turns) else system.at_most_usd(seconds)
 
 
 def require_a_score(verdicts: Sequence[Verdict], output: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lightning_paras2s.bench import outside_table
-from lightning_paras2s.bench.listening import Listening
+from lightning_paras2s.bench.listening import Listening, turns_html
 from lightning_paras2s.bench.plots import interval_plot
 from lightning_paras2s.bench.report import figure, html_table
 from lightning_paras2s.bench.standings import caption, shown_name
@@ -122,7 +122,9 @@ def half_html(runs: Runs, names: dict[tuple[str, str], str], query: Query) -> st
     asked = next(iter(runs.values()))
     style = str(query.styles.get(query.factor, ""))
     clip = asked.clip(asked.manifest.parent, query.audio, True)
-    cards = [f"<b>said {escape(style)}</b>{player(clip, f'query, {style}')}"]
+    root = asked.manifest.parent
+    before = turns_html(query.turns, lambda place: player(asked.clip(root, place, True), "earlier turn"))
+    cards = [f"{before}<b>said {escape(style)}</b>{player(clip, f'query, {style}')}"]
     for (run, system), name in names.items():
         response = runs[run].responses.get((query.id, system)) if run in runs else None
         said = "<p class=soft>no answer on record</p>" if response is None else answer_html(runs[run], response, style)

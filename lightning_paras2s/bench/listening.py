@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Iterable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lightning_paras2s.bench.summary import UNLABELLED
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
 
 ENCODINGS = {
@@ -82,7 +85,14 @@ class Listening:
         rows = [self.responses[query.id, s] for s in systems if (query.id, s) in self.responses]
         clip = self.clip(self.manifest.parent, query.audio, heard)
         answers = [self.answer(row, heard) for row in rows]
-        return {"id": query.id, "style": query.label, **clip, "answers": answers}
+        turns = [self.turn(turn, heard) for turn in query.turns]
+        return {"id": query.id, "style": query.label, **clip, "turns": turns, "answers": answers}
+
+    def turn(self, turn: Turn, heard: bool) -> dict[str, Any]:
+        """What was said before a query."""
+        return {"role": turn.role, "text": turn.text, "told": turn.told} | self.clip(
+            self.manifest.parent, turn.audio, heard
+        )
 
     def answer(self, response: Response, heard: bool) -> dict[str, Any]:
         evidence, verdict = self.evidence.get(response.id), self.verdicts.get(response.id)
@@ -118,3 +128,14 @@ def encode(audio: Audio, encoding: str) -> str:
     level = {} if encoding == "flac" else {"compression_level": {"mp3": 0.7, "opus": 0.95}[encoding]}
     soundfile.write(buffer, audio.samples, audio.sample_rate, format=container, subtype=subtype, **level)
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def turns_html(turns: Iterable[Turn], player: Callable[[str], str]) -> str:
+    """What was said before a query, as a list; `player` makes one of a recording's place. "" where there is nothing."""
+    rows = []
+    for turn in turns:
+        who = f"{turn.role} ({turn.told})" if turn.told else turn.role
+        words = f"“{turn.text}”" if turn.text else "nobody wrote down what was said"
+        sound = player(turn.audio) if turn.audio else ""
+        rows.append(f"<li><b>{escape(who)}</b> {escape(words)}{sound}</li>")
+    return f'<ol class=turns aria-label="Earlier turns">{"".join(rows)}</ol>' if rows else ""

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.audio import MAX_SECONDS, read_audio, seconds_of, write_audio
-from lightning_paras2s.bench.queries.manifest import other_styles, unheard
-from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem, usable
+from lightning_paras2s.bench.queries.manifest import other_styles, unheard_of
+from lightning_paras2s.bench.systems.base import NO_TURNS, SAMPLE_RATE, Answer, S2SSystem, carried, tell_turns, usable
+from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.evidence import Ears, hear
-from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.judges import Judge, tell_last_turn
+from lightning_paras2s.judging.turns import TURNS_SHA
 from lightning_paras2s.running.logs import Log, check_config, record_key, safe_name, say, unanswered, write_summary
 from lightning_paras2s.running.origins import Inputs, file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.parts import part_sha
@@ -62,13 +64,14 @@ class Steps:
         self.by_id = {query.id: query for query in self.queries}
         self.other = other_styles(self.queries)
         self.given = {query.id: inputs_of(query, plan.root) for query in self.queries}
-        self.faults = {q.id: why for q in self.queries if (why := unheard(plan.root / q.audio))}
+        self.faults = {q.id: why for q in self.queries if (why := unheard_of(q, plan.root))}
         self.judge_sha = part_sha(plan.judge)
         self.queries_sha = queries_sha(self.queries, self.given)
 
     def respond(self) -> None:
         """Ask each system for the answers that responses.jsonl lacks, that never came, or that were to other inputs."""
         held = self.log.read("responses", Response)
+        tell_turns(self.plan.systems, self.queries)
         for name, system in self.plan.systems.items():
             if not system.read_anew:
                 check_config(name, system.config_sha, held, self.log.folder)
@@ -90,7 +93,7 @@ class Steps:
             names = list(self.plan.systems)
             todo.sort(key=lambda row: names.index(row[1]))  # stable: a system's batches keep their order
         for _, name, _, missing in todo:
-            able = [q for q in missing if q.id not in self.faults]
+            able = self._able(name, [q for q in missing if q.id not in self.faults])
             self.plan.systems[name].check(able, [seconds_of(self.plan.root / q.audio) for q in able])
         sizes, heard, audios, asked = [len(row[-1]) for row in todo], None, {}, ""
         for batch, name, sample, missing in self.stages.over(todo, sizes, "responses", "respond"):
@@ -117,11 +120,17 @@ class Steps:
             )
 
     def _ask(self, name: str, sample: int, missing: list[Query], audios: dict[str, Audio]) -> None:
-        able = [q for q in missing if q.id in audios]
+        able = self._able(name, [q for q in missing if q.id in audios])
         found = self.plan.systems[name].respond(able, [audios[q.id] for q in able], sample) if able else []
         answers = dict(zip([q.id for q in able], found, strict=True))
-        rows = [self._save(name, q, sample, answers.get(q.id, Answer(None, status=BAD_QUERY))) for q in missing]
+        why = {q.id: NO_TURNS if q.id in audios else BAD_QUERY for q in missing}
+        rows = [self._save(name, q, sample, answers.get(q.id, Answer(None, status=why[q.id]))) for q in missing]
         self.log.append("responses", rows, [self.given[q.id] for q in missing])
+
+    def _able(self, name: str, queries: list[Query]) -> list[Query]:
+        """The queries whose earlier turns a system can carry, as it hears them."""
+        system = self.plan.systems[name]
+        return [heard_turns(q, self.plan.root) for q in queries if carried(system, q)]
 
     def _listen(self, batch: list[Query]) -> dict[str, Audio]:
         """The recordings of a batch; one that can't be heard is told of and left out."""
@@ -244,6 +253,7 @@ class Steps:
         known = {record_key(v) for v in mine}
         drawn = Counter(key[0] for key in known)
         missing = [e for e in heard if drawn[e.response_id] < judge.samples]
+        tell_last_turn(judge, [self.by_id[responses[e.response_id].query_id] for e in missing])
         for part in self._batches(missing, f"{label}{name}", "judge"):
             queries = [self.by_id[responses[e.response_id].query_id] for e in part]
             made = judge.judge_all(queries, [labels[q.id] for q in queries], part)
@@ -256,7 +266,8 @@ class Steps:
     def _judged_from(self, response: Response, heard: Evidence, labels: dict[str, Style]) -> dict[str, str]:
         query = self.by_id[response.query_id]
         said = [heard.transcript, heard.wer, heard.tone, heard.tone_raw, heard.status]
-        return {
+        turns = {"turns": sha(self.given[query.id]["turns"], TURNS_SHA)} if query.turns else {}
+        return turns | {
             "query": sha(self.given[query.id]["audio"], query.text, query.factor),
             "label": sha(dataclasses.asdict(labels[query.id])),
             "answer": sha(said, self._answer_sha(response)),

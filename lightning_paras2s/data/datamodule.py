@@ -83,6 +83,7 @@ class DualStreamDataModule(LightningDataModule):
                     f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
                 )
             for dialogues in found:
+                self.processor.check_turns(dialogues)
                 self.processor.check(dialogues, self.labelled, self.max_steps)
             self.train, self.val = (self.processor.prepare(d, self.labelled, self.cache_dir) for d in found)
 

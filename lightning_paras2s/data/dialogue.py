@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from lightning_paras2s.audio import Recording, seconds_of
+from lightning_paras2s.turns import HeardTurn, Turn
 from lightning_paras2s.types import Audio, Query, Style
 
 SPEECH_RATE = 16_000  # Hz, of every utterance
@@ -85,3 +86,25 @@ class Dialogue:
     user: Utterance | None = None
     agent: Utterance | None = None
     query: Query | None = None
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """What was said before."""
+        return () if self.query is None else self.query.turns
+
+
+def heard_turns(query: Query, root: Path) -> Query:
+    """A query of a manifest in `root` whose earlier turns can be heard; a recording is read when it is asked for.
+
+    Raises:
+        UserError: a turn's recording is missing or unreadable.
+    """
+    if not query.turns:
+        return query
+
+    def heard(turn: Turn) -> Turn:
+        path = root / turn.audio
+        sound, seconds = Recording(path, SPEECH_RATE), seconds_of(path)
+        return HeardTurn(turn.role, turn.text, turn.audio, turn.styles, sound, seconds)
+
+    return replace(query, turns=tuple(heard(turn) if turn.audio else turn for turn in query.turns))

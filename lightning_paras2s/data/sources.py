@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_paras2s.data.dialogue import Dialogue, RecordedUtterance
+from lightning_paras2s.data.dialogue import Dialogue, RecordedUtterance, heard_turns
 from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
@@ -208,6 +208,7 @@ class ManifestDialogues(DialogueSource):
             try:
                 user = RecordedUtterance(root / query.audio, query.text, query.style)
                 user.seconds  # noqa: B018  refuses what can't be read
+                query = heard_turns(query, root)
             except UserError as error:
                 raise UserError(f"{path}:{number}: {error}") from None
             found.append(Dialogue("chat", None, user, answers.get(query.id), query))

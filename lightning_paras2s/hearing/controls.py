@@ -6,9 +6,11 @@ voice before the codec, and another synthesizer (a Piper voice, neural, of one A
 
 from __future__ import annotations
 
+import hashlib
 import io
 import wave
 from abc import ABC, abstractmethod
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +33,10 @@ class Control(ABC):
 
     @abstractmethod
     def say(self, text: str, tone: str) -> Audio: ...
+
+    def origin(self, text: str) -> str:
+        """What makes the sound of a text, if that is worth to be known by more than the sound: by default nothing."""
+        return ""
 
 
 class AgentBeforeCodec(Control):
@@ -56,6 +62,11 @@ class OtherSynthesizer(Control):
 
     def say(self, text: str, tone: str) -> Audio:
         return self.synthesizer.synthesize(text, Style(), "joe")
+
+    def origin(self, text: str) -> str:
+        """To say it costs as much as to hear it."""
+        made = f"{PiperSynthesizer.name}/{JOE_SHA256}/piper-tts {version('piper-tts')}/{text}"
+        return hashlib.sha256(made.encode()).hexdigest()
 
 
 class PiperSynthesizer(Synthesizer):

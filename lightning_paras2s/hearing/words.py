@@ -2,7 +2,7 @@
 
 Text writes "$80" where a voice says "eighty dollars", so both sides of a word error rate go through one normaliser,
 OpenAI Whisper's for English as `transformers` keeps it (Radford et al. 2022, appendix C): numbers, currency, percent,
-contractions, titles, accents.
+contractions, titles, accents; and what it does not read gets one form before (`spoken_forms.py`).
 
 Importing this module must stay cheap: `transformers` comes with the first comparison.
 """
@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Callable
 
 import jiwer
+
+from lightning_paras2s.hearing import spoken_forms
 
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u0060\uff07", "'"))
 # What the normaliser reads in one order or spelling only, and a voice says alike.
@@ -55,10 +57,11 @@ def plain_text(text: str) -> str:
 def said_words(text: str) -> tuple[str, ...]:
     """The words of a text such that its written and its spoken form have the same: "that's 42" and "that is forty two"
     are that, is, 42."""
-    text = text.translate(_QUOTES).lower()
+    text = spoken_forms.before(text.translate(_QUOTES).lower())
     for pattern, alike in _ALIKE:
         text = pattern.sub(alike, text)
     normal = re.sub(r"\bone\b", "1", _normalizer()(text))  # which it writes as a word, but "21" in digits
+    normal = spoken_forms.after(normal)
     normal = re.sub(r"(?<=\d) (?=\d)", "", normal)  # "nine one one", "twelve thirty": one number or several
     return tuple(normal.split())
 

@@ -16,14 +16,17 @@ from typing import NamedTuple
 import torch
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.judges import Judge, ask_samples, judge_audible
 from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score, read_rubric, rubric_sha
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
+from lightning_paras2s.judging.turns import turn_parts
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import AUDIO_RATE, audio_part, text_part
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Style, Verdict
 
 
@@ -32,6 +35,7 @@ class Pair(NamedTuple):
 
     query: Audio
     response: Audio
+    turns: tuple[Turn, ...] = ()
 
 
 class HearingJudge(Judge):
@@ -67,11 +71,13 @@ class HearingJudge(Judge):
         if evidence.response_id not in self.files:
             self.files = {r.id: r.audio for r in Log(self.run).read("responses", Response)}
         response = read_audio(self.run / self.files[evidence.response_id], AUDIO_RATE)
-        return Pair(read_audio(self.queries / query.audio, AUDIO_RATE), response)
+        before = heard_turns(query, self.queries).turns
+        return Pair(read_audio(self.queries / query.audio, AUDIO_RATE), response, before)
 
 
 class AudioLLMJudge(HearingJudge):
-    """A chat model that hears (v2's B1: gpt-audio) is asked with guideline A.11.5, the recordings in its two slots.
+    """A chat model that hears (v2's B1: gpt-audio) is asked with guideline A.11.5, the recordings in its two slots; in
+    the first, behind those of earlier turns (their words, where nobody recorded them).
 
     Args:
         llm: any server that takes OpenAI's `input_audio`.
@@ -79,6 +85,8 @@ class AudioLLMJudge(HearingJudge):
         rubric: text file of a guideline of your own, with {user} and {agent} where the recordings belong; null is the
             paper's.
     """
+
+    reads_turns = True
 
     def __init__(self, llm: ChatLLM, samples: int = 1, rubric: InputPath | None = None) -> None:
         if samples < 1:
@@ -96,13 +104,15 @@ def audio_prompt(pair: Pair, prompt: str = PROMPT) -> list[dict]:
     """The guideline as parts of a message, the speech where the text judge gets transcripts, labels and tone."""
     before, _, rest = prompt.partition("{user}")
     between, _, after = rest.partition("{agent}")
-    return [text_part(before), audio_part(pair.query), text_part(between), audio_part(pair.response), text_part(after)]
+    user = [*turn_parts(pair.turns), audio_part(pair.query)]
+    return [text_part(before), *user, text_part(between), audio_part(pair.response), text_part(after)]
 
 
 class ScorerJudge(HearingJudge):
     """A model of query and response speech as the judge; its score is the expectation over the digits 1 to 5.
 
     `QwenOmniScorer` without adapters of its own is Qwen2.5-Omni asked zero-shot; `TrainedScorer` is the embedded one.
+    Both hear the query and the response; earlier turns they do not, and the judge says so.
 
     Args:
         scorer: builds the scorer with its weights.

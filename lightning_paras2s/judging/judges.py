@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging import rubric as rubrics
 from lightning_paras2s.judging.acts import ActClassifier
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.types import TONES, Evidence, Query, Style, Verdict
 
@@ -28,6 +29,7 @@ class Judge(ABC):
     name: str
     rubric_sha: str
     samples: int = 1  # verdicts on each response
+    reads_turns: bool = False  # judges a response as one to the whole dialogue (`Query.turns`), not to its last turn
 
     @abstractmethod
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
@@ -67,7 +69,7 @@ class Judge(ABC):
 
 class EmbeddedJudge(Judge):
     """Guideline A.11.5 as rules over what was heard: the act (a text classifier over the transcript), the tone, the
-    topic, and failures.
+    topic, and failures. It judges a response to the query alone; earlier turns it does not read, and says so.
 
     Args:
         acts: file of the act classifier (`python -m lightning_paras2s.judging.acts`).
@@ -100,7 +102,8 @@ class EmbeddedJudge(Judge):
 class LLMJudge(Judge):
     """A chat model asked with guideline A.11.5 (the paper: GPT-4.1); `samples` independent judgements of each response.
 
-    Responses in which nothing could be heard are scored without asking.
+    Responses in which nothing could be heard are scored without asking. Earlier turns of a query, where it has some,
+    stand before its words, with a sentence that says so; a prompt without any is the guideline's alone.
 
     Args:
         llm: the chat model.
@@ -110,6 +113,8 @@ class LLMJudge(Judge):
         rubric: text file of a guideline of your own, with {user} and {agent} where what was heard belongs; null is the
             paper's (`judging/rubric.txt`). Its hash is in every verdict, and verdicts of another are not mixed.
     """
+
+    reads_turns = True
 
     def __init__(
         self, llm: ChatLLM, samples: int = 1, max_wer: float = MAX_WER, rubric: InputPath | None = None
@@ -134,6 +139,12 @@ class LLMJudge(Judge):
             return ask_samples(self, self.llm, [evidence[i] for i in rest], prompts)
 
         return judge_audible(self, evidence, self.max_wer, ask)
+
+
+def tell_last_turn(judge: Judge, queries: Sequence[Query]) -> None:
+    """Say it once where a judge does not read what was said before a query."""
+    if not judge.reads_turns and any(query.turns for query in queries):
+        say_once(f"{judge.name} judges the last turn alone: it does not read the queries' earlier turns")
 
 
 def judge_audible(

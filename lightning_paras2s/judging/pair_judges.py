@@ -19,8 +19,11 @@ from typing import NamedTuple
 import torch
 
 from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.judging.turns import turn_parts
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.servers.parts import audio_part, text_part
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 PROMPT = (
@@ -48,12 +51,22 @@ FIELDS = ("reason", "verdict")
 GOOD = 4.0  # a score from which a response is good
 
 
-class Heard(NamedTuple):
+class Sounds(NamedTuple):
     """What a pairwise judge hears, in this order."""
 
     query: Audio
     first: Audio
     second: Audio
+
+
+class Heard(Sounds):
+    """The recordings of a game; `turns` is what was said before the query."""
+
+    turns: tuple[Turn, ...] = ()
+
+    def after(self, turns: tuple[Turn, ...]) -> Heard:
+        self.turns = turns
+        return self
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,8 @@ class ScorerPairJudge(PairJudge):
 
     @torch.no_grad()
     def compare(self, games: list[Heard]) -> list[Outcome]:
+        if any(game.turns for game in games):
+            say_once(f"{self.name} judges the last turn alone: it does not hear the queries' earlier turns")
         queries = [game.query for game in games]
         scores = [self.scorer(queries, [game[place] for game in games]).tolist() for place in (1, 2)]
         return [self._outcome(first, second) for first, second in zip(*scores, strict=True)]
@@ -121,8 +136,8 @@ class ScorerPairJudge(PairJudge):
 
 
 def pair_prompt(game: Heard) -> list[dict]:
-    """The task as parts of a message, each recording behind its name."""
-    parts = [text_part(PROMPT)]
+    """The task as parts of a message, each recording behind its name; earlier turns, where there are any, before."""
+    parts = [text_part(PROMPT), *turn_parts(game.turns)]
     for name, audio in zip(("The user:", "Response 1:", "Response 2:"), game, strict=True):
         parts += [text_part(name), audio_part(audio)]
     return [*parts, text_part(FORMAT)]

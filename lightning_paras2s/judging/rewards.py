@@ -16,8 +16,9 @@ from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
-from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.judges import Judge, tell_last_turn
 from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query, Style
 
@@ -162,6 +163,8 @@ class ScorerReward(Reward):
 
     @torch.no_grad()
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+        if any(query.turns for query in batch.queries):
+            say_once("the reward model scores the last turn alone: it does not hear the queries' earlier turns")
         queries = repeat(batch.audios, len(responses) // len(batch))
         audios = [r.audio for r in responses]
         starts = range(0, len(audios), self.batch_size)
@@ -184,6 +187,7 @@ def listen_status(response: SpokenResponse) -> str:
 
 def judge_scores(judge: Judge, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> Tensor:
     """Mean score of each response's verdicts; NaN where there is none."""
+    tell_last_turn(judge, queries)
     means = []
     for verdicts in judge.judge_all(queries, styles, evidence):
         scores = [v.score for v in verdicts if v.score is not None]

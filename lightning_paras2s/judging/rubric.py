@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_numbers
+from lightning_paras2s.judging.turns import with_turns
 from lightning_paras2s.types import FACTORS, Evidence, Query, Style
 
 PAPER = Path(__file__).with_name("rubric.txt")  # A.11.5; its two slots are what was heard of user and agent
@@ -148,11 +149,13 @@ def factor_of(query: Query, style: Style) -> str:
 
 
 def build_prompt(query: Query, style: Style, evidence: Evidence, prompt: str = PROMPT) -> str:
-    """The guideline with the user's transcript and labels, and the agent's transcript and tone, filled in."""
+    """The guideline with the user's transcript and labels (behind earlier turns, where there are any), and the agent's
+    transcript and tone, filled in."""
     labels = {factor: getattr(style, factor) for factor in FACTORS}
     user = [f"transcription: {query.text}", *(f"{name}: {value}" for name, value in labels.items() if value)]
     agent = [f"transcription: {evidence.transcript}", f"tone: {evidence.tone_raw or evidence.tone or 'unknown'}"]
-    return prompt.replace("{user}", "\n".join(user)).replace("{agent}", "\n".join(agent))
+    found = {"{user}": with_turns(query.turns, "\n".join(user)), "{agent}": "\n".join(agent)}
+    return re.sub("|".join(map(re.escape, SLOTS)), lambda slot: found[slot[0]], prompt)  # words may look like a slot
 
 
 def parse_score(reply: str) -> Score:

@@ -17,6 +17,7 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
 from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 
@@ -39,6 +40,7 @@ class Processor(ABC):
 
     name: str  # of the family
     speaks_alone = False  # whether a response's speech would depend on the others in its batch
+    carries_turns = False  # whether a prompt has a place for what was said before (`Dialogue.turns`)
 
     def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:  # noqa: B027
         """Refuse what can't be used, before any weight is read.
@@ -49,6 +51,18 @@ class Processor(ABC):
         Raises:
             UserError: naming the dialogue.
         """
+
+    def check_turns(self, dialogues: list[Dialogue]) -> None:
+        """Refuse a dialogue whose earlier turns a prompt would drop.
+
+        Raises:
+            UserError: naming it.
+        """
+        if not self.carries_turns and (found := next((d for d in dialogues if d.turns), None)) is not None:
+            raise UserError(
+                f"{self.name} hears one utterance; got {found.query.id!r} with {len(found.turns)} earlier turns; take "
+                "queries without, or a family whose template has a place for them"
+            )
 
     @property
     @abstractmethod
@@ -82,8 +96,9 @@ class Processor(ABC):
         """The family's policy with the weights of `path`, frozen, in eval mode."""
 
     @abstractmethod
-    def hear(self, audios: list[Audio]) -> list[Any]:
-        """Recordings that someone asks now (the benchmark, a server) -> items for `collate`."""
+    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[Any]:
+        """Recordings that someone asks now (the benchmark, a server) -> items for `collate`; `turns` were said before
+        each, where any has some (and the family carries them)."""
 
     @abstractmethod
     def length(self, item: Any) -> float:

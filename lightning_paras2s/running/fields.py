@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from functools import lru_cache
 from math import isfinite
+from types import MappingProxyType
 from typing import Any
+
+SPARSE = MappingProxyType({"sparse": True})  # of a field that is written only where it holds something
 
 
 @lru_cache
@@ -39,6 +42,12 @@ def in_words(kind: str) -> str:
     names = {"str": "a text", "int": "a whole number", "float": "a finite number", "None": "null"}
     names |= {"dict[str, str]": "an object of texts", "dict[str, float]": "an object of finite numbers"}
     return " or ".join(names.get(option, option) for option in kind.split(" | "))
+
+
+def written(record: Any) -> dict[str, Any]:
+    """A record's fields as its line has them."""
+    empty = {f.name for f in dataclasses.fields(record) if f.metadata.get("sparse") and not getattr(record, f.name)}
+    return {name: value for name, value in dataclasses.asdict(record).items() if name not in empty}
 
 
 def finite(value: Any) -> Any:

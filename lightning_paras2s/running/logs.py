@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, TypeVar
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.origins import UNKNOWN, Inputs, Origins, made_from, reasons
-from lightning_paras2s.types import Battle, Evidence, Response, Verdict, append_jsonl, iter_jsonl, to_json
+from lightning_paras2s.types import Battle, Evidence, Measured, Response, Verdict, append_jsonl, iter_jsonl, to_json
 
-Record = TypeVar("Record", Response, Evidence, Verdict, Battle)
+Record = TypeVar("Record", Response, Evidence, Verdict, Measured, Battle)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
 UNANSWERED = ("timeout", "connection", "malformed", "not_asked", "max_usd", "pending", "no_reply", "missing")
 UNANSWERED_PREFIXES = ("http_", "exit_")
@@ -143,11 +143,13 @@ def say_once(line: str) -> None:
     say(line)
 
 
-def record_key(row: Response | Evidence | Verdict | Battle) -> tuple:
+def record_key(row: Response | Evidence | Verdict | Measured | Battle) -> tuple:
     """What a log may hold once."""
     match row:
         case Verdict():
             return row.response_id, row.judge, row.rubric_sha, row.label_source, row.sample
+        case Measured():
+            return row.response_id, row.measure
         case Battle():
             return row.query_id, row.a, row.b, row.order, row.judge
         case Response():

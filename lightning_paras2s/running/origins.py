@@ -102,8 +102,11 @@ def weights_sha(path: Path) -> str:
 
 
 def inputs_of(query: Query, root: Path) -> dict[str, str]:
-    """What a system is given of a query: its recording, its words, its labels (which only a topline reads)."""
-    return {"audio": file_sha(root / query.audio), "text": sha(query.text), "labels": sha(query.factor, query.styles)}
+    """What a system is given of a query: its recording, its words, its labels (which only a topline reads), and its
+    earlier turns where it has any."""
+    made = {"audio": file_sha(root / query.audio), "text": sha(query.text), "labels": sha(query.factor, query.styles)}
+    turns = [[t.role, t.text, t.styles, file_sha(root / t.audio) if t.audio else ""] for t in query.turns]
+    return made | ({"turns": sha(turns)} if turns else {})
 
 
 def queries_sha(queries: Sequence[Query], inputs: Mapping[str, Inputs]) -> str:

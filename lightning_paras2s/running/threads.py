@@ -13,9 +13,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -24,6 +25,7 @@ from lightning_paras2s.running.machine import usable_threads
 STAT = Path("/proc/stat")
 TICK = 100.0  # of /proc/stat, a second
 BUSY = 0.6  # of a core, before a thread gives way: a desktop's background does not count
+Given, Found = TypeVar("Given"), TypeVar("Found")
 SHORTEST = 0.3  # seconds between two looks: the counters move in hundredths
 
 
@@ -63,6 +65,12 @@ def fitting(there: int, busy: float, processes: int = 1) -> int:
 
 def asked(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(environment.get("OMP_NUM_THREADS"))
+
+
+def side_by_side(work: Callable[[Given], Found], items: Sequence[Given]) -> list[Found]:
+    """Work of one thread on each item, as many items at a time as OMP_NUM_THREADS or the cores allow; in order."""
+    with ThreadPoolExecutor(int(os.environ["OMP_NUM_THREADS"]) if asked() else cores()) as pool:
+        return list(pool.map(work, items))
 
 
 def say(line: str) -> None:

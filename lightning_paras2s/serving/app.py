@@ -188,6 +188,11 @@ class Server:
 
     async def answer(self, model: str, asked: Asked) -> Answer:
         """The system's answer with speech, or the error that says why there is none."""
+        turns = asked.query.turns
+        if turns and not self.systems[model].carries(turns):
+            raise BadRequestError(
+                f"{model} hears one utterance; got {len(turns)} earlier messages, which it can't carry; send the last"
+            )
         try:
             self.systems[model].check([asked.query], [asked.audio.seconds])
             async with asyncio.timeout(self.limits.answer_seconds):

@@ -16,7 +16,9 @@ import soundfile
 
 from lightning_paras2s.audio import in_range, resample
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.spoken import EXACT, decoded, read_sound, wav_bytes
+from lightning_paras2s.turns import HeardTurn, Turn
 from lightning_paras2s.types import Audio, Query
 
 FORMATS = ("wav", "pcm16", "flac", "mp3", "opus")
@@ -86,27 +88,81 @@ def read_request(body: bytes, max_seconds: float) -> Asked:
     seed = found.get("seed")
     if not isinstance(kinds, list) or not isinstance(seed, int | None):
         raise BadRequestError(f"modalities must be a list and seed an integer; got {kinds!r} and {seed!r}")
-    speech, raw = speech_of(found.get("messages"))
+    *earlier, last = messages_of(found.get("messages"))
+    speech, raw = speech_of(last)
     audio = heard(speech, raw, max_seconds)
-    name = hashlib.sha256(raw).hexdigest()[:16]
-    query = Query(name, name, "emotion", "test", "", {}, "", "")
+    try:
+        query = query_of(raw, earlier, max_seconds)
+    except UserError as error:
+        raise BadRequestError(f"messages: {error}") from None
     return Asked(found["model"], query, audio, "audio" in kinds, kind, bool(found.get("stream")), seed or 0)
 
 
-def speech_of(messages: Any) -> tuple[str, bytes]:
-    """The format and the bytes of the one recording that a conversation holds.
+def messages_of(messages: Any) -> list[dict[str, Any]]:
+    """A conversation's messages.
 
     Raises:
-        BadRequestError: it holds another thing: text, earlier turns, no recording.
+        BadRequestError: there are none, one is by another than user and assistant, or the last one is no recording.
     """
     match messages:
-        case [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": str(data)} as part}]}]:
-            kind = part.get("format", "wav")
+        case [*earlier, {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": str()}}]}] if all(
+            isinstance(m, dict) and m.get("role") in ("user", "assistant") for m in earlier
+        ):
+            return messages
+    raise BadRequestError(
+        "messages must end with a user message of one input_audio part, before which user and assistant may have "
+        f"spoken by turns: the model hears the last utterance and reads no text or instructions; got {shape(messages)}"
+    )
+
+
+def query_of(raw: bytes, earlier: list[dict[str, Any]], max_seconds: float) -> Query:
+    """What is asked, named after its content: the recording's, and that of the messages before it.
+
+    Raises:
+        BadRequestError, UserError: a message is no turn, or they are out of order.
+    """
+    turns = tuple(turn_of(message, max_seconds) for message in earlier)
+    whole = hashlib.sha256(raw)
+    if earlier:
+        whole.update(json.dumps(earlier, sort_keys=True).encode())
+    name = whole.hexdigest()[:16]
+    return Query(name, name, "emotion", "test", "", {}, "", "", turns=turns)
+
+
+def turn_of(message: dict[str, Any], max_seconds: float) -> Turn:
+    """An earlier message as a turn: a text, or parts of text and, of a user, a recording.
+
+    Raises:
+        BadRequestError: it holds another thing. (An assistant's `audio` may name an answer of before: none is kept.)
+    """
+    role, content = message["role"], message.get("content")
+    match [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        case [{"type": "text", "text": str(text)}]:
+            return Turn(role, text)
+        case [{"type": "input_audio", "input_audio": {"data": str()}}] if role == "user":
+            text = ""
+        case [{"type": "input_audio", "input_audio": {"data": str()}}, {"type": "text", "text": str(text)}] | [
+            {"type": "text", "text": str(text)}, {"type": "input_audio", "input_audio": {"data": str()}}
+        ] if role == "user":
+            pass
         case _:
             raise BadRequestError(
-                "messages must be one user message of one input_audio part: the model hears one utterance and reads no "
-                f"text; got {shape(messages)}"
+                "an earlier message must be a text, or a user's one input_audio part (with its text, or without); an "
+                "assistant's is its words (answers are not kept here, so that an audio id tells nothing); got "
+                f"{shape([message])}"
             )
+    sound = heard(*speech_of(message), max_seconds)
+    return HeardTurn(role, text, sound=sound, seconds=sound.seconds)
+
+
+def speech_of(message: dict[str, Any]) -> tuple[str, bytes]:
+    """The format and the bytes of a message's recording.
+
+    Raises:
+        BadRequestError: it is no base64.
+    """
+    part = next(part["input_audio"] for part in message["content"] if part["type"] == "input_audio")
+    kind, data = part.get("format", "wav"), part["data"]
     try:
         return str(kind), decoded([data.partition(",")[2] if data.startswith("data:") else data])
     except ValueError as error:

@@ -47,9 +47,10 @@ def serve(
     """Serve systems over HTTP as OpenAI serves its models that hear and speak, and a page to talk to them, until it is
     stopped; then tell latency and real-time factor.
 
-    /v1/chat/completions takes one user message of one input_audio part and answers with speech and its words, whole or
-    as a stream; /v1/models, /health, /metrics (Prometheus). Ctrl-C and SIGTERM stop it once all requests that it
-    accepted are answered. Sampling is the server's: a request with a temperature, a text or earlier turns is refused.
+    /v1/chat/completions takes a user message of one input_audio part and answers with speech and its words, whole or as
+    a stream; /v1/models, /health, /metrics (Prometheus). Earlier messages of user and assistant go before it where the
+    system has a place for them, else they are refused. Ctrl-C and SIGTERM stop it once all requests that it accepted
+    are answered. Sampling is the server's: a request with a temperature or instructions is refused.
     / is the page: record or upload, hear one system or two side by side, read what was heard, vote blind.
 
     Args:

@@ -26,8 +26,26 @@ def evaluate(result: Result, options: Result) -> Shown:
     parts: list[RenderableType] = [table(("system", "score [95 %]", "n", "failed", "pairs >= 4 [95 %]"), rows)]
     if failed:
         parts.append(f"without any score: {', '.join(failed)}")
-    missing = f"no response was scored: {', '.join(failed)}" if len(failed) == len(rows) else ""
+    measures = result.get("measures", {}).get("systems", {})
+    parts += measured(measures)
+    valued = any(one["n"] for found in measures.values() for one in found.values())
+    missing = f"no response was scored: {', '.join(failed)}" if len(failed) == len(rows) and not valued else ""
     return Shown([*parts, f"records: {output}"], f"report --run {output} --output {output}/report.html", missing)
+
+
+def measured(systems: dict[str, Result]) -> list[RenderableType]:
+    """Related benchmarks' measures of each system, and why answers have no value, or a 0 that was not read."""
+    rows, others = [], []
+    for name, found in systems.items():
+        for measure, one in found.items():
+            whole = with_ends(one["pooled"], one["pooled_ci95"]) if "pooled" in one else ""
+            rows.append((name, measure, with_ends(one["mean"], one["ci95"]), one["n"], one["n_failed"], whole))
+            if told := {status: count for status, count in one["statuses"].items() if status != "ok"}:
+                others.append(f"{name}, {measure}: {counted(told)}")
+    if not rows:
+        return []
+    shown = table(("system", "measure", "mean [95 %]", "n", "without", "whole set [95 %]"), rows)
+    return [shown, *(f"not ok: {line}" for line in others)]
 
 
 def bench(result: Result, options: Result) -> Shown:
@@ -41,6 +59,8 @@ def bench(result: Result, options: Result) -> Shown:
 def audit(result: Result, options: Result) -> Shown:
     from lightning_paras2s.bench.outside_table import terminal_table
 
+    if "systems" not in result:  # a shard
+        return Shown([f"answers: {result['answers']}"], "audit ... --shard 0/1 (merges the shards)")
     heard = sum(system["n"] for system in result["systems"].values())
     missing = "" if heard else "no answer was heard"
     return Shown([terminal_table(result)], f"leaderboard --runs '[{options['run']}]'", missing)

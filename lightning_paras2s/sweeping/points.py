@@ -19,6 +19,7 @@ from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectabl
 from lightning_paras2s.errors import UserError
 
 Row = dict[str, Any]
+Part = tuple[float, float]  # a variance, and its degrees of freedom
 Metric = Literal["pairs", "audit_pairs"]  # scores by the judge's ears, and by the audit's
 
 
@@ -67,6 +68,11 @@ def difference(
 
     Two points share the queries, but no seed: what seeds add to the variance is added for each. With several seeds and
     fewer than `MIN_OF_SEEDS` pairs there is no interval, as of a mean (`bench/seeds.py`).
+
+    Mean squares of pairs, seeds and rest are independent, and the variance is the first two less the third (Searle,
+    Casella and McCulloch 1992, chapter 4): its degrees of freedom are Satterthwaite's (1946) of these three. Where
+    pairs, or seeds, vary no more than the rest, they add nothing, and the other's mean square and degrees of freedom
+    stand alone: else what is none would count as a component that two degrees of freedom know.
     """
     (a, design), (b, other) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
     if len(design.pair_of) != len(other.pair_of):
@@ -74,19 +80,38 @@ def difference(
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
     spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
-    rest = sum(rest_of(macro_parts(values, design), design) for values in (a, b))  # both hold it
-    of_pairs, of_seeds = spread[0][0], spread[1][0] + spread[2][0]
-    variance = max(of_pairs + of_seeds - rest, of_pairs, of_seeds)
+    rests = [(rest_of(macro_parts(values, design), design), rest_freedom(values, design)) for values in (a, b)]
+    variance, freedom = combined(spread[:1], spread[1:], rests)
     enough = max(len(a), len(b)) == 1 or len(design.factor_of) >= MIN_OF_SEEDS
-    reach = np.nan
-    if variance > 0 and enough:
-        # Satterthwaite's sum holds the rest twice. Without it the interval is too wide with few pairs, and with it too
-        # narrow with many; the middle covers .93 to .97 (speed/intervals.py).
-        middle = (variance + of_pairs + of_seeds) / 2
-        freedom = middle**2 / sum(v**2 / f for v, f in spread if f)
-        reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance) if variance > 0 and enough else np.nan
     detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
+
+
+def combined(pairs: list[Part], seeds: list[Part], rests: list[Part]) -> Part:
+    """Variance and degrees of freedom of pairs and seeds, each of which holds the rest; NaN where pairs' is not known.
+
+    Args:
+        pairs, seeds, rests: independent (variance, degrees of freedom); 0 of what is not there.
+    """
+    of_pairs, of_seeds, rest = (sum(v for v, _ in parts) for parts in (pairs, seeds, rests))
+    if of_seeds <= rest:
+        return of_pairs, satterthwaite(of_pairs, pairs)
+    if of_pairs <= rest:
+        return of_seeds, satterthwaite(of_seeds, seeds)
+    variance = of_pairs + of_seeds - rest
+    return variance, satterthwaite(variance, [*pairs, *seeds, *rests])
+
+
+def satterthwaite(variance: float, parts: list[Part]) -> float:
+    """Degrees of freedom of a sum or difference of independent mean squares."""
+    known = sum(v**2 / f for v, f in parts if f)
+    return variance**2 / known if known else np.nan
+
+
+def rest_freedom(values: NDArray, design: Design) -> int:
+    """Of the seeds' [S, Q] rest: pairs within their factor times seeds."""
+    return (len(values) - 1) * (len(design.factor_of) - len(np.unique(design.factor_of)))
 
 
 def pair_variance(errors: NDArray, design: Design) -> tuple[float, float]:

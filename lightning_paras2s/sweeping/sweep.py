@@ -12,13 +12,13 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from lightning_paras2s.bench.queries.manifest import read_queries, write_manifest
+from lightning_paras2s.bench.queries.manifest import placed, read_queries, write_manifest
 from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.check import check
@@ -172,7 +172,7 @@ def subset(manifest: str, folder: Path, pairs: int, seed: int) -> Path:
         raise UserError(f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower")
     random = np.random.default_rng(seed)
     kept = {f: set(random.permutation(ids[f])[: pairs or len(ids[f])].tolist()) for f in sorted(ids)}
-    chosen = [replace(q, audio=str(root / q.audio)) for q in queries if q.pair_id in kept[q.factor]]
+    chosen = [placed(q, lambda audio: str(root / audio)) for q in queries if q.pair_id in kept[q.factor]]
     lines = [to_json(query) + "\n" for query in chosen]
     path = folder / f"queries-{sha(lines)}.jsonl"
     write_manifest(path, chosen)

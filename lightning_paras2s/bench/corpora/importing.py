@@ -1,7 +1,7 @@
 """Corpora as manifests of queries, with all that a query has no field for in a file of items beside it.
 
-A query without one of our styles has none and no factor; what was published (options, good answers, earlier turns)
-lies in NAME.items.jsonl. Recordings that are bytes in a table are written to NAME_audio; all others stay where they
+A query without one of our styles has none and no factor; what was published (options, good answers) lies in
+NAME.items.jsonl. Recordings that are bytes in a table are written to NAME_audio; all others stay where they
 are. Nothing of these corpora is redistributed here; tests use look-alike folders.
 """
 
@@ -21,6 +21,7 @@ from lightning_paras2s.bench.corpora.rows import CorpusItem, Row
 from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, safe_name, say
+from lightning_paras2s.turns import check_turns, read_turns
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
 
 CORPORA = ("voicebench", "uro_bench", "sd_eval", "televal", "mmsu", "open_s2s", "open_asqa", "echat", "cpqa", "mnsc")
@@ -89,6 +90,8 @@ def keep(rows: Iterable[Row], corpus: str, split: str, license: str, out: Path, 
             why = "duplicate"
         audio = "" if why else place_of(row.audio, name, out)
         why = why or hindrance(audio, out)
+        said = [] if why else said_before(row.turns, name, out)
+        why = why or turns_hindrance(said, out)
         counts[why or "kept"] += 1
         if why:
             continue
@@ -96,9 +99,10 @@ def keep(rows: Iterable[Row], corpus: str, split: str, license: str, out: Path, 
         factor = next((f for f in FACTORS if f in row.styles), "")
         pair = groups.setdefault((row.subset, row.pair), f"{corpus}-{len(groups):05d}") if row.pair else name
         source = f"{corpus}/{row.subset}" if row.subset else corpus
-        query = Query(name, pair, factor, split, row.text, row.styles, row.topic, audio, "", row.level, source, license)
+        about = (row.text, row.styles, row.topic, audio, "", row.level, source, license, read_turns(said))
+        query = Query(name, pair, factor, split, *about)
         item = CorpusItem(name, corpus, row.subset, row.instruction, list(row.references), row.options, row.right,
-                          row.labels, list(row.turns))  # fmt: skip
+                          row.labels, said, list(row.emotions), row.words)  # fmt: skip
         yield Kept(query, item, row)
 
 
@@ -112,6 +116,24 @@ def place_of(audio: Path | bytes | None, name: str, out: Path) -> str:
     place = folder / f"{safe_name(name)}{end}"
     place.write_bytes(audio)
     return place.relative_to(out.parent).as_posix()
+
+
+def said_before(turns: Iterable[dict[str, Any]], name: str, out: Path) -> list[dict[str, str]]:
+    """Earlier turns with the places of their recordings; bytes are written there."""
+    return [
+        {**turn, "audio": place_of(turn["audio"], f"{name}-turn{number}", out) if turn["audio"] else ""}
+        for number, turn in enumerate(turns, 1)
+    ]
+
+
+def turns_hindrance(turns: list[dict[str, str]], out: Path) -> str:
+    """Why a query can't be kept with what was said before; "" = it can. (Without it, it would be another query.)"""
+    try:
+        check_turns(read_turns(turns))
+    except UserError:
+        return "unusable_turns"
+    why = next((found for turn in turns if turn["audio"] and (found := hindrance(turn["audio"], out))), "")
+    return f"turn_{why}" if why else ""
 
 
 def hindrance(audio: str, out: Path) -> str:

@@ -47,6 +47,7 @@ def asked(path: Path, subset: str, root: Path) -> Iterator[Row]:
             audio=sound_of(sound, root),
             instruction=words(row["instruction"]),
             references=(words(row["answer"]),),
+            words=words(row["answer"]) if subset.startswith("ASR") else "",
             labels={key: row[key] for key in sorted(rest) if isinstance(row[key], str | int | float | bool)},
         )
 

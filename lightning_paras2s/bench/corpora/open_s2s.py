@@ -40,12 +40,13 @@ def item(name: str, subset: str, messages: list[dict[str, Any]], folder: Path) -
     last = users[-1]
     sounds, words = parts(messages[last])
     answer = " ".join(parts(messages[last + 1])[1]) if last + 1 < len(messages) else ""
-    turns = []
+    turns, why = [], "" if len(sounds) == 1 else "several_recordings" if sounds else "no_audio"
     for message in messages[:last]:
         heard, said = parts(message)
         place = str(found(folder, heard[0])) if heard else ""
         turns.append({"role": message.get("role", ""), "text": " ".join(said), "audio": place})
-    why = "" if len(sounds) == 1 else "several_recordings" if sounds else "no_audio"
+        if len(heard) > 1 or (heard and said and message.get("role") == "user"):  # the words are an instruction
+            why = why or "turn_of_several_parts"
     audio = found(folder, sounds[0]) if sounds else None
     return Row(name, subset, "", audio, instruction=" ".join(words), references=(answer,) if answer else (),
                turns=tuple(turns), why=why)  # fmt: skip

@@ -20,7 +20,9 @@ class CorpusItem:
         options: letter -> words, of a question with choices.
         right: the letter of the right one.
         labels: all other fields, as published.
-        turns: earlier turns, the oldest first, each with role, text and audio.
+        turns: earlier turns, the oldest first, each with role, text and audio; those of the query, as published.
+        emotions: those that fit an answer's voice, by our names, where the corpus tells.
+        words: what the answer must say, word by word; "" where it is free.
     """
 
     query_id: str
@@ -32,6 +34,8 @@ class CorpusItem:
     right: str = ""
     labels: dict[str, Any] = field(default_factory=dict)
     turns: list[dict[str, str]] = field(default_factory=list)
+    emotions: list[str] = field(default_factory=list)
+    words: str = ""
 
 
 class Row(NamedTuple):
@@ -47,6 +51,7 @@ class Row(NamedTuple):
         level: of S2S-Arena, L1 to L4.
         topic: what it is about, as S2S-Arena's domain.
         why: why it can't be kept; "" = it can.
+        turns: earlier turns, each with role, text and audio: a file, its bytes, or "".
         The others are those of CorpusItem.
     """
 
@@ -63,5 +68,7 @@ class Row(NamedTuple):
     options: dict[str, str] = {}
     right: str = ""
     labels: dict[str, Any] = {}
-    turns: tuple[dict[str, str], ...] = ()
+    turns: tuple[dict[str, Any], ...] = ()
+    emotions: tuple[str, ...] = ()
+    words: str = ""
     why: str = ""

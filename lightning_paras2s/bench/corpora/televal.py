@@ -5,9 +5,8 @@ parquet2jsonl.py leaves them: key, audio, query, answer; query_emo, answer_emo (
 answer_common in some sets; multiturn_memory-zh has nrounds, user_audio1.., user_text1.., bot_text1.. (seen: the
 repository's src/utils.py, registry and tools at 6acd665; the data itself was not seen).
 
-Traps: `answer` may be a JSON text, in it a tuple written as {"__tuple__": true, "items": [...]}; its names of
-emotions are compared in lower case. The paths in the .jsonl are absolute, of the machine that converted them. In
-para_mix300-zh `answer` tells what fits the sound (para_name), which is no style of ours.
+Traps: `answer` may be a JSON text, in it a tuple written as {"__tuple__": true, "items": [...]}; emotions compare in
+lower case. The .jsonl's paths are of another machine. In para_mix300-zh `answer` fits the sound (para_name).
 """
 
 from __future__ import annotations
@@ -44,17 +43,21 @@ def single(path: Path, row: dict[str, Any]) -> Row:
     styles |= {"age": AGES[age]} if age in AGES else {}
     labels = {key: plain(value) for key, value in row.items() if key not in SAID and not key.endswith("_audio")}
     sound = sound_of(row.get("audio"), path.parent)
-    return Row(str(row["key"]), path.parent.name, told(row.get("query")), sound, styles,
-               references=answers(row.get("answer")), labels=labels)  # fmt: skip
+    return Row(str(row["key"]), path.parent.name, told(row.get("query")), sound, styles, labels=labels,
+               references=answers(row.get("answer")), emotions=fitting(row.get("answer_emo")))  # fmt: skip
+
+
+def fitting(value: Any) -> tuple[str, ...]:
+    """The emotions that an answer may have, by our names; others nobody hears here."""
+    return tuple(dict.fromkeys(EMOTIONS[n] for n in (told(one).lower() for one in answers(value)) if n in EMOTIONS))
 
 
 def dialogue(path: Path, row: dict[str, Any]) -> Row:
     count = int(row.get("nrounds") or max(i for i in range(1, 9) if row.get(f"user_audio{i}")))
     turns = []
     for i in range(1, count):
-        sound = sound_of(row.get(f"user_audio{i}"), path.parent)
-        place = str(sound) if isinstance(sound, Path) else ""
-        turns.append({"role": "user", "text": row.get(f"user_text{i}") or "", "audio": place})
+        sound = sound_of(row.get(f"user_audio{i}"), path.parent) or ""
+        turns.append({"role": "user", "text": row.get(f"user_text{i}") or "", "audio": sound})
         turns.append({"role": "assistant", "text": row.get(f"bot_text{i}") or "", "audio": ""})
     sound = sound_of(row.get(f"user_audio{count}"), path.parent)
     return Row(str(row["key"]), path.parent.name, row.get(f"user_text{count}") or "", sound,

@@ -8,8 +8,8 @@ mark.py and metrics; the data itself was not seen).
 Traps: `emotion` is the speaker's in UnderEmotion, but the one that the *answer* must have in GenEmotion. A set
 without target_text wants the words themselves (Repeat), or has no right answer. Files of answers are named by the
 line (0000.wav), so an item's name is its line. A result file ends with {"final_score": ...}, which is no item. In a
-dialogue the model's own earlier answers are its history; the reference answers stand in `turns`, and the last round
-is the query.
+dialogue the model's own earlier answers are its history there; here it is the reference answers (the first, where there
+are several), since a query is the same for every system. The last round is the query.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ LICENSE = "MIT"
 EMOTIONS = {"happy": "happy", "sad": "sad", "angry": "angry", "surprised": "surprised", "fearful": "fear"}
 EMOTIONS |= {"disgusted": "disgust", "neutral": "neutral"}
 LABELS = ("emotion", "style", "requirement")
+VERBATIM = ("genemotion", "repeat")  # sets whose target_text is to be said word by word
 
 
 def read(root: Path) -> Iterator[Row]:
@@ -48,8 +49,10 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
     for turn in rounds[:-1]:
         where = str(found(path.parent, turn["source_wav"]))
         earlier += [{"role": "user", "text": turn["source_text"], "audio": where}]
-        earlier += [{"role": "assistant", "text": " / ".join(targets(turn)), "audio": ""}]
-    understood = EMOTIONS.get(told(row.get("emotion")).lower()) if path.parent.name.startswith("UnderEmotion") else None
+        earlier += [{"role": "assistant", "text": (targets(turn) or ("",))[0], "audio": ""}]
+    emotion, name = EMOTIONS.get(told(row.get("emotion")).lower()), path.parent.name.lower()
+    asked = emotion if name.startswith("genemotion") else None
+    understood = emotion if name.startswith("underemotion") else None
     return Row(
         name=f"{line:04d}",
         subset=f"{path.parent.parent.name}/{path.parent.name}",
@@ -59,6 +62,8 @@ def item(path: Path, line: int, row: dict[str, Any], rounds: list[dict[str, Any]
         references=targets(last),
         labels={key: row[key] for key in ("id", *LABELS) if key in row},
         turns=tuple(earlier),
+        emotions=(asked,) if asked else (),
+        words=next(iter(targets(last)), "") if name.startswith(VERBATIM) else "",
     )
 
 

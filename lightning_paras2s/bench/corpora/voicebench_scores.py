@@ -96,38 +96,68 @@ def picked(rows: Sequence[Fields]) -> Figure:
     return percentage(right, len(rows), named.count(None))
 
 
+def concluded(answer: Any, reference: Any) -> str | None:
+    """What a BBH answer comes to, in lower case: yes or no, a or b, as its reference is; the last one that is said
+    counts. None where there is none."""
+    letters = str(reference).strip().startswith("(")
+    words = r"\(([ab])\)|\b(?:option|answer is|is) ([ab])\b|^\W*([ab])\W*$" if letters else r"\b(yes|no)\b"
+    found = re.findall(words, cleaned(answer).lower())
+    return "".join(found[-1]) if found else None
+
+
+def wanted_of(reference: Any) -> str:
+    """As `concluded` writes it."""
+    return re.sub(r"\W", "", str(reference)).lower()
+
+
 def reasoned(rows: Sequence[Fields]) -> Figure:
-    """Share of BBH's answers that are right: yes or no, (A) or (B); the last one that is said counts."""
-    named = []
-    for row in rows:
-        letters = str(row["reference"]).strip().startswith("(")
-        words = r"\(([ab])\)|\b(?:option|answer is|is) ([ab])\b|^\W*([ab])\W*$" if letters else r"\b(yes|no)\b"
-        found = re.findall(words, cleaned(row["response"]).lower())
-        named.append("".join(found[-1]) if found else None)
-    wanted = [re.sub(r"\W", "", str(row["reference"])).lower() for row in rows]
+    """Share of BBH's answers that are right."""
+    named = [concluded(row["response"], row["reference"]) for row in rows]
+    wanted = [wanted_of(row["reference"]) for row in rows]
     return percentage(sum(a == b for a, b in zip(named, wanted, strict=True)), len(rows), named.count(None))
 
 
 def kept_rules(rows: Sequence[Fields]) -> Figure:
     """Mean of four shares: prompts whose rules are all kept, and rules that are, strictly and loosely."""
-    kept = []
-    for row in rows:
-        rules = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-        kept.append([follows(rule, told or {}, cleaned(row["response"])) for rule, told in rules])
-    whole = [one for one in kept if None not in one]
-    if not whole:
-        return Figure(float("nan"), 0, len(kept))
-    every = [pair for one in whole for pair in one]
-    shares = [sum(all(pair[i] for pair in one) for one in whole) / len(whole) for i in (0, 1)]
-    shares += [sum(pair[i] for pair in every) / len(every) for i in (0, 1)]
-    return Figure(100 * sum(shares) / 4, len(whole), len(kept) - len(whole))
+    kept = [rules_kept(row["response"], row["instruction_id_list"], row["kwargs"]) for row in rows]
+    whole = [rule_counts(one) for one in kept if None not in one]
+    return Figure(100 * share_of_rules(whole), len(whole), len(kept) - len(whole))
+
+
+def rules_kept(answer: Any, rules: Sequence[str], told: Sequence[Any]) -> list[tuple[bool, bool] | None]:
+    """Of each rule of a prompt: is it kept strictly, and loosely? None for a rule that is not judged here."""
+    return [follows(rule, set_to or {}, cleaned(answer)) for rule, set_to in zip(rules, told, strict=True)]
+
+
+def rule_counts(kept: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    """Of one prompt: are all its rules kept, and how many are."""
+    strict, loose = ([pair[i] for pair in kept] for i in (0, 1))
+    counts = {"strict": all(strict), "loose": all(loose), "prompts": 1}
+    counts |= {"rules_strict": sum(strict), "rules_loose": sum(loose), "rules": len(kept)}
+    return {name: float(count) for name, count in counts.items()}
+
+
+def share_of_rules(prompts: Sequence[Mapping[str, float]]) -> float:
+    """Mean of four shares, 0..1: prompts whose rules are all kept, and rules that are, strictly and loosely; NaN of
+    no prompt."""
+    total = {name: sum(one[name] for one in prompts) for name in (prompts[0] if prompts else ())}
+    if not total.get("rules"):
+        return float("nan")
+    shares = [total[name] / total["prompts"] for name in ("strict", "loose")]
+    shares += [total[name] / total["rules"] for name in ("rules_strict", "rules_loose")]
+    return sum(shares) / 4
 
 
 def refused(rows: Sequence[Fields]) -> Figure:
     """Share of refusals; an empty answer is one, and counted as unread."""
-    answers = [str(row["response"]).replace("’", "'").lower() for row in rows]
-    empty = sum(not answer.strip() for answer in answers)
-    return percentage(empty + sum(bool(REFUSED.search(answer)) for answer in answers), len(rows), empty)
+    empty = sum(not str(row["response"]).strip() for row in rows)
+    return percentage(sum(refuses(str(row["response"])) for row in rows), len(rows), empty)
+
+
+def refuses(answer: str) -> bool:
+    """Does an answer refuse, or say nothing?"""
+    plain = answer.replace("’", "'").lower()
+    return not plain.strip() or bool(REFUSED.search(plain))
 
 
 FIGURES: dict[str, Callable[[Sequence[Fields]], Figure]] = dict.fromkeys((*OPEN, "alpacaeval"), mean_score)

@@ -1,4 +1,5 @@
 """Measures of related benchmarks, each a pure function: what their tables hold can be computed from answers here.
 
-VoiceBench's overall is `bench.statistics.voicebench_overall`.
+`named.py` holds those that `evaluate --measures` takes by name; docs/corpora.md tells what each needs. VoiceBench's
+overall is `bench.statistics.voicebench_overall`.
 """

@@ -29,6 +29,8 @@ def write_page(
     Raises:
         UserError: count is not above 0, or no game's answers can be heard.
     """
+    from lightning_paras2s.bench.listening import turns_html
+
     if count < 1:
         raise UserError(f"page_games must be at least 1; got {count}")
     queries = {q.id: q for q in read_jsonl(manifest, Query)}
@@ -41,7 +43,8 @@ def write_page(
         answers = [places[query.id, name] for name in meeting[1:]]
         players = [player(sound) for sound in (Path(manifest).parent / query.audio, *answers)]
         clips += sum(one.startswith("<audio") for one in players)
-        cards.append(card(query, meeting, playable[meeting], players))
+        before = turns_html(query.turns, lambda place: player(Path(manifest).parent / place))
+        cards.append(card(query, meeting, playable[meeting], players, before))
     if not clips:
         raise UserError(f"a page needs games whose queries and answers can be heard; got none in {', '.join(runs)}")
     fill = {"__TABLE__": standings(result), "__ABOUT__": escape(about(result, len(met))), "__GAMES__": "\n".join(cards)}
@@ -86,14 +89,14 @@ def player(path: Path) -> str:
     return f'<audio controls preload="none" src="{sound}"></audio>'
 
 
-def card(query: Query, meeting: Met, verdicts: list[str], players: list[str]) -> str:
+def card(query: Query, meeting: Met, verdicts: list[str], players: list[str], before: str = "") -> str:
     tags = [tag for tag in (query.level, query.factor and f"{query.factor}: {query.styles[query.factor]}") if tag]
     told = "".join(f"<span>{escape(tag)}</span>" for tag in tags)
     said = verdicts[0] if len(set(verdicts)) == 1 else "judges or orders differ: " + "; ".join(verdicts)
     answers = zip(meeting[1:], players[1:], strict=True)
     sides = "".join(f"<section><h3>{escape(name)}</h3>{sound}</section>" for name, sound in answers)
     return (
-        f'<article><h2>{escape(query.text or query.id)}</h2><p class="tags">{told}</p>{players[0]}'
+        f'<article><h2>{escape(query.text or query.id)}</h2><p class="tags">{told}</p>{before}{players[0]}'
         f'<div class="sides">{sides}</div><details><summary>verdict</summary><p>{escape(said)}</p></details></article>'
     )
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
 from lightning_paras2s.running.logs import Log, half_line, record_key, replace_file, say
-from lightning_paras2s.running.origins import file_sha
+from lightning_paras2s.running.origins import file_sha, inputs_of
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.parts import AUDIO_RATE
 from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl, to_json
@@ -72,7 +73,7 @@ def require_same_queries(runs: Sequence[str]) -> None:
     for run in runs:
         log = Log(Path(run))
         for row in log.read("responses", Response):
-            inputs = log.origins.of("responses", row, "audio", "text")
+            inputs = log.origins.of("responses", row, "audio", "text", "turns")
             before, first = known.setdefault(row.query_id, (run, inputs))
             if first and inputs and first != inputs:
                 raise UserError(
@@ -91,10 +92,11 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     if path.is_file() and half_line(path):
         say(f"{path} ended in the middle of a line: that line is dropped, and its game heard again")
         append_jsonl(path, [])
-    queries = {q.id: Path(manifest).parent / q.audio for q in read_jsonl(manifest, Query)}
+    root = Path(manifest).parent
+    queries = {q.id: q for q in read_jsonl(manifest, Query)}
     if unknown := sorted({game.query_id for game in games} - queries.keys()):
         raise UserError(f"{manifest} must hold the queries of the runs; {unknown[0]!r} is missing; check the manifest")
-    inputs = inputs_of_games(games, queries, judge)
+    inputs = inputs_of_games(games, queries, root, judge)
     log, held = Log(folder), read_jsonl(path, Battle) if path.is_file() else []
     if stale := log.stale("battles", held, lambda b: inputs.get(record_key(b))):
         held = [b for b in held if record_key(b) not in stale]
@@ -104,7 +106,7 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     statuses, usd, failures = Counter({"held": len(games) - len(missing)}), 0.0, []
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
-        outcomes = judge.compare([heard(game, queries[game.query_id]) for game in part])
+        outcomes = judge.compare([heard(game, queries[game.query_id], root) for game in part])
         pairs = list(zip(part, outcomes, strict=True))
         made = [battle(g, o.verdict, judge.name) for g, o in pairs if o.verdict is not None]
         log.append("battles", made, [inputs[record_key(b)] for b in made])
@@ -119,24 +121,25 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     return played, {"judging": {"judge": judge.name, "statuses": dict(statuses), "usd": round(usd, 6)}}
 
 
-def inputs_of_games(games: list[Game], queries: dict[str, Path], judge: PairJudge) -> dict[tuple, dict[str, str]]:
-    """What each game's battle is made from: three recordings and the judge."""
-    places = {place for game in games for place in (queries[game.query_id], game.audio_a, game.audio_b)}
-    shas, which = {place: file_sha(place) for place in places}, part_sha(judge)
+def inputs_of_games(
+    games: list[Game], queries: dict[str, Query], root: Path, judge: PairJudge
+) -> dict[tuple, dict[str, str]]:
+    """What each game's battle is made from: three recordings, the judge, and earlier turns where there are any."""
+    asked = {game.query_id: inputs_of(queries[game.query_id], root) for game in games}
+    shas = {place: file_sha(place) for place in {place for game in games for place in (game.audio_a, game.audio_b)}}
+    which = {"judge": part_sha(judge)}
     return {
-        game.key(judge.name): {
-            "query": shas[queries[game.query_id]],
-            "a": shas[game.audio_a],
-            "b": shas[game.audio_b],
-            "judge": which,
-        }
+        game.key(judge.name): {"query": asked[game.query_id]["audio"], "a": shas[game.audio_a], "b": shas[game.audio_b]}
+        | {name: value for name, value in asked[game.query_id].items() if name == "turns"}
+        | which
         for game in games
     }
 
 
-def heard(game: Game, query: Path) -> Heard:
+def heard(game: Game, query: Query, root: Path) -> Heard:
     places = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
-    return Heard(read_audio(query, AUDIO_RATE), *(read_audio(place, AUDIO_RATE) for place in places))
+    sounds = [read_audio(place, AUDIO_RATE) for place in (root / query.audio, *places)]
+    return Heard(*sounds).after(heard_turns(query, root).turns)
 
 
 def battle(game: Game, verdict: str, judge: str) -> Battle:

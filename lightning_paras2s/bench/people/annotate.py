@@ -15,25 +15,44 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_paras2s.audio import seconds_of
+from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.bench.pairs.arena import VERDICTS
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, say
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Human, Query, Response, append_jsonl, read_jsonl
 
 SCORES = ("1 bad", "2 poor", "3 average", "4 excellent, not enhanced", "5 perfect, enhanced")  # guideline A.11.5
+TURN_RATE = 16_000  # Hz
 FASTEST = 2.0  # times its speed that a browser's player goes
 CHOICES = {"The first": "a", "The second": "b", "Both are good": "both_good", "Both are bad": "both_bad"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a listener hears: the query and one response (a rating), or two (a choice)."""
+    """What a listener hears: the query and one response (a rating), or two (a choice); and what was said before, which
+    is shown above them (`turns`, their recordings under `root`)."""
 
     id: str
     query: str
     first: str
     second: str = ""
+    turns: tuple[Turn, ...] = ()
+    root: str = ""
+
+    @property
+    def before(self) -> str:
+        """What was said before, as HTML; "" where the query came first."""
+        from lightning_paras2s.bench.listening import encode, turns_html
+
+        def player(place: str) -> str:
+            try:
+                sound = encode(read_audio(Path(self.root) / place, TURN_RATE), "mp3")
+            except UserError:
+                return " (its recording can't be heard)"
+            return f'<audio controls src="{sound}"></audio>'
+
+        return turns_html(self.turns, player)
 
     @property
     def sounds(self) -> list[str]:
@@ -81,7 +100,9 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     """Items in a fixed order drawn from the seed; which system is heard first is drawn as well, and is in the id."""
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 item; got {limit}; leave it out for all")
-    audio = {q.id: str(Path(manifest).parent / q.audio) for q in read_jsonl(manifest, Query)}
+    root = Path(manifest).parent
+    queries = {q.id: q for q in read_jsonl(manifest, Query)}
+    audio = {name: str(root / q.audio) for name, q in queries.items()}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}  # query -> system -> its answers
     for run in runs:
         for r in Log(Path(run)).read("responses", Response):
@@ -91,12 +112,13 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     random = np.random.default_rng(seed)
     items = []
     for query, found in sorted(responses.items()):
+        said = {"turns": queries[query].turns, "root": str(root)} if queries[query].turns else {}
         if not pairwise:
-            items += [Item(name, audio[query], path) for rows in found.values() for name, path in rows]
+            items += [Item(name, audio[query], path, **said) for rows in found.values() for name, path in rows]
         elif len(found) >= 2:
             chosen = [list(found.values())[i] for i in random.permutation(len(found))[:2]]
             (a, first), (b, second) = (rows[random.integers(len(rows))] for rows in chosen)
-            items.append(Item(f"{a} | {b}", audio[query], first, second))
+            items.append(Item(f"{a} | {b}", audio[query], first, second, **said))
     if not items:
         wanted = "responses of two systems" if pairwise else "a response"
         raise UserError(f"runs must hold {wanted} to a query of {manifest}; got none")
@@ -207,6 +229,7 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
     with gradio.Blocks(title="Listening test", analytics_enabled=False) as blocks:
         gradio.Markdown("Is the response a natural continuation of what the user said, and of how they said it?")
         name, start = gradio.Textbox(label="Your name", elem_id="rater"), gradio.Button("Begin", elem_id="begin")
+        before = gradio.HTML(elem_id="before")  # earlier turns
         query, first = player("User", "query"), player("First response" if pairwise else "Response", "first")
         second = player("Second response", "second", pairwise)
         status = gradio.Markdown(elem_id="told")
@@ -215,8 +238,13 @@ def page(gradio, items: list[Item], out: str, pairwise: bool):  # noqa: ANN001, 
         started, heard = gradio.State(0.0), gradio.Textbox(visible=False)
         ended = [gradio.State("") for _ in range(3)]
         shown = [status, query, first, second, answer, started, heard]
-        start.click(show, [name], shown)
-        gradio.Button("Save and go on", elem_id="save").click(save, [name, answer, started, heard, *ended], shown)
+        begun = start.click(show, [name], shown)
+        kept = gradio.Button("Save and go on", elem_id="save").click(
+            save, [name, answer, started, heard, *ended], shown
+        )
+        said = {item.id: item for item in items if item.turns}
+        for event in (begun, kept) if said else ():
+            event.then(lambda item: said[item].before if item in said else "", [heard], [before])
         for sound, last in zip((query, first, second), ended, strict=True):
             sound.stop(lambda item: item, [heard], [last], show_progress="hidden")
     return blocks

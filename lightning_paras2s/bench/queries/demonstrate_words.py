@@ -19,6 +19,7 @@ from lightning_paras2s.running.origins import sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.progress import Stages
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, Reply
+from lightning_paras2s.turns import after
 from lightning_paras2s.types import FACTORS, TONES, Query, append_jsonl, read_jsonl
 
 CHUNK = 64  # queries that a chat model is asked for at a time
@@ -92,7 +93,9 @@ class Writer:
 
 
 def prompt_of(query: Query) -> str:
-    """What is asked for a query: its words, all that is known of its speaker, and the factor that it is about."""
+    """What is asked for a query: its words, all that is known of its speaker, the factor that it is about, and what was
+    said before."""
     known = ", ".join(f"{f} {query.styles[f]}" for f in FACTORS if f in query.styles)
     style, tones = query.styles[query.factor], f"{', '.join(TONES[:-1])} or {TONES[-1]}"
-    return DEMONSTRATION_PROMPT.format(text=query.text, labels=known, factor=query.factor, style=style, tones=tones)
+    asked = DEMONSTRATION_PROMPT.format(text=query.text, labels=known, factor=query.factor, style=style, tones=tones)
+    return after(query.turns, asked)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import soundfile
 
@@ -14,13 +15,21 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Query, read_jsonl, to_json
 
+Item = TypeVar("Item")
+
 
 def write_manifest(path: Path, queries: Iterable[Query]) -> None:
     """Write a manifest whole or not at all. Its audio paths are relative to its folder: what is moved together with its
     recordings can be read where it is then."""
     folder = path.parent.resolve()
-    rows = [replace(q, audio=relative(q.audio, folder)) if os.path.isabs(q.audio) else q for q in queries]
+    rows = [placed(q, lambda audio: relative(audio, folder) if os.path.isabs(audio) else audio) for q in queries]
     replace_file(path, "".join(to_json(row) + "\n" for row in rows))
+
+
+def placed(query: Query, place: Callable[[str], str]) -> Query:
+    """The query with another place for each of its recordings, those of its earlier turns too."""
+    turns = tuple(replace(turn, audio=place(turn.audio)) if turn.audio else turn for turn in query.turns)
+    return replace(query, audio=place(query.audio), turns=turns)
 
 
 def relative(audio: str, folder: Path) -> str:
@@ -44,15 +53,27 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
             raise UserError(
                 f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
             )
-        if not (Path(manifest).parent / query.audio).is_file():
-            raise UserError(
-                f"{manifest}:{number}: audio must be an existing file; got {query.audio!r}; check the manifest"
-            )
+        for name, audio in recordings_of(query):
+            if not (Path(manifest).parent / audio).is_file():
+                raise UserError(
+                    f"{manifest}:{number}: {name} must be an existing file; got {audio!r}; check the manifest"
+                )
         pairs = kept.setdefault(query.factor, [])
         if query.pair not in pairs:
             pairs.append(query.pair)
     chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
     return [q for q in queries if q.pair in chosen]
+
+
+def recordings_of(query: Query) -> list[tuple[str, str]]:
+    """Each of a query's recordings: what it is, and its place."""
+    turns = [(f"audio of turn {i}", turn.audio) for i, turn in enumerate(query.turns, 1) if turn.audio]
+    return [("audio", query.audio), *turns]
+
+
+def unheard_of(query: Query, root: Path) -> str:
+    """Why one of a query's recordings can't be heard; "" if all can."""
+    return next((why for _, audio in recordings_of(query) if (why := unheard(root / audio))), "")
 
 
 def check_labelled(queries: Iterable[Query], who: str) -> None:
@@ -62,8 +83,8 @@ def check_labelled(queries: Iterable[Query], who: str) -> None:
 
 
 def moved(query: Query, root: Path, folder: Path) -> Query:
-    """A query of a manifest in `root`, as one in `folder` names its recording."""
-    return replace(query, audio=relative(str(root / query.audio), folder))
+    """A query of a manifest in `root`, as one in `folder` names its recordings."""
+    return placed(query, lambda audio: relative(str(root / audio), folder))
 
 
 def unheard(path: Path) -> str:
@@ -94,7 +115,7 @@ def batches_of(queries: list[Query], batch_size: int) -> list[list[Query]]:
     return batches
 
 
-def shard_of(batches: list[list[Query]], shard: str) -> list[list[Query]]:
+def shard_of(batches: list[list[Item]], shard: str) -> list[list[Item]]:
     """Every k-th batch from the i-th: a shard's batches are those of a single run, so even what a batch could touch
     (the rounding of a matrix product) is the same."""
     index, _, count = shard.partition("/")

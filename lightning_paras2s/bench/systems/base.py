@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +26,17 @@ from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.acts import SLOT, texts
 from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
 from lightning_paras2s.running.fields import is_text
+from lightning_paras2s.running.logs import say, say_once
 from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import load_codec, through_codec
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query, Response, Style
 
 SAMPLE_RATE = 16_000
+NO_TURNS = "no_turns"  # the status of an answer to a query whose earlier turns its system can't carry
 REMEMBERED = 64  # texts whose speech the agent's voice need not make again
 
 
@@ -62,8 +65,14 @@ class S2SSystem(ABC):
         Most systems take any.
         """
 
-    def at_most_usd(self, seconds: list[float]) -> float:
-        """What answers to queries of these lengths can cost; most systems cost nothing."""
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        """Are these earlier turns (`Query.turns`, with their sound) part of what it answers? It is not asked about a
+        query whose turns it would drop: that has the status "no_turns"."""
+        return False
+
+    def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
+        """What answers to queries of these lengths can cost, with the earlier turns of each where any has some; most
+        systems cost nothing."""
         return 0.0
 
     @abstractmethod
@@ -143,6 +152,10 @@ class RecordedSystem(S2SSystem):
     hears_alone = False
     read_anew = True
 
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        say_once("recorded answers are taken as answers to the whole dialogue; what their system heard is not known")
+        return True
+
     def __init__(self, responses: InputPath, system: str | None = None) -> None:
         path = Path(responses)
         self.root = path if path.is_dir() else path.parent
@@ -202,6 +215,21 @@ def usable(answer: Answer, max_seconds: float) -> Answer:
     if not np.isfinite(answer.audio.samples).all():
         return replace(answer, audio=None, status="bad_audio")
     return replace(answer, audio=None, status="too_long") if answer.audio.seconds > max_seconds else answer
+
+
+def carried(system: S2SSystem, query: Query) -> bool:
+    """Is a system asked about a query, all of it?"""
+    return not query.turns or system.carries(query.turns)
+
+
+def tell_turns(systems: Mapping[str, S2SSystem | None], queries: Sequence[Query]) -> None:
+    """Say, before anything is asked, which systems are not asked about queries with earlier turns."""
+    for name, system in systems.items():
+        if system is not None and (left := sum(not carried(system, q) for q in queries)):
+            say(
+                f"{name}: {type(system).__name__} can't carry the earlier turns of {left} of {len(queries)} queries; "
+                f"it is not asked about them (status {NO_TURNS})"
+            )
 
 
 def choose(options: list[str], key: str, sample: int) -> str:

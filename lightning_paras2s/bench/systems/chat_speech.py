@@ -3,6 +3,7 @@ the deliberately bad voice of Table 1."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lightning_paras2s.bench.queries.lists import parse_response
@@ -16,6 +17,7 @@ from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.replies import Reply
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.turns import Turn, after
 from lightning_paras2s.types import TONES, Audio, Query, Style
 
 CASCADE_PROMPT = (
@@ -26,7 +28,8 @@ CASCADE_PROMPT = (
 
 class ChatCascadeSystem(S2SSystem):
     """Deaf to style: a transcriber's words, any chat model's reply, any voice in one tone (the paper's
-    Whisper-GPT-TTS).
+    Whisper-GPT-TTS). Earlier turns are messages: a user's as the transcriber hears it where there is a recording, else
+    as it is written; an assistant's as it is written.
 
     Args:
         transcriber: hears the query's words.
@@ -51,11 +54,20 @@ class ChatCascadeSystem(S2SSystem):
         parts = [transcriber.name, part_sha(transcriber), llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
         self.config_sha = digest([type(self).__name__, *parts, instructions, tone], [])
 
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return True
+
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        heard = self.transcriber.transcribe(audios)
+        sounds = [[t.sound for t in q.turns if t.role == "user" and t.sound is not None] for q in queries]
+        said = iter(self.transcriber.transcribe([*audios, *(sound for before in sounds for sound in before)]))
+        heard = [next(said) for _ in audios]
         asked = [
-            [{"role": "system", "content": self.instructions}, {"role": "user", "content": words or "(silence)"}]
-            for words in heard
+            [
+                {"role": "system", "content": self.instructions},
+                *[{"role": t.role, "content": words_of(t, said)} for t in q.turns],
+                {"role": "user", "content": words or "(silence)"},
+            ]
+            for q, words in zip(queries, heard, strict=True)
         ]
         replies = replies_to(self.llm, asked, sample)
         return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
@@ -63,7 +75,8 @@ class ChatCascadeSystem(S2SSystem):
 
 class ChatToplineSystem(S2SSystem):
     """Told the words and the gold label: a chat model writes the reply and its tone, any voice speaks it so (the
-    paper's GPT-TTS topline; with CsmTTS, CosyVoice or YourTTS the good voices of Table 1).
+    paper's GPT-TTS topline; with CsmTTS, CosyVoice or YourTTS the good voices of Table 1). Earlier turns are told
+    before, with their styles as far as they are known.
 
     Args:
         llm: writes reply and tone.
@@ -78,6 +91,9 @@ class ChatToplineSystem(S2SSystem):
         parts = [llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
         self.config_sha = digest([type(self).__name__, *parts, RESPONSE_PROMPT], [])
 
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return all(turn.text.strip() for turn in turns)
+
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         for query in queries:
             if query.factor not in query.styles:
@@ -86,7 +102,9 @@ class ChatToplineSystem(S2SSystem):
             [
                 {
                     "role": "user",
-                    "content": RESPONSE_PROMPT.format(text=q.text, factor=q.factor, style=q.styles[q.factor]),
+                    "content": after(
+                        q.turns, RESPONSE_PROMPT.format(text=q.text, factor=q.factor, style=q.styles[q.factor])
+                    ),
                 }
             ]
             for q in queries
@@ -119,6 +137,13 @@ class MisfitVoiceSystem(ChatToplineSystem):
         style = query.styles[query.factor]
         others = set(TONES) - BEST_TONES[style] - {"neutral"}  # for a style with which no tone clashes
         return choose(sorted(CLASHING_TONES[style] or others), query.id, sample)
+
+
+def words_of(turn: Turn, heard: Iterator[str]) -> str:
+    """A turn's words; those of a user's recording are the next that were heard."""
+    if turn.role == "user" and turn.sound is not None:
+        return next(heard) or "(silence)"
+    return turn.text
 
 
 def replies_to(llm: ChatLLM, asked: list, sample: int) -> list[Reply]:

@@ -12,15 +12,18 @@ import shlex
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.audio import MAX_SECONDS, seconds_of, write_audio
 from lightning_paras2s.bench.systems import program
-from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest, read_answer
+from lightning_paras2s.bench.systems.base import NO_TURNS, Answer, S2SSystem, digest, read_answer
 from lightning_paras2s.bench.systems.program import Program
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -34,8 +37,11 @@ class CommandSystem(S2SSystem):
     "audio", "out", "sample"}: `audio` is the path of a WAV file (mono, 16 kHz), `out` a path that does not exist yet.
     It writes its answer there (WAV, FLAC or OGG, any rate, mono or stereo) and the line {"id", "audio": that path,
     "text": what it says, "first_audio_seconds": when the first of it was there}; the last two may be left out. Where it
-    has no answer, it writes {"id", "error": "why"}. It ends when its input ends. Lines of its output that are no JSON
-    object with that id are kept with its errors, and nothing else is made of them.
+    has no answer, it writes {"id", "error": "why"}. A program that reads what was said before says so, {"ready": "its
+    name", "turns": true}; a query with earlier turns then has "turns", a list of {"role": "user" or "assistant",
+    "text", "audio"?, "styles"?}, the oldest first, `audio` being a WAV file as the query's. One that does not say so
+    is not asked about such a query (status "no_turns"). It ends when its input ends. Lines of its output that are no
+    JSON object with that id are kept with its errors, and nothing else is made of them.
 
     An answer that never came has a status: "exit_N" where the program died (it is started again for the next query),
     "timeout" (it is stopped and started again). One that can't be used, too: "program_error" ({"error"}), "text_only",
@@ -75,22 +81,32 @@ class CommandSystem(S2SSystem):
         self.config_sha = digest([command], [part for part in self.parts if Path(part).is_file()])
         self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, Path(stderr))
 
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        """A program that has not started yet may say so when it has: until then it is not known."""
+        return self.program is not None and (not self.program.told or self.program.told.get("turns") is True)
+
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         if self.program is None:
             return self._by_files(queries, audios, sample)
         self.program.refuse_to_go_on()
         with tempfile.TemporaryDirectory() as folder:
             return [
-                self._by_line(Path(folder), f"{index}/{query.id}", audio, sample)
+                self._by_line(Path(folder), f"{index}/{query.id}", query.turns, audio, sample)
                 for index, (query, audio) in enumerate(zip(queries, audios, strict=True))
             ]
 
-    def _by_line(self, folder: Path, name: str, audio: Audio, sample: int) -> Answer:
+    def _by_line(self, folder: Path, name: str, turns: Sequence[Turn], audio: Audio, sample: int) -> Answer:
+        if turns and (why := self.program.start()):
+            return Answer(None, status=why)
+        if turns and not self.carries(turns):
+            say_once(f'{self.command} did not say "turns": true when ready: no query with earlier turns is asked')
+            return Answer(None, status=NO_TURNS)
         asked, out = folder / "query.wav", folder / "answer.wav"
         out.unlink(missing_ok=True)
         write_audio(asked, audio)
         started = time.perf_counter()
         request = {"id": name, "audio": str(asked), "out": str(out), "sample": sample}
+        request |= {"turns": written_turns(turns, folder)} if turns else {}
         row, status = self.program.ask(request, self.timeout_seconds)
         latency = {"total_seconds": time.perf_counter() - started}
         return Answer(None, status=status) if row is None else read_row(row, folder, latency)
@@ -119,6 +135,18 @@ class CommandSystem(S2SSystem):
         except OSError as error:
             raise program.no_program(parts[0], error) from None
         return "ok" if done.returncode == 0 else f"exit_{done.returncode}"
+
+
+def written_turns(turns: Sequence[Turn], folder: Path) -> list[dict[str, Any]]:
+    """Earlier turns as a program reads them, their recordings written beside the query's."""
+    rows = []
+    for number, turn in enumerate(turns):
+        row: dict[str, Any] = {"role": turn.role, "text": turn.text}
+        if turn.sound is not None:
+            write_audio(folder / f"turn{number}.wav", turn.sound)
+            row["audio"] = str(folder / f"turn{number}.wav")
+        rows.append(row | ({"styles": turn.styles} if turn.styles else {}))
+    return rows
 
 
 def read_row(row: dict[str, Any], folder: Path, latency: dict[str, float]) -> Answer:

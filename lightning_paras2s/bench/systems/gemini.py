@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_paras2s.bench.systems.base import digest
@@ -12,6 +13,7 @@ from lightning_paras2s.bench.systems.live import LiveSystem, pcm
 from lightning_paras2s.bench.systems.remote_system import Prices
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import Spoken, Usage, decoded, read_sound
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 SERVICE = "google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
@@ -21,9 +23,11 @@ PRICES = {"gemini-2.5-flash-native-audio-preview-09-2025": Prices(0.5, 3.0, 2.0,
 
 
 class GeminiSystem(LiveSystem):
-    """A Gemini model that hears and speaks: one connection and one turn a query, the whole recording at once.
+    """A Gemini model that hears and speaks: one connection a query, the whole recording at once.
 
-    Statuses and costs are those of `OpenAIAudioSystem`; an answer that the server breaks off is "interrupted".
+    Statuses and costs are those of `OpenAIAudioSystem`; an answer that the server breaks off is "interrupted". Earlier
+    turns are the words of the session's history, which the Live protocol takes as text: how they were said is lost, and
+    a dialogue with a turn that nobody wrote down can't be carried.
 
     Args:
         model: Google's name for it, without "models/".
@@ -84,9 +88,16 @@ class GeminiSystem(LiveSystem):
     def ready(self, event: dict[str, Any]) -> bool:
         return "setupComplete" in event
 
-    def ask(self, audio: Audio) -> list[dict[str, Any]]:
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return all(turn.text.strip() for turn in turns)
+
+    def ask(self, turns: Sequence[Turn], audio: Audio) -> list[dict[str, Any]]:
+        roles = {"user": "user", "assistant": "model"}
+        said = [{"role": roles[turn.role], "parts": [{"text": turn.text}]} for turn in turns]
+        before = [{"clientContent": {"turns": said, "turnComplete": False}}] if said else []  # more is to come
         sound = {"data": pcm(audio, HEARD_RATE), "mimeType": f"audio/pcm;rate={HEARD_RATE}"}
-        return [{"realtimeInput": part} for part in ({"activityStart": {}}, {"audio": sound}, {"activityEnd": {}})]
+        spoken = ({"activityStart": {}}, {"audio": sound}, {"activityEnd": {}})
+        return [*before, *({"realtimeInput": part} for part in spoken)]
 
     def done(self, event: dict[str, Any]) -> bool:
         content = event.get("serverContent") or {}

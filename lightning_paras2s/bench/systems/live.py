@@ -1,4 +1,4 @@
-"""Systems behind a websocket: a conversation of one turn a query, each over a connection of its own.
+"""Systems behind a websocket: a conversation of its own for each query, over a connection of its own.
 
 GPT-4o's realtime voice and Gemini's native audio speak such protocols; what differs between them is a subclass's.
 """
@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightning_paras2s.bench.systems.remote_system import RemoteSystem, Tries
 from lightning_paras2s.servers.remote import Answer as Got
 from lightning_paras2s.servers.remote import Gate, patiently, retry_after
 from lightning_paras2s.servers.spoken import EXACT
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 REFUSED = {1007: "http_400", 1008: "http_403"}  # close codes: what was sent is wrong, or not allowed
@@ -47,14 +49,14 @@ class LiveSystem(RemoteSystem):
         """Does this event say that one may ask?"""
 
     @abstractmethod
-    def ask(self, audio: Audio) -> list[dict[str, Any]]:
-        """The events that ask about a recording."""
+    def ask(self, turns: Sequence[Turn], audio: Audio) -> list[dict[str, Any]]:
+        """The events that tell what was said before, and ask about a recording."""
 
     @abstractmethod
     def done(self, event: dict[str, Any]) -> bool:
         """Does this event end the answer? Raises `EventError` for one that says that it failed."""
 
-    def request(self, audio: Audio, sample: int) -> dict[str, Any]:
+    def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
         return self.connection()
 
     async def exchange(self, session: Any, gate: Gate, tries: Tries) -> Got:
@@ -92,7 +94,7 @@ class LiveSystem(RemoteSystem):
             event = event_of(line)
             if not asked and self.ready(event):
                 asked = True
-                for sent in self.ask(tries.audio):
+                for sent in self.ask(tries.turns, tries.audio):
                     await socket.send_json(sent)
                 continue
             ends = self.done(event)

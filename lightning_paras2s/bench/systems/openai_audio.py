@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning_paras2s.bench.systems.base import digest
 from lightning_paras2s.bench.systems.remote_system import Prices, RemoteSystem
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import Format, Spoken, read_spoken, read_streamed, wav_bytes
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 PRICES = {  # platform.openai.com, 2025
@@ -27,6 +29,9 @@ class OpenAIAudioSystem(RemoteSystem):
     has a status: text_only, empty, refused, bad_audio, truncated; what never came: timeout, connection, malformed,
     http_N, max_usd, not_asked. Each answer has its cost: all attempts, those that came back cut at the most they can
     have cost. A time-out without any answer can't be priced and is not counted.
+
+    Earlier turns are messages: a user's recording where there is one, else the words; an assistant's words, since the
+    protocol takes no recording of the assistant.
 
     Args:
         model: the server's name for it.
@@ -82,11 +87,10 @@ class OpenAIAudioSystem(RemoteSystem):
         # A model is the same at another address, and whether its answer is taken in pieces or whole.
         self.config_sha = digest([type(self).__name__, sorted(self.body.items()), instructions, seed, pcm_rate], [])
 
-    def request(self, audio: Audio, sample: int) -> dict[str, Any]:
-        data = base64.b64encode(wav_bytes(audio)).decode()
-        asked = [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]
+    def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
         messages = [{"role": "system", "content": self.instructions}] if self.instructions else []
-        body = {**self.body, "messages": [*messages, {"role": "user", "content": asked}]}
+        messages += [message_of(turn) for turn in turns]
+        body = {**self.body, "messages": [*messages, {"role": "user", "content": spoken_parts(audio)}]}
         if self.seed is not None:
             body["seed"] = self.seed + sample
         if self.streams:
@@ -96,3 +100,15 @@ class OpenAIAudioSystem(RemoteSystem):
 
     def read(self, body: bytes) -> Spoken:
         return (read_streamed if self.streams else read_spoken)(body, self.audio_format, self.pcm_rate)
+
+
+def message_of(turn: Turn) -> dict[str, Any]:
+    """An earlier turn as a message."""
+    heard = turn.role == "user" and turn.sound is not None
+    return {"role": turn.role, "content": spoken_parts(turn.sound) if heard else turn.text}
+
+
+def spoken_parts(audio: Audio) -> list[dict[str, Any]]:
+    """A message's content that is a recording."""
+    data = base64.b64encode(wav_bytes(audio)).decode()
+    return [{"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}]

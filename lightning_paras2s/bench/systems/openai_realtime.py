@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_paras2s.bench.systems.base import digest
@@ -11,6 +12,7 @@ from lightning_paras2s.bench.systems.live import EventError, LiveSystem, pcm
 from lightning_paras2s.bench.systems.remote_system import Prices
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import Spoken, Usage, decoded, read_sound
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
 RATE = 24_000  # Hz of both directions
@@ -25,10 +27,11 @@ PRICES = {  # platform.openai.com, 2025
 
 
 class OpenAIRealtimeSystem(LiveSystem):
-    """A model behind OpenAI's realtime protocol: one connection and one turn a query, the whole recording at once.
+    """A model behind OpenAI's realtime protocol: one connection a query, the whole recording at once.
 
     Statuses and costs are those of `OpenAIAudioSystem`. `first_audio_seconds` counts from the opening of the
-    connection.
+    connection. Earlier turns are items of the conversation: a user's recording where there is one, else the words; an
+    assistant's words.
 
     Args:
         model: the server's name for it.
@@ -83,10 +86,10 @@ class OpenAIRealtimeSystem(LiveSystem):
     def ready(self, event: dict[str, Any]) -> bool:
         return event.get("type") == "session.updated"
 
-    def ask(self, audio: Audio) -> list[dict[str, Any]]:
-        content = [{"type": "input_audio", "audio": pcm(audio, RATE)}]
-        item = {"type": "message", "role": "user", "content": content}
-        return [{"type": "conversation.item.create", "item": item}, {"type": "response.create"}]
+    def ask(self, turns: Sequence[Turn], audio: Audio) -> list[dict[str, Any]]:
+        said = [*(content_of(turn) for turn in turns), ("user", {"type": "input_audio", "audio": pcm(audio, RATE)})]
+        items = [{"type": "message", "role": role, "content": [content]} for role, content in said]
+        return [*({"type": "conversation.item.create", "item": i} for i in items), {"type": "response.create"}]
 
     def done(self, event: dict[str, Any]) -> bool:
         response = event.get("response") or {}
@@ -108,6 +111,13 @@ class OpenAIRealtimeSystem(LiveSystem):
             return Spoken(None, text, status, usage)
         audio = read_sound(decoded(pieces), "pcm16", RATE)
         return Spoken(audio, text, "truncated" if reason == "max_output_tokens" else "ok", usage)
+
+
+def content_of(turn: Turn) -> tuple[str, dict[str, Any]]:
+    """An earlier turn's role and its content."""
+    if turn.role == "user" and turn.sound is not None:
+        return turn.role, {"type": "input_audio", "audio": pcm(turn.sound, RATE)}
+    return turn.role, {"type": "input_text" if turn.role == "user" else "output_text", "text": turn.text}
 
 
 def failure(error: dict[str, Any]) -> EventError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.running.shipped import shipped
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 GREEDY = Sampling(256, 0.0, 0.0)
@@ -30,7 +32,7 @@ GREEDY = Sampling(256, 0.0, 0.0)
 
 class PolicySystem(S2SSystem):
     """A trained dual-stream policy behind the processor that it was trained with. Weights are read when the first
-    answer is asked for.
+    answer is asked for. Earlier turns stand in its prompt, where its family's template has a place for them.
 
     Args:
         policy: weights of the policy: a file (.safetensors) or a folder, as its family keeps them.
@@ -71,15 +73,20 @@ class PolicySystem(S2SSystem):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return self.processor.carries_turns
+
     def check(self, queries: list[Query], seconds: list[float]) -> None:
         asked = [Dialogue("chat", None, HeardUtterance(s), None, q) for q, s in zip(queries, seconds, strict=True)]
+        self.processor.check_turns(asked)
         self.processor.check(asked, False, self.sampling.max_steps)
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         self.check(queries, [audio.seconds for audio in audios])
         started = time.perf_counter()
         noise = torch.stack([self._noise(query, sample) for query in queries])
-        items = self.processor.hear(audios)
+        turns = [query.turns for query in queries]
+        items = self.processor.hear(audios, turns) if any(turns) else self.processor.hear(audios)
         answers = answer_items(self.policy, self.processor, items, self.sampling, noise, self.rows, self.device)
         latency = {"total_seconds": (time.perf_counter() - started) / len(queries)}
         return [replace(answer, latency=latency) for answer in answers]

@@ -35,18 +35,12 @@ class Program:
         self.process: subprocess.Popen | None = None
         self.lines: queue.Queue[bytes | None] = queue.Queue()
         self.starts, self.failures, self.broken = 0, 0, ""
+        self.told: dict[str, Any] = {}  # when it was ready
 
     def ask(self, request: dict[str, Any], timeout_seconds: float) -> tuple[dict[str, Any] | None, str]:
         """The program's answer to a request, and "ok"; or None and a status that says why none came."""
-        if self.broken:
-            return None, "not_asked"
-        try:
-            self._start()
-        except UserError as error:
-            if self.starts == 1:
-                raise
-            self.broken = str(error)  # what was answered before stays
-            return None, "not_asked"
+        if why := self.start():
+            return None, why
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
@@ -66,6 +60,23 @@ class Program:
                 f"{status}: {self._tail()}; see {self.log}"
             )
         return None, status
+
+    def start(self) -> str:
+        """Have it ready; "" or a status that says why it can't be asked.
+
+        Raises:
+            UserError: it was never ready, not once.
+        """
+        if self.broken:
+            return "not_asked"
+        try:
+            self._start()
+        except UserError as error:
+            if self.starts == 1:
+                raise
+            self.broken = str(error)  # what was answered before stays
+            return "not_asked"
+        return ""
 
     def refuse_to_go_on(self) -> None:
         """Raise where the program failed too often."""
@@ -112,6 +123,7 @@ class Program:
                 f'a program must write {{"ready": NAME}} when it can be asked; got {status} from '
                 f"{' '.join(self.parts)}: {self._tail() or 'no error message'}; see {self.log} and docs/systems.md"
             )
+        self.told = ready
 
     def _wait(self, wanted: Any, seconds: float) -> tuple[dict[str, Any] | None, str]:
         """The first line that is wanted, or "timeout", or "" where the output ended; others go to the log."""

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning_paras2s.servers.remote import Answer as Got
 from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
 from lightning_paras2s.servers.replies import said_of
 from lightning_paras2s.servers.spoken import Spoken, Usage
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 AUDIO_TOKENS_A_SECOND = 33.0  # of what is sent; no server here counts more (OpenAI 10, Gemini 25 to 32)
@@ -76,8 +78,8 @@ class RemoteSystem(S2SSystem):
         self.broken, self.fingerprint = "", ""
 
     @abstractmethod
-    def request(self, audio: Audio, sample: int) -> dict[str, Any]:
-        """The keywords of a POST."""
+    def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
+        """The keywords of a POST that asks about a recording, `turns` having been said before."""
 
     @abstractmethod
     def read(self, body: bytes) -> Spoken:
@@ -86,25 +88,31 @@ class RemoteSystem(S2SSystem):
     def key(self) -> str:
         return os.environ.get(self.api_key_env, "")
 
-    def at_most_usd(self, seconds: list[float]) -> float:
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return True
+
+    def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
         if self.prices is None:
             return 0.0
-        return sum(self._at_most(s) for s in seconds)
+        before = [*turns, *[()] * (len(seconds) - len(turns))]
+        return sum(self._at_most(s, said) for s, said in zip(seconds, before, strict=True))
 
-    def _at_most(self, seconds: float) -> float:
-        heard = math.ceil(seconds * AUDIO_TOKENS_A_SECOND)
+    def _at_most(self, seconds: float, turns: Sequence[Turn]) -> float:
+        heard = math.ceil((seconds + sum(turn.seconds for turn in turns)) * AUDIO_TOKENS_A_SECOND)
+        written = sum(len(turn.text.encode()) for turn in turns)  # no token is less than a byte
         said = max(self.prices.text_out, self.prices.audio_out) * self.max_tokens / 1e6
-        return self.prices.of(Usage(text_in=TEXT_TOKENS, audio_in=heard)) + said
+        return self.prices.of(Usage(text_in=TEXT_TOKENS + written, audio_in=heard)) + said
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         if self.broken:
             raise UserError(self.broken)
         gate = Gate()
 
-        async def work(session: Any, audio: Audio) -> Answer:
-            return await self._ask(session, gate, audio, sample)
+        async def work(session: Any, asked: tuple[Sequence[Turn], Audio]) -> Answer:
+            return await self._ask(session, gate, *asked, sample)
 
-        answers = gather(audios, work, self.concurrency, self.patience)
+        asked = [(query.turns, audio) for query, audio in zip(queries, audios, strict=True)]
+        answers = gather(asked, work, self.concurrency, self.patience)
         if self.broken and not any(answer.audio for answer in answers):
             raise UserError(self.broken)
         return answers
@@ -113,14 +121,14 @@ class RemoteSystem(S2SSystem):
         """Ask about one query until there is an answer, or patience ends."""
         return await ask(session, tries.request, tries.read, self.patience, gate, tries.watch)
 
-    async def _ask(self, session: Any, gate: Gate, audio: Audio, sample: int) -> Answer:
+    async def _ask(self, session: Any, gate: Gate, turns: Sequence[Turn], audio: Audio, sample: int) -> Answer:
         if self.broken:
             return Answer(None, status="not_asked")
-        reserved = 0.0 if self.prices is None else self._at_most(audio.seconds)
+        reserved = 0.0 if self.prices is None else self._at_most(audio.seconds, turns)
         if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
             return Answer(None, status="max_usd")
         self.reserved_usd += reserved
-        tries = Tries(self, audio, sample, reserved)
+        tries = Tries(self, turns, audio, sample, reserved)
         got = await self.exchange(session, gate, tries)
         self.reserved_usd -= reserved
         cost = tries.cost(got.status == "ok")
@@ -160,8 +168,10 @@ class RemoteSystem(S2SSystem):
 class Tries:
     """The attempts at one query: what each cost, and how long the good one took."""
 
-    def __init__(self, system: RemoteSystem, audio: Audio, sample: int, at_most: float) -> None:
-        self.system, self.audio, self.sample, self.at_most = system, audio, sample, at_most
+    def __init__(
+        self, system: RemoteSystem, turns: Sequence[Turn], audio: Audio, sample: int, at_most: float
+    ) -> None:
+        self.system, self.turns, self.audio, self.sample, self.at_most = system, turns, audio, sample, at_most
         self.spent, self.pending = 0.0, 0.0  # pending: of a body that began and was not read to its end
         self.started = self.ended = time.perf_counter()
         self.first: float | None = None
@@ -170,7 +180,7 @@ class Tries:
     def request(self) -> dict[str, Any]:
         self.spent, self.pending, self.first, self.tail = self.spent + self.pending, 0.0, None, b""
         self.started = time.perf_counter()
-        return self.system.request(self.audio, self.sample)
+        return self.system.request(self.turns, self.audio, self.sample)
 
     def watch(self, piece: bytes) -> None:
         """A piece of the answer came."""

@@ -11,9 +11,8 @@ import inspect
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 
 class BufferLayer(DynamicLayer):
@@ -74,11 +73,12 @@ class KeyValueCache(Cache):
 
 
 @cache
-def cache_argument() -> str:
-    """How a block's `forward` calls its cache: `past_key_values` up to transformers 5.23 or so, then `cache`.
+def cache_argument(model: type[nn.Module]) -> str:
+    """How the `forward` of a block, or of a stack of blocks, calls its cache: `past_key_values` up to transformers 5.23
+    or so, then `cache`.
 
-    A block takes any keyword, so a name that it no longer knows would be decoding without a past.
+    A block takes any keyword, so a name that it does not know would be decoding without a past.
     """
-    known = inspect.signature(Qwen2DecoderLayer.forward).parameters
+    known = inspect.signature(model.forward).parameters
     (name,) = [n for n in ("cache", "past_key_values") if n in known][:1]
     return name

@@ -124,7 +124,7 @@ class KimiTrunk(nn.Module):
             return layer(x, attention_mask=allowed, position_embeddings=rotary)
         from lightning_paras2s.models.kimi.cache import cache_argument
 
-        return layer(x, attention_mask=allowed, position_embeddings=rotary, **{cache_argument(): cache})
+        return layer(x, attention_mask=allowed, position_embeddings=rotary, **{cache_argument(type(layer)): cache})
 
 
 class KimiAudio(HeadedLM):

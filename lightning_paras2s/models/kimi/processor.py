@@ -3,25 +3,38 @@ device, once a query whatever G is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions, pad_prompts
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.lm import KimiAudio
-from lightning_paras2s.models.kimi.prompt import check_context, demonstration, response_steps, speech_prompt
+from lightning_paras2s.models.kimi.prompt import (
+    Piece,
+    check_context,
+    demonstration,
+    response_steps,
+    speech_prompt,
+    spoken_answer,
+    spoken_turn,
+    turn_length,
+    written_turn,
+)
 from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer, load_features
 from lightning_paras2s.models.kimi.text import KimiText
 from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 
@@ -32,6 +45,7 @@ class RawItem:
     audio: Audio
     query: Query | None = None
     answer: tuple[Audio, str] | None = None  # speech and text, for SFT
+    turns: tuple[Turn, ...] = ()  # what was said before
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,7 @@ class KimiItems:
     def __getitem__(self, index: int) -> RawItem:
         d = self.dialogues[index]
         answer = (d.agent.audio, d.agent.text) if self.labelled and d.agent is not None else None
-        return RawItem(d.user.audio, d.query, answer)
+        return RawItem(d.user.audio, d.query, answer, d.turns)
 
 
 class Released(NamedTuple):
@@ -65,6 +79,9 @@ class Released(NamedTuple):
 class KimiProcessor(Processor):
     """Kimi-Audio's encoders, detokenizer and words, as released; each is read when it is first needed.
 
+    Earlier turns stand in the prompt as the release puts them there: a user's recording, an assistant's recording with
+    its words; the words alone, where nobody recorded them.
+
     Args:
         path: folder of Kimi-Audio.
         glm4_path: folder of glm-4-voice-tokenizer.
@@ -77,6 +94,7 @@ class KimiProcessor(Processor):
     """
 
     name = "KimiAudio"
+    carries_turns = True
 
     def __init__(
         self,
@@ -119,10 +137,11 @@ class KimiProcessor(Processor):
     def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
         for d in dialogues:
             shown = response_steps(self.config, d.agent.seconds) if labelled and d.agent is not None else 0
-            check_context(self.config, d.query.id if d.query else "", d.user.seconds, max(shown, max_steps))
+            before = sum(turn_length(self.config, t, len(self.text.encode(t.text.strip()))) for t in d.turns)
+            check_context(self.config, d.query.id if d.query else "", d.user.seconds, max(shown, max_steps), before)
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> KimiItems:
-        return KimiItems(dialogues, labelled, [d.user.seconds for d in dialogues])
+        return KimiItems(dialogues, labelled, [d.user.seconds + seconds_of(d.turns) for d in dialogues])
 
     def collate(self, items: list[RawItem]) -> list[RawItem]:
         return items
@@ -131,7 +150,10 @@ class KimiProcessor(Processor):
     def to_device(self, loaded: list[RawItem], device: torch.device) -> DualStreamBatch:
         blanks = (self.config.blank, self.config.blank)
         ears, audios = self.ears.to(device), [item.audio for item in loaded]
-        prompt = pad_prompts([speech_prompt(self.config, *heard) for heard in ears.listen(audios, device)], blanks)
+        heard = ears.listen(audios, device)
+        before = self.pieces([item.turns for item in loaded], heard[0][1], device)
+        rows = [speech_prompt(self.config, *one, said) for one, said in zip(heard, before, strict=True)]
+        prompt = pad_prompts(rows, blanks)
         completion, answers = None, [item.answer for item in loaded if item.answer is not None]
         if answers:
             spoken = ears.codes([audio for audio, _ in answers], device)
@@ -140,11 +162,29 @@ class KimiProcessor(Processor):
             completion = pad_completions(made, blanks).to(device)
         return DualStreamBatch(prompt, completion, [item.query for item in loaded if item.query], audios)
 
-    def hear(self, audios: list[Audio]) -> list[RawItem]:
-        return [RawItem(audio) for audio in audios]
+    def pieces(self, dialogues: Sequence[Sequence[Turn]], features: Tensor, device: torch.device) -> list[list[Piece]]:
+        """The earlier turns of each prompt, heard at once; `features` [., F] tell type, device and F."""
+        spoken = [turn for turns in dialogues for turn in turns if turn.sound is not None]
+        users, agents = ([t.sound for t in spoken if t.role == role] for role in ("user", "assistant"))
+        heard = iter(self.ears.listen(users, device) if users else [])
+        codes = iter(self.ears.codes(agents, device) if agents else [])
+
+        def piece(turn: Turn) -> Piece:
+            if turn.sound is not None and turn.role == "user":
+                return spoken_turn(self.config, *next(heard))
+            words = self.text.encode(turn.text.strip())
+            if turn.sound is not None:
+                return spoken_answer(self.config, next(codes), words, features)
+            start = self.config.user_start if turn.role == "user" else self.config.assistant_start
+            return written_turn(self.config, start, words, features)
+
+        return [[piece(turn) for turn in turns] for turns in dialogues]
+
+    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[RawItem]:
+        return [RawItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
 
     def length(self, item: RawItem) -> float:
-        return item.audio.seconds
+        return item.audio.seconds + seconds_of(item.turns)
 
     def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
         voice = self.voice.to(completion.tokens.device) if decode_audio else None
@@ -152,6 +192,11 @@ class KimiProcessor(Processor):
 
     def load_policy(self, path: str, device: str = "cuda", dtype: str = "bfloat16") -> KimiAudio:
         return KimiAudio(path, read_config(path), dtype=dtype).to(device).eval().requires_grad_(False)
+
+
+def seconds_of(turns: Sequence[Turn]) -> float:
+    """Of all speech in earlier turns."""
+    return sum(turn.seconds for turn in turns)
 
 
 # Shared by all processors of a run: they are the same for every policy.

@@ -266,7 +266,7 @@ def run(model: nn.Module, x: Tensor, mask: Tensor, positions: Tensor, cache: Key
     """One of transformers' stacks of blocks on x [B, n, h], after what `cache` holds."""
     from lightning_paras2s.models.kimi.cache import cache_argument
 
-    past = {} if cache is None else {cache_argument(): cache}
+    past = {} if cache is None else {cache_argument(type(model)): cache}
     return model(
         inputs_embeds=x, attention_mask=mask.long(), position_ids=positions, use_cache=cache is not None, **past
     ).last_hidden_state

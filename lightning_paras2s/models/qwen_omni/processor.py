@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -21,6 +22,7 @@ from lightning_paras2s.models.qwen_omni.scorer import AUDIO_MARKS, MAX_SECONDS, 
 from lightning_paras2s.models.qwen_omni.voice import OmniEars, OmniVoice
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 # without it, the release does not speak (its model card)
@@ -36,6 +38,7 @@ class HeardItem:
 
     audio: Audio
     query: Query | None = None
+    turns: tuple[Turn, ...] = ()  # what was said before
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,16 @@ class OmniItems:
         return len(self.dialogues)
 
     def __getitem__(self, index: int) -> HeardItem:
-        return HeardItem(self.dialogues[index].user.audio, self.dialogues[index].query)
+        d = self.dialogues[index]
+        return HeardItem(d.user.audio, d.query, d.turns)
 
 
 class QwenOmniProcessor(Processor):
     """Qwen2.5-Omni's ears, words and voice, as released; each is read when it is first needed.
 
     A prompt's text stream is the chat template; its audio stream holds nothing but, at its last position, the text
-    token by which the talker knows its speaker.
+    token by which the talker knows its speaker. Earlier turns are messages of the template: a user's recording where
+    there is one, else the words; an assistant's words, as the release's own demo keeps them.
 
     Args:
         path: folder of Qwen2.5-Omni.
@@ -68,6 +73,7 @@ class QwenOmniProcessor(Processor):
     """
 
     name = "QwenOmni"
+    carries_turns = True
 
     def __init__(
         self,
@@ -141,12 +147,9 @@ class QwenOmniProcessor(Processor):
                     f"recorded answers can't be demonstrations of Qwen2.5-Omni, whose encoder of speech was never "
                     f"released; got one of {name!r}; train on its own best answers (rejection sampling)"
                 )
-            if not SHORTEST_SECONDS <= seconds <= MAX_SECONDS:
-                raise UserError(
-                    f"a query must last {SHORTEST_SECONDS} to {MAX_SECONDS} s; got {seconds:.2f} s of {name!r}; cut or "
-                    "drop it"
-                )
-            length = len(before) + len(after) + 3 + audio_tokens(int(seconds * 100) + 1) + max_steps
+            check_seconds(seconds, repr(name))
+            said = sum(self.turn_length(turn, name) for turn in d.turns)
+            length = len(before) + said + len(after) + 3 + audio_tokens(int(seconds * 100) + 1) + max_steps
             if length > room:
                 raise UserError(
                     f"query and answer together must fit in {room} positions; got {length} for {name!r} "
@@ -154,7 +157,7 @@ class QwenOmniProcessor(Processor):
                 )
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> OmniItems:
-        return OmniItems(dialogues, [d.user.seconds for d in dialogues])
+        return OmniItems(dialogues, [d.user.seconds + sum(t.seconds for t in d.turns) for d in dialogues])
 
     def collate(self, items: list[HeardItem]) -> list[HeardItem]:
         return items
@@ -162,28 +165,64 @@ class QwenOmniProcessor(Processor):
     @torch.no_grad()
     def to_device(self, loaded: list[HeardItem], device: torch.device) -> DualStreamBatch:
         audios = [item.audio for item in loaded]
-        heard = self.ears.to(device)(audios)
+        spoken = [turn.sound for item in loaded for turn in item.turns if heard_in(turn)]
+        rows = iter(self.ears.to(device)([*audios, *spoken]))
+        heard = [next(rows) for _ in audios]
+        before = [[(turn, next(rows) if heard_in(turn) else None) for turn in item.turns] for item in loaded]
         blanks = (self.template[0][0], self.config.talker_config.tts_codec_mask_token_id)
-        prompt = pad_prompts([self.prompt(row, blanks[AUDIO]) for row in heard], blanks)
+        made = [self.prompt(row, blanks[AUDIO], said) for row, said in zip(heard, before, strict=True)]
+        prompt = pad_prompts(made, blanks)
         return DualStreamBatch(prompt, None, [item.query for item in loaded if item.query], audios)
 
-    def prompt(self, heard: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
-        """heard [T, h] -> tokens [2, P], features [P, h], where they count [P]."""
+    def prompt(
+        self, heard: Tensor, blank: int, turns: Sequence[tuple[Turn, Tensor | None]] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """heard [T, h] -> tokens [2, P], features [P, h], where they count [P]; `turns` were said before, each with
+        what was heard of it [., h], if anything was."""
         before, after, (begin, speech, end) = self.template
+        if turns:
+            said = [i for turn, sound in turns for i in self.message(turn, 0 if sound is None else len(sound))]
+            opened = len(self.opening)
+            before = [*before[:-opened], *said, *before[-opened:]]
         ids = [*before, begin, *[speech] * len(heard), end, *after]
         tokens = torch.full((2, len(ids)), blank, device=heard.device)
         tokens[TEXT] = torch.tensor(ids, device=heard.device)
         tokens[AUDIO, -1] = load_speaker(self.path, self.speaker)[0]
         where = tokens[TEXT] == speech
         features = heard.new_zeros(len(ids), heard.shape[1])
-        features[where] = heard
+        features[where] = torch.cat([*(sound for _, sound in turns if sound is not None), heard])
         return tokens, features, where
 
-    def hear(self, audios: list[Audio]) -> list[HeardItem]:
-        return [HeardItem(audio) for audio in audios]
+    @cached_property
+    def opening(self) -> list[int]:
+        """Token ids that open a user's message."""
+        return self.tokenizer.encode("<|im_start|>user\n", add_special_tokens=False)
+
+    def message(self, turn: Turn, heard: int) -> list[int]:
+        """Token ids of an earlier turn, of which `heard` positions are speech; 0: its words stand there."""
+        begin, speech, end = AUDIO_MARKS
+        said = f"{begin}{speech * heard}{end}" if heard else turn.text.strip()
+        text = f"<|im_start|>{turn.role}\n{said}<|im_end|>\n"
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def turn_length(self, turn: Turn, name: str) -> int:
+        """Positions of an earlier turn.
+
+        Raises:
+            UserError: it lasts too long or too short, or its words hold a mark of the template.
+        """
+        if heard_in(turn):
+            check_seconds(turn.seconds, f"an earlier turn of {name!r}")
+            return len(self.message(turn, audio_tokens(int(turn.seconds * 100) + 1)))
+        if marks := [mark for mark in self.tokenizer.get_added_vocab() if mark in turn.text]:
+            raise UserError(f"an earlier turn's text must be words alone; got {marks[0]} before {name!r}; take it out")
+        return len(self.message(turn, 0))
+
+    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[HeardItem]:
+        return [HeardItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
 
     def length(self, item: HeardItem) -> float:
-        return item.audio.seconds
+        return item.audio.seconds + sum(turn.seconds for turn in item.turns)
 
     def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
         voice = self.voice.to(completion.tokens.device) if decode_audio else None
@@ -192,6 +231,18 @@ class QwenOmniProcessor(Processor):
     def load_policy(self, path: str, device: str = "cuda", dtype: str = "bfloat16") -> QwenOmni:
         check_card(read_omni_config(base_of(path)), dtype, device)
         return QwenOmni(path, dtype=dtype).to(device).eval().requires_grad_(False)
+
+
+def heard_in(turn: Turn) -> bool:
+    """Is an earlier turn in the prompt as it sounded?"""
+    return turn.role == "user" and turn.sound is not None
+
+
+def check_seconds(seconds: float, name: str) -> None:
+    if not SHORTEST_SECONDS <= seconds <= MAX_SECONDS:
+        raise UserError(
+            f"a query must last {SHORTEST_SECONDS} to {MAX_SECONDS} s; got {seconds:.2f} s of {name}; cut or drop it"
+        )
 
 
 def shapes(config) -> dict:

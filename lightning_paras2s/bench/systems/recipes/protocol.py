@@ -24,7 +24,7 @@ def lines_only():
     return stream
 
 
-def answer_lines(stream, name, respond):
+def answer_lines(stream, name, respond, turns=False):
     """Say that the model is there, and answer until the input ends.
 
     Args:
@@ -32,13 +32,16 @@ def answer_lines(stream, name, respond):
         name: of the model.
         respond: (path of the query's WAV, sample number, `Clock`) -> (samples [N] in -1..1, Hz, text or None). An
             exception is an answer, {"error"}; a crash is not caught.
+        turns: whether it carries what was said before: it is then called with a fourth argument, the list of earlier
+            turns ({"role", "text", "audio"?, "styles"?}), empty for most queries. Without it, none is ever sent.
     """
-    tell(stream, {"ready": name})
+    tell(stream, {"ready": name, "turns": True} if turns else {"ready": name})
     for line in sys.stdin:
         asked = json.loads(line)
         row, clock = {"id": asked["id"]}, Clock()
         try:
-            samples, rate, text = respond(asked["audio"], int(asked["sample"]), clock)
+            before = [asked.get("turns", [])] if turns else []
+            samples, rate, text = respond(asked["audio"], int(asked["sample"]), clock, *before)
             row["audio"] = asked["out"]
             row.update({"text": text} if text else {})
             row.update({"first_audio_seconds": clock.first} if clock.first is not None else {})

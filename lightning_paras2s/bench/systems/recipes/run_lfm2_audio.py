@@ -28,15 +28,19 @@ def main():
     model = LFM2AudioModel.from_pretrained(args.model).eval()
 
     @torch.no_grad()
-    def respond(path, sample, clock):
+    def respond(path, sample, clock, turns):
         torch.manual_seed(sample)
         chat = ChatState(processor)
         chat.new_turn("system")
         chat.add_text(args.system)
         chat.end_turn()
-        chat.new_turn("user")
-        chat.add_audio(torch.from_numpy(read_wav(path))[None], 16000)
-        chat.end_turn()
+        for turn in [*turns, {"role": "user", "audio": path}]:  # an assistant's turn is its words
+            chat.new_turn(turn["role"])
+            if turn["role"] == "user" and "audio" in turn:
+                chat.add_audio(torch.from_numpy(read_wav(turn["audio"]))[None], 16000)
+            else:
+                chat.add_text(turn["text"])
+            chat.end_turn()
         chat.new_turn("assistant")
         text, codes = [], []
         sampling = {"audio_temperature": args.audio_temperature, "audio_top_k": args.audio_top_k}
@@ -48,7 +52,7 @@ def main():
         speech = processor.decode(torch.stack(codes[:-1], 1)[None])  # the last codes say that speech ends
         return speech[0].float().cpu().numpy(), RATE, "".join(text).split("<|")[0].strip()
 
-    answer_lines(stream, "lfm2.5-audio", respond)
+    answer_lines(stream, "lfm2.5-audio", respond, turns=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""Cascades that hear the manner: the chat model reads how the words were said (DeSTA2's captions), and may think about
+it before it answers (OSUM-EChat). Beside the deaf cascade they tell what hearing alone, and thinking alone, bring.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from lightning_paras2s.bench.measures.captions import answer_after_thinking, speech_caption
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest
+from lightning_paras2s.bench.systems.chat_speech import CASCADE_PROMPT, replies_to, spoken, voice_of
+from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.servers.chat import ChatLLM
+from lightning_paras2s.servers.replies import Reply
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.types import Audio, Query
+
+CAPTION_PROMPT = (
+    f"{CASCADE_PROMPT} Each message is a recording in words: when, what was said, and in brackets how it sounded. "
+    "Answer the person, so that it fits how they sound; don't mention the brackets."
+)
+THINKING_PROMPT = (
+    f"{CAPTION_PROMPT} First think, between <think> and </think>: what do the words say, how does the person sound, "
+    "and what do they need? Then write the answer alone."
+)
+
+
+class CaptionCascadeSystem(S2SSystem):
+    """A transcriber's words with a recogniser's styles as one line of text, any chat model's reply, any voice in one
+    tone (DeSTA2's captions, arXiv 2409.20007).
+
+    Args:
+        transcriber: hears the query's words.
+        recognizer: hears how they were said.
+        llm: answers the caption.
+        synthesizer: speaks the reply.
+        voice: the synthesizer's name for it.
+        instructions: the chat model's system message.
+        tone: in which every reply is spoken.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        recognizer: StyleRecognizer,
+        llm: ChatLLM,
+        synthesizer: Synthesizer,
+        voice: str = AGENT_VOICE,
+        instructions: str = CAPTION_PROMPT,
+        tone: str = "neutral",
+    ) -> None:
+        self.transcriber, self.recognizer, self.llm = transcriber, recognizer, llm
+        self.synthesizer, self.voice, self.instructions, self.tone = synthesizer, voice, instructions, tone
+        parts = [part for one in (transcriber, recognizer, llm) for part in (one.name, part_sha(one))]
+        parts += [*voice_of(synthesizer, voice), instructions, tone]
+        self.config_sha = digest([type(self).__name__, *parts], [])
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        said = self.transcriber.transcribe(audios)
+        styles = self.recognizer.recognize(audios, "query")
+        captions = [
+            speech_caption(words, asdict(style), 0.0, audio.seconds)
+            for words, style, audio in zip(said, styles, audios, strict=True)
+        ]
+        asked = [
+            [{"role": "system", "content": self.instructions}, {"role": "user", "content": caption}]
+            for caption in captions
+        ]
+        replies = [self.answer_of(reply) for reply in replies_to(self.llm, asked, sample)]
+        return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
+
+    def answer_of(self, reply: Reply) -> Reply:
+        """What of a reply is spoken."""
+        return reply
+
+
+class ThinkingCascadeSystem(CaptionCascadeSystem):
+    """As `CaptionCascadeSystem`; the chat model thinks about words and manner before it answers, and only the answer is
+    spoken (OSUM-EChat's dual thinking, arXiv 2508.09600). A reply that never leaves its thought is "unparsed".
+
+    Args:
+        transcriber: hears the query's words.
+        recognizer: hears how they were said.
+        llm: thinks, and answers.
+        synthesizer: speaks the answer.
+        voice: the synthesizer's name for it.
+        instructions: the chat model's system message.
+        tone: in which every answer is spoken.
+    """
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        recognizer: StyleRecognizer,
+        llm: ChatLLM,
+        synthesizer: Synthesizer,
+        voice: str = AGENT_VOICE,
+        instructions: str = THINKING_PROMPT,
+        tone: str = "neutral",
+    ) -> None:
+        super().__init__(transcriber, recognizer, llm, synthesizer, voice, instructions, tone)
+
+    def answer_of(self, reply: Reply) -> Reply:
+        if not reply.text:
+            return reply
+        answer = answer_after_thinking(reply.text).answer
+        return replace(reply, text=answer, status=reply.status if answer else "unparsed")
