@@ -364,3 +364,30 @@ def test_turns_are_of_two_who_alternate():
     with pytest.raises(UserError, match="got the assistant's twice"):
         Query(*["x"] * 5, {}, "", "", turns=(AGENT, AGENT))
     assert USER.told == "sad" and Style(**USER.styles).emotion == "sad"
+
+
+def test_answers_that_nobody_was_asked_for_are_asked_for_once_their_system_carries_turns(tmp_path, capsys):
+    path = dialogue(tmp_path)
+    run(tmp_path, path, Parrot())
+    result = run(tmp_path, path, system := Dialogues())
+    assert system.asked == ["q1"] and "asked for again: 1 (no_turns 1)" in capsys.readouterr().err
+    assert result["response_statuses"]["parrot"] == {"ok": 4} and result["systems"]["parrot"]["overall"]["n"] == 4
+    run(tmp_path, path, system := Dialogues())
+    assert system.asked == []
+
+
+class NeedsSound(Dialogues):
+    """Carries what it can hear."""
+
+    def carries(self, turns):
+        return all(turn.sound is not None for turn in turns if turn.role == "user")
+
+
+def test_whether_turns_are_carried_is_asked_of_turns_with_their_sound(tmp_path, capsys):
+    mute = (Turn("user", "My piano broke."), AGENT)
+    path, system = dialogue(tmp_path, {1: (USER, AGENT), 2: mute}), NeedsSound()
+    run(tmp_path, path, system, dry_run=True)
+    assert "earlier turns of 1 of 4 queries" in capsys.readouterr().err
+    result = run(tmp_path, path, system)
+    assert system.asked == ["q0", "q1", "q3"] and "earlier turns of 1 of 4 queries" in capsys.readouterr().err
+    assert result["response_statuses"]["parrot"] == {"ok": 3, "no_turns": 1}
