@@ -249,6 +249,16 @@ def test_a_path_that_must_be_there_is_not_null(tmp_path, monkeypatch, command, b
     check(command, [*before, option, "null", option, str(tmp_path)])  # another one in its place
 
 
+@pytest.mark.parametrize("name", ["gpt-4.1", "a", "a.b.c"])
+def test_a_system_whose_name_holds_dots_is_checked_as_any(tmp_path, name):
+    (tmp_path / "q.jsonl").touch()
+    for system, told in (("{class_path: RecordedSystem, init_args: {responses: nowhere}}", "got nowhere; "),
+                         ("{class_path: RecordedSystem, init_args: {responses: null}}", "got null; "),
+                         ("{class_path: nopkg.mine.System}", "there is no module nopkg here")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            check("evaluate", ["--manifest", str(tmp_path / "q.jsonl"), "--systems", f"{{{name}: {system}}}"])
+
+
 def test_an_empty_list_of_paths_is_no_path(tmp_path):
     """`arena --battles`, as docs/systems.md has it, was refused: "--runs must be a file ...; got ()"."""
     (tmp_path / "battles.jsonl").touch()

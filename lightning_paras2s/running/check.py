@@ -131,8 +131,11 @@ def texts_at(tree: Any, keys: list[str]) -> list[Any]:
         return [tree]
     if not isinstance(tree, dict):
         return []
-    inside = tree.get("init_args") if keys[0] not in tree else tree
-    return texts_at(inside[keys[0]], keys[1:]) if isinstance(inside, dict) and keys[0] in inside else []
+    for inside in (tree, tree.get("init_args")):
+        for count in range(1, len(keys) + 1):  # a system's name may hold dots (gpt-4.1)
+            if isinstance(inside, dict) and (name := ".".join(keys[:count])) in inside:
+                return texts_at(inside[name], keys[count:])
+    return []
 
 
 class Checker:
