@@ -14,8 +14,8 @@ from lightning_paras2s.hearing import dnsmos, faster_whisper, perplexity
 from lightning_paras2s.hearing.controls import AgentBeforeCodec, PiperSynthesizer, missing_piper
 from lightning_paras2s.hearing.dnsmos import DNSMOS, missing_dnsmos, windows
 from lightning_paras2s.hearing.faster_whisper import FasterWhisper, check_sha256, missing_ear
-from lightning_paras2s.hearing.transcribers import Whisper
 from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
+from lightning_paras2s.hearing.transcribers import Whisper
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.types import Audio, Style
 

@@ -244,7 +244,7 @@ def test_a_path_that_must_be_there_is_not_null(tmp_path, monkeypatch, command, b
         check(command, [*before, option, "null"])
         return
     for value in ("null", "[null]") if declared.holds("list") or declared.holds("Sequence") else ("null",):
-        with pytest.raises(UserError, match=f"^{option} must be a file or folder that is there; got null; name one, or"):
+        with pytest.raises(UserError, match=f"^{option} must be a file or folder that is there; got null; name"):
             check(command, [*before, option, value])
     check(command, [*before, option, "null", option, str(tmp_path)])  # another one in its place
 
