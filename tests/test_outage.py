@@ -28,6 +28,7 @@ from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, read_jsonl
 
 USD = (10 * 2 + 5 * 8) / 1e6  # a completion of gpt-4.1: 10 prompt and 5 completion tokens
+PATIENT, LATE = 3.0, 3.5  # seconds: a busy machine answers sixteen requests at once within the first
 WAYS = ("timeout", "429", "500", "cut", "format", "ok", "ok", "ok")
 # What a judge writes that holds no score, and the status that it must get.
 UNREADABLE = {
@@ -60,7 +61,7 @@ class Failing:
         text, finish = self.write(prompt)
         good, way = completion(text, finish), WAYS[number // 20 % len(WAYS)]
         if way == "timeout" and self.down and times <= self.slow:
-            return Sent(200, good, after=1.8)
+            return Sent(200, good, after=LATE)
         if way in ("500", "format") and self.down:
             self.paid += way == "format"  # JSON of another shape that states its usage
             wrong = b'{"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}'
@@ -75,7 +76,7 @@ class Failing:
 
 
 def chat(url: str, folder: Path, **options) -> OpenAIChat:
-    patience = Patience(1, 1.5, 0.01, 0.1)
+    patience = Patience(1, PATIENT, 0.01, 0.1)
     return OpenAIChat("gpt-4.1", url, patience=patience, cache_dir=str(folder / "cache"), concurrency=16, **options)
 
 
