@@ -17,11 +17,13 @@ import yaml
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.options import STAGES
+from lightning_paras2s.sweeping.planning import AFTER, responses_of
 from lightning_paras2s.sweeping.runs import Failed, chain
 
 if TYPE_CHECKING:
+    from lightning_paras2s.sweeping.planning import Run
     from lightning_paras2s.sweeping.rows import Rows
-    from lightning_paras2s.sweeping.sweep import Run
 
 MEASURED_STEPS = 3
 HOUR = 3600.0
@@ -69,36 +71,43 @@ def from_rows(done: Sequence[tuple[Run, dict[str, Any]]]) -> tuple[float, float,
 
 def from_a_step(run: Run, step_seconds: float) -> tuple[float, float, str]:
     if not run.stages:
-        return 0.0, 0.0, "nothing is trained; evaluation is not counted before a run is done"
+        return 0.0, 0.0, "nothing is trained; all else is not counted before a run is done"
     how = f"{step_seconds:g} s a step of the first point, as given"
     responses = run.responses / sum(t.get("trainer", {}).get("max_steps", 1) for t in run.stages.values())
     if not step_seconds:
         step_seconds, responses = measured(run)
         how = f"measured: {step_seconds:.2f} s a step of the first point, {MEASURED_STEPS} steps"
-    return step_seconds / responses, 0.0, f"{how}; evaluation is not counted before a run is done"
+    return step_seconds / responses, 0.0, f"{how}; all but training is not counted before a run is done"
 
 
 def measured(run: Run) -> tuple[float, float]:
     """Seconds and responses of a step, the mean over the first point's stages, run a few steps each."""
-    from lightning_paras2s.sweeping.sweep import responses_of
-
     seconds, responses = [], []
     with tempfile.TemporaryDirectory(prefix="sweep-") as made:
         folder = Path(made) / "run"
-        for stage, tree in run.stages.items():
-            old, new = str(run.work.folder), str(folder)
-            words = [word.replace(old, new) for word in run.work.commands[stage]]
-            logger = ["--trainer.logger.save_dir", made, "--trainer.logger.name", "run"]
-            words += [*logger, "--trainer.max_steps", str(MEASURED_STEPS)]
+        for stage, typed in run.work.commands.items():
+            if stage in AFTER:
+                break
+            words = [word.replace(str(run.work.folder), str(folder)) for word in typed]
+            if words[0] in STAGES:
+                words += ["--trainer.logger.save_dir", made, "--trainer.logger.name", "run", *few(words[0])]
             try:
                 for process in chain(replace(run.work, folder=folder, commands={stage: words})):
                     say(f"{stage}: {MEASURED_STEPS} steps ...")
                     process.wait()
             except Failed as error:
                 raise UserError(f"the first point must run a few steps to be measured; got: {error}") from None
-            seconds.append(step_of(folder, stage))
-            responses.append(responses_of(tree))
+            if stage in run.stages:
+                seconds.append(step_of(folder, stage))
+                responses.append(responses_of(run.stages[stage]))
     return statistics.mean(seconds), statistics.mean(responses)
+
+
+def few(command: str) -> list[str]:
+    """Options by which a stage ends soon; a later stage needs what it writes, so that no batch of judged samples is
+    left out altogether."""
+    steps = str(MEASURED_STEPS)
+    return ["--trainer.max_steps", steps] if command == "fit" else ["--trainer.limit_predict_batches", steps]
 
 
 def step_of(folder: Path, stage: str) -> float:
