@@ -47,9 +47,9 @@ class Run:
     columns: dict[str, str]
 
     @property
-    def responses(self) -> float:
-        """How many it samples or learns from in training, the unit in which its time is estimated."""
-        return sum(steps_of(tree) * responses_of(tree) for tree in self.stages.values())
+    def responses(self) -> dict[str, int]:
+        """Of what is trained: how many responses it samples or learns from, the unit in which its time is estimated."""
+        return {stage: steps_of(tree) * responses_of(tree) for stage, tree in self.stages.items()}
 
 
 def check_stages(stages: dict[str, str], columns: dict[str, str], manifest: str) -> None:
