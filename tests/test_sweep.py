@@ -20,7 +20,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
-from lightning_paras2s.sweeping.points import difference, points_of, score
+from lightning_paras2s.sweeping.points import column, difference, first_worse, part_of, points_of, score
 from lightning_paras2s.sweeping.rows import Rows
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
@@ -407,6 +407,45 @@ def test_pairs_that_differ_widen_a_comparison():
     assert found.high == pytest.approx(2.1009 * (2.5 / 9 / 10 / 2) ** 0.5, abs=1e-4) and found.verdict == "undecided"
     few = [row(0, {"age/0": [2.0, 2.0], "age/1": [3.0, 3.0]})]
     assert difference(few, few, ("grpo", "grpo")).verdict == "no interval"
+
+
+def test_points_are_compared_by_the_names_of_their_pairs():
+    noise = [0.0] * 10
+    others = {name.replace("age", "emotion"): scores for name, scores in scored(2.0, noise).items()}
+    with pytest.raises(UserError, match="must have answered the same queries"):
+        difference([row(0, scored(2.0, noise))], [row(0, others)], ("grpo", "grpo"))
+    # of the same texts, heard otherwise: another manifest, and comparable
+    heard = row(0, scored(2.5, noise)) | {"queries_sha": "y"}
+    assert difference([heard], [row(0, scored(2.0, noise))], ("grpo", "grpo")).value == pytest.approx(0.5)
+
+
+def test_part_of_a_point_holds_the_pairs_that_were_asked_for():
+    both = row(0, scored(2.0, [0.0] * 10) | {f"age/{i}": [4.0, 4.0] for i in range(5)})
+    for cells in both["systems"].values():
+        cells["audit_pairs"] = cells["pairs"]
+    part = part_of([both], lambda pair: int(pair.split("/")[1]) < 5)
+    # age: five pairs of 4; gender: five of 2
+    assert score(part, "grpo").value == pytest.approx(3.0) and len(part[0]["systems"]["grpo"]["audit_pairs"]) == 10
+    assert len(both["systems"]["grpo"]["pairs"]) == 20
+
+
+def test_column_has_an_interval_over_seeds():
+    rows_ = [{"columns": {"correlation": value}} for value in (0.7, 0.8)]
+    found = column(rows_, "correlation")
+    # t(1 degree of freedom) = 12.7062, deviation 0.0707107, of the mean / sqrt(2) = 0.05
+    assert found.value == pytest.approx(0.75) and found.high - found.value == pytest.approx(12.7062 * 0.05, abs=1e-4)
+    assert np.isnan(column(rows_[:1], "correlation").low)
+
+
+def test_first_probe_that_hears_it_is_told():
+    whole = [{"probes": {"step": [0, 19, 39], "judge": [3.0 + s, 3.1 + s, 3.2 + s], "wer": [0.1 + s] * 3}}
+             for s in (0.0, 0.01, 0.02)]  # fmt: skip
+    fallen = [{"probes": {"step": [0, 19, 39], "judge": [3.0 + s, 2.0 + s, 1.5 + s], "wer": [0.1 + s] * 3}}
+              for s in (0.0, 0.01, 0.02)]  # fmt: skip
+    assert first_worse(fallen, whole, "judge", "lower") == 19
+    assert first_worse(whole, fallen, "judge", "lower") is None  # it is better
+    assert first_worse(fallen, whole, "wer", "higher") is None
+    assert first_worse(fallen[:1], whole, "judge", "lower") is None  # one seed says nothing of the others
 
 
 def test_findings_page_is_current():
