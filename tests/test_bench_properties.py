@@ -55,6 +55,7 @@ def good(record: type) -> dict:
     """A line that is right."""
     values = {"id": "q", "factor": "age", "styles": {"age": "child"}, "score": 3.0, "sample": 0, "seconds": 1.0}
     values |= {"latency": {}, "usage": {}, "providers": {}, "wer": 0.5, "cost_usd": 0.0}
+    values["turns"] = [{"role": role, "text": "x"} for role in ("user", "assistant")]
     return {f.name: values.get(f.name, "x") for f in fields(record)}
 
 

@@ -29,10 +29,12 @@ COMMAND_OF = {"demo": "evaluate", "preferences": "predict", "anchor_answers": "p
 BASE_OF = {"ladder": "grpo.yaml", "trainer": "sft.yaml"}
 BASE_OF |= {f"onegpu/card_{size}.yaml": "onegpu/grpo.yaml" for size in (24, 48, 80)}
 BASE_OF |= {"paper/evaluate_one_card.yaml": "paper/evaluate.yaml"}
-BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/polytone_control.yaml": "polytone.yaml"}
+BASE_OF |= {"controls/sft_shuffled.yaml": "sft.yaml", "controls/sft_fitting.yaml": "sft.yaml"}
+BASE_OF |= {"controls/polytone_control.yaml": "polytone.yaml"}
 BASE_OF |= {f"onegpu/{name}.yaml": "onegpu/preferences.yaml" for name in ("model_7b", "preferences_24")}
 BASE_OF |= {"onegpu/evaluate_7b.yaml": "onegpu/evaluate.yaml"}
 BASE_OF |= {"controls/anchor_answers.yaml": "preferences.yaml", "controls/anchor_audio.yaml": "grpo.yaml"}
+BASE_OF["controls/rejection.yaml"] = "sft_fifth.yaml"
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
 SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
@@ -79,7 +81,8 @@ def given(name: str) -> list[str]:
 
 
 EMBEDDED = [n for n in NAMES if ("/" not in n or n.split("/")[0] in STAGE_FOLDERS) and "model" in read(n)]
-EMBEDDED.remove("controls/anchor_audio.yaml")  # it needs judged answers: test_rejection.py
+for name in ("controls/anchor_audio.yaml", "controls/rejection.yaml"):
+    EMBEDDED.remove(name)  # they need judged answers: test_rejection.py
 
 
 def command_of(name: str) -> str:

@@ -49,6 +49,7 @@ MADE = {
     "bench/headline.py": "seeds",
     "bench/skills.py": "mean of a skill, change of a skill",
     "bench/audit.py": "mean word error rate",
+    "bench/measuring.py": "mean, mean of a skill, pearson",  # pooled: a jackknife, as of a correlation
     "bench/pairs/arena.py": "strength, kappa of verdicts",
     "bench/people/agreement.py": "pearson, spearman, kendall, alpha",
     "bench/people/reliability.py": "pearson, alpha",

@@ -31,9 +31,9 @@ NOW = {
 COMMANDS = {"bench": "bench", "mine": "mine", "synthesize": "synthesize", "filter": "filter", "evaluate": "evaluate"}
 COMMANDS |= {"demo": "evaluate", "preferences": "predict"}
 # Options whose value changed on purpose: last part of the name -> before, now.
-SINCE = re.compile(  # options that configs ask for since: ears from outside, and what the processor's names moved to
+SINCE = re.compile(  # options that configs ask for since: ears from outside, the processor's names, nouns
     r"audit|trainer\.callbacks\.1\.init_args\.outside|(data|systems\.\w+)\.init_args\.processor\."
-    r"|data\.init_args\.(source\.class_path|labelled)$"
+    r"|data\.init_args\.(source\.class_path|source\.init_args\.subjects|labelled)$"
 )
 CHANGED = {"text_vocab_size": (3552, None), "precision": ("bf16-mixed", "auto"), "micro_batch_tokens": (0, 3500)}
 KEPT = {"paper/polytone.yaml": "precision"}  # changed at embedded scale alone

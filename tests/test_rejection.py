@@ -90,16 +90,15 @@ def test_samples_are_kept_once_each_with_their_tokens(sampled):
     assert {(p.query_id, p.sample) for p in read_jsonl(data / "train.jsonl", Preference)} <= set(names)
 
 
-FIT = ["fit", "--config", "sft.yaml", "--data=RejectionDataModule", "--data.source=UnlabelledQueries"]
-FIT += ["--data.source.init_args.seed=400", "--data.source.init_args.renditions=1"]
-FIT += ["--data.processor=TinyProcessor", "--data.judged=runs/preferences/data", "--data.batch_size=4"]
-FIT += ["--model.init_from=checkpoints/embedded/sft_fifth.safetensors", "--progress.refresh_rate=0"]
+FIT = ["fit", "--config", "sft_fifth.yaml", "--config", "controls/rejection.yaml"]
+FIT += ["--data.source.init_args.seed=400", "--data.judged=runs/preferences/data", "--data.batch_size=4"]
+FIT += ["--progress.refresh_rate=0"]
 
 
 def test_learned_answers_become_likelier(sampled):
     options = ["--data.floor=1", "--trainer.max_steps=12", "--trainer.max_epochs=-1", "--model.lr=0.001"]
     dispatch([*FIT, *options, "--trainer.log_every_n_steps=1", "--model.warmup_steps=0"])
-    losses = losses_of(sampled / "runs/sft/version_0")
+    losses = losses_of(sampled / "runs/rejection/version_0")
     assert len(losses) == 12 and sum(losses[-3:]) < 0.8 * sum(losses[:3])
 
 

@@ -23,10 +23,10 @@ from lightning_paras2s.bench.people.resampling import jackknife
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, MIN_SHARED, clustered_mean, macro_share
 from lightning_paras2s.bench.steps import Heard, Steps
 from lightning_paras2s.bench.summary import mean_score, rounded
+from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.judging.judges import HEARD_FAILURES
-from lightning_paras2s.models.tiny.features import SAMPLE_RATE
 from lightning_paras2s.running.logs import say
 from lightning_paras2s.running.origins import Inputs, file_sha, sha
 from lightning_paras2s.running.parts import part_sha

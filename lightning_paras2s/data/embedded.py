@@ -19,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +71,8 @@ def reply_frames(split: str, factor: str, style: str) -> tuple[str, ...]:
 
 
 @functools.lru_cache
-def frames() -> tuple[dict[str, str], ...]:
-    """The authored replies of all splits: {factor, style, split, frame}."""
+def frames() -> tuple[dict[str, Any], ...]:
+    """The authored replies of all splits: {factor, style, split, frame, fits?} (data/fitting.py)."""
     lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(json.loads(line) for line in lines)
 

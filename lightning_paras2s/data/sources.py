@@ -7,9 +7,7 @@ or answers.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
@@ -30,6 +28,7 @@ from lightning_paras2s.data.embedded import (
     reply,
     text_queries,
 )
+from lightning_paras2s.data.fitting import about_another, about_fitting, fitting_reply
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
 from lightning_paras2s.types import STYLES, TONES, Query, Response, Style, read_jsonl
@@ -81,9 +80,11 @@ class Demonstrations(DialogueSource):
     Args:
         share: of the queries that have demonstrations (every second training query; the others are left to RL).
         renditions: recordings (voice, variation, answer) of each query and style.
-        exchanged: share of renditions that are about the subject of any other training query (`about_another`), so
-            that the answer's subject has to be copied and can't be remembered. The other query lends one noun; its
-            answers are not seen.
+        exchanged: share of renditions that are about the subject of another training query, so that the answer's
+            subject has to be copied and can't be remembered. The other query lends one noun; its answers are not seen.
+        subjects: "fitting" exchanges a subject only for one that its sentence can hold, and answers only with replies
+            that can name it (`data/fitting.py`); "any" takes any noun and any reply of the style, whether that makes
+            sense or not: the shipped weights were made so. Validation shows queries as they are, with any reply.
         rehearsal: number of echoes, and of namings, mixed in (pre-training's tasks), so that neither copying nor the
             hearing of styles fades.
         reading: number of texts read aloud, mixed in likewise: the voice for words that no demonstration has.
@@ -101,30 +102,45 @@ class Demonstrations(DialogueSource):
         reading: int = 0,
         shuffled: Literal["", "queries", "styles"] = "",
         seed: int = 200,
+        subjects: Literal["fitting", "any"] = "fitting",
     ) -> None:
+        if subjects not in ("fitting", "any"):
+            raise UserError(f"subjects must be fitting or any; got {subjects!r}")
         if shuffled not in ("", "queries", "styles"):
             raise UserError(f"shuffled must be queries, styles or empty; got {shuffled!r}")
         self.share, self.renditions, self.exchanged, self.shuffled = share, renditions, exchanged, shuffled
-        self.rehearsal, self.reading, self.seed = rehearsal, reading, seed
+        self.rehearsal, self.reading, self.seed, self.subjects = rehearsal, reading, seed, subjects
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
+        lines = self.lines(split)
+        shown = [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
+        return shown + self._rehearsed(cache_dir) if split == "train" else shown
+
+    def lines(self, split: str) -> list[tuple[Line, Line]]:
+        """What users and the agent say, before it is spoken."""
         random = np.random.default_rng(self.seed + len(split))
         queries = demonstrated_queries(self.share) if split == "train" else text_queries("val")
         renditions = self.renditions if split == "train" else 1
         lines = []
         for query, style in [(q, s) for q in queries for s in q.styles for _ in range(renditions)]:
             if split == "train" and random.random() < self.exchanged:
-                query = about_another(query, text_queries("train"), random)
+                query = self._exchanged(query, random)
             user = user_line(query, style, split, random)
             if self.shuffled == "styles":
                 style = query.styles[random.integers(2)]
             tone = demonstration_tone(style, random)
-            lines.append((user, Line(reply(query, style, split, random), Style(tone=tone), AGENT_VOICE, 0)))
+            fitting = split == "train" and self.subjects == "fitting"
+            text = fitting_reply(query, style, random) if fitting else reply(query, style, split, random)
+            lines.append((user, Line(text, Style(tone=tone), AGENT_VOICE, 0)))
         if self.shuffled == "queries":
             order = random.permutation(len(lines))
             lines = [(user, lines[i][1]) for (user, _), i in zip(lines, order, strict=True)]
-        shown = [replace(d, transcript=None) for d in _spoken([("chat", u.text, u, a) for u, a in lines], cache_dir)]
-        return shown + self._rehearsed(cache_dir) if split == "train" else shown
+        return lines
+
+    def _exchanged(self, query: TextQuery, random: np.random.Generator) -> TextQuery:
+        if self.subjects == "fitting":
+            return about_fitting(query, random)
+        return about_another(query, text_queries("train"), random)
 
     def _rehearsed(self, cache_dir: str) -> list[Dialogue]:
         if not self.rehearsal + self.reading:
@@ -223,16 +239,6 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
     every = [q for i, q in enumerate(text_queries("train")) if i % 2 == 0]
     count = max(1, round(share * len(every)))
     return [every[int(i * len(every) / count)] for i in range(count)]
-
-
-def about_another(query: TextQuery, queries: Sequence[TextQuery], random: np.random.Generator) -> TextQuery:
-    """The query with the subject of another one in its place: "We sold the *piano* I grew up in."
-
-    An answer has to copy what is new; its style doesn't change. The other query may be of any factor, or the subject
-    would tell the factor, and what a new subject is about would be guessed.
-    """
-    subject = queries[random.integers(len(queries))].subject
-    return replace(query, subject=subject, text=re.sub(rf"\b{re.escape(query.subject)}\b", subject, query.text))
 
 
 def user_line(

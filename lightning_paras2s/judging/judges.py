@@ -145,9 +145,9 @@ class LLMJudge(Judge):
         return judge_audible(self, evidence, self.max_wer, ask)
 
 
-def tell_last_turn(judge: Judge, queries: Sequence[Query]) -> None:
+def tell_last_turn(judge: Judge, queries: Sequence[Query | None]) -> None:
     """Say it once where a judge does not read what was said before a query."""
-    if not judge.reads_turns and any(query.turns for query in queries):
+    if not judge.reads_turns and any(query is not None and query.turns for query in queries):
         say_once(f"{judge.name} judges the last turn alone: it does not read the queries' earlier turns")
 
 
