@@ -21,6 +21,7 @@ from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.points import column, difference, first_worse, part_of, points_of, score
+from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
@@ -232,6 +233,18 @@ def test_dry_run_counts_hours_and_dollars(place):
     assert sweep(**grid)["hours"] == pytest.approx(2 * (4 + 8) * 2.0 / 3600, abs=1e-5)  # measured: 2 s a step
     assert calls(place) == ["fit"] and not (place / "results").exists()
     assert "0.6" in str(result) and show("sweep", result, grid, "P", True) == ""
+
+
+def test_step_without_seconds_lasts_from_loss_to_loss(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    (tmp_path / "sft.done").write_text("120.0\n")  # most of it is the start
+    assert step_of(tmp_path, "sft") == 40.0  # three steps, of which nothing else is known
+    writer = SummaryWriter(tmp_path / "sft")
+    for step, second in enumerate((100.0, 100.5, 101.0)):
+        writer.add_scalar("train/loss", 1.0, step, walltime=second)
+    writer.close()
+    assert step_of(tmp_path, "sft") == pytest.approx(0.5)
 
 
 def test_dry_run_after_runs_goes_by_their_rows(place):

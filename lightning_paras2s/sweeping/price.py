@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,18 +108,34 @@ def measured(run: Run) -> dict[str, float]:
 
 
 def few(command: str) -> list[str]:
-    """Options by which a stage ends soon; a later stage needs what it writes, so that no batch of judged samples is
-    left out altogether."""
+    """Options by which a stage ends soon, and tells each step; a later stage needs what it writes, so that judged
+    samples are not left out altogether."""
     steps = str(MEASURED_STEPS)
-    return ["--trainer.max_steps", steps] if command == "fit" else ["--trainer.limit_predict_batches", steps]
+    if command == "fit":
+        return ["--trainer.max_steps", steps, "--trainer.log_every_n_steps", "1"]
+    return ["--trainer.limit_predict_batches", steps]
 
 
 def step_of(folder: Path, stage: str) -> float:
-    """A step's seconds as the run logs them, else the whole run's over its steps (its start included)."""
+    """A step's seconds as the run logs them, else between two losses; else the whole run's over its steps (its start
+    included)."""
     path = folder / stage / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    found = [line["seconds/step"] for line in lines if line.get("seconds/step")]
+    found = [line["seconds/step"] for line in lines if line.get("seconds/step")] or between_losses(folder / stage)
     return statistics.median(found) if found else float((folder / f"{stage}.done").read_text()) / MEASURED_STEPS
+
+
+def between_losses(folder: Path) -> list[float]:
+    """Seconds from one step's loss to the next one's, by TensorBoard's clock."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not folder.is_dir():
+        return []
+    told = EventAccumulator(str(folder))
+    told.Reload()
+    if "train/loss" not in told.Tags()["scalars"]:
+        return []
+    return [then.wall_time - one.wall_time for one, then in pairwise(told.Scalars("train/loss"))]
 
 
 def array_script(
