@@ -34,7 +34,8 @@ def draw(rows: list[dict], path: Path) -> Figure:
         axis.errorbar(values, at, xerr=error, fmt="o", markersize=8, capsize=4, lw=2, color=colour, label="judge")
         axis.grid(axis="x", color="#e5e7eb")
         axis.spines[["top", "right"]].set_visible(False)
-    left.scatter([r["audit_mean"] for r in rows], [y - 0.17 for y in at], marker="D", color="#6b7280", label="audit")
+    other = {"marker": "D", "color": "#6b7280", "label": "audit (another ear for tone)"}
+    left.scatter([r["audit_mean"] for r in rows], [y - 0.17 for y in at], **other)
     left.set(xlim=(1, 5), title="score, 1 to 5", yticks=list(at), yticklabels=names)
     left.legend(frameon=False, loc="upper right")
     right.set_title("label-swap gain")

@@ -145,7 +145,11 @@ def grpo_loss(
 
     The action of a step is the pair (text, audio), so its log-probability is the sum over the streams; forced
     tokens contribute nothing. Steps are averaged over a response, then over responses. Defaults are the paper's
-    (appendix A.6); it prints no clip, 0.2 is PPO's (arXiv 1707.06347).
+    (appendix A.6); it prints no clip, 0.2 is PPO's (arXiv 1707.06347):
+
+        J = mean over responses i of (1 / T_i) sum over steps t of
+            min(r_it A_i, clip(r_it, 1 - clip_low, 1 + clip_high) A_i) - beta KL_it,
+        r_it = exp(sum over streams s of logps_its - old_logps_its),  A_i = advantages,  T_i = steps with an action.
 
     Args:
         logps, old_logps, ref_logps: [R, S, T], of the policy, the sampler, the reference; None = no reference, beta 0.

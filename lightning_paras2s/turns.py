@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.fields import fields_of, fits, in_words
+from lightning_paras2s.running.fields import fields_of, fits, in_words, is_text
 
 if TYPE_CHECKING:
     from lightning_paras2s.types import Audio
@@ -41,6 +41,8 @@ class Turn:
     def __post_init__(self) -> None:
         if self.role not in STYLES_OF:
             raise UserError(f"a turn's role must be one of {', '.join(STYLES_OF)}; got {self.role!r}")
+        if not is_text(self.text):
+            raise UserError(f"the {self.role}'s turn must be text; got half of a surrogate pair in {self.text!r:.60}")
         if not self.text.strip() and (self.role == "assistant" or not (self.audio or self.sound)):
             either = "" if self.role == "assistant" else " or a recording"
             raise UserError(f"the {self.role}'s turn must have its text{either}; got none; add it")

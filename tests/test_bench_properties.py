@@ -34,6 +34,7 @@ from lightning_paras2s.types import (
     Battle,
     Evidence,
     Human,
+    Measured,
     Query,
     Response,
     Verdict,
@@ -43,7 +44,7 @@ from lightning_paras2s.types import (
 )
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-RECORDS = (Query, Response, Evidence, Verdict, Battle, Human)
+RECORDS = (Query, Response, Evidence, Verdict, Measured, Battle, Human)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -55,7 +56,8 @@ def good(record: type) -> dict:
     """A line that is right."""
     values = {"id": "q", "factor": "age", "styles": {"age": "child"}, "score": 3.0, "sample": 0, "seconds": 1.0}
     values |= {"latency": {}, "usage": {}, "providers": {}, "wer": 0.5, "cost_usd": 0.0}
-    values["turns"] = [{"role": role, "text": "x"} for role in ("user", "assistant")]
+    said = [{"role": role, "text": "x", "audio": "", "styles": {}} for role in ("user", "assistant")]
+    values |= {"turns": said, "value": 0.5, "parts": {}}
     return {f.name: values.get(f.name, "x") for f in fields(record)}
 
 

@@ -15,6 +15,7 @@ from lightning_paras2s.hearing.controls import AgentBeforeCodec, PiperSynthesize
 from lightning_paras2s.hearing.dnsmos import DNSMOS, missing_dnsmos, windows
 from lightning_paras2s.hearing.faster_whisper import FasterWhisper, check_sha256, missing_ear
 from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
+from lightning_paras2s.hearing.transcribers import Whisper
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.types import Audio, Style
 
@@ -130,6 +131,14 @@ def test_a_packaged_model_of_another_hash_is_refused():
     need(missing_ear())
     with pytest.raises(UserError, match=r"model.bin must hash to 0000; got 1a5afae0"):
         FasterWhisper(sha256="0000")
+
+
+def test_ears_for_another_language_have_another_name(monkeypatch):
+    """What one heard is no answer of the other."""
+    monkeypatch.setitem(sys.modules, "whisper", types.SimpleNamespace(load_model=lambda name, device: None))
+    assert Whisper().name == "whisper-large-v3" and Whisper(language="de").name == "whisper-large-v3-de"
+    need(missing_ear())
+    assert FasterWhisper(language="de").name == f"{FasterWhisper().name}-de"
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):

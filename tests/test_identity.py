@@ -452,3 +452,44 @@ def test_a_run_of_which_nothing_changed_is_left_as_it_is(tmp_path, capsys):
     path, system = beep_manifest(tmp_path, queries, words), ToplineSystem(BeepSynthesizer(words))
     results = [evaluate(path, {"t": system}, **options, output=str(tmp_path / "run")) for _ in range(2)]
     assert results[0]["systems"] == results[1]["systems"] and "anew" not in capsys.readouterr().err
+
+
+class Silent(Parrot):
+    """Has no answer in time."""
+
+    def respond(self, queries, audios, sample):
+        return [Answer(None, status="timeout") for _ in super().respond(queries, audios, sample)]
+
+
+@pytest.mark.parametrize("before", [Parrot, Silent])
+def test_what_shards_made_anew_is_neither_asked_again_by_them_nor_where_they_are_merged(tmp_path, before):
+    """The folder's first answers were to other recordings, or never came; they hide none of those that shards have."""
+    path = manifest(tmp_path)
+    options = {"batch_size": 2, "foreign_speech": "allow"}
+    if before is Parrot:
+        assert mean(run(tmp_path, path, **options)) == 5
+        for i in range(4):
+            sine(tmp_path / f"q{i}.wav", 200)
+    else:
+        with pytest.raises(UserError, match="timeout 4"):
+            run(tmp_path, path, Silent(), **options)
+    for asked in ([["q0", "q1"], ["q2", "q3"]], [[], []]):  # and once more, as after a kill
+        for index in range(2):
+            run(tmp_path, path, system := Parrot(), shard=f"{index}/2", **options)
+            assert system.asked == asked[index]
+    result = run(tmp_path, path, system := Parrot(), **options)
+    assert system.asked == [] and mean(result) == (1 if before is Parrot else 5)
+    assert result["systems"]["parrot"]["overall"]["n"] == 4
+
+
+def test_a_line_that_two_shards_made_of_other_inputs_holds_for_both(tmp_path):
+    """A deaf system's answers are the same line, whatever was heard: which file is read last decides nothing."""
+    path = manifest(tmp_path)
+    run(tmp_path, path, batch_size=2)
+    queries = [json.loads(line) | {"styles": {"emotion": "angry"}} for line in Path(path).read_text().splitlines()]
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in queries))
+    for index in range(2):
+        run(tmp_path, path, system := Parrot(), batch_size=2, shard=f"{index}/2", label_swap=False)
+        assert len(system.asked) == 2
+    run(tmp_path, path, system := Parrot(), batch_size=2, label_swap=False)
+    assert system.asked == []

@@ -200,3 +200,20 @@ def test_adapters_are_written_whole_beside_the_merged_weights(tmp_path):
     kept, own = load_file(tmp_path / "policy" / ADAPTERS), dict(model.named_parameters())
     assert kept and set(kept) == {name for name in own if ".lora_" in name}
     assert all(torch.equal(kept[name], own[name]) for name in kept)
+
+
+def test_a_merged_weight_is_rounded_once(tmp_path):
+    """bfloat16 has steps of 2^-7 above 1. 1 + 2^-8 (1 + 2^-10) lies above the middle of one, and is 1 + 2^-7; with the
+    update rounded before, 2^-8, it is the middle itself, and falls to the even neighbour, 1.
+    """
+    model = tiny_kimi(lora_rank=4).bfloat16()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    layer = model.get_submodule(name.removesuffix(".weight"))
+    with torch.no_grad():
+        base_parameters(model)[name].fill_(1)
+        layer.lora_A["default"].weight.zero_()[:2] = torch.tensor([[1.0], [2.0**-10]])
+        layer.lora_B["default"].weight.fill_(2.0**-8 / layer.scaling["default"])
+    save_kimi(model, tmp_path / "out", "bfloat16")
+    index = json.loads((tmp_path / "out" / INDEX).read_text())
+    saved = load_file(tmp_path / "out" / index["weight_map"][name])[name]
+    assert saved.dtype == torch.bfloat16 and (saved.float() == 1 + 2.0**-7).all()

@@ -21,7 +21,8 @@ from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.measures import named, overlap
 from lightning_paras2s.bench.measures.named import MEASURES, MeasureName, Said, check_measures
 from lightning_paras2s.bench.queries.real_speech import import_speech
-from lightning_paras2s.bench.systems.base import RecordedSystem
+from lightning_paras2s.bench.systems.base import RecordedSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.systems.chat_speech import ChatToplineSystem
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.emotion2vec import probabilities
@@ -288,7 +289,8 @@ def test_voicebench_is_measured_answer_by_answer(spoken, tmp_path):
 
 def test_a_question_in_writing_has_no_answer_of_a_system_that_only_hears(spoken, tmp_path):
     system = RecordedSystem(spoken["systems"]["theirs"].root / "responses.jsonl")
-    system.hears_alone = True
+    system.told_all = False  # as all others: a topline, which does not hear alone, is told no question either
+    assert not ToplineSystem.told_all and not ChatToplineSystem.told_all and not S2SSystem.told_all
     source = Path(spoken["manifest"]).with_name("voicebench.items.jsonl")
     rows = [json.loads(line) | {"instruction": "Which?\nA. wood\nB. lead"} for line in source.read_text().splitlines()]
     items = tmp_path / "items.jsonl"
@@ -358,6 +360,10 @@ def test_events_and_ratings_as_worked_by_hand():
     rate = MEASURES["concordance"].score
     assert rate(item, said("I would say three."))[:3] == (1.0, "3", {"said": 3, "rating": 4})
     assert rate(item, said("three or four")).status == rate(item, said("")).status == "unread"
+    assert rate(item, said("nan")).status == rate(item, said("infinity")).status == "unread"  # words that float() reads
+    assert rate(item, said("my nan says three")).value == 1
+    for wrong in (True, math.nan, math.inf, "4", None):
+        assert rate(replace(item, labels={"rating": wrong}), said("three")).status == "no_rating"
     rows = [{"said": s, "rating": r} for s, r in ((1, 2), (2, 3), (3, 4))]
     assert MEASURES["concordance"].pooled(rows) == pytest.approx(4 / 7)  # as in test_measures.py
 

@@ -233,6 +233,38 @@ def test_every_path_that_an_option_names_must_be_there(command, before, option, 
         check(command, [*before, option, value, *idle])
 
 
+@pytest.mark.parametrize("command, before, option, declared", PATHS)
+def test_a_path_that_must_be_there_is_not_null(tmp_path, monkeypatch, command, before, option, declared):
+    """It was built with None, and ended in a traceback of whoever opened it."""
+    for path in ("runs/bench/test", "checkpoints"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "runs/bench/test/queries.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    if declared.takes_null or declared.default == "":
+        check(command, [*before, option, "null"])
+        return
+    for value in ("null", "[null]") if declared.holds("list") or declared.holds("Sequence") else ("null",):
+        with pytest.raises(UserError, match=f"^{option} must be a file or folder that is there; got null; name"):
+            check(command, [*before, option, value])
+    check(command, [*before, option, "null", option, str(tmp_path)])  # another one in its place
+
+
+@pytest.mark.parametrize("name", ["gpt-4.1", "a", "a.b.c"])
+def test_a_system_whose_name_holds_dots_is_checked_as_any(tmp_path, name):
+    (tmp_path / "q.jsonl").touch()
+    for system, told in (("{class_path: RecordedSystem, init_args: {responses: nowhere}}", "got nowhere; "),
+                         ("{class_path: RecordedSystem, init_args: {responses: null}}", "got null; "),
+                         ("{class_path: nopkg.mine.System}", "there is no module nopkg here")):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            check("evaluate", ["--manifest", str(tmp_path / "q.jsonl"), "--systems", f"{{{name}: {system}}}"])
+
+
+def test_an_empty_list_of_paths_is_no_path(tmp_path):
+    """`arena --battles`, as docs/systems.md has it, was refused: "--runs must be a file ...; got ()"."""
+    (tmp_path / "battles.jsonl").touch()
+    check("arena", ["--battles", str(tmp_path / "battles.jsonl"), "--out", str(tmp_path / "out")])
+
+
 def test_sweep_names_the_command_that_makes_its_queries(tmp_path, monkeypatch):
     config = str(ROOT / "configs/sweeps/beta.yaml")
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +19,11 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import Log, write_summary
+from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.progress import line_of
 from lightning_paras2s.shown.show import show
-from lightning_paras2s.types import Audio, Evidence, Query, Response, append_jsonl
+from lightning_paras2s.turns import Turn
+from lightning_paras2s.types import Audio, Evidence, Query, Response, append_jsonl, read_jsonl
 
 
 class Counting(Transcriber):
@@ -282,6 +285,41 @@ def test_mistakes_are_one_line(run, tmp_path):
         audit(str(run), pairs=0)
     with pytest.raises(UserError, match="must be a folder of `evaluate` with summary.json"):
         audit(str(tmp_path / "none"))
+
+
+class Louder(Counting):
+    """Of the same name, with other weights."""
+
+    weights = 0.0
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.weights = gain
+
+
+def test_an_ear_of_one_name_with_other_weights_is_another_ear(run):
+    first, second, third = Louder(1.0), Louder(2.0), Louder(2.0)
+    for ear, asked in ((first, 2), (second, 2), (third, 0)):
+        audit(str(run), transcriber=ear, naturalness=False, sense=False)
+        assert ear.asked == asked
+
+
+def test_another_manifest_with_the_same_ids_is_no_manifest_of_the_run(run, tmp_path):
+    """A query's recording, words or earlier turns are others than those that were answered."""
+    log, answers = Log(run), Log(run).read("responses", Response)
+    queries = read_jsonl(run / "queries.jsonl", Query)
+    given = {q.id: inputs_of(q, run) for q in queries}
+    log.vouch("responses", answers, [given[row.query_id] for row in answers])
+    options = {"transcriber": Counting(), "naturalness": False, "sense": False}
+    turned = {"turns": (Turn("user", "Hi."), Turn("assistant", "Hello."))}
+    for number, change in enumerate(({"text": "May I feed the dog?"}, {"audio": "loud.flac"}, turned)):
+        other = run / f"other{number}.jsonl"
+        append_jsonl(other, [replace(queries[0], **change), *queries[1:]])
+        with pytest.raises(UserError, match="must hold the queries that .* answered; got others of 1 ids of 4, such "):
+            audit(str(run), str(other), **options)
+    assert not (run / "outside.jsonl").exists()
+    append_jsonl(run / "same.jsonl", [replace(queries[0], topic="pets"), *queries[1:]])
+    assert audit(str(run), str(run / "same.jsonl"), **options)["systems"]["loud"]["n"] == 4
 
 
 def test_the_results_page_says_what_the_shipped_rows_say():

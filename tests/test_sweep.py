@@ -20,6 +20,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
+from lightning_paras2s.sweeping.planning import files_of
 from lightning_paras2s.sweeping.points import column, difference, first_worse, part_of, points_of, score
 from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
@@ -465,3 +466,13 @@ def test_findings_page_is_current():
     command = [sys.executable, "docs/findings.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", ["plain.jsonl", "two words.jsonl", "donn\u00e9es/\u97f3\u58f0.jsonl", "a:b,c#d.jsonl"])
+def test_a_file_of_any_name_is_part_of_what_a_run_is_known_by(tmp_path, name):
+    """A manifest whose path held a blank or an accent could change, and a sweep took its old rows."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    long = "x" * 5000
+    assert files_of({"data": {"init_args": {"manifests": [str(path)], "said": f"{long}\0"}}, long: None}) == [path]

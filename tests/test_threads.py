@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_paras2s.running import threads
-from lightning_paras2s.running.threads import Load, Threads, fitting, load, others
+from lightning_paras2s.running.threads import Load, Threads, fitting, load, others, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +99,12 @@ def test_threads_are_those_of_the_cores_where_the_system_does_not_say(monkeypatc
     monkeypatch.setattr(threads, "cores", lambda: 1)
     run = Threads()
     assert [run.start(), run.look()] == [1, 1]
+
+
+@pytest.mark.parametrize("threads", ["2", "2,1", " 2 ", "0", "many", ""])
+def test_work_side_by_side_takes_what_openmp_takes(monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert side_by_side(str, [3, 1, 2]) == ["3", "1", "2"]
 
 
 def test_files_are_linux_own():

@@ -3,6 +3,7 @@ pages that show them. A query without any is what it was, byte for byte."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import replace
@@ -32,6 +33,8 @@ from lightning_paras2s.judging.turns import BEFORE, LAST
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.servers.parts import audio_part, text_part
+from lightning_paras2s.servers.spoken import wav_bytes
+from lightning_paras2s.serving.chats import BadRequestError, read_request
 from lightning_paras2s.turns import HeardTurn, Turn, check_turns
 from lightning_paras2s.types import Audio, Evidence, Query, Style, read_jsonl, to_json
 
@@ -364,3 +367,45 @@ def test_turns_are_of_two_who_alternate():
     with pytest.raises(UserError, match="got the assistant's twice"):
         Query(*["x"] * 5, {}, "", "", turns=(AGENT, AGENT))
     assert USER.told == "sad" and Style(**USER.styles).emotion == "sad"
+
+
+def test_answers_that_nobody_was_asked_for_are_asked_for_once_their_system_carries_turns(tmp_path, capsys):
+    path = dialogue(tmp_path)
+    run(tmp_path, path, Parrot())
+    result = run(tmp_path, path, system := Dialogues())
+    assert system.asked == ["q1"] and "asked for again: 1 (no_turns 1)" in capsys.readouterr().err
+    assert result["response_statuses"]["parrot"] == {"ok": 4} and result["systems"]["parrot"]["overall"]["n"] == 4
+    run(tmp_path, path, system := Dialogues())
+    assert system.asked == []
+
+
+class NeedsSound(Dialogues):
+    """Carries what it can hear."""
+
+    def carries(self, turns):
+        return all(turn.sound is not None for turn in turns if turn.role == "user")
+
+
+def test_whether_turns_are_carried_is_asked_of_turns_with_their_sound(tmp_path, capsys):
+    mute = (Turn("user", "My piano broke."), AGENT)
+    path, system = dialogue(tmp_path, {1: (USER, AGENT), 2: mute}), NeedsSound()
+    run(tmp_path, path, system, dry_run=True)
+    assert "earlier turns of 1 of 4 queries" in capsys.readouterr().err
+    result = run(tmp_path, path, system)
+    assert system.asked == ["q0", "q1", "q3"] and "earlier turns of 1 of 4 queries" in capsys.readouterr().err
+    assert result["response_statuses"]["parrot"] == {"ok": 3, "no_turns": 1}
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ([{"type": "input_audio", "input_audio": {"data": "UklGRg=="}}], "message 3: input_audio must be readable wav"),
+    ("\ud800", "message 3: the user's turn must be text; got half of a surrogate pair"),
+    (" ", "message 3: the user's turn must have its text or a recording"),
+])  # fmt: skip
+def test_a_served_message_that_is_no_turn_is_named_by_its_number(content, told):
+    sound = base64.b64encode(wav_bytes(Audio(np.full(1600, 0.1, np.float32), 16_000))).decode()
+    last = {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": sound}}]}
+    no = {"role": "assistant", "content": "No."}
+    said = [{"role": "user", "content": "May I?"}, no, {"role": "user", "content": content}, no, last]
+    with pytest.raises(BadRequestError, match=told) as refused:
+        read_request(json.dumps({"model": "m", "messages": said}).encode(), 5.0)
+    assert refused.value.status == 400

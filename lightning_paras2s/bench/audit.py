@@ -33,6 +33,7 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.running.logs import Log, replace_file, say, write_summary
+from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
 from lightning_paras2s.types import Evidence, Query, Response, response_id
 
@@ -87,7 +88,9 @@ def audit(
         torch.set_num_threads(1)  # of the language model; the ears hear on all cores, a sound on each
     ears = outside_ears(transcriber, naturalness, sense)
     texts = [controls] if controls else []
-    part = _Part(Path(run), read_queries(manifest or summary["manifest"], None), [*named, *texts], pairs, seed)
+    place = manifest or summary["manifest"]
+    part = _Part(Path(run), read_queries(place, None), [*named, *texts], pairs, seed)
+    part.check_answered(place, there)
     heard = part.listen(part.clips(named, voices, controls), ears, shard)
     if shard.partition("/")[2] != "1":
         return {"answers": len(heard), "notes": [*ears.notes, *notes]}
@@ -144,6 +147,21 @@ class _Part:
         self.queries = chosen(whole, pairs, seed)
         factors = sorted({q.factor for q in self.queries})
         self.counts = {f: len({q.pair_id for q in self.queries if q.factor == f}) for f in factors}
+
+    def check_answered(self, manifest: str, systems: list[str]) -> None:
+        """The answers must be to these recordings, words and earlier turns, as far as it is recorded to what they are;
+        equal ids alone don't say so. (Labels may have been corrected.)"""
+        log, root, heard, others = Log(self.run), Path(manifest).parent, ("audio", "text", "turns"), set()
+        given = {q.id: {name: of for name, of in inputs_of(q, root).items() if name in heard} for q in self.queries}
+        for row in self.responses.values():
+            before = log.origins.of("responses", row, *heard)
+            if before and row.system in systems and before != given.get(row.query_id, before):
+                others.add(row.query_id)
+        if others:
+            raise UserError(
+                f"{manifest} must hold the queries that {self.run} answered; got others of {len(others)} ids of "
+                f"{len(given)}, such as {min(others)!r}; name the run's own (`manifest`), or run `evaluate` again"
+            )
 
     def clips(self, systems: list[str], voices: Sequence[Control] = (), controls: str | None = None) -> list[Clip]:
         """Query by query, so that all speakers are heard of as many pairs when it is stopped."""

@@ -118,7 +118,7 @@ def evaluate(
     if audited:
         ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
-        tell_turns(systems, queries)
+        tell_turns(systems, queries, Path(manifest).parent)
         times, before = (1 + label_swap) * len(ears), turn_tokens(judge, queries)
         found = estimate(judge, len(queries) * len(systems) * samples, times, before)
         return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}

@@ -153,9 +153,10 @@ def scored(asked: Asked, steps: Steps, response: Response, heard: Evidence, name
 
 def in_writing(asked: Asked, steps: Steps, response: Response) -> bool:
     """Was the question in writing beside the recording, and the system one that reads none? What it answered is then
-    no answer to it. (Whether recorded answers were given to the whole question is their maker's to say.)"""
+    no answer to it. (Whether recorded answers were given to the whole question is their maker's to say; a topline is
+    told words and labels, and no question either.)"""
     system, item = steps.plan.systems.get(response.system), asked.items.get(response.query_id)
-    return item is not None and bool(item.instruction) and (system is None or system.hears_alone)
+    return item is not None and bool(item.instruction) and (system is None or not system.told_all)
 
 
 def summary_of(asked: Asked, steps: Steps, rows: Iterable[Measured]) -> dict[str, Any]:

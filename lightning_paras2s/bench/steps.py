@@ -71,13 +71,13 @@ class Steps:
     def respond(self) -> None:
         """Ask each system for the answers that responses.jsonl lacks, that never came, or that were to other inputs."""
         held = self.log.read("responses", Response)
-        tell_turns(self.plan.systems, self.queries)
+        tell_turns(self.plan.systems, self.queries, self.plan.root)
         for name, system in self.plan.systems.items():
             if not system.read_anew:
                 check_config(name, system.config_sha, held, self.log.folder)
 
         def again(row: Response) -> bool:
-            return self._asked(row) and (unanswered(row.status) or self._replaced(row))
+            return self._asked(row) and (unanswered(row.status) or self._replaced(row) or self._carried_since(row))
 
         if replaced := sum(map(self._replaced, held)):
             say(f"{self.log.folder}: recorded answers were replaced; {replaced} are read anew")
@@ -130,7 +130,7 @@ class Steps:
     def _able(self, name: str, queries: list[Query]) -> list[Query]:
         """The queries whose earlier turns a system can carry, as it hears them."""
         system = self.plan.systems[name]
-        return [heard_turns(q, self.plan.root) for q in queries if carried(system, q)]
+        return [q for q in (heard_turns(q, self.plan.root) for q in queries) if carried(system, q)]
 
     def _listen(self, batch: list[Query]) -> dict[str, Audio]:
         """The recordings of a batch; one that can't be heard is told of and left out."""
@@ -181,6 +181,13 @@ class Steps:
         """Is it an answer that a system, which can read it anew, holds otherwise today?"""
         system = self.plan.systems.get(row.system)
         return self._asked(row) and system.read_anew and row.config_sha != system.config_sha
+
+    def _carried_since(self, row: Response) -> bool:
+        """Was nobody asked, since a system could not carry the earlier turns, which it can today?"""
+        system = self.plan.systems[row.system]
+        if row.status != NO_TURNS or system.read_anew or not system.knows_turns or row.query_id in self.faults:
+            return False
+        return bool(self._able(row.system, [self.by_id[row.query_id]]))
 
     def _given(self, row: Response) -> Inputs | None:
         return self.given[row.query_id] if self._asked(row) else None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.hearing.transcribers import Transcriber, spoken_in
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.running.threads import cores, side_by_side
 from lightning_paras2s.types import Audio
@@ -40,6 +40,8 @@ class FasterWhisper(Transcriber):
         UserError: the extra is missing, there is no such model, or its file is another than `sha256` says.
     """
 
+    named_whole = True
+
     def __init__(
         self,
         model: str = PACKAGED,
@@ -60,6 +62,7 @@ class FasterWhisper(Transcriber):
         self.model = WhisperModel(str(folder), device=device, compute_type=compute_type, **shares)
         self.language = language
         self.name = f"faster-whisper-{version('faster-whisper')}/{Path(model).name}-{compute_type}-{found[:8]}"
+        self.name += spoken_in(language)
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
         return [plain_text(text) for text in self.write_down(audios)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_text, word_error_rate
 from lightning_paras2s.running.logs import Log, say
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.progress import Stages
 from lightning_paras2s.types import Audio
 
@@ -88,7 +90,14 @@ class OutsideEars(NamedTuple):
 
     @property
     def providers(self) -> dict[str, str]:
-        return {name: ear.name for name, ear in self._asdict().items() if name != "notes" and ear is not None}
+        ears = {name: ear.name for name, ear in self._asdict().items() if name != "notes" and ear is not None}
+        return ears | ({} if self.transcriber is None else {"transcriber": known_as(self.transcriber)})
+
+
+@lru_cache(maxsize=8)
+def known_as(ear: Transcriber) -> str:
+    """A name that no other weights have."""
+    return ear.name if ear.named_whole else f"{ear.name}/{part_sha(ear)[:8]}"
 
 
 def outside_ears(transcriber: Transcriber | None = None, naturalness: bool = True, sense: bool = True) -> OutsideEars:

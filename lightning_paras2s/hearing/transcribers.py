@@ -25,6 +25,7 @@ class Transcriber(ABC):
     """Speech to text."""
 
     name: str  # with version, recorded in every evidence
+    named_whole: bool = False  # the name tells weights and settings, too
 
     @abstractmethod
     def transcribe(self, audios: list[Audio]) -> list[str]:
@@ -128,7 +129,7 @@ class Whisper(Transcriber):
             raise UserError(
                 "Whisper needs the package openai-whisper; got none; pip install 'lightning_paras2s[whisper]'"
             ) from None
-        self.name = f"whisper-{Path(model).name}"
+        self.name = f"whisper-{Path(model).name}{spoken_in(language)}"
         self.model, self.language = whisper.load_model(model, device=device), language
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
@@ -140,6 +141,11 @@ class Whisper(Transcriber):
             )
             texts.append(plain_text(text))
         return texts
+
+
+def spoken_in(language: str) -> str:
+    """What a name says of the language that is listened for: another one hears other words."""
+    return "" if language == "en" else f"-{language}"
 
 
 def pad_acoustics(audios: list[Audio]) -> tuple[Tensor, list[int]]:

@@ -89,7 +89,8 @@ def check(command: str, argv: list[str], files: bool = True) -> dict[str, Any]:
             checker.origin = ""
             tree = checker.merge(tree, nested(one.key.rstrip("+"), parsed(one.value)))
     checker.origin = ""
-    paths = {o.name: o for o in options if o.holds("InputPath") and o.default not in (None, "null")}
+    named = [o for o in options if o.holds("InputPath") and o.item is o]  # the default of a list is an empty one
+    paths = {o.name: o for o in named if o.default not in (None, "null")}
     for name, option in paths.items():
         if name not in tree:
             checker.look(option, option.default, name)
@@ -130,8 +131,11 @@ def texts_at(tree: Any, keys: list[str]) -> list[Any]:
         return [tree]
     if not isinstance(tree, dict):
         return []
-    inside = tree.get("init_args") if keys[0] not in tree else tree
-    return texts_at(inside.get(keys[0]), keys[1:]) if isinstance(inside, dict) else []
+    for inside in (tree, tree.get("init_args")):
+        for count in range(1, len(keys) + 1):  # a system's name may hold dots (gpt-4.1)
+            if isinstance(inside, dict) and (name := ".".join(keys[:count])) in inside:
+                return texts_at(inside[name], keys[count:])
+    return []
 
 
 class Checker:
@@ -145,6 +149,7 @@ class Checker:
         self.command, self.options, self.files = command, options, files
         self.origin = ""  # the config that is read; "" = the command line
         self.absent: dict[tuple[str, str], str] = {}  # option and a file that is not there -> where it was named
+        self.nulls: dict[str, str] = {}  # a path that is null -> where that was said
         self.own: dict[tuple[str, str], tuple[Option, str]] = {}  # likewise, of one's own classes; the option itself
 
     def merge(self, tree: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +168,8 @@ class Checker:
         if option.group is not None:
             return self._group(option.group, before, value, f"{where}.", where) if isinstance(value, dict) else value
         if value is None:
+            if option.holds("InputPath") and not option.takes_null and option.default != "":
+                self.nulls[where] = self._at(where)
             return None
         if option.holds("dict") and isinstance(value, dict) and option.item is not option:
             before = before if isinstance(before, dict) else {}
@@ -225,6 +232,9 @@ class Checker:
         Raises:
             UserError: the first file or class that is not.
         """
+        for where, told in self.nulls.items():
+            if None in texts_at(tree, where.split(".")):
+                raise UserError(f"{told} must be a file or folder that is there; got null; name one, or leave it out")
         for (where, value), told in self.absent.items():
             if value in texts_at(tree, where.split(".")):
                 raise UserError(f"{told} must be a file or folder that is there; got {value}; {remedy(Path(value))}")

@@ -52,9 +52,13 @@ class Log:
     def read(self, name: str, record: type[Record]) -> list[Record]:
         """All shards' records, without repetitions; a half-written last line of this shard's file is dropped, one of
         another's (which may be writing it) is skipped."""
+        return list({record_key(row): row for row in self._every(name, record)}.values())
+
+    def _every(self, name: str, record: type[Record]) -> list[Record]:
+        """All shards' records, this one's own last: of those of one key the last holds."""
         self._mend(name, "that line is dropped, and its item asked for again")
-        rows = [row for path in self.shards(name) for row in iter_jsonl(path, record, skip_half_line=True)]
-        return list({record_key(row): row for row in rows}.values())
+        files = sorted(self.shards(name), key=lambda path: path == self.path(name))
+        return [row for path in files for row in iter_jsonl(path, record, skip_half_line=True)]
 
     def _mend(self, name: str, what: str) -> None:
         own = self.path(name)
@@ -75,19 +79,28 @@ class Log:
         Args:
             inputs: what a record would be made from today; None for one that this run has no use for.
         """
-        rows = self.read(name, record)
+        every = self._every(name, record)
+        found = {record_key(row): row for row in every}
+        if len(found) < len(every):  # several shards hold one: what can stay comes before what can't
+            found |= {record_key(row): row for row in every if not again(row) and self._holds(name, row, inputs)}
+        rows = list(found.values())
         stale = self.stale(name, rows, inputs) if inputs else {}
         statuses = Counter(row.status for row in rows if record_key(row) not in stale and again(row))
         if statuses:
             said = ", ".join(f"{status} {count}" for status, count in statuses.most_common())
             say(f"{name} asked for again: {statuses.total()} ({said})")
-        if not statuses and not stale:
+        if not statuses and not stale and len(rows) == len(every):
             return rows
         kept = {record_key(row): row for row in rows if record_key(row) not in stale and not again(row)}
         if self.path(name).is_file():
             own = [row for row in iter_jsonl(self.path(name), record) if kept.get(record_key(row)) == row]
             replace_file(self.path(name), "".join(to_json(row) + "\n" for row in own))
         return list(kept.values())
+
+    def _holds(self, name: str, row: Record, inputs: Callable[[Record], Inputs | None] | None) -> bool:
+        """Was a record made from what it would be made from today, as far as that is recorded?"""
+        today = inputs(row) if inputs else None
+        return today is None or name not in self.origins.kinds or not self.origins.differing(name, row, today)
 
     def stale(
         self, name: str, rows: Sequence[Record], inputs: Callable[[Record], Inputs | None]
@@ -116,8 +129,7 @@ class Log:
     def vouch(self, name: str, rows: Sequence[Any], inputs: Sequence[Inputs]) -> None:
         lines = made_from(name, rows, inputs)
         append_jsonl(self.path("inputs"), lines)
-        self.origins.known |= {(line.of, line.row): line.inputs for line in lines}
-        self.origins.kinds.add(name)
+        self.origins.add(lines)
 
 
 def unanswered(status: str) -> bool:

@@ -37,20 +37,25 @@ class Origins:
     """What a folder's `inputs*.jsonl` (those of all shards) vouch for."""
 
     def __init__(self, files: Iterable[Path]) -> None:
-        rows = [made for path in files for made in iter_jsonl(path, Made, skip_half_line=True)]
-        self.known = {(made.of, made.row): made.inputs for made in rows}
-        self.kinds = {made.of for made in rows}
+        self.known: dict[tuple[str, str], list[dict[str, str]]] = {}  # two shards may make one line of other inputs
+        self.kinds: set[str] = set()
+        self.add(made for path in files for made in iter_jsonl(path, Made, skip_half_line=True))
+
+    def add(self, rows: Iterable[Made]) -> None:
+        for made in rows:
+            self.known.setdefault((made.of, made.row), []).append(made.inputs)
+            self.kinds.add(made.of)
 
     def of(self, of: str, row: Any, *names: str) -> dict[str, str]:
         """Some of what a record was made from; {} if nothing vouches for it."""
-        return {name: value for name, value in self.known.get((of, row_sha(row)), {}).items() if name in names}
+        last = self.known.get((of, row_sha(row)), [{}])[-1]
+        return {name: value for name, value in last.items() if name in names}
 
     def differing(self, of: str, row: Any, inputs: Inputs) -> list[str]:
         """Which of a record's inputs are others today; [UNKNOWN] if nothing vouches for it."""
-        before = self.known.get((of, row_sha(row)))
-        if before is None:
-            return [UNKNOWN]
-        return [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
+        found = self.known.get((of, row_sha(row)), [])
+        others = [[name for name in {**was, **inputs} if was.get(name) != inputs.get(name)] for was in found]
+        return min(reversed(others), key=len, default=[UNKNOWN])
 
 
 def made_from(of: str, rows: Sequence[Any], inputs: Sequence[Inputs]) -> list[Made]:

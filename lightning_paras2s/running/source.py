@@ -72,6 +72,10 @@ class Option:
         return self.type is not None and name in {name_of(node) for node in ast.walk(self.type)}
 
     @property
+    def takes_null(self) -> bool:
+        return any(isinstance(part, ast.Constant) and part.value is None for part in alternatives(self.type))
+
+    @property
     def item(self) -> Option:
         """What a list or dict holds, under the same name."""
         for part in alternatives(self.type):

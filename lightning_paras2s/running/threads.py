@@ -69,7 +69,8 @@ def asked(environment: Mapping[str, str] = os.environ) -> bool:
 
 def side_by_side(work: Callable[[Given], Found], items: Sequence[Given]) -> list[Found]:
     """Work of one thread on each item, as many items at a time as OMP_NUM_THREADS or the cores allow; in order."""
-    with ThreadPoolExecutor(int(os.environ["OMP_NUM_THREADS"]) if asked() else cores()) as pool:
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP takes a number for each level
+    with ThreadPoolExecutor(int(first) if first.isdecimal() and int(first) else cores()) as pool:
         return list(pool.map(work, items))
 
 

@@ -121,12 +121,18 @@ def query_of(raw: bytes, earlier: list[dict[str, Any]], max_seconds: float) -> Q
     Raises:
         BadRequestError, UserError: a message is no turn, or they are out of order.
     """
-    turns = tuple(turn_of(message, max_seconds) for message in earlier)
+    turns = []
+    for number, message in enumerate(earlier, 1):
+        try:
+            turns.append(turn_of(message, max_seconds))
+        except (BadRequestError, UserError) as error:
+            status = error.status if isinstance(error, BadRequestError) else 400
+            raise BadRequestError(f"message {number}: {error}", status) from None
     whole = hashlib.sha256(raw)
     if earlier:
         whole.update(json.dumps(earlier, sort_keys=True).encode())
     name = whole.hexdigest()[:16]
-    return Query(name, name, "emotion", "test", "", {}, "", "", turns=turns)
+    return Query(name, name, "emotion", "test", "", {}, "", "", turns=tuple(turns))
 
 
 def turn_of(message: dict[str, Any], max_seconds: float) -> Turn:

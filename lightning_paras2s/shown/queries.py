@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning_paras2s.shown.screen import Result, Shown, cell, counted, table
 
+BATCH = 8  # of grpo.yaml
+
 
 def mine(result: Result, options: Result) -> Shown:
     if result.get("dry_run"):
@@ -78,7 +80,8 @@ def import_speech(result: Result, options: Result) -> Shown:
     if "log" in result:  # without labels
         of = f"of {result['recordings']} recordings, {result['hours']:.3f} h; why others were left out: {result['log']}"
         again = f"--data.source ManifestDialogues --data.source.manifest {result['manifest']}"
-        return Shown([*told, of], f"fit --config grpo.yaml {again}")
+        small = f" --data.batch_size {kept}" if 0 < kept < BATCH else ""  # a batch must not be larger than the set
+        return Shown([*told, of], f"fit --config grpo.yaml {again}{small}")
     shown = table(("style", "queries"), list(result["by_style"].items()))
     missing = "" if kept else f"no recording was kept: {counted(left)}"
     return Shown([shown, *told], f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)

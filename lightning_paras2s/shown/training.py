@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.running.next_stage import command_after
@@ -16,7 +17,8 @@ def fit(result: Result, options: Result) -> Shown:
     rows: list[tuple[str, Any]] = [("optimizer steps", result["steps"]), ("batches", result["batches"])]
     rows += [("steps left out", result["skipped"])] if result["skipped"] else []
     rows += [(name, result["metrics"][name]) for name in TOLD if name in result["metrics"]]
-    told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl, and in TensorBoard"]
+    board = f"tensorboard --logdir {Path(result['folder']).parent.parent}, tab Custom Scalars"
+    told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl; {board}"]
     if not result["trained"]:
         told.append("Nothing was trained: it had ended before. To go on, raise trainer.max_steps.")
     again = command_after(result["stage"], result["model"], result["weights"])

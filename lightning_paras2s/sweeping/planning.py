@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -155,16 +156,22 @@ def decisive(tree: Any) -> Any:
 def files_of(tree: Any) -> list[Path]:
     """The files that a tree names, or that its classes take where it names none, and the manifests of folders of data
     (`train.jsonl` is there): what is in them is part of what it says."""
-    words, found = words_of(json.dumps(tree)), []
+    words, found = list(dict.fromkeys([*texts_in(tree), *words_of(json.dumps(tree))])), []
     seen = set(words)
     for word in words:  # grows: a class's defaults may name files and classes
         for option in (class_options(word) or ()) if word in class_index() else ():
             more = [name for name in words_of(json.dumps(option.default)) if name not in seen]
             seen.update(more)
             words += more
-        found += [path for path in (Path(word), PACKAGE / word) if path.is_file()][:1]
-        found += sorted(Path(word).glob("*.jsonl")) if (Path(word) / "train.jsonl").is_file() else []
+        found += [path for path in (Path(word), PACKAGE / word) if os.path.isfile(path)][:1]  # False of what is no path
+        found += sorted(Path(word).glob("*.jsonl")) if os.path.isfile(Path(word) / "train.jsonl") else []
     return found
+
+
+def texts_in(tree: Any) -> list[str]:
+    """All texts of a tree, whole: a path may hold blanks, and letters of any script."""
+    inner = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else []
+    return [tree] if isinstance(tree, str) else [text for one in inner for text in texts_in(one)]
 
 
 def words_of(text: str) -> list[str]:

@@ -144,7 +144,10 @@ def subset(manifest: str, folder: Path, pairs: int, seed: int) -> Path:
     queries, root = read_queries(manifest, None), Path(manifest).parent.resolve()
     ids = {factor: sorted({q.pair_id for q in queries if q.factor == factor}) for factor in {q.factor for q in queries}}
     if short := [f"{factor} {len(found)}" for factor, found in sorted(ids.items()) if len(found) < pairs]:
-        raise UserError(f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower")
+        raise UserError(
+            f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower, or make more queries: "
+            "synthesize without --limit"
+        )
     random = np.random.default_rng(seed)
     kept = {f: set(random.permutation(ids[f])[: pairs or len(ids[f])].tolist()) for f in sorted(ids)}
     chosen = [placed(q, lambda audio: str(root / audio)) for q in queries if q.pair_id in kept[q.factor]]

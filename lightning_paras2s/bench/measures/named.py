@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isfinite
 from typing import Literal, NamedTuple
 
 from lightning_paras2s.bench.corpora import voicebench_scores as voicebench
@@ -23,6 +24,7 @@ from lightning_paras2s.bench.people.resampling import FISHER, LINEAR, Transform
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_words
 from lightning_paras2s.running.check import close
+from lightning_paras2s.running.fields import fits
 from lightning_paras2s.types import Audio
 
 MeasureName = Literal[
@@ -219,7 +221,7 @@ def events_in(value: object) -> list[Event] | None:
 def rating(item: CorpusItem, said: Said) -> Scored:
     """How far the one number that an answer says is from `labels.rating`; of all, Lin's coefficient."""
     wanted = item.labels.get("rating")
-    if not isinstance(wanted, int | float):
+    if not fits(wanted, "float"):
         return lacking("no_rating")
     numbers = [number for word in said_words(said.words) if (number := number_of(word)) is not None]
     if len(numbers) != 1:
@@ -229,9 +231,10 @@ def rating(item: CorpusItem, said: Said) -> Scored:
 
 def number_of(word: str) -> float | None:
     try:
-        return float(word)
+        number = float(word)
     except ValueError:
         return None
+    return number if isfinite(number) else None  # "nan" and "infinity" are words
 
 
 def feature(name: str, item: CorpusItem, said: Said) -> Scored:

@@ -143,8 +143,10 @@ class Importer:
         except Unheard as error:
             return Imported(*about, error.status, str(error))
         seconds, sound = round(audio.seconds, 3), packed(curves(audio))
-        if is_silent(audio) or seconds < self.limits.min_seconds:
-            return Imported(*about, "short" if seconds < self.limits.min_seconds else "silent", "", seconds)
+        if seconds < (least := self.limits.min_seconds):
+            return Imported(*about, "short", f"{seconds:g} s; --min_seconds is {least:g}", seconds)
+        if is_silent(audio):
+            return Imported(*about, "silent", "", seconds)
         if first := self.sounds.find(digest, seconds, sound):
             return Imported(*about, DUPLICATE, f"the same sound as {first}", seconds, sound)
         pieces = self._pieces(audio, recording, digest)

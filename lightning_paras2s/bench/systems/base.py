@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.queries.manifest import unheard_of
 from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
+from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.data.embedded import frames
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -57,6 +59,8 @@ class S2SSystem(ABC):
 
     config_sha: str  # of everything that its answers depend on
     hears_alone: bool = True  # a recording is all it needs of a query
+    told_all: bool = False  # its answers may be to what a query asks in writing, too, which nobody gives it here
+    knows_turns: bool = True  # `carries` is sure before anything is asked
     read_anew: bool = False  # answers of another config are asked for again, since that costs nothing, not refused
 
     def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027
@@ -150,6 +154,7 @@ class RecordedSystem(S2SSystem):
     """
 
     hears_alone = False
+    told_all = True
     read_anew = True
 
     def carries(self, turns: Sequence[Turn]) -> bool:
@@ -218,14 +223,16 @@ def usable(answer: Answer, max_seconds: float) -> Answer:
 
 
 def carried(system: S2SSystem, query: Query) -> bool:
-    """Is a system asked about a query, all of it?"""
+    """Is a system asked about a query, all of it? (Its turns as they are heard.)"""
     return not query.turns or system.carries(query.turns)
 
 
-def tell_turns(systems: Mapping[str, S2SSystem | None], queries: Sequence[Query]) -> None:
-    """Say, before anything is asked, which systems are not asked about queries with earlier turns."""
+def tell_turns(systems: Mapping[str, S2SSystem | None], queries: Sequence[Query], root: Path) -> None:
+    """Say, before anything is asked, which systems are not asked about queries (of a manifest in `root`) with earlier
+    turns."""
+    there = [heard_turns(q, root) for q in queries if q.turns and not unheard_of(q, root)]
     for name, system in systems.items():
-        if system is not None and (left := sum(not carried(system, q) for q in queries)):
+        if system is not None and (left := sum(not carried(system, q) for q in there)):
             say(
                 f"{name}: {type(system).__name__} can't carry the earlier turns of {left} of {len(queries)} queries; "
                 f"it is not asked about them (status {NO_TURNS})"

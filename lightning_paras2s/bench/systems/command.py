@@ -61,6 +61,8 @@ class CommandSystem(S2SSystem):
         stderr: file to which the program's errors are added, and what it prints that is no answer.
     """
 
+    knows_turns = False
+
     def __init__(
         self,
         command: str,
