@@ -145,8 +145,8 @@ def subset(manifest: str, folder: Path, pairs: int, seed: int) -> Path:
     ids = {factor: sorted({q.pair_id for q in queries if q.factor == factor}) for factor in {q.factor for q in queries}}
     if short := [f"{factor} {len(found)}" for factor, found in sorted(ids.items()) if len(found) < pairs]:
         raise UserError(
-            f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower, or make more queries: "
-            "synthesize without --limit"
+            f"each factor must have {pairs} contrast pairs; got {', '.join(short)}; set pairs lower, or make more "
+            "queries: synthesize without --limit"
         )
     random = np.random.default_rng(seed)
     kept = {f: set(random.permutation(ids[f])[: pairs or len(ids[f])].tolist()) for f in sorted(ids)}
