@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lightning_paras2s.data.domains import domain_of
+from lightning_paras2s.data.embedded import text_queries
+
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = ("ablations", "headline")
+NOTEBOOKS = ("ablations", "generalisation", "hacking", "headline", "labels")
 
 
 def execute(name: str, folder: Path) -> str:
@@ -52,7 +55,9 @@ def test_ablations_show_the_shipped_rows_in_a_fresh_clone(tmp_path):
     assert {row["point"]["policy"] for row in rows} == {"base", "sft_fifth"}
     assert "grpo/beta=0.05: beta 0.05" in shown and "grpo/beta=0.2: beta 0.2" in shown
     assert "2.195" in shown  # mean of the last ten of 2.05 + i / 100, i = 0..19
-    assert shown.count("image/png") == 10  # nine figures of sweeps, one of the one kind of reward
+    # eight figures of sweeps, two of the short recipe's rows, one of the one kind of reward
+    assert shown.count("image/png") == 11
+    assert "seeds, 100 pairs" in shown  # of the shipped rows
 
 
 def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
@@ -64,6 +69,66 @@ def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     assert "judge: 0.2 - 0.0 = +0.20 [+0.17, +0.23], higher; 2 seeds, 40 pairs" in shown
     assert "judge: 0.2 - 0.8 = -0.60 [-0.63, -0.57], lower; 2 seeds, 40 pairs" in shown
     assert "8 against 2: open, not run" in shown
+
+
+@pytest.mark.parametrize(("name", "figures"), [("labels", 2), ("generalisation", 2), ("hacking", 1)])
+def test_figure_groups_say_in_a_fresh_clone_what_was_not_run(tmp_path, name, figures):
+    shown = execute(name, tmp_path)
+    assert shown.count("image/png") >= figures
+    assert "open, not run" in shown
+
+
+def test_labels_draw_the_reward_models_correlation(tmp_path):
+    lines = [
+        sweep_row(0.0, seed, 3.0 + share + seed / 100)
+        | {"point": {"share": share}, "columns": {"correlation": 0.8 - share / 2}}
+        for share in (0.1, 0.7)
+        for seed in (1, 2)
+    ]
+    for line in lines:
+        line["systems"]["sft"] = sweep_row(0.0, 1, 3.0)["systems"]["grpo"]
+    shown = execute_with(tmp_path, "budget", lines, "labels")
+    assert "judge: 0.7 - 0.1 = +0.60 [+0.57, +0.63], higher; 2 seeds, 40 pairs" in shown
+    assert "0.7: grpo - sft = +0.7" in shown and "0.75" in shown and shown.count("image/png") == 3
+
+
+def test_generalisation_takes_each_half_of_the_topics(tmp_path):
+    topics = {q.id: domain_of(q.factor, q.topic) for q in text_queries("train") if q.factor in ("age", "gender")}
+    pairs = [f"{name.split('-')[0]}/{name}" for name in topics]
+    lines = []
+    for domain, seed in [(d, s) for d in ("first", "second", "all") for s in (1, 2)]:
+        # what is learned of one half is worth 1 there, and 0.5 on the other half
+        gain = {d: 1.0 if domain in (d, "all") else 0.5 for d in ("first", "second")}
+        line = sweep_row(0.0, seed, 3.0) | {"point": {"domain": domain}}
+        grpo = {pair: [3.0 + seed / 1000 + gain[topics[pair.split("/")[1]]]] * 2 for pair in pairs}
+        start = {pair: [3.0] * 2 for pair in pairs}
+        line["systems"] = {name: {"n": 2 * len(pairs), "pairs": of, "audit_pairs": of}
+                           for name, of in (("grpo", grpo), ("sft_fifth", start))}  # fmt: skip
+        lines.append(line)
+    shown = execute_with(tmp_path, "domains", lines, "generalisation")
+    tested_second = shown.split("tested on the second half")[1]
+    assert "judge: first - first = +0.50" in tested_second and "judge: second - second = +1.00" in tested_second
+
+
+def test_hacking_tells_when_an_ear_hears_it(tmp_path):
+    lines = []
+    for name, fall in (("whole", 0.0), ("neither", 1.0)):
+        for seed in (1, 2, 3):
+            probes = {"step": [0, 19, 39], "judge": [3.0 + seed / 100, 3.0 - seed / 100, 3.0 - fall + seed / 100],
+                      "audit": [3.0 + seed / 100] * 3, "wer": [0.1] * 3, "wer_outside": [None] * 3}  # fmt: skip
+            line = sweep_row(0.0, seed, 3.0 - fall + seed / 100) | {"point": {"judge": name, "lacks": []}}
+            line |= {"probes": probes, "curves": {"reward": [3.0, 3.5, 4.0]}}
+            lines.append(line)
+    shown = execute_with(tmp_path, "hacking", lines, "hacking")
+    assert "judge: whole - neither = +1.00 [" in shown and "no gibberish rule: open, not run" in shown
+    assert "judge from step" in shown and ">39<" in shown  # seen at the third probe, by the judge alone
+    assert shown.count("image/png") == 2
+
+
+def execute_with(folder: Path, sweep: str, lines: list[dict], name: str) -> str:
+    (folder / "results").mkdir()
+    (folder / f"results/sweep_{sweep}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return execute(name, folder)
 
 
 def sweep_row(beta: float, seed: int, mean: float) -> dict:

@@ -20,9 +20,11 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
-from lightning_paras2s.sweeping.points import difference, points_of, score
+from lightning_paras2s.sweeping.planning import files_of
+from lightning_paras2s.sweeping.points import column, difference, first_worse, part_of, points_of, score
+from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
-from lightning_paras2s.sweeping.sweep import files_of, plan, subset, sweep
+from lightning_paras2s.sweeping.sweep import plan, subset, sweep
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +37,8 @@ from pathlib import Path
 command, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
 with open("calls.txt", "a") as file:
     file.write(command + " " + str(os.getpid()) + "\\n")
-if command == "fit":
-    lr = float(options["--model.lr"])
+if command in ("fit", "predict"):
+    lr = float(options.get("--model.lr", 0.1))
     if lr > 1:
         sys.exit("error: lr must be small; got " + str(lr))
     folder = Path(*(options["--trainer.logger." + part] for part in ("save_dir", "name", "version")))
@@ -45,7 +47,18 @@ if command == "fit":
     time.sleep(float(os.environ.get("TOY_SECONDS", 0)))
     shared = {"train/zero_std_groups": 0.25, "seconds/step": 2.0}
     lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in range(4)]
+    lines += [{"step": i, "probe/judge": 2.0 + i, "probe/wer": 0.1, "val/pearson": i / 10} for i in (0, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
+elif command == "synthesize":
+    if options["--seed"] == "9":
+        sys.exit("error: the control voice needs the package piper-tts; got none")
+    out = Path(options["--out"])
+    out.mkdir(parents=True)
+    for name in ("queries.jsonl", "a.wav"):
+        (out / name).write_bytes(Path("queries", name).read_bytes())
+elif command == "audit":
+    heard = {"systems": {"grpo": {"wer_outside": 0.25}}, "notes": ["DNSMOS is not installed"], "pairs_a_factor": 1}
+    (Path(options["--run"]) / "outside.json").write_text(json.dumps(heard))
 else:
     out = Path(options["--output"])
     out.mkdir(parents=True, exist_ok=True)
@@ -223,6 +236,18 @@ def test_dry_run_counts_hours_and_dollars(place):
     assert "0.6" in str(result) and show("sweep", result, grid, "P", True) == ""
 
 
+def test_step_without_seconds_lasts_from_loss_to_loss(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    (tmp_path / "sft.done").write_text("120.0\n")  # most of it is the start
+    assert step_of(tmp_path, "sft") == 40.0  # three steps, of which nothing else is known
+    writer = SummaryWriter(tmp_path / "sft")
+    for step, second in enumerate((100.0, 100.5, 101.0)):
+        writer.add_scalar("train/loss", 1.0, step, walltime=second)
+    writer.close()
+    assert step_of(tmp_path, "sft") == pytest.approx(0.5)
+
+
 def test_dry_run_after_runs_goes_by_their_rows(place):
     sweep(**GRID | {"seeds": [1]})
     rows_ = Rows(place / "results/toy.jsonl", place / "lock")
@@ -249,6 +274,60 @@ def test_array_has_a_task_for_each_run_that_is_left(place):
     assert result["tasks"] == 0 and show("sweep", result, GRID, "P", True) == ""
 
 
+CHAIN = {
+    "samples": "predict --config preferences.yaml --model.folder {samples}/data",
+    "grpo": GRID["stages"]["grpo"],
+}
+
+
+def test_stages_may_be_other_subcommands_and_columns_are_what_they_log(place):
+    grid = GRID | {"stages": CHAIN, "points": [{"lr": 0.1}], "seeds": [3], "audit": "--pairs 1"}
+    result = sweep(**grid, columns={"correlation": "grpo:val/pearson"})
+    assert result["ok"] == 1 and calls(place) == ["predict", "fit", "evaluate", "audit"]
+    (row,) = rows(place)
+    assert row["columns"] == {"correlation": 0.3}  # the last of 0 / 10 and 3 / 10
+    assert row["probes"] == {"step": [0, 3], "judge": [2.0, 5.0], "wer": [0.1, 0.1],
+                             "audit": [None, None], "wer_outside": [None, None]}  # fmt: skip
+    assert row["outside"]["systems"]["grpo"]["wer_outside"] == 0.25 and row["steps"] == 4
+    assert set(row["seconds"]) == {"samples", "grpo", "evaluate", "audit"}
+    # only what is trained counts as responses: 4 steps of 2 queries x 4
+    assert row["responses"] == 32 and row["precision"] == "bf16-mixed"
+    run = next((place / "runs/toy").glob("lr*"))
+    assert (run / "samples").is_dir() and (run / "grpo").is_dir()
+    again = sweep(**grid, columns={"other": "grpo:train/kl"})  # a row that holds something else is another row
+    assert again["ok"] == 1 and len(rows(place)) == 2
+
+
+def test_column_that_no_stage_logs_is_a_failed_row(place):
+    result = sweep(**GRID | {"points": [{"lr": 0.1}], "seeds": [1]}, columns={"correlation": "grpo:val/spearman"})
+    assert [one["reason"].split(";")[1] for one in result["failed"]] == [" got no val/spearman of grpo"]
+
+
+def test_each_point_answers_queries_that_it_makes(place):
+    stages = {"made": "synthesize --out {made} --seed {voices}"}
+    evaluate = GRID["evaluate"].replace("{grpo}", "checkpoints")
+    points = [{"voices": 1}, {"voices": 2}, {"voices": 9}]
+    grid = GRID | {"stages": stages, "points": points, "seeds": [0], "evaluate": evaluate, "manifest": "made"}
+    result = sweep(**grid)
+    assert result["ok"] == 2
+    assert [(one["point"], one["reason"]) for one in result["failed"]] == [
+        ({"voices": 9}, "made: the control voice needs the package piper-tts; got none (exit code 1)")
+    ]
+    found = [row for row in rows(place) if row["status"] == "ok"]
+    assert len({row["config_sha"] for row in found}) == 2 and all(row["steps"] == 0 for row in found)
+    assert len(list((place / "runs/toy").glob("*/made/queries.jsonl"))) == 2
+    assert calls(place).count("evaluate") == 2
+
+
+def test_dry_run_prices_each_stage_by_its_own_steps(place):
+    reward = "--config reward.yaml --trainer.max_steps 100 --data.batch_size 10"
+    stages = {"samples": CHAIN["samples"], "reward": reward, **GRID["stages"]}
+    result = sweep(**GRID | {"stages": stages, "seeds": [1]}, dry_run=True)
+    # 2 s a step, as the stand-in logs: (100 + 4) steps, two points; one step was measured of each
+    assert result["hours"] == pytest.approx(2 * 104 * 2.0 / 3600, abs=1e-5)
+    assert calls(place) == ["predict", "fit", "fit"]
+
+
 def test_mistakes_are_told_before_anything_runs(place):
     for changed, told in (
         ({"points": []}, "must have a point"),
@@ -257,23 +336,30 @@ def test_mistakes_are_told_before_anything_runs(place):
         ({"points": [{"rate": 1}]}, "must be one of"),
         ({"only": 4}, "0 to 3; got 4"),
         ({"stages": {"grpo": "--config grpo.yaml --model.lrr {lr}"}}, "did you mean"),
+        ({"manifest": "made"}, "needs a stage of this name; got grpo"),
+        ({"stages": {"grpo": "fitt --config grpo.yaml"}}, "a subcommand, .* got 'fitt'"),
+        ({"stages": {"audit": "--config grpo.yaml"}}, "not be named as one that follows"),
+        ({"columns": {"correlation": "reward"}}, "columns must name a stage"),
     ):
         with pytest.raises(UserError, match=told):
             sweep(**GRID | changed)
     assert not (place / "calls.txt").exists()
 
 
+PLANNED = {"stages": {}, "evaluate": "", "skills": "", "audit": "", "columns": {}, "threads": 1}
 GRIDS = sorted(p.name for p in (ROOT / "configs/sweeps").glob("*.yaml") if p.name != "evaluate.yaml")
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_shipped_grid_can_be_planned(place, name):
+def test_shipped_grid_can_be_built(place, name):
     config = yaml.safe_load((ROOT / "configs/sweeps" / name).read_text())
-    options = {"stages": config["stages"], "evaluate": config["evaluate"], "threads": 1}
-    options["skills"] = config.get("skills", "")
-    queries = subset(GRID["manifest"], Path("runs/toy"), 1, 0)
-    made = plan(config["points"], config["seeds"], options, Path("runs/toy"), queries)
-    assert len({run.sha for run in made}) == len(config["points"]) * len(config["seeds"])
+    queries = {} if config.get("manifest") == "made" else {"manifest": GRID["manifest"], "pairs": 1}
+    result = sweep(**config | queries, dry_run=True, step_seconds=1.0)
+    assert result["todo"] == result["runs"] == len(config["points"]) * len(config["seeds"])
+    assert not (place / "calls.txt").exists()
+    options = {key: config.get(key, default) for key, default in PLANNED.items()}
+    made = plan(config["points"], config["seeds"], options, Path("runs/toy"), None)
+    assert len({run.sha for run in made}) == result["runs"]
     for run in made:  # a row says which arithmetic a figure is of
         assert all(tree["trainer"]["precision"] == "32-true" for tree in run.stages.values())
 
@@ -335,6 +421,45 @@ def test_pairs_that_differ_widen_a_comparison():
     assert found.high == pytest.approx(2.1009 * (2.5 / 9 / 10 / 2) ** 0.5, abs=1e-4) and found.verdict == "undecided"
     few = [row(0, {"age/0": [2.0, 2.0], "age/1": [3.0, 3.0]})]
     assert difference(few, few, ("grpo", "grpo")).verdict == "no interval"
+
+
+def test_points_are_compared_by_the_names_of_their_pairs():
+    noise = [0.0] * 10
+    others = {name.replace("age", "emotion"): scores for name, scores in scored(2.0, noise).items()}
+    with pytest.raises(UserError, match="must have answered the same queries"):
+        difference([row(0, scored(2.0, noise))], [row(0, others)], ("grpo", "grpo"))
+    # of the same texts, heard otherwise: another manifest, and comparable
+    heard = row(0, scored(2.5, noise)) | {"queries_sha": "y"}
+    assert difference([heard], [row(0, scored(2.0, noise))], ("grpo", "grpo")).value == pytest.approx(0.5)
+
+
+def test_part_of_a_point_holds_the_pairs_that_were_asked_for():
+    both = row(0, scored(2.0, [0.0] * 10) | {f"age/{i}": [4.0, 4.0] for i in range(5)})
+    for cells in both["systems"].values():
+        cells["audit_pairs"] = cells["pairs"]
+    part = part_of([both], lambda pair: int(pair.split("/")[1]) < 5)
+    # age: five pairs of 4; gender: five of 2
+    assert score(part, "grpo").value == pytest.approx(3.0) and len(part[0]["systems"]["grpo"]["audit_pairs"]) == 10
+    assert len(both["systems"]["grpo"]["pairs"]) == 20
+
+
+def test_column_has_an_interval_over_seeds():
+    rows_ = [{"columns": {"correlation": value}} for value in (0.7, 0.8)]
+    found = column(rows_, "correlation")
+    # t(1 degree of freedom) = 12.7062, deviation 0.0707107, of the mean / sqrt(2) = 0.05
+    assert found.value == pytest.approx(0.75) and found.high - found.value == pytest.approx(12.7062 * 0.05, abs=1e-4)
+    assert np.isnan(column(rows_[:1], "correlation").low)
+
+
+def test_first_probe_that_hears_it_is_told():
+    whole = [{"probes": {"step": [0, 19, 39], "judge": [3.0 + s, 3.1 + s, 3.2 + s], "wer": [0.1 + s] * 3}}
+             for s in (0.0, 0.01, 0.02)]  # fmt: skip
+    fallen = [{"probes": {"step": [0, 19, 39], "judge": [3.0 + s, 2.0 + s, 1.5 + s], "wer": [0.1 + s] * 3}}
+              for s in (0.0, 0.01, 0.02)]  # fmt: skip
+    assert first_worse(fallen, whole, "judge", "lower") == 19
+    assert first_worse(whole, fallen, "judge", "lower") is None  # it is better
+    assert first_worse(fallen, whole, "wer", "higher") is None
+    assert first_worse(fallen[:1], whole, "judge", "lower") is None  # one seed says nothing of the others
 
 
 def test_findings_page_is_current():

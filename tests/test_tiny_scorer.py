@@ -128,6 +128,14 @@ def test_a_recording_is_read_once_however_often_it_is_scored(scorer, tmp_path):
     assert torch.equal(scorer.score_logits(again[:1], again[1:]), wanted)
 
 
+def test_saved_scorer_is_loaded_from_a_folder_of_its_own(scorer, tmp_path):
+    """That of a run, say, in which no ears lay."""
+    scorer.save(tmp_path / "scorer.safetensors")
+    loaded = TrainedScorer(str(tmp_path / "scorer.safetensors")).eval()
+    scores = [s(sounds(1.0), sounds(1.0)) for s in (scorer, loaded)]
+    assert torch.allclose(*scores, atol=5e-3)  # half precision
+
+
 def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_path):
     for name in ("transcriber", "style"):
         shutil.copy(folder / f"{name}.safetensors", tmp_path)

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from lightning_paras2s.data.dialogue import Dialogue, RecordedUtterance, heard_turns
+from lightning_paras2s.data.domains import domain_of
 from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
@@ -159,10 +160,16 @@ class UnlabelledQueries(DialogueSource):
             for RL too.
         seed: of voices and variations.
         limit: recordings to train on, drawn at random; 0 = all. A short run need not wait until all are spoken.
+        domain: train on the topics of one domain alone, "first" or "second" (`data/domains.py`); "all" = on both.
     """
 
     def __init__(
-        self, renditions: int | dict[str, int] = 1, demonstrated: float = 1.0, seed: int = 300, limit: int = 0
+        self,
+        renditions: int | dict[str, int] = 1,
+        demonstrated: float = 1.0,
+        seed: int = 300,
+        limit: int = 0,
+        domain: Literal["all", "first", "second"] = "all",
     ) -> None:
         if limit < 0:
             raise UserError(f"limit must be 0 (all) or above; got {limit}; change it")
@@ -170,11 +177,14 @@ class UnlabelledQueries(DialogueSource):
         if unknown := set(self.counts).difference(STYLES, *STYLES.values()):
             raise UserError(f"renditions must be a number or name factors and styles; got {', '.join(sorted(unknown))}")
         self.renditions, self.demonstrated, self.seed, self.limit = renditions, demonstrated, seed, limit
+        self.domain = domain
 
     def dialogues(self, split: str, cache_dir: str) -> list[Dialogue]:
         random = np.random.default_rng(self.seed + len(split))
         shown = set(demonstrated_queries(self.demonstrated))
         queries = [q for q in text_queries("train") if q not in shown] if split == "train" else text_queries("val")
+        if split == "train" and self.domain != "all":
+            queries = [q for q in queries if domain_of(q.factor, q.topic) == self.domain]
         counts = self.counts if split == "train" else {}
         pairs = [(q, s) for q in queries for s in q.styles for _ in range(counts.get(s, counts.get(q.factor, 1)))]
         limit = self.limit if split == "train" else 0

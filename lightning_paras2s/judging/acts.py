@@ -85,11 +85,7 @@ class ActClassifier:
         words = mask_topic(heard, query_text)
         known_words = sum(w == TOPIC or w in self.lexicon for w in words) / max(1, len(words))
         known_pairs = self.known_pairs(words)
-        odds = dict(zip(self.acts, self.probabilities(words).tolist(), strict=True))
-        candidates = {a: p for a, p in odds.items() if a == GENERIC or a.startswith(f"{factor}:")}
-        mass = sum(candidates.values())
-        name = max(candidates, key=candidates.__getitem__)
-        confidence = candidates[name] / max(mass, 1e-12)
+        name, confidence, mass = self.likeliest(words, factor)
         repeats = len(words) >= 4 and len(set(words)) / len(words) < 0.6
         low = any(got < limit for got, limit in zip((confidence, known_words, known_pairs), self.limits, strict=False))
         if len(words) < 2 or repeats or low or is_broken(heard):
@@ -97,6 +93,15 @@ class ActClassifier:
         elif mass < self.limits[3]:
             name = OTHER
         return Act(name, confidence, known_words, known_pairs)
+
+    def likeliest(self, words: list[str], factor: str) -> tuple[str, float, float]:
+        """The act of the factor's that these words are most likely to be, be they nonsense or not; how likely among
+        them, and their share of all probability. `words` with the topic masked."""
+        odds = dict(zip(self.acts, self.probabilities(words).tolist(), strict=True))
+        candidates = {a: p for a, p in odds.items() if a == GENERIC or a.startswith(f"{factor}:")}
+        mass = sum(candidates.values())
+        name = max(candidates, key=candidates.__getitem__)
+        return name, candidates[name] / max(mass, 1e-12), mass
 
     def known_pairs(self, words: list[str]) -> float:
         """Share of neighbours that training texts hold in this order: mean over word pairs and pairs of word

@@ -94,9 +94,13 @@ class EmbeddedJudge(Judge):
         elif evidence.tone not in TONES:
             score = rubrics.Score(None, f"the tone heard is {evidence.tone or 'unknown'}", "no_tone")
         else:
-            act = self.classifier.classify(evidence.transcript, factor, query.text).name
+            act = self.act(query, factor, evidence.transcript)
             score = rubrics.score_act(value, act, evidence.tone, rubrics.names_topic(query.text, evidence.transcript))
         return self.verdict(evidence, score, raw=act)
+
+    def act(self, query: Query, factor: str, transcript: str) -> str:
+        """What a response does."""
+        return self.classifier.classify(transcript, factor, query.text).name
 
 
 class LLMJudge(Judge):

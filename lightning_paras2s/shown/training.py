@@ -69,13 +69,15 @@ def sweep(result: Result, options: Result) -> Shown:
         if not result["tasks"]:
             return Shown([f"all {result['runs']} runs have a row: nothing is left to submit"])
         return Shown([f"script: {result['script']} ({result['tasks']} tasks)", f"submit it: sbatch {result['script']}"])
-    rows = []
-    for row in (r for r in result["table"] if r["status"] == "ok"):
+    rows, ended = [], [r for r in result["table"] if r["status"] == "ok"]
+    more = list(dict.fromkeys(name for row in ended for name in row.get("columns", {})))
+    for row in ended:
         for name, cells in row["systems"].items():
             score, kl = with_ends(cells["mean"], cells["ci95"], 2), row.get("last_quarter", {}).get("kl")
-            rows.append((point_text(row["point"]), row["seed"], name, score, cells["n"], cells["audit_mean"], kl))
+            own = [row.get("columns", {}).get(column) for column in more]
+            rows.append((point_text(row["point"]), row["seed"], name, score, cells["n"], cells["audit_mean"], kl, *own))
     failed = [f"failed: {point_text(one['point'])}, seed {one['seed']}: {one['reason']}" for one in result["failed"]]
-    parts = [table(("point", "seed", "system", "score [95 %]", "n", "audit", "KL"), rows), *failed]
+    parts = [table(("point", "seed", "system", "score [95 %]", "n", "audit", "KL", *more), rows), *failed]
     told = f"{result['ok']} of {result['runs']} runs done, {len(result['failed'])} failed; rows: {result['rows']}"
     missing = "" if result["ok"] else "no run of this sweep ended well" + "".join(f"; {one}" for one in failed[:1])
     again = f"sweep --config {options['name'].removeprefix('sweep_')}.yaml --retry true" if failed else ""

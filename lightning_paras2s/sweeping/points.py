@@ -6,7 +6,7 @@ Both were drawn (`bench/seeds.py`). Only runs that answered the same queries are
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,6 +55,27 @@ def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     return [(json.loads(point), of) for point, of in found.items()]
 
 
+def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
+    """The rows with the contrast pairs (factor/pair) alone for which that holds."""
+    kept = []
+    for row in rows:
+        systems = {
+            name: {**cells, **{m: {k: v for k, v in cells[m].items() if holds(k)} for m in ("pairs", "audit_pairs")}}
+            for name, cells in row["systems"].items()
+        }
+        kept.append({**row, "systems": systems})
+    return kept
+
+
+def column(rows: Sequence[Row], name: str) -> Estimate:
+    """A column's mean over a point's seeds (Student's t); no interval with one seed."""
+    values = np.array([row["columns"][name] for row in rows], float)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), np.nan, np.nan, len(values), len(values))
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Estimate(float(values.mean()), values.mean() - reach, values.mean() + reach, len(values), len(values))
+
+
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
     """The macro average over factors, of the seeds of a point. With one seed it holds for that seed."""
     values, design = pooled(rows, system, metric)
@@ -74,8 +95,8 @@ def difference(
     pairs, or seeds, vary no more than the rest, they add nothing, and the other's mean square and degrees of freedom
     stand alone: else what is none would count as a component that two degrees of freedom know.
     """
-    (a, design), (b, other) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
-    if len(design.pair_of) != len(other.pair_of):
+    (a, design), (b, _) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
+    if halves(first[0], systems[0], metric) != halves(then[0], systems[1], metric):
         raise UserError("two points must have answered the same queries to be compared; got others; run them again")
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
@@ -132,6 +153,30 @@ def seed_variance(values: NDArray, design: Design) -> tuple[float, float]:
         return 0.0, 0
     means = [macro_parts(row[None], design).value for row in values]
     return float(np.var(means, ddof=1) / len(means)), len(means) - 1
+
+
+def halves(row: Row, system: str, metric: Metric) -> list[tuple[str, int]]:
+    """Names of the pairs, in order, and how many halves of each were asked."""
+    return [(name, len(scores)) for name, scores in row["systems"][system][metric].items()]
+
+
+def first_worse(rows: Sequence[Row], whole: Sequence[Row], ear: str, worse: Literal["lower", "higher"]) -> int | None:
+    """The first probed step at which an ear hears the runs to be worse than the whole judge's, by a 95 % interval over
+    seeds (Welch's t); None = at no step, or fewer than two seeds. Steps are tested one by one: of 20 that differ by
+    chance alone, one is expected to be told.
+
+    Args:
+        ear: of `probes`: judge, audit, wer, wer_outside.
+        worse: the side of worse values: lower scores, higher word error rates.
+    """
+    for i, step in enumerate(rows[0]["probes"]["step"]):
+        values = [[row["probes"][ear][i] for row in of if row["probes"][ear][i] is not None] for of in (rows, whole)]
+        if min(map(len, values)) < 2:
+            continue
+        side = "less" if worse == "lower" else "greater"
+        if stats.ttest_ind(*values, equal_var=False, alternative=side).pvalue < 0.025:
+            return step
+    return None
 
 
 def pooled(rows: Sequence[Row], system: str, metric: Metric) -> tuple[NDArray, Design]:

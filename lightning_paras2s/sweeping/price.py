@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ import yaml
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.options import STAGES
+from lightning_paras2s.sweeping.planning import AFTER, responses_of
 from lightning_paras2s.sweeping.runs import Failed, chain
 
 if TYPE_CHECKING:
+    from lightning_paras2s.sweeping.planning import Run
     from lightning_paras2s.sweeping.rows import Rows
-    from lightning_paras2s.sweeping.sweep import Run
 
 MEASURED_STEPS = 3
 HOUR = 3600.0
@@ -38,12 +41,13 @@ def price(
     done = [(run, known[run.sha]) for run in made if known.get(run.sha, {}).get("status") == "ok"]
     waiting = {run.sha for run in todo}
     if step_seconds or not done or not todo:
-        a_response, rest, how = from_a_step(made[0], step_seconds) if todo else (0.0, 0.0, "nothing is left to do")
+        rates, rest, how = from_a_step(made[0], step_seconds) if todo else ({}, 0.0, "nothing is left to do")
     else:
-        a_response, rest, how = from_rows(done)
+        rates, rest, how = from_rows(done)
     each = []
     for run in made:
-        hours = (run.responses * a_response + rest) / HOUR if run.sha in waiting else 0.0
+        seconds = sum(count * rates.get(stage, 0.0) for stage, count in run.responses.items()) + rest
+        hours = seconds / HOUR if run.sha in waiting else 0.0
         state = known[run.sha]["status"] if run.sha in known and run.sha not in waiting else "to do"
         each.append({"point": point_text(run), "seed": run.seed, "hours": round(hours, 6), "state": state})
     hours = sum(one["hours"] for one in each)
@@ -55,58 +59,83 @@ def point_text(run: Run) -> str:
     return ", ".join(f"{key} {value}" for key, value in run.point.items())
 
 
-def from_rows(done: Sequence[tuple[Run, dict[str, Any]]]) -> tuple[float, float, str]:
-    """Seconds a response, seconds of the rest of a run, and how that is known."""
-    trained, rest = [], []
+def from_rows(done: Sequence[tuple[Run, dict[str, Any]]]) -> tuple[dict[str, float], float, str]:
+    """Seconds a response of each stage, seconds of the rest of a run, and how that is known."""
+    trained: dict[str, list[float]] = {}
+    rest = []
     for run, row in done:
-        steps = {step: value for step, value in row["seconds"].items() if step in run.stages}
-        rest.append(sum(row["seconds"].values()) - sum(steps.values()))
-        if run.responses:
-            trained.append(sum(steps.values()) / run.responses)
-    a_response = statistics.median(trained) if trained else 0.0
-    return a_response, statistics.median(rest), f"measured: the median of {len(done)} rows, start of processes included"
+        rest.append(sum(seconds for step, seconds in row["seconds"].items() if step not in run.stages))
+        for stage, count in run.responses.items():
+            trained.setdefault(stage, []).append(row["seconds"].get(stage, 0.0) / count)
+    rates = {stage: statistics.median(seconds) for stage, seconds in trained.items()}
+    return rates, statistics.median(rest), f"measured: the median of {len(done)} rows, start of processes included"
 
 
-def from_a_step(run: Run, step_seconds: float) -> tuple[float, float, str]:
+def from_a_step(run: Run, step_seconds: float) -> tuple[dict[str, float], float, str]:
+    """Likewise, from steps of one run."""
+    ending = "all but training is not counted before a run is done"
     if not run.stages:
-        return 0.0, 0.0, "nothing is trained; evaluation is not counted before a run is done"
-    how = f"{step_seconds:g} s a step of the first point, as given"
-    responses = run.responses / sum(t.get("trainer", {}).get("max_steps", 1) for t in run.stages.values())
-    if not step_seconds:
-        step_seconds, responses = measured(run)
-        how = f"measured: {step_seconds:.2f} s a step of the first point, {MEASURED_STEPS} steps"
-    return step_seconds / responses, 0.0, f"{how}; evaluation is not counted before a run is done"
+        return {}, 0.0, f"nothing is trained; {ending}"
+    if step_seconds:
+        rates = {stage: step_seconds / responses_of(tree) for stage, tree in run.stages.items()}
+        return rates, 0.0, f"{step_seconds:g} s a step of the first point, as given; {ending}"
+    steps = measured(run)
+    rates = {stage: seconds / responses_of(run.stages[stage]) for stage, seconds in steps.items()}
+    told = ", ".join(f"{seconds:.2f} s a step of {stage}" for stage, seconds in steps.items())
+    return rates, 0.0, f"measured: {told} of the first point, {MEASURED_STEPS} steps; {ending}"
 
 
-def measured(run: Run) -> tuple[float, float]:
-    """Seconds and responses of a step, the mean over the first point's stages, run a few steps each."""
-    from lightning_paras2s.sweeping.sweep import responses_of
-
-    seconds, responses = [], []
+def measured(run: Run) -> dict[str, float]:
+    """Seconds a step of what is trained; all stages are run a few steps each."""
+    found = {}
     with tempfile.TemporaryDirectory(prefix="sweep-") as made:
         folder = Path(made) / "run"
-        for stage, tree in run.stages.items():
-            old, new = str(run.work.folder), str(folder)
-            words = [word.replace(old, new) for word in run.work.commands[stage]]
-            logger = ["--trainer.logger.save_dir", made, "--trainer.logger.name", "run"]
-            words += [*logger, "--trainer.max_steps", str(MEASURED_STEPS)]
+        for stage, typed in run.work.commands.items():
+            if stage in AFTER:
+                break
+            words = [word.replace(str(run.work.folder), str(folder)) for word in typed]
+            if words[0] in STAGES:
+                words += ["--trainer.logger.save_dir", made, "--trainer.logger.name", "run", *few(words[0])]
             try:
                 for process in chain(replace(run.work, folder=folder, commands={stage: words})):
                     say(f"{stage}: {MEASURED_STEPS} steps ...")
                     process.wait()
             except Failed as error:
                 raise UserError(f"the first point must run a few steps to be measured; got: {error}") from None
-            seconds.append(step_of(folder, stage))
-            responses.append(responses_of(tree))
-    return statistics.mean(seconds), statistics.mean(responses)
+            if stage in run.stages:
+                found[stage] = step_of(folder, stage)
+    return found
+
+
+def few(command: str) -> list[str]:
+    """Options by which a stage ends soon, and tells each step; a later stage needs what it writes, so that judged
+    samples are not left out altogether."""
+    steps = str(MEASURED_STEPS)
+    if command == "fit":
+        return ["--trainer.max_steps", steps, "--trainer.log_every_n_steps", "1"]
+    return ["--trainer.limit_predict_batches", steps]
 
 
 def step_of(folder: Path, stage: str) -> float:
-    """A step's seconds as the run logs them, else the whole run's over its steps (its start included)."""
+    """A step's seconds as the run logs them, else between two losses; else the whole run's over its steps (its start
+    included)."""
     path = folder / stage / "metrics.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    found = [line["seconds/step"] for line in lines if line.get("seconds/step")]
+    found = [line["seconds/step"] for line in lines if line.get("seconds/step")] or between_losses(folder / stage)
     return statistics.median(found) if found else float((folder / f"{stage}.done").read_text()) / MEASURED_STEPS
+
+
+def between_losses(folder: Path) -> list[float]:
+    """Seconds from one step's loss to the next one's, by TensorBoard's clock."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not folder.is_dir():
+        return []
+    told = EventAccumulator(str(folder))
+    told.Reload()
+    if "train/loss" not in told.Tags()["scalars"]:
+        return []
+    return [then.wall_time - one.wall_time for one, then in pairwise(told.Scalars("train/loss"))]
 
 
 def array_script(

@@ -23,11 +23,12 @@ from lightning_paras2s.sweeping.runs import seconds_of
 from lightning_paras2s.types import Verdict, answered, finite
 
 if TYPE_CHECKING:
-    from lightning_paras2s.sweeping.sweep import Run
+    from lightning_paras2s.sweeping.planning import Run
 
 ROWS = 1  # raise it where a row of the same run would mean something else: all is then run again
 KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",
         "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
+PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
 
@@ -59,6 +60,8 @@ class Rows:
 
     def add_finished(self, run: Run) -> None:
         row = row_of(run, "ok", "") | scores_of(run) | training_of(run)
+        if run.columns:
+            row["columns"] = {name: logged(run, *place.split(":", 1)) for name, place in run.columns.items()}
         self._add(row)
         if run.stages:
             write_hparams(run.work.folder / list(run.stages)[-1], row)
@@ -125,6 +128,9 @@ def scores_of(run: Run) -> dict[str, Any]:
     told = run.work.folder / "skills.json"
     if "skills" in run.work.commands:
         row["skills"] = json.loads(told.read_text().splitlines()[-1])["skills"]
+    if "audit" in run.work.commands:
+        outside = json.loads((folder / "outside.json").read_text(encoding="utf-8"))
+        row["outside"] = {key: outside[key] for key in ("systems", "notes", "pairs_a_factor")}
     return row
 
 
@@ -146,17 +152,37 @@ def training_of(run: Run) -> dict[str, Any]:
     if not run.stages:
         return {"steps": 0, "responses": 0, "train_seconds": 0.0}
     stage = list(run.stages)[-1]
-    path = run.work.folder / stage / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = metrics_of(run, stage)
+    probed = [line for line in lines if any(line.get(f"probe/{name}") is not None for name in PROBES)]
     lines = [line for line in lines if line.get("train/reward") is not None]
     tail = lines[-math.ceil(len(lines) / 4) :] if lines else []
     row: dict[str, Any] = {"steps": len(lines) or run.stages[stage].get("trainer", {}).get("max_steps")}
-    row["responses"] = int(run.responses)
+    row["responses"] = int(sum(run.responses.values()))
     row["train_seconds"] = round(sum(line.get("seconds/step") or 0.0 for line in lines), 1)
     row["last_quarter"] = {name: mean(tail, key) for name, key in CURVES.items()}
     row["zero_variance_share"] = mean(lines, CURVES["zero_variance"])
     row["curves"] = {name: [rounded(line.get(key)) for line in lines] for name, key in CURVES.items()}
+    if probed:
+        row["probes"] = {name: [rounded(line.get(f"probe/{name}")) for line in probed] for name in PROBES}
+        row["probes"]["step"] = [line["step"] for line in probed]
     return row
+
+
+def metrics_of(run: Run, stage: str) -> list[dict[str, Any]]:
+    path = run.work.folder / stage / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def logged(run: Run, stage: str, metric: str) -> float:
+    """The last value of a metric.
+
+    Raises:
+        UserError: there is none.
+    """
+    known = [line[metric] for line in metrics_of(run, stage) if line.get(metric) is not None]
+    if not known:
+        raise UserError(f"columns must name what a stage logs; got no {metric} of {stage}; correct it in the grid")
+    return rounded(known[-1])
 
 
 def mean(lines: list[dict[str, Any]], key: str) -> float | None:

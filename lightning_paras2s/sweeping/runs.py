@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_paras2s.bench.chain import end_with_parent
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.options import STAGES
 
 if TYPE_CHECKING:
+    from lightning_paras2s.sweeping.planning import Run
     from lightning_paras2s.sweeping.rows import Rows
-    from lightning_paras2s.sweeping.sweep import Run
 
 POLL_SECONDS = 0.1
 PROGRAM = (sys.executable, "-m", "lightning_paras2s")
@@ -73,15 +75,21 @@ def advance(run: Run, steps: Iterator, rows: Rows, keep_checkpoints: bool) -> su
         if end.value == "taken":
             say(f"{run.work.folder.name}: another process runs it; left to that one")
             return None
-        rows.add_finished(run)
+        try:
+            rows.add_finished(run)
+        except UserError as error:
+            return fail(run, rows, error)
     except Failed as error:
-        say(f"{run.work.folder.name} failed: {error}")
-        rows.add_failed(run, str(error))
-        return None
+        return fail(run, rows, error)
     if not keep_checkpoints:
-        for folder in run.work.folder.glob("*/checkpoints"):
+        for folder in (f for part in ("checkpoints", "data") for f in run.work.folder.glob(f"*/{part}")):
             shutil.rmtree(folder)
     return None
+
+
+def fail(run: Run, rows: Rows, error: Exception) -> None:
+    say(f"{run.work.folder.name} failed: {error}")
+    rows.add_failed(run, str(error))
 
 
 def chain(work: Work) -> Iterator[subprocess.Popen]:
@@ -114,11 +122,11 @@ def start(work: Work, step: str, command: list[str]) -> subprocess.Popen:
     environment = dict(os.environ)
     if work.threads:
         environment |= {"OMP_NUM_THREADS": str(work.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    as_json = [] if command[0] == "fit" else ["--json"]
+    as_json = [] if command[0] in STAGES else ["--json"]
     with (work.folder / f"{step}.json").open("w") as out, (work.folder / f"{step}.log").open("w") as log:
         return subprocess.Popen(
             [*PROGRAM, *command, *as_json],
-            stdout=log if command[0] == "fit" else out,
+            stdout=log if command[0] in STAGES else out,
             stderr=log,
             env=environment,
             preexec_fn=end_with_parent if sys.platform == "linux" else None,

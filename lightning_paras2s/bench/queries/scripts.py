@@ -10,15 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lightning_paras2s.data.domains import spare_queries
 from lightning_paras2s.data.embedded import TextQuery, query_style, text_queries
 from lightning_paras2s.data.open_text import read_open
+from lightning_paras2s.data.sources import demonstrated_queries
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import safe_name
 from lightning_paras2s.speaking.synthesizers import Voice
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES, Query, Style, read_jsonl
 
-SHIPPED = ("embedded", "open")  # text sets that come with the package
-LICENSE = "CC-BY-4.0"  # of both
+SHIPPED = ("embedded", "open", "spare")  # text sets that come with the package
+SHOWN = 0.2  # share of the demonstrations that `sft_fifth` saw
+LICENSE = "CC-BY-4.0"  # of all
 
 
 class Job(NamedTuple):
@@ -40,9 +43,12 @@ def load_scripts(source: str, split: str, factors: Sequence[str], limit: int | N
 
 
 def scripts_of(source: str) -> list[TextQuery]:
-    """Scripts of all splits: of a set that ships with the package ("embedded" or "open"), or of a file."""
+    """Scripts of all splits: of a set that ships with the package ("embedded", "open", or "spare", which has a test
+    split alone), or of a file."""
     if source == "embedded":
         return [q for split in SPLITS for q in text_queries(split)]
+    if source == "spare":
+        return [replace(query, split="test") for query in spare_queries(demonstrated_queries(SHOWN))]
     if source == "open":
         prompts = [p for split in SPLITS for factor in FACTORS for p in read_open(factor, split)]
         return [TextQuery(p.id, p.factor, p.split, p.topic, p.subject, p.text, tuple(p.styles)) for p in prompts]

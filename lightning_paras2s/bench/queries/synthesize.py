@@ -87,7 +87,7 @@ class Attempt:
 
 def synthesize(
     out: str,
-    source: Literal["embedded", "open"] | InputPath = "embedded",
+    source: Literal["embedded", "open", "spare"] | InputPath = "embedded",
     split: Literal["train", "val", "test"] = "test",
     factors: Sequence[str] = FACTORS,
     limit: int | None = None,
@@ -103,7 +103,8 @@ def synthesize(
 
     Args:
         out: folder to write.
-        source: "embedded" or "open" (the text sets that ship with the package), or a file of scripts that `mine` wrote.
+        source: "embedded" or "open" (the text sets that ship with the package), "spare" (training texts that neither
+            `sft_fifth` nor RL is shown, in the voices of the test), or a file of scripts that `mine` wrote.
         split: train, val or test; its voices are its own.
         factors: emotion, sarcasm, age, gender.
         limit: scripts a factor; all by default. A larger limit keeps what a smaller one made.

@@ -11,6 +11,7 @@ words and word pairs (as fastText does, arXiv 1607.01759): a transformer alone d
 from __future__ import annotations
 
 import hashlib
+import shutil
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +28,7 @@ from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork, pad_acoustics, read_ctc
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module, save_module
+from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.types import FACTORS, Audio
 
 PAD, UNKNOWN = 0, 1
@@ -106,13 +108,18 @@ class TinyScorer(ResponseScorer):
     ) -> None:
         super().__init__()
         self.settings = {"width": width, "layers": layers, "heads": heads}
-        self.settings |= {"transcriber": Path(transcriber).name, "style": Path(style).name}
+        self.files = {"transcriber": weights_file(transcriber), "style": weights_file(style)}
+        self.settings |= {name: file.name for name, file in self.files.items()}
         self.ears = Ears(load_module(CTCNetwork, transcriber), load_module(StyleNetwork, style))
         self.body = ScorerBody(width, layers, heads)
 
     def save(self, path: str | Path) -> None:
-        self.body.settings |= {name: self.settings[name] for name in ("transcriber", "style")}
+        """With its ears beside it, where they are looked for."""
+        self.body.settings |= {name: self.settings[name] for name in self.files}
         save_module(self.body, path)
+        for file in self.files.values():
+            if not (beside := Path(path).parent / file.name).exists():
+                shutil.copyfile(file, beside)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
         heard = [[self.ears(audio) for audio in audios] for audios in (queries, responses)]

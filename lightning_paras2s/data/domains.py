@@ -1,0 +1,26 @@
+"""Two domains of the embedded texts, for RL on one and tests on the other (the design of the paper's Table 8, whose
+domains are two corpora of real speech): the topics of each factor, in alphabetical order, are dealt out by turns.
+
+The texts to test on are training texts that nobody is shown: RL has every second one (`UnlabelledQueries`), and
+`sft_fifth` the demonstrations of a fifth of the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lightning_paras2s.data.embedded import TextQuery, text_queries
+
+Domain = Literal["first", "second"]
+
+
+def domain_of(factor: str, topic: str) -> Domain:
+    """Of a training topic."""
+    topics = sorted({query.topic for query in text_queries("train") if query.factor == factor})
+    return "second" if topics.index(topic) % 2 else "first"
+
+
+def spare_queries(shown: list[TextQuery]) -> list[TextQuery]:
+    """Training texts that are neither RL's nor among the `shown` demonstrations."""
+    seen = {query.id for query in shown}
+    return [q for i, q in enumerate(text_queries("train")) if i % 2 == 0 and q.id not in seen]

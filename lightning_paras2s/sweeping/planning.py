@@ -1,0 +1,190 @@
+"""The runs of a sweep, planned: what each is made from, by which it is known, and its subcommands in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.cli import resolve_configs
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.check import check
+from lightning_paras2s.running.options import COMMANDS, STAGES
+from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
+from lightning_paras2s.running.source import PACKAGE, class_index, class_options
+from lightning_paras2s.sweeping.rows import ROWS
+from lightning_paras2s.sweeping.runs import Work
+from lightning_paras2s.types import Query
+
+# Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
+INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts")
+INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
+PLACE = re.compile(r"\{(\w+)\}")
+AFTER = ("evaluate", "skills", "audit")  # subcommands that follow the stages
+MADE = "made"  # a stage, which makes the queries of its run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One point of the grid with one seed.
+
+    Attributes:
+        sha: of all that it is made from.
+        stages: name of what is trained (`fit`) -> its merged configs and options.
+        work: its subcommands, in order, and where they write.
+        columns: name -> stage and metric, of the row.
+    """
+
+    point: dict[str, Any]
+    seed: int
+    sha: str
+    stages: dict[str, dict[str, Any]]
+    work: Work
+    columns: dict[str, str]
+
+    @property
+    def responses(self) -> dict[str, int]:
+        """Of what is trained: how many responses it samples or learns from, the unit in which its time is estimated."""
+        return {stage: steps_of(tree) * responses_of(tree) for stage, tree in self.stages.items()}
+
+
+def check_stages(stages: dict[str, str], columns: dict[str, str], manifest: str) -> None:
+    if manifest == MADE and MADE not in stages:
+        raise UserError(f"manifest: {MADE} needs a stage of this name; got {', '.join(stages) or 'none'}; add it")
+    for stage, text in stages.items():
+        if (command := command_of(shlex.split(text))[0]) not in {**STAGES, **COMMANDS} or stage in AFTER:
+            raise UserError(f"stage {stage} must begin with an option or a subcommand, and not be named as one that "
+                            f"follows ({', '.join(AFTER)}); got {command!r}")  # fmt: skip
+    for name, place in columns.items():
+        if place.partition(":")[0] not in stages or not place.partition(":")[2]:
+            raise UserError(f"columns must name a stage and its metric (reward:val/pearson); got {name}: {place!r}")
+
+
+def plan(
+    points: list[dict], seeds: list[int], options: dict[str, Any], folder: Path, queries: Path | None
+) -> list[Run]:
+    """All runs, the first seed of all points first. Whatever can be known to be wrong is told here.
+
+    Args:
+        queries: manifest of those that all runs answer; None = each makes its own.
+    """
+    about = MADE
+    if queries is not None:
+        asked: list[Query] = read_queries(str(queries), None)
+        about = queries_sha(asked, {q.id: inputs_of(q, queries.parent) for q in asked})
+    return [plan_one(point, seed, options, folder, queries, about) for seed in seeds for point in points]
+
+
+def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str) -> Run:
+    values = {**point, "seed": seed}
+    shown = {stage: f"{{{stage}}}" for stage in options["stages"]}  # a run's folder is no part of what it is
+    trees = {stage: stage_tree(text, values | shown, seed) for stage, text in options["stages"].items()}
+    asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
+    others = {command: tree_of(command, words) for command, words in asked.items()}
+    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
+    files = {path: file_sha(path) for path in files_of([trees, others])}
+    made_from = [decisive(trees), others, sorted(files.values()), about, options["threads"], ROWS]
+    columns = options.get("columns", {})
+    found = sha([*made_from, columns] if columns else made_from)
+    label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
+    run = folder / f"{label}_seed-{seed}_{found[:8]}"
+    places = values | {stage: str(run / stage) for stage in trees}
+    places["queries"] = str(run / MADE / "queries.jsonl" if queries is None else queries)
+    commands = {stage: stage_words(text, stage, places, run) for stage, text in options["stages"].items()}
+    for command in asked:
+        commands[command] = [command, *filled(options[command], places)]
+    if "evaluate" in commands:
+        commands["evaluate"] += ["--manifest", places["queries"], "--output", str(run / "evaluate")]
+    if "audit" in commands:
+        commands["audit"] += ["--run", str(run / "evaluate")]
+    trained = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
+    return Run(point, seed, found, trained, Work(run, commands, options["threads"]), columns)
+
+
+def stage_tree(text: str, values: dict[str, Any], seed: int) -> dict[str, Any]:
+    command, words = command_of(filled(text, values))
+    tree = tree_of(command, [*words, "--seed_everything", str(seed)] if command in STAGES else words)
+    return tree if command == "fit" else {"command": command, **tree}
+
+
+def stage_words(text: str, stage: str, places: dict[str, Any], run: Path) -> list[str]:
+    """A stage's subcommand and its options, with seed and folder of the run."""
+    command, words = command_of(filled(text, places))
+    if command in STAGES:
+        logger = ["--trainer.logger.save_dir", str(run.parent), "--trainer.logger.name", run.name]
+        words += ["--seed_everything", str(places["seed"]), *logger, "--trainer.logger.version", stage]
+    return [command, *words]
+
+
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """A stage's subcommand (`fit`, where its words begin with an option) and its options."""
+    return ("fit", words) if not words or words[0].startswith("-") else (words[0], words[1:])
+
+
+def filled(text: str, values: dict[str, Any]) -> list[str]:
+    """Options as typed, with the value of every {x}."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserError(f"{{{match[1]}}} must be one of {', '.join(values)}; got {text!r}; name it in every point")
+        return value_text(values[match[1]])
+
+    return [PLACE.sub(value, word) for word in shlex.split(text)]
+
+
+def value_text(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, dict | list | bool) or value is None else str(value)
+
+
+def tree_of(command: str, words: list[str]) -> dict[str, Any]:
+    """Its configs and options as one tree; files need not be there: earlier stages make some."""
+    return check(command, resolve_configs(words), files=False)
+
+
+def decisive(tree: Any) -> Any:
+    """A tree without what decides no result."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: decisive(value) for key, value in tree.items() if key not in INDIFFERENT}
+
+
+def files_of(tree: Any) -> list[Path]:
+    """The files that a tree names, or that its classes take where it names none, and the manifests of folders of data
+    (`train.jsonl` is there): what is in them is part of what it says."""
+    words, found = list(dict.fromkeys([*texts_in(tree), *words_of(json.dumps(tree))])), []
+    seen = set(words)
+    for word in words:  # grows: a class's defaults may name files and classes
+        for option in (class_options(word) or ()) if word in class_index() else ():
+            more = [name for name in words_of(json.dumps(option.default)) if name not in seen]
+            seen.update(more)
+            words += more
+        found += [path for path in (Path(word), PACKAGE / word) if os.path.isfile(path)][:1]  # False of what is no path
+        found += sorted(Path(word).glob("*.jsonl")) if os.path.isfile(Path(word) / "train.jsonl") else []
+    return found
+
+
+def texts_in(tree: Any) -> list[str]:
+    """All texts of a tree, whole: a path may hold blanks, and letters of any script."""
+    inner = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else []
+    return [tree] if isinstance(tree, str) else [text for one in inner for text in texts_in(one)]
+
+
+def words_of(text: str) -> list[str]:
+    """What may be a path or a class's name."""
+    return list(dict.fromkeys(re.findall(r"[\w./@+-]{2,500}", text)))
+
+
+def steps_of(tree: dict[str, Any]) -> int:
+    return tree.get("trainer", {}).get("max_steps", 1)
+
+
+def responses_of(tree: dict[str, Any]) -> int:
+    """Responses in a batch."""
+    data, model = (tree.get(key, {}).get("init_args", {}) for key in ("data", "model"))
+    group = model.get("group_size", 8) if str(tree.get("model", {}).get("class_path")).endswith("GRPOModule") else 1
+    return data.get("batch_size", 1) * group

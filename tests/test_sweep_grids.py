@@ -1,0 +1,89 @@
+"""Shipped grids of several stages from end to end, each with one step, a few queries and the real subcommands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lightning_paras2s.bench.queries.synthesize import synthesize
+from lightning_paras2s.hearing.controls import missing_piper
+from lightning_paras2s.sweeping.sweep import sweep
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+SHORT = "--model.sampling.max_steps 20"
+RL = f" --trainer.max_steps 1 --data.batch_size 2 --model.group_size 2 {SHORT} --data.source.init_args.limit 8"
+FEW = {
+    "sft": " --trainer.max_steps 1 --data.batch_size 4 --data.source.init_args.rehearsal 0",
+    "preferences": f" --trainer.limit_predict_batches 1 --data.batch_size 4 --model.samples 2 --model.others 1 {SHORT}",
+    "reward": " --trainer.max_steps 1 --trainer.val_check_interval 1 --data.batch_size 4",
+    "grpo": RL,
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder whose speech is kept in the checkout's cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (ROOT / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache").symlink_to(ROOT / "cache")
+    return tmp_path
+
+
+def run(name: str, **changed: Any) -> dict[str, Any]:
+    """A shipped grid with few steps; its first seed alone."""
+    grid = yaml.safe_load((ROOT / f"configs/sweeps/{name}.yaml").read_text())
+    stages = {stage: text + FEW.get(stage, "") for stage, text in grid["stages"].items()}
+    return sweep(**grid | {"stages": stages, "seeds": grid["seeds"][:1], "workers": 1} | changed)
+
+
+def asked(source: str) -> dict[str, Any]:
+    """A pair of each factor, spoken."""
+    synthesize("queries", source=source, split="test", limit=1)
+    return {"manifest": "queries/queries.jsonl", "pairs": 1}
+
+
+def test_budget_goes_from_demonstrations_and_judged_samples_to_a_policy(place):
+    result = run("budget", points=[{"share": 0.005, "judged": 8, "renditions": 1}], **asked("embedded"))
+    assert result["failed"] == []
+    (row,) = result["table"]
+    assert set(row["systems"]) == {"sft", "grpo"} and -1 <= row["columns"]["correlation"] <= 1
+    assert list(row["seconds"]) == ["sft", "preferences", "reward", "grpo", "evaluate"] and row["steps"] == 1
+    folder = next((place / "runs/sweep_budget").glob("share*"))
+    assert (folder / "reward/scorer.safetensors").is_file() and not (folder / "preferences/data").exists()
+
+
+def test_generalisation_speaks_anew_at_each_point(place):
+    grid = yaml.safe_load((ROOT / "configs/sweeps/generalisation.yaml").read_text())
+    points = [point for point in grid["points"] if point["heard"] in ("noise at -5 dB", "Piper")]
+    made = grid["stages"]["made"].replace("--limit 25", "--limit 1")
+    result = run("generalisation", points=points, stages={"made": made})
+    found = {row["point"]["heard"]: row for row in result["table"]}
+    assert found["noise at -5 dB"]["systems"]["grpo"]["n"] == 8 and found["noise at -5 dB"]["steps"] == 0
+    if missing_piper() is not None:
+        assert found["Piper"]["status"] == "failed" and "piper" in found["Piper"]["reason"]
+
+
+def test_domains_are_learned_apart_and_tested_together(place):
+    result = run("domains", points=[{"domain": "second"}], **asked("spare"))
+    assert result["failed"] == []
+    pairs = result["table"][0]["systems"]["grpo"]["pairs"]
+    assert len(pairs) == 4 and all("-train-" in name for name in pairs)
+    assert set(result["table"][0]["systems"]) == {"sft_fifth", "grpo"}
+
+
+def test_hacking_is_watched_and_heard_from_outside(place):
+    result = run("hacking", points=[{"judge": "neither", "lacks": ["gibberish", "mismatch"]}], **asked("embedded"))
+    assert result["failed"] == []
+    (row,) = result["table"]
+    assert row["judge"] == "embedded-rubric-2"  # it is scored by the whole judge
+    assert row["probes"]["step"] == [0] and row["probes"]["judge"][0] is not None
+    assert row["outside"]["systems"]["grpo"]["n"] == 8
+    folder = next((place / "runs/sweep_hacking").glob("judge*"))
+    assert "LenientJudge" in (folder / "grpo/config.yaml").read_text()
+    assert json.loads((folder / "grpo/metrics.jsonl").read_text().splitlines()[0])
