@@ -17,7 +17,7 @@ def fit(result: Result, options: Result) -> Shown:
     rows: list[tuple[str, Any]] = [("optimizer steps", result["steps"]), ("batches", result["batches"])]
     rows += [("steps left out", result["skipped"])] if result["skipped"] else []
     rows += [(name, result["metrics"][name]) for name in TOLD if name in result["metrics"]]
-    board = f"tensorboard --logdir {Path(result['folder']).parent.parent}, tab Custom Scalars"
+    board = f"python -m tensorboard.main --logdir {Path(result['folder']).parent.parent}, tab Custom Scalars"
     told = [f"weights: {result['weights']}", f"curves: {result['folder']}/metrics.jsonl; {board}"]
     if not result["trained"]:
         told.append("Nothing was trained: it had ended before. To go on, raise trainer.max_steps.")
