@@ -62,7 +62,7 @@ NAMES += " jackknife correlation_gain correlation krippendorff_interval"
 MAKERS = rf"(?<!def )\b(?:(?:{'|'.join(NAMES.split())})\(|estimate\((?:macro_)?parts\b)"
 # What may know a quantile: the makers themselves. `elo_spread95` is the spread over orders of the games, no interval of
 # anything.
-KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "sweep_points.py"}
+KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "points.py"}
 
 
 def test_every_interval_of_the_package_has_its_coverage_measured():
