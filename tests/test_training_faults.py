@@ -61,6 +61,19 @@ class Explode(L.Callback):
             next(iter(pl_module.parameters())).data.view(-1)[0] = torch.inf
 
 
+DRAWN: list[float] = []
+
+
+class Drawing(L.Callback):
+    """Draws when an epoch begins, before a batch has seeded the generators anew, and in a validation."""
+
+    def on_train_epoch_start(self, *_) -> None:
+        DRAWN.append(float(torch.rand(1)))
+
+    def on_validation_batch_start(self, *_) -> None:
+        torch.rand(3)
+
+
 class Term(L.Callback):
     """SIGTERM when a batch begins: a training batch, or the first of the validation behind it."""
 
@@ -297,6 +310,32 @@ def test_run_goes_on_from_where_it_was_terminated(moment: str):
     one, other = weights(stage, "whole"), weights(stage, "cut")
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert logged(stage, "cut") == logged(stage, "whole")
+
+
+def test_run_goes_on_when_the_validation_that_was_terminated_had_drawn():
+    """A validation that samples moves the generators, which a saved run must not keep."""
+    stage, options, batch, _, _ = MOMENTS["an epoch's validation"]
+    options = ["--checkpoint.every_n_batches=0", *options, f"--trainer.callbacks+={__name__}.Drawing"]
+    fit(stage, "whole", *options)
+    term = [f"--trainer.callbacks.batch={batch}", "--trainer.callbacks.validating=true"]
+    with pytest.raises(SystemExit):
+        fit(stage, "cut", *options, f"--trainer.callbacks+={__name__}.Term", *term)
+    DRAWN.clear()
+    fit(stage, "cut", *options)
+    after = DRAWN.copy()
+    DRAWN.clear()
+    fit(stage, "again", *options)
+    assert after == DRAWN[-len(after) :]
+
+
+def test_lines_of_metrics_when_a_run_with_accumulation_goes_on_from_an_older_checkpoint():
+    """Lightning logs under optimizer steps there, of which three batches make one."""
+    options = ("--checkpoint.keep=-1", "--checkpoint.every_n_batches=3", "--trainer.accumulate_grad_batches=3")
+    fit("sft", "a", *options)
+    whole = logged("sft", "a")
+    older = min(checkpoints(Path("runs/sft/a")), key=saving.number_of)
+    fit("sft", "a", "--ckpt_path", str(older), *options)
+    assert logged("sft", "a") == whole
 
 
 # ---- folders
