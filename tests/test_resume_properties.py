@@ -107,10 +107,15 @@ QUICK = settings(
 # SIGTERM in an epoch's last batch, with and without accumulation
 LAST = ("--data.batch_size=5", "--checkpoint.every_n_batches=2", "--trainer.accumulate_grad_batches=2")
 LAST += ("--trainer.limit_val_batches=0", "--trainer.max_steps=5")
+# a kill in an epoch that ends before its data
+SHORT = ("--data.batch_size=4", "--checkpoint.every_n_batches=1", "--trainer.limit_train_batches=2")
+SHORT += ("--trainer.limit_val_batches=0", "--trainer.max_steps=6")
 
 
 @QUICK
 @example(run=("sft", LAST), batch=2, term=True)
+@example(run=("sft", SHORT), batch=3, term=False)
+@example(run=("sft", SHORT), batch=4, term=False)
 @example(run=("sft", (*LAST, "--trainer.accumulate_grad_batches=1")), batch=2, term=True)
 @given(run=flags(), batch=st.integers(0, 9), term=st.booleans())
 def test_run_ends_the_same_when_it_was_ended_before(run, batch, term, tmp_path_factory):

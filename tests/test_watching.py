@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import CODES, ToyData, ToyLM, ToyScorer
 
@@ -121,7 +122,7 @@ def run(tmp_path_factory) -> Path:
     L.Trainer(
         accelerator="cpu",
         max_steps=2,
-        logger=RunLogger(str(folder), "grpo", "a"),
+        logger=[CSVLogger(str(folder / "csv")), RunLogger(str(folder), "grpo", "a")],
         callbacks=[probe(every_n_batches=2, max_queries=4), SampleWriter(every_n_batches=2, count=2), StepSeed(0)],
         enable_checkpointing=False,
         enable_progress_bar=False,

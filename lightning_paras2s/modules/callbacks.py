@@ -25,7 +25,7 @@ from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
 from lightning_paras2s.running.logs import say
-from lightning_paras2s.running.runs import batches_done, replace_file, run_dir
+from lightning_paras2s.running.runs import batches_done, replace_file, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
 
@@ -74,6 +74,7 @@ class SampleWriter(Callback):
         folder = run_dir(trainer)
         if step % self.every_n_batches or folder is None or not trainer.is_global_zero:
             return
+        board = None if (logger := run_logger(trainer)) is None else logger.experiment
         rollout, rewards = pl_module.last_rollout
         place = folder / "samples" / f"step-{step:08d}"
         place.mkdir(parents=True, exist_ok=True)
@@ -85,8 +86,10 @@ class SampleWriter(Callback):
                 if len(audio.samples):
                     write_audio(place / f"{i}-{name}.wav", audio)
                     sound = torch.from_numpy(audio.samples).unsqueeze(0)
-                    trainer.logger.experiment.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
-            trainer.logger.experiment.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
+                    if board is not None:
+                        board.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
+            if board is not None:
+                board.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         replace_file(place / "samples.jsonl", lambda part: part.write_text(text))
 
@@ -145,8 +148,8 @@ class Probe(Callback):
     def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
         started = time.perf_counter()
         metrics = self.measure(module, self.batch) | {"seconds": time.perf_counter() - started}
-        if trainer.logger is not None:
-            trainer.logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
 
     @torch.no_grad()
     def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
