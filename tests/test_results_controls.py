@@ -1,0 +1,42 @@
+"""What docs/log.md says of rejection sampling, of the anchored voice and of fitting nouns comes from shipped rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.bench.statistics import macro_difference
+from lightning_paras2s.types import FACTORS
+
+ROOT = Path(__file__).parents[1]
+LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
+SAID = re.compile(r"`(rejection|grpo_anchor|sft_fitting)`, seed (\d): (-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
+
+
+def rows(name: str) -> list[dict]:
+    text = gzip.decompress((ROOT / "results" / name).read_bytes()).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("found", SAID.findall(LOG), ids=lambda found: "-".join(found[:2]))
+def test_difference_to_sft_fifth(found):
+    system, seed, *figures = found
+    own = {r["query_id"]: r for r in rows("controls2.jsonl.gz") if (r["system"], r["seed"]) == (system, int(seed))}
+    start = {r["query_id"]: r["score"] for r in rows("rubric2.jsonl.gz") if r["system"] == "sft_fifth"}
+    both = [r for name, r in own.items() if start.get(name) is not None]
+    columns = {}
+    for factor in FACTORS:
+        part = [r for r in both if r["factor"] == factor]
+        columns[factor] = (np.array([r["score"] - start[r["query_id"]] for r in part]), [r["pair_id"] for r in part])
+    got = macro_difference(columns)
+    assert len(both) >= 1757
+    assert [float(n) for n in figures] == pytest.approx([got.value, *got.ci95], abs=0.0051)
+
+
+def test_all_five_are_told():
+    assert len(SAID.findall(LOG)) == 5
