@@ -7,6 +7,7 @@ The texts to test on are training texts that nobody is shown: RL has every secon
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from lightning_paras2s.data.embedded import TextQuery, text_queries
@@ -14,10 +15,15 @@ from lightning_paras2s.data.embedded import TextQuery, text_queries
 Domain = Literal["first", "second"]
 
 
+@functools.cache
+def topics_of(factor: str) -> tuple[str, ...]:
+    """Of the training texts, in alphabetical order."""
+    return tuple(sorted({query.topic for query in text_queries("train") if query.factor == factor}))
+
+
 def domain_of(factor: str, topic: str) -> Domain:
     """Of a training topic."""
-    topics = sorted({query.topic for query in text_queries("train") if query.factor == factor})
-    return "second" if topics.index(topic) % 2 else "first"
+    return "second" if topics_of(factor).index(topic) % 2 else "first"
 
 
 def spare_queries(shown: list[TextQuery]) -> list[TextQuery]:

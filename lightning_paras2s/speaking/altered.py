@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.signal import lfilter
 
-from lightning_paras2s.audio import at_rate, rms
+from lightning_paras2s.audio import at_rate
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.speaking.synthesizers import Synthesizer
+from lightning_paras2s.speaking.synthesizers import Synthesizer, brownish
 from lightning_paras2s.types import Audio, Style
 
 
@@ -42,6 +41,5 @@ class AlteredSynthesizer(Synthesizer):
 def with_noise(audio: Audio, level_db: float, seed: int) -> Audio:
     """Brownish noise (-6 dB an octave above 400 Hz at 16 kHz), `level_db` against the speech's root mean square."""
     white = np.random.default_rng([seed, 1]).standard_normal(len(audio.samples))
-    noise = lfilter([1.0], [1.0, -0.86], white)
-    noise *= rms(audio.samples) * 10 ** (level_db / 20) / max(rms(noise), 1e-9)
+    noise = brownish(white, 0.86, audio.samples, level_db)
     return replace(audio, samples=np.clip(audio.samples + noise, -1, 1).astype(np.float32))

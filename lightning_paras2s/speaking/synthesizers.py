@@ -199,11 +199,17 @@ def shape(audio: Audio, prosody: Prosody, loudness: float = 0.06) -> Audio:
 
 def add_noise(audio: Audio, random: np.random.Generator) -> Audio:
     """Brownish background noise 18 to 40 dB below the speech, and up to 3 dB of level either way."""
-    noise = random.standard_normal(len(audio.samples))
-    noise = lfilter([1.0], [1.0, -float(random.uniform(0, 0.95))], noise)
-    noise *= rms(audio.samples) * 10 ** (-random.uniform(18, 40) / 20) / max(rms(noise), 1e-9)
+    white = random.standard_normal(len(audio.samples))
+    pole, below_db = float(random.uniform(0, 0.95)), random.uniform(18, 40)
     gain = 10 ** (random.uniform(-3, 3) / 20)
-    return Audio(np.clip(gain * (audio.samples + noise), -1, 1).astype(np.float32), audio.sample_rate)
+    noisy = gain * (audio.samples + brownish(white, pole, audio.samples, -below_db))
+    return Audio(np.clip(noisy, -1, 1).astype(np.float32), audio.sample_rate)
+
+
+def brownish(white: np.ndarray, pole: float, speech: np.ndarray, level_db: float) -> np.ndarray:
+    """White noise through a one-pole low-pass, `level_db` against the speech's root mean square."""
+    noise = lfilter([1.0], [1.0, -pole], white)
+    return noise * (rms(speech) * 10 ** (level_db / 20) / max(rms(noise), 1e-9))
 
 
 def align_words(

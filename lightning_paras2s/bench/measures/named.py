@@ -23,8 +23,8 @@ from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
 from lightning_paras2s.bench.people.resampling import FISHER, LINEAR, Transform
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_words
-from lightning_paras2s.running.check import close
 from lightning_paras2s.running.fields import fits
+from lightning_paras2s.running.named import close
 from lightning_paras2s.types import Audio
 
 MeasureName = Literal[

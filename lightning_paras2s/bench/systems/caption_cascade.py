@@ -4,17 +4,19 @@ it before it answers (OSUM-EChat). Beside the deaf cascade they tell what hearin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from lightning_paras2s.bench.measures.captions import answer_after_thinking, speech_caption
-from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest
-from lightning_paras2s.bench.systems.chat_speech import CASCADE_PROMPT, replies_to, spoken, voice_of
+from lightning_paras2s.bench.systems.base import digest
+from lightning_paras2s.bench.systems.chat_speech import CASCADE_PROMPT, ChatCascadeSystem, voice_of
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.replies import Reply
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
+from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 CAPTION_PROMPT = (
@@ -27,7 +29,7 @@ THINKING_PROMPT = (
 )
 
 
-class CaptionCascadeSystem(S2SSystem):
+class CaptionCascadeSystem(ChatCascadeSystem):
     """A transcriber's words with a recogniser's styles as one line of text, any chat model's reply, any voice in one
     tone (DeSTA2's captions, arXiv 2409.20007).
 
@@ -51,29 +53,26 @@ class CaptionCascadeSystem(S2SSystem):
         instructions: str = CAPTION_PROMPT,
         tone: str = "neutral",
     ) -> None:
-        self.transcriber, self.recognizer, self.llm = transcriber, recognizer, llm
-        self.synthesizer, self.voice, self.instructions, self.tone = synthesizer, voice, instructions, tone
+        super().__init__(transcriber, llm, synthesizer, voice, instructions, tone)
+        self.recognizer = recognizer
         parts = [part for one in (transcriber, recognizer, llm) for part in (one.name, part_sha(one))]
         parts += [*voice_of(synthesizer, voice), instructions, tone]
         self.config_sha = digest([type(self).__name__, *parts], [])
 
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+    def carries(self, turns: Sequence[Turn]) -> bool:
+        return False
+
+    def asked(self, queries: list[Query], audios: list[Audio]) -> list[list[dict[str, str]]]:
         said = self.transcriber.transcribe(audios)
         styles = self.recognizer.recognize(audios, "query")
         captions = [
             speech_caption(words, asdict(style), 0.0, audio.seconds)
             for words, style, audio in zip(said, styles, audios, strict=True)
         ]
-        asked = [
+        return [
             [{"role": "system", "content": self.instructions}, {"role": "user", "content": caption}]
             for caption in captions
         ]
-        replies = [self.answer_of(reply) for reply in replies_to(self.llm, asked, sample)]
-        return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
-
-    def answer_of(self, reply: Reply) -> Reply:
-        """What of a reply is spoken."""
-        return reply
 
 
 class ThinkingCascadeSystem(CaptionCascadeSystem):

@@ -58,10 +58,15 @@ class ChatCascadeSystem(S2SSystem):
         return True
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        replies = [self.answer_of(reply) for reply in replies_to(self.llm, self.asked(queries, audios), sample)]
+        return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
+
+    def asked(self, queries: list[Query], audios: list[Audio]) -> list[list[dict[str, str]]]:
+        """The conversation about each query that the chat model goes on with."""
         sounds = [[t.sound for t in q.turns if t.role == "user" and t.sound is not None] for q in queries]
         said = iter(self.transcriber.transcribe([*audios, *(sound for before in sounds for sound in before)]))
         heard = [next(said) for _ in audios]
-        asked = [
+        return [
             [
                 {"role": "system", "content": self.instructions},
                 *[{"role": t.role, "content": words_of(t, said)} for t in q.turns],
@@ -69,8 +74,10 @@ class ChatCascadeSystem(S2SSystem):
             ]
             for q, words in zip(queries, heard, strict=True)
         ]
-        replies = replies_to(self.llm, asked, sample)
-        return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
+
+    def answer_of(self, reply: Reply) -> Reply:
+        """What of a reply is spoken."""
+        return reply
 
 
 class ChatToplineSystem(S2SSystem):
