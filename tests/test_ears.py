@@ -125,6 +125,7 @@ def test_whisper_hears_the_agent_and_no_words_in_silence_or_noise(ear):
     assert heard == ear.transcribe(said)  # greedy: the same each time
     assert heard[0] == heard[0].lower() and "." in ear.write_down(said)[0]
     assert ear.name.startswith("faster-whisper-") and ear.name.endswith("/tiny.en-int8-1a5afae0")
+    assert (ear.device, ear.compute_type.partition("_")[0]) == ("cpu", "int8")  # as CTranslate2 says, int8_float32
 
 
 def test_a_packaged_model_of_another_hash_is_refused():

@@ -14,9 +14,9 @@ import pytest
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table
+from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table, mixed_cpus
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.outside import Clip, OutsideEars, listen, outside_ears
+from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import Log, write_summary
 from lightning_paras2s.running.origins import inputs_of
@@ -247,6 +247,72 @@ def test_shards_hear_all_between_them(run, monkeypatch):
         audit(str(run), shard="2/2", transcriber=merging, naturalness=False, sense=False)
 
 
+def on_cpu(monkeypatch, kind: str) -> None:
+    monkeypatch.setattr("lightning_paras2s.hearing.outside.cpu_kind", lambda: kind)
+
+
+def heard_of(run: Path, **options) -> dict:
+    return audit(str(run), transcriber=Counting(), naturalness=False, sense=False, **options)
+
+
+def test_words_are_kept_with_the_cpu_that_they_were_heard_on(run, monkeypatch, capsys):
+    """Four answers on one kind, then all eight on another: four of them are known, by sound, from the first."""
+    on_cpu(monkeypatch, "avx2")
+    first = heard_of(run, systems=["loud"], rows=str(run / "rows.jsonl"))
+    assert first["heard_on"] == {"avx2, float32": 4} and "another kind of CPU" not in capsys.readouterr().err
+    rows = [json.loads(line) for line in (run / "rows.jsonl").open()]
+    assert {(row["cpu"], row["compute_type"]) for row in rows} == {("avx2", "float32")}
+    assert "Words were heard on avx2, float32." in html_table(run)
+    on_cpu(monkeypatch, "avx2, avx512f")
+    both = heard_of(run)
+    assert both["heard_on"] == {"avx2, float32": 4, "avx2, avx512f, float32": 4}
+    lines = [line for line in capsys.readouterr().err.splitlines() if "another kind of CPU" in line]
+    assert lines == both["notes"]
+    assert lines[0].endswith("depend on: 4 on avx2, float32; 4 on avx2, avx512f, float32")
+    leaderboard([str(run)], "markdown")
+    assert lines[0] in capsys.readouterr().out and lines[0] in html_table(run).replace("&#x27;", "'")
+    kinds = {row.response_id.partition("/")[0]: row.cpu for row in Log(run).read("outside", Outside)}
+    assert sorted(kinds.values()) == ["avx2", "avx2, avx512f"]
+
+
+def test_an_audit_that_goes_on_elsewhere_says_so_if_nothing_is_left_to_hear(run, monkeypatch, capsys):
+    on_cpu(monkeypatch, "avx2")
+    heard_of(run)
+    on_cpu(monkeypatch, "avx2, avx512f")
+    assert heard_of(run)["heard_on"] == {"avx2, float32": 8}
+    assert "another kind of CPU than here (avx2, avx512f, float32)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("second", ["avx2", "avx2, avx512f"])
+def test_shards_of_two_kinds_of_cpu_are_told_of_when_they_are_merged(run, monkeypatch, capsys, second):
+    monkeypatch.setattr("lightning_paras2s.hearing.outside.BATCH", 2)
+    on_cpu(monkeypatch, second)
+    heard_of(run, shard="1/2")
+    part = (run / "outside-1of2.jsonl").rename(run.parent / "from_another_machine")
+    on_cpu(monkeypatch, "avx2")
+    heard_of(run, shard="0/2")
+    part.rename(run / "outside-1of2.jsonl")
+    assert len(heard_of(run)["notes"]) == capsys.readouterr().err.count("another kind of CPU") == (second != "avx2")
+
+
+def test_lines_from_before_cpus_were_recorded_are_read(run, monkeypatch, capsys):
+    """They are nobody's kind: no note while all are such, and one as soon as others join."""
+    heard_of(run, systems=["loud"])
+    path = run / "outside.jsonl"
+    rows = [{k: v for k, v in json.loads(line).items() if k not in ("cpu", "compute_type")} for line in path.open()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    on_cpu(monkeypatch, "avx2")
+    assert heard_of(run, systems=["loud"])["notes"] == ["not heard: quiet, which `systems` does not name"]
+    assert [json.loads(line) for line in path.open()] == rows  # none was written anew
+    assert heard_of(run)["notes"][0].endswith("4 on a CPU that was not recorded; 4 on avx2, float32")
+
+
+def test_a_table_of_runs_from_several_kinds_of_cpu_says_so():
+    here, there = ({"heard_on": {f"{kind}, int8": 4}} for kind in ("avx2", "avx2, avx512f"))
+    assert mixed_cpus({"a": here, "b": None, "c": {}, "d": here}) == ""
+    assert mixed_cpus({"a": here, "b": there}).endswith("depend on: a avx2, int8; b avx2, avx512f, int8")
+
+
 def test_progress_is_told_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
     """300 of 1,200 in 600 s: the other 900 take 1,800 s."""
     assert line_of("answers", 300, 1200, 600.0) == "answers: 300 of 1200 in 10 min, 30 min left"
@@ -267,7 +333,7 @@ def test_ears_that_are_not_installed_are_told_and_the_rest_goes_on(run, monkeypa
     for name, lack in (("missing_ear", "faster-whisper"), ("missing_dnsmos", "onnxruntime"), ("missing_model", "gguf")):
         monkeypatch.setattr(f"lightning_paras2s.hearing.outside.{name}", lambda lack=lack: lack)
     assert outside_ears(naturalness=False, sense=False).notes[0].startswith("outside ear: not installed (no faster-w")
-    monkeypatch.setattr("lightning_paras2s.bench.audit.missing_piper", lambda: "piper-tts")
+    monkeypatch.setattr("lightning_paras2s.hearing.controls.missing_piper", lambda: "piper-tts")
     audit(str(run), pairs=1, controls="loud")
     shown = capsys.readouterr()
     for note in ("outside ear: not", "DNSMOS: not", "perplexity: not", "control: Piper: not"):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lightning_paras2s.running import precision
-from lightning_paras2s.running.precision import best_precision, cpu_features, mixed, precision_of_run, settle
+from lightning_paras2s.running.precision import best_precision, cpu_features, cpu_kind, mixed, precision_of_run, settle
 from lightning_paras2s.running.trainer import StageTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,15 @@ def info(folder: Path, flags: str) -> Path:
 )
 def test_features_that_variables_hide_do_not_count(tmp_path, environment, expected):
     assert cpu_features(environment, info(tmp_path, AMX)) == expected
+
+
+def test_kind_of_cpu_names_8_bit_instructions_and_what_chooses_among_them(tmp_path):
+    """A Skylake has AVX-512, but no VNNI; MKL's variable is one that `cpu_features` does not know."""
+    assert cpu_kind({}, info(tmp_path, "sse2 avx2 avx512f")) == "avx2, avx512f"
+    flags = "sse2 avx2 avx512f avx512_vnni"
+    assert cpu_kind({}, info(tmp_path, flags)) == "avx2, avx512f, avx512_vnni"
+    hidden = cpu_kind({"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, info(tmp_path, flags))
+    assert hidden == "avx2, avx512f, avx512_vnni, MKL_ENABLE_INSTRUCTIONS=AVX2"
 
 
 def test_features_are_none_where_the_system_does_not_say(tmp_path):

@@ -26,9 +26,9 @@ from lightning_paras2s.bench.queries.manifest import read_queries, shard_of
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.hearing.controls import INSTALL as INSTALL_PIPER
-from lightning_paras2s.hearing.controls import AgentBeforeCodec, Control, OtherSynthesizer, missing_piper
-from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, batches, heard_before, listen, outside_ears
+from lightning_paras2s.hearing import outside
+from lightning_paras2s.hearing.controls import Control, control_voices
+from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
@@ -86,21 +86,24 @@ def audit(
     voices, notes = control_voices(controls, there)
     if not asked():
         torch.set_num_threads(1)  # of the language model; the ears hear on all cores, a sound on each
-    ears = outside_ears(transcriber, naturalness, sense)
+    ears = outside.outside_ears(transcriber, naturalness, sense)
     texts = [controls] if controls else []
     place = manifest or summary["manifest"]
     part = _Part(Path(run), read_queries(place, None), [*named, *texts], pairs, seed)
     part.check_answered(place, there)
     heard = part.listen(part.clips(named, voices, controls), ears, shard)
     if shard.partition("/")[2] != "1":
-        return {"answers": len(heard), "notes": [*ears.notes, *notes]}
+        notes += outside.cpu_notes(outside.kinds_of_cpu(heard), ears)
+        return {"answers": len(heard), "notes": said([*ears.notes, *notes])}
     items, left = part.speakers(heard, there, named, voices, ears)
+    kinds = outside.kinds_of_cpu(row for found in items.values() for row in found)
     numbers = {name: part.rows(name, found, judge) for name, found in items.items()}
     result = {
         "systems": {name: measures(found) for name, found in numbers.items()},
         "differences": differences({name: found for name, found in numbers.items() if name in there}),
-        "notes": [*ears.notes, *notes, *left],
+        "notes": said([*ears.notes, *notes, *left, *outside.cpu_notes(kinds, ears)]),
         "providers": ears.providers,
+        "heard_on": kinds,
         "judge": judge.name if judge else None,
         "control_texts": controls,
         "pairs_a_factor": part.counts,
@@ -109,9 +112,13 @@ def audit(
     write_summary(Path(run) / FILE, result)
     if rows is not None:
         write_rows(Path(rows), numbers)
-    for note in result["notes"]:
-        say(note)
     return result
+
+
+def said(notes: list[str]) -> list[str]:
+    for note in notes:
+        say(note)
+    return notes
 
 
 def named_systems(there: list[str], wanted: list[str] | None) -> list[str]:
@@ -120,17 +127,6 @@ def named_systems(there: list[str], wanted: list[str] | None) -> list[str]:
         wrong = ", ".join(sorted(set(wanted) - set(there))) or "none"
         raise UserError(f"systems must name some of the run's ({', '.join(there)}); got {wrong}")
     return [name for name in there if wanted is None or name in wanted]
-
-
-def control_voices(system: str | None, systems: list[str]) -> tuple[list[Control], list[str]]:
-    """The control voices that are installed, and a line on each that is not."""
-    if system is None:
-        return [], []
-    if system not in systems:
-        raise UserError(f"controls must name one of the run's systems ({', '.join(systems)}); got {system!r}")
-    if (lack := missing_piper()) is None:
-        return [AgentBeforeCodec(), OtherSynthesizer()], []
-    return [AgentBeforeCodec()], [f"{OtherSynthesizer.name}: not installed (no {lack}), {INSTALL_PIPER}"]
 
 
 class _Part:
@@ -184,10 +180,10 @@ class _Part:
         return [Clip(i, text, partial(v.say, text, tone), v.origin(text)) for i, v in zip(ids, voices, strict=False)]
 
     def listen(self, clips: list[Clip], ears: OutsideEars, shard: str) -> list[Outside]:
-        parts = shard_of(batches(clips), shard)
+        parts = shard_of(outside.batches(clips), shard)
         index, _, count = shard.partition("/")
         log = Log(self.run, "" if count == "1" else f"-{index}of{count}")
-        return listen([clip for part in parts for clip in part], ears, log)
+        return outside.listen([clip for part in parts for clip in part], ears, log)
 
     def speakers(
         self, heard: list[Outside], there: list[str], named: list[str], voices: list[Control], ears: OutsideEars
@@ -199,7 +195,7 @@ class _Part:
             ids = [response_id(name, query.id, 0) for query in self.queries]
             found[name] = [known[i] for i in ids if i in known]
             if name in there and name not in named:
-                found[name] = heard_before(self.clips([name]), ears, Log(self.run))
+                found[name] = outside.heard_before(self.clips([name]), ears, Log(self.run))
         left = [name for name, rows in found.items() if not rows and name not in named and name in there]
         notes = [f"not heard: {', '.join(left)}, which `systems` does not name"] if left else []
         return {name: rows for name, rows in found.items() if name not in left and rows is not None}, notes
@@ -215,9 +211,9 @@ class _Part:
             numbers |= {name: getattr(row, name) for name in LOGS}
             numbers |= {"wer_outside": error_rate(row.text, row.heard)}
             numbers |= {"wer_ours": error_rate(row.text, ours.transcript) if ours else None}
-            said = {"text": row.text, "heard_outside": row.heard}
-            said |= {"heard_ours": ours.transcript, "tone": ours.tone} if ours else {}
-            rows.append({"query": query, "said": said, **numbers, **scores(query, ours, row, judge)})
+            words = {"text": row.text, "heard_outside": row.heard, "cpu": row.cpu, "compute_type": row.compute_type}
+            words |= {"heard_ours": ours.transcript, "tone": ours.tone} if ours else {}
+            rows.append({"query": query, "said": words, **numbers, **scores(query, ours, row, judge)})
         return rows
 
 
@@ -250,15 +246,15 @@ def error_rate(text: str, heard: str | None) -> float | None:
     return word_error_rate(text, heard) if text and heard is not None else None
 
 
-def scores(query: Query, ours: Evidence | None, outside: Outside, judge: Judge | None) -> dict[str, float | None]:
+def scores(query: Query, ours: Evidence | None, found: Outside, judge: Judge | None) -> dict[str, float | None]:
     """The judge's score of the words that either ear heard; the tone is that which our own ears heard."""
     if judge is None or ours is None:
         return {}
-    found = {"score_ours": judge.judge(query, query.style, ours).score}
-    if outside.heard is not None:
-        heard = replace(ours, transcript=outside.heard, wer=error_rate(outside.text, outside.heard))
-        found["score_outside"] = judge.judge(query, query.style, heard).score
-    return found
+    scored = {"score_ours": judge.judge(query, query.style, ours).score}
+    if found.heard is not None:
+        heard = replace(ours, transcript=found.heard, wer=error_rate(found.text, found.heard))
+        scored["score_outside"] = judge.judge(query, query.style, heard).score
+    return scored
 
 
 def measures(rows: list[dict[str, Any]]) -> dict[str, Any]:

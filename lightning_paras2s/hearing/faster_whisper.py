@@ -60,6 +60,7 @@ class FasterWhisper(Transcriber):
         found = check_sha256(folder / "model.bin", expected)
         shares = {"cpu_threads": threads, "num_workers": cores()}
         self.model = WhisperModel(str(folder), device=device, compute_type=compute_type, **shares)
+        self.device, self.compute_type = self.model.model.device, self.model.model.compute_type  # whatever `auto` means
         self.language = language
         self.name = f"faster-whisper-{version('faster-whisper')}/{Path(model).name}-{compute_type}-{found[:8]}"
         self.name += spoken_in(language)

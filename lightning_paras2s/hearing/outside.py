@@ -9,7 +9,8 @@ the same sound, or the same words, is heard once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,12 +24,15 @@ from lightning_paras2s.hearing.perplexity import INSTALL as INSTALL_MODEL
 from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_text, word_error_rate
+from lightning_paras2s.running.fields import SPARSE
 from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.precision import cpu_kind
 from lightning_paras2s.running.progress import Stages
 from lightning_paras2s.types import Audio
 
 NAME = "outside"
+UNRECORDED = "a CPU that was not recorded"
 BATCH = 32  # answers that a kill may cost; their texts are read together
 
 
@@ -45,6 +49,7 @@ class Outside:
         providers: ear -> name and version.
         words: hash of the plain words that the perplexities are of.
         origin: what the sound was made from, where that is known without making it.
+        cpu, compute_type: where and in which arithmetic the words were heard (`cpu_kind`); empty = not recorded.
     """
 
     response_id: str
@@ -61,6 +66,8 @@ class Outside:
     status: str = "ok"
     words: str = ""
     origin: str = ""
+    cpu: str = field(default="", metadata=SPARSE)
+    compute_type: str = field(default="", metadata=SPARSE)
 
 
 class Clip(NamedTuple):
@@ -92,6 +99,12 @@ class OutsideEars(NamedTuple):
     def providers(self) -> dict[str, str]:
         ears = {name: ear.name for name, ear in self._asdict().items() if name != "notes" and ear is not None}
         return ears | ({} if self.transcriber is None else {"transcriber": known_as(self.transcriber)})
+
+    @property
+    def heard_on(self) -> tuple[str, str]:
+        """The kind of processor that words are heard on here, and the arithmetic."""
+        ear = self.transcriber
+        return ("", "") if ear is None else (cpu_kind() if ear.device == "cpu" else ear.device, ear.compute_type)
 
 
 @lru_cache(maxsize=8)
@@ -148,19 +161,36 @@ def heard_before(clips: Sequence[Clip], ears: OutsideEars, log: Log) -> list[Out
     return [known[clip.response_id] for clip in clips]
 
 
+def kinds_of_cpu(rows: Iterable[Outside]) -> dict[str, int]:
+    """On which kinds of processor words were heard, in which arithmetic -> how many answers; most first."""
+    heard = [row for row in rows if row.heard is not None]
+    found = Counter(f"{row.cpu}, {row.compute_type}" if row.cpu else UNRECORDED for row in heard)
+    return dict(found.most_common())
+
+
+def cpu_notes(kinds: Mapping[str, int], ears: OutsideEars) -> list[str]:
+    """A line, if not all words were heard on this kind of processor: they are kept, but in 8-bit integers it is part of
+    the ear."""
+    here = ", ".join(ears.heard_on)
+    if set(kinds) <= {here} or set(kinds) == {UNRECORDED}:
+        return []
+    counts = "; ".join(f"{count} on {kind}" for kind, count in kinds.items())
+    return [f"answers heard on another kind of CPU than here ({here}), which an 8-bit ear's words depend on: {counts}"]
+
+
 class Memory:
     """What ears have found, by who heard and what was heard: a sound by its hash, words by themselves."""
 
     def __init__(self, rows: Sequence[Outside], ears: OutsideEars) -> None:
         self.ears = ears
-        self.heard: dict[str, str] = {}
+        self.heard: dict[str, tuple[str, str, str]] = {}  # words, cpu, compute_type
         self.rated: dict[str, tuple[float | None, ...]] = {}
         self.origins = {row.origin: row.sha256 for row in rows if row.origin}
         now = ears.providers
         for row in rows:
             by = {name for name, ear in row.providers.items() if now.get(name) == ear}
             if "transcriber" in by and row.heard is not None:
-                self.heard[row.sha256] = row.heard
+                self.heard[row.sha256] = (row.heard, row.cpu, row.compute_type)
             if "naturalness" in by:
                 self.rated[row.sha256] = (row.signal, row.background, row.overall)
             if "sense" in by and row.words == words_hash(row):
@@ -172,7 +202,9 @@ class Memory:
         ears, sounds = self.ears, [self._sound(clip) for clip in clips]
         if ears.transcriber is not None:
             new = unknown(sounds, self.heard)
-            self.heard |= zip(new, ears.transcriber.write_down([audio() for audio in new.values()]), strict=True)
+            words = ears.transcriber.write_down([audio() for audio in new.values()])
+            here = ears.heard_on
+            self.heard |= {sha: (said, *here) for sha, said in zip(new, words, strict=True)}
         if ears.naturalness is not None:
             new = unknown(sounds, self.rated)
             rated = ears.naturalness.rate([audio() for audio in new.values()])
@@ -190,7 +222,7 @@ class Memory:
         return Sound(sha, lambda: audio)
 
     def _line(self, clip: Clip, sound: Sound) -> Outside:
-        heard = self.heard.get(sound.sha256)
+        heard, cpu, compute_type = self.heard.get(sound.sha256, (None, "", ""))
         return Outside(
             clip.response_id,
             sound.sha256,
@@ -200,6 +232,8 @@ class Memory:
             *self.rated.get(sound.sha256, (None,) * 3),
             providers=self.ears.providers,
             origin=clip.origin,
+            cpu=cpu,
+            compute_type=compute_type,
         )
 
 

@@ -26,6 +26,8 @@ class Transcriber(ABC):
 
     name: str  # with version, recorded in every evidence
     named_whole: bool = False  # the name tells weights and settings, too
+    device: str = "cpu"
+    compute_type: str = "float32"  # of the device's arithmetic
 
     @abstractmethod
     def transcribe(self, audios: list[Audio]) -> list[str]:
@@ -131,6 +133,7 @@ class Whisper(Transcriber):
             ) from None
         self.name = f"whisper-{Path(model).name}{spoken_in(language)}"
         self.model, self.language = whisper.load_model(model, device=device), language
+        self.device, self.compute_type = device, "float32" if device == "cpu" else "float16"
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
         texts = []

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from lightning_paras2s.running.machine import cpu_flags
+
 FULL, MIXED = "32-true", "bf16-mixed"
 BFLOAT16 = ("bf16-mixed", "bf16-true", "bf16")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -24,6 +26,8 @@ NATIVE = ("avx512_bf16", "amx_bf16")
 # The highest of FEATURES that oneDNN uses under each value of ONEDNN_MAX_CPU_ISA; it uses all under any other value.
 CAPS = {"SSE41": 0, "AVX": 0, "AVX2": 1, "AVX2_VNNI": 1, "AVX2_VNNI_2": 1, "AVX512_CORE": 2, "AVX512_CORE_VNNI": 2}
 CAPS |= {"AVX512_CORE_BF16": 3, "AVX512_CORE_FP16": 3}
+# Variables that tell a speech recogniser's libraries (CTranslate2, MKL, oneDNN) which instructions to use.
+HIDING = ("CT2_FORCE_CPU_ISA", "CT2_USE_MKL", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA")
 PRODUCT = (512, 192, 384)  # of the embedded policy's size
 WORTH = 1.2  # bfloat16 must be so much faster: it costs accuracy
 
@@ -43,6 +47,15 @@ def cpu_features(environment: Mapping[str, str] = os.environ, cpuinfo: Path = Pa
     if environment.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
         most = min(most, 1)
     return [name for name in FEATURES[:most] if name in flags]
+
+
+def cpu_kind(environment: Mapping[str, str] = os.environ, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """In words, what an ear's transcripts depend on: `cpu_features`, the instructions for 8-bit integers (VNNI, without
+    which sums of their products are cut off at 16 bits), and the variables that choose among them."""
+    features = cpu_features(environment, cpuinfo) or [platform.machine()]
+    flags = cpu_flags(cpuinfo.parent)
+    features += [name for name in ("avx_vnni", "avx512_vnni") if name in flags]
+    return ", ".join(features + [f"{name}={environment[name]}" for name in HIDING if environment.get(name)])
 
 
 def rates(seconds: float = 0.1) -> tuple[float, float]:
