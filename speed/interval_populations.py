@@ -18,7 +18,7 @@ from lightning_paras2s.bench.people.reliability import (
     krippendorff_alpha,
     krippendorff_interval,
 )
-from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, compare_systems
+from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, macro_difference
 from lightning_paras2s.sweeping.points import difference
 from lightning_paras2s.types import FACTORS, Battle
 
@@ -161,8 +161,20 @@ def of_change(n: int, random: np.random.Generator) -> Met:
     """Two policies on the same items, alike on six of ten at least: seven of ten are right, and .74."""
     first = (random.random(n) < 0.7).astype(float)
     then = np.where(random.random(n) < 0.6, first, random.random(n) < 0.8)
-    scores = {name: dict(zip(map(str, range(n)), v, strict=True)) for name, v in (("b", then), ("a", first))}
-    return tuple(compare_systems(scores, {str(i): str(i) for i in range(n)})[0].difference.ci95), 0.04
+    found = macro_difference({"": (then - first, [*map(str, range(n))])})
+    return (found.low, found.high), 0.04
+
+
+def of_rare(*rates: tuple[float, float]) -> Experiment:
+    """Two policies that are mostly alike: of each factor's items, the shares that the first, or the second, alone does
+    rightly."""
+
+    def experiment(n: int, random: np.random.Generator) -> Met:
+        drawn = [random.choice([1.0, -1.0, 0.0], n, p=[a, b, 1 - a - b]) for a, b in rates]
+        found = macro_difference({f"{i}": (values, [*map(str, range(n))]) for i, values in enumerate(drawn)})
+        return (found.low, found.high), float(np.mean([a - b for a, b in rates]))
+
+    return experiment
 
 
 def of_factors(n: int, random: np.random.Generator) -> Met:
@@ -204,6 +216,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mean word error rate": of_error_rates,
     "mean of a skill": of_skill,
     "change of a skill": of_change,
+    "difference of two shares, one way in a tenth": of_rare((0.1, 0.0)),
+    "difference of two shares, one way in a fifth": of_rare((0.2, 0.0)),
+    "difference of two shares, both ways, rare": of_rare((0.1, 0.05)),
+    "difference of two shares, four factors": of_rare((0.1, 0.0), (0.05, 0.0), (0.02, 0.02), (0.1, 0.05)),
     "mean over factors of shares of recordings": of_factors,
     "difference of two points of a sweep": of_points,
 }

@@ -25,6 +25,7 @@ from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
 from lightning_paras2s.types import Battle
 
 PAIRS = (2, 3, 5, 10, 20, 40)
+MANY = (100, 200)  # for differences of shares, too, which have no interval before
 FACTORS = ("age", "emotion", "gender", "sarcasm")
 # What a policy that hears style does to a pair: P(both halves answered rightly), P(one), and else none; how often a
 # right answer's tone or topic costs a point. Rates as of `grpo` on the test set, and of a topline.
@@ -122,7 +123,8 @@ def main() -> None:
     for name, experiment in experiments_of(options.seed).items():
         if options.only not in name:
             continue
-        row = {n: share_covered(lambda n=n, e=experiment: e(n), options.repeats) for n in PAIRS}
+        sizes = PAIRS + (MANY if name.startswith(("change of a skill", "difference of two shares")) else ())
+        row = {n: share_covered(lambda n=n, e=experiment: e(n), options.repeats) for n in sizes}
         about = {"interval": name, "repeats": options.repeats, "seed": options.seed}
         lines[name] = about | {"pairs": {str(n): cell for n, cell in row.items()}}
         cells = [f"{n}: {c['coverage']:.3f}" if c["coverage"] is not None else f"{n}: -" for n, c in row.items()]

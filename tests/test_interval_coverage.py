@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
+
+from lightning_paras2s.bench.shares import tango
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "speed"))
@@ -19,10 +22,10 @@ ROWS = [json.loads(line) for line in (ROOT / "results/coverage.jsonl").read_text
 
 @pytest.mark.parametrize("row", ROWS, ids=[row["interval"] for row in ROWS])
 def test_every_shown_interval_covers_at_the_nominal_rate(row):
-    assert row["repeats"] == 1000 and list(map(int, row["pairs"])) == [2, 3, 5, 10, 20, 40]
+    assert row["repeats"] == 1000 and tuple(map(int, row["pairs"])) in (script.PAIRS, script.PAIRS + script.MANY)
     for pairs, cell in row["pairs"].items():
         assert cell["coverage"] is None or 0.93 <= cell["coverage"] <= 0.97, (row["interval"], pairs, cell)
-    assert row["pairs"]["40"]["coverage"] is not None and row["pairs"]["3"]["coverage"] is None
+    assert [*row["pairs"].values()][-1]["coverage"] is not None and row["pairs"]["3"]["coverage"] is None
 
 
 def test_script_counts_what_is_shown_and_what_covers():
@@ -41,9 +44,43 @@ def test_intervals_cover_again(metric):
     assert found["shown"] == 1 and abs(found["coverage"] - 0.95) <= 0.021
 
 
+def student(better: int, worse: int, n: int) -> tuple[float, float, float]:
+    values = np.repeat([1.0, -1.0, 0.0], [better, worse, n - better - worse])
+    return values.mean(), *stats.t.interval(0.95, n - 1, values.mean(), stats.sem(values))
+
+
+# docs/log.md, 2026-11-29: items, how often the first alone is right, and the second; how many must differ; the share of
+# experiments that show an interval, and of those that hold the truth.
+EXACT = [
+    (student, 40, 0.05, 0.0, 1, 0.87, 0.996),
+    (student, 100, 0.05, 0.0, 1, 0.99, 0.883),
+    (tango, 40, 0.1, 0.0, 3, 0.78, 0.980),
+    (tango, 40, 0.05, 0.0, 3, 0.32, 0.990),
+    (tango, 100, 0.05, 0.0, 3, 0.88, 0.968),
+    (tango, 100, 0.15, 0.0, 3, 1.00, 0.933),
+    (tango, 120, 0.01, 0.0, 3, 0.12, 0.988),
+    (tango, 300, 0.015, 0.0015, 3, 0.87, 0.932),
+    (tango, 100, 0.02, 0.0, 5, 0.05, 0.695),
+]
+
+
+@pytest.mark.parametrize(("interval", "n", "better", "worse", "fewest", "shown", "covered"), EXACT)
+def test_coverage_of_rare_differences_by_the_sum_over_all_outcomes(
+    interval, n, better, worse, fewest, shown, covered
+):
+    of_all = of_held = 0.0
+    for b in range(45):
+        for c in range(15 if worse else 1):
+            chance = stats.multinomial.pmf([b, c, n - b - c], n, [better, worse, 1 - better - worse]) if b < n else 0
+            if b + c >= fewest and chance > 1e-9:
+                _, low, high = interval(b, c, n)
+                of_all, of_held = of_all + chance, of_held + chance * (low <= better - worse <= high)
+    assert (of_all, of_held / of_all) == (pytest.approx(shown, abs=0.006), pytest.approx(covered, abs=0.0006))
+
+
 # Where the package makes an interval: file -> the rows of the experiments that measure it there (their beginnings).
 MADE = {
-    "bench/statistics.py": "difference, overall",  # compare_systems
+    "bench/statistics.py": "difference, overall, difference of two shares",  # compare_systems
     "bench/summary.py": "mean, label_swap_gain, pair_accuracy, pair_min",
     "bench/items.py": "seeds, mean, pair_accuracy",
     "bench/headline.py": "seeds",
@@ -62,7 +99,8 @@ NAMES += " jackknife correlation_gain correlation krippendorff_interval"
 MAKERS = rf"(?<!def )\b(?:(?:{'|'.join(NAMES.split())})\(|estimate\((?:macro_)?parts\b)"
 # What may know a quantile: the makers themselves. `elo_spread95` is the spread over orders of the games, no interval of
 # anything.
-KNOWING = {"statistics.py", "seeds.py", "strength.py", "resampling.py", "reliability.py", "arena.py", "points.py"}
+KNOWING = {"shares.py", "statistics.py", "seeds.py", "points.py", "strength.py", "arena.py"}
+KNOWING |= {"resampling.py", "reliability.py"}
 
 
 def test_every_interval_of_the_package_has_its_coverage_measured():

@@ -41,12 +41,13 @@ def test_features_that_variables_hide_do_not_count(tmp_path, environment, expect
 
 
 def test_kind_of_cpu_names_8_bit_instructions_and_what_chooses_among_them(tmp_path):
-    """A Skylake has AVX-512, but no VNNI; MKL's variable is one that `cpu_features` does not know."""
-    assert cpu_kind({}, info(tmp_path, "sse2 avx2 avx512f")) == "avx2, avx512f"
-    flags = "sse2 avx2 avx512f avx512_vnni"
-    assert cpu_kind({}, info(tmp_path, flags)) == "avx2, avx512f, avx512_vnni"
-    hidden = cpu_kind({"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, info(tmp_path, flags))
-    assert hidden == "avx2, avx512f, avx512_vnni, MKL_ENABLE_INSTRUCTIONS=AVX2"
+    """A Skylake has AVX-512, but no VNNI; MKL's variable is one that `cpu_features` does not know; AMD has no MKL."""
+    assert cpu_kind({}, info(tmp_path, "sse2 avx2 avx512f")) == "avx2, avx512f, MKL"
+    path = info(tmp_path, "sse2 avx2 avx512f avx512_vnni")
+    hidden = cpu_kind({"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, path)
+    assert hidden == "avx2, avx512f, avx512_vnni, MKL, MKL_ENABLE_INSTRUCTIONS=AVX2"
+    path.write_text(path.read_text().replace("GenuineIntel", "AuthenticAMD"))
+    assert cpu_kind({}, path) == "avx2, avx512f, avx512_vnni"
 
 
 def test_features_are_none_where_the_system_does_not_say(tmp_path):

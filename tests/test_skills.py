@@ -61,7 +61,7 @@ def test_words_and_names_that_are_right_are_counted(classifier):
 
 
 def test_changes_are_paired_with_the_first_policy():
-    before = {str(i): float(i % 2) for i in range(60)}
+    before = {str(i): float(i % 2) for i in range(120)}
     found = figures({"sft": before, "same": dict(before), "worse": dict.fromkeys(before, 0.0)}, "sft")
     assert "change" not in found["sft"] and found["sft"]["mean"] == 0.5
     assert found["same"]["change"] == 0 and found["same"]["p"] == 1

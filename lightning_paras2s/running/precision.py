@@ -51,10 +51,12 @@ def cpu_features(environment: Mapping[str, str] = os.environ, cpuinfo: Path = Pa
 
 def cpu_kind(environment: Mapping[str, str] = os.environ, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """In words, what an ear's transcripts depend on: `cpu_features`, the instructions for 8-bit integers (VNNI, without
-    which sums of their products are cut off at 16 bits), and the variables that choose among them."""
+    which sums of their products are cut off at 16 bits), MKL on Intel's CPUs (CTranslate2 has oneDNN on all others),
+    and the variables that choose among them."""
     features = cpu_features(environment, cpuinfo) or [platform.machine()]
     flags = cpu_flags(cpuinfo.parent)
     features += [name for name in ("avx_vnni", "avx512_vnni") if name in flags]
+    features += ["MKL"] if cpuinfo.is_file() and "GenuineIntel" in cpuinfo.read_text() else []
     return ", ".join(features + [f"{name}={environment[name]}" for name in HIDING if environment.get(name)])
 
 
