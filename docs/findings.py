@@ -1,67 +1,35 @@
-"""Writes the tables of docs/findings.md from results/sweep_*.jsonl: python docs/findings.py (--check: only compare)."""
+"""Writes the tables and pictures of docs/findings.md from results/sweep_*.jsonl: python docs/findings.py (--check: only
+compare). A picture is current if it was made of the rows that are there: it holds their hash."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lightning_paras2s.data.domains import domain_of
-from lightning_paras2s.data.embedded import text_queries
-from lightning_paras2s.sweeping.points import (
-    Difference,
-    Metric,
-    Row,
-    column,
-    difference,
-    part_of,
-    points_of,
-    read_rows,
-    score,
+from lightning_paras2s.sweeping.claims import (
+    HEADER,
+    METRICS,
+    AnyClaim,
+    Claim,
+    ColumnClaim,
+    EveryClaim,
+    RatioClaim,
+    TimesClaim,
+    interval,
+    signed,
 )
+from lightning_paras2s.sweeping.pictures import SOURCES, picture
+from lightning_paras2s.sweeping.points import Results, Row, column, difference, gain, score
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
+BESIDE = ("labels", "unlabelled")  # several systems a run, of which the first is what the others start from
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
-
-
-class Claim(NamedTuple):
-    """Attributes:
-    text: what the paper says; "" = it says nothing.
-    figure: where, and the digits that it prints.
-    sweep: whose rows tell.
-    first, then: the points whose difference tells, by the value of `key`.
-    expected: what that difference is if the claim holds.
-    systems: of the first and the other point.
-    domain: only the pairs about these topics (`data/domains.py`); "" = all.
-    """
-
-    text: str
-    figure: str
-    sweep: str
-    key: str
-    first: Any
-    then: Any
-    expected: str
-    systems: tuple[str, str] = ("grpo", "grpo")
-    domain: str = ""
-
-
-class ColumnClaim(NamedTuple):
-    """That a column's mean over seeds is at least `least` at a point."""
-
-    text: str
-    figure: str
-    sweep: str
-    key: str
-    first: Any
-    column: str
-    least: float
-
 
 ABLATIONS = (
     Claim("The score without a KL against that of beta .2", "not told in words", "beta", "beta", 0.2, 0.0, "any"),
@@ -75,6 +43,56 @@ ABLATIONS = (
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
 )
 SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:3])
+SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
+CURVES = {
+    "grpo_constrained": "RL, reward model of as many labels",
+    "grpo_unconstrained": "RL, reward model of all labels",
+    "grpo": "RL, judge in the loop",
+}
+EVERY = {"grpo_constrained": "section 5.2: in all data regimes, no digits"}
+TIMES = (
+    (0.1, 5.0, "section 5.3: RL on 10 h as SFT on 50"),
+    (0.2, 5.0, "section 5.3: RL on 20 h as SFT on 100"),
+    (0.05, 10.0, "section 5.2: more than ten times as much data"),
+)
+LABELS = (
+    *(
+        EveryClaim(f"{name}: better than SFT at every amount", EVERY.get(system, "not in words"), "labels", "share",
+                   SHARES, (system, "sft"))
+        for system, name in CURVES.items()
+    ),
+    *(
+        TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, "labels", "share", share, times,
+                   (system, "sft"))
+        for system, name in CURVES.items()
+        for share, times, said in TIMES
+    ),
+    *(
+        RatioClaim(f"{name}, 10%: 1.171 times the score of SFT", "section 5.3: more than 17.1 %", "labels", "share",
+                   0.1, 1.171, (system, "sft"))
+        for system, name in CURVES.items()
+    ),
+    *(
+        Claim(f"A reward model of all labels gains more, share {share}", "section 5.2: additional gains, no digits",
+              "labels", "share", share, share, "higher", ("grpo_unconstrained", "grpo_constrained"))
+        for share in SHARES[:-1]
+    ),
+    *(
+        Claim(f"The judge in the loop against a reward model of all labels, share {share}", "not shown", "labels",
+              "share", share, share, "any", ("grpo", "grpo_unconstrained"))
+        for share in SHARES
+    ),
+)  # fmt: skip
+UNLABELLED = (
+    Claim("RL without a warm-up gains on the base policy", "section 5.3: it can't, no digits", "unlabelled", "share",
+          0.0, 0.0, "any", ("grpo", "base")),
+    Claim("A warm-up of 5 % is better than none", "section 5.3: critical, no digits", "labels", "share", 0.05, 0.0,
+          "higher", ("grpo", "grpo"), other="unlabelled"),
+    Claim("Rejection sampling without labels gains on the base policy", "not shown", "unlabelled", "share", 0.0, 0.0,
+          "any", ("rejection", "base")),
+    Claim("... against SFT on 5 %", "not shown", "unlabelled", "share", 0.0, 0.05, "any", ("rejection", "sft"),
+          other="labels"),
+)  # fmt: skip
 BUDGET = (
     Claim("More of the budget for demonstrations is better", "Fig. 2b, no digits", "budget", "share", 0.7, 0.1,
           "higher"),
@@ -106,77 +124,14 @@ HACKING = tuple(
     Claim(f"Whole judge in the loop against {name}", "not shown", "hacking", "judge", "whole", name, "any")
     for name in ("no gibberish rule", "no WER limit", "neither")
 )
-TOPICS = {query.id: (query.factor, query.topic) for query in text_queries("train")}
-
-
-def signed(found: Difference) -> str:
-    ends = "" if not np.isfinite(found.low) else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return f"{found.value:+.2f}{ends}"
-
-
-def verdict(claim: Claim, found: Difference, trained: bool) -> str:
-    """One seed says nothing of the others, so it settles nothing; policies that are not trained have no seeds."""
-    if found.seeds < 2 and trained:
-        return f"open: one seed, in which the first is {found.verdict}"
-    of = f"{found.seeds} seeds" if trained else "these policies alone"
-    if found.verdict in ("undecided", "no interval") or claim.expected == "any":
-        return f"{found.verdict}, {of}"
-    return f"{'agrees' if found.verdict == claim.expected else 'disagrees'}, {of}"
 
 
 def rows_of(sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
-    return points_of(read_rows(ROOT / f"results/sweep_{sweep}.jsonl"))
+    return Results(ROOT / "results").points(sweep)
 
 
-def lack_of(claim: Claim | ColumnClaim, values: Sequence[Any]) -> str:
-    """Why there is no row of a point."""
-    path = ROOT / f"results/sweep_{claim.sweep}.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    failed = [row for row in map(json.loads, lines) if row["status"] != "ok" and row["point"].get(claim.key) in values]
-    return f"open: failed ({failed[0]['reason'].replace('|', '/')})" if failed else "open: not run"
-
-
-def claims(asked: Sequence[Claim | ColumnClaim]) -> str:
-    lines = [
-        "| claim | the paper | first - then | judge | audit | detectable | verdict |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [column_line(claim) if isinstance(claim, ColumnClaim) else line(claim) for claim in asked]
-    return "\n".join(lines)
-
-
-def line(claim: Claim) -> str:
-    of = {point[claim.key]: rows for point, rows in rows_of(claim.sweep)}
-    about = f"| {claim.text} | {claim.figure} | {claim.key} {shown(claim)} "
-    if lacking := [value for value in (claim.first, claim.then) if value not in of]:
-        return f"{about}| - | - | - | {lack_of(claim, lacking)} |"
-    first, then = (within(of[value], claim.domain) for value in (claim.first, claim.then))
-    judge, audit = (difference(first, then, claim.systems, m) for m in ("pairs", "audit_pairs"))
-    told = verdict(claim, judge, first[0]["steps"] > 0)
-    return f"{about}| {signed(judge)} | {signed(audit)} | {judge.detectable:.2f} | {told} |"
-
-
-def shown(claim: Claim) -> str:
-    if claim.systems == ("grpo", "grpo"):
-        return f"{claim.first} - {claim.then}"
-    return f"{claim.first}: {' - '.join(claim.systems)}"
-
-
-def within(rows: Sequence[Row], domain: str) -> Sequence[Row]:
-    """With the pairs of one domain of topics alone."""
-    return part_of(rows, lambda pair: domain_of(*TOPICS[pair.split("/", 1)[1]]) == domain) if domain else rows
-
-
-def column_line(claim: ColumnClaim) -> str:
-    of = {point[claim.key]: rows for point, rows in rows_of(claim.sweep)}
-    about = f"| {claim.text} | {claim.figure} | {claim.column} at {claim.key} {claim.first} "
-    if claim.first not in of:
-        return f"{about}| - | - | - | {lack_of(claim, [claim.first])} |"
-    found = column(of[claim.first], claim.column)
-    if not np.isfinite(found.low):
-        return f"{about}| {found.value:.2f} | - | - | open: one seed |"
-    told = "agrees" if found.low >= claim.least else "disagrees" if found.high < claim.least else "undecided"
-    return f"{about}| {found.value:.2f} [{found.low:.2f}, {found.high:.2f}] | - | - | {told}, {found.n} seeds |"
+def claims(asked: Sequence[AnyClaim]) -> str:
+    return "\n".join([HEADER, *(claim.line(Results(ROOT / "results")) for claim in asked)])
 
 
 def curve(sweep: str) -> str:
@@ -185,17 +140,31 @@ def curve(sweep: str) -> str:
         "| point | seeds | score | audit | against the start | KL | equal groups | more |",
         "|" + "---|" * 8,
     ]
-    start = next(rows for point, rows in rows_of("start") if point["policy"] == "sft_fifth")
+    start = Results(ROOT / "results").by("start", "policy").get("sft_fifth", [])
     for point, rows in rows_of(sweep):
         told = {key: value for key, value in point.items() if not isinstance(value, dict | list)}
         values: list[str] = [", ".join(f"{key} {value}" for key, value in told.items()), str(len(rows))]
-        values += [interval(rows, metric) for metric in ("pairs", "audit_pairs")]
-        alike = rows[0]["queries_sha"] == start[0]["queries_sha"]
+        values += [interval(score(rows, "grpo", metric)) for metric in METRICS]
+        alike = {row["queries_sha"] for row in start} == {rows[0]["queries_sha"]}
         values.append(signed(difference(rows, start, TRAINED)) if alike else "-")
         values.append(mean(rows, lambda row: row.get("last_quarter", {}).get("kl")))
         values.append(mean(rows, lambda row: row.get("zero_variance_share")))
         values.append(more(rows))
         lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def systems_curve(sweep: str) -> str:
+    """A line a point and system, beside what the others start from, which is the first."""
+    lines = ["| point | seeds | system | score | audit | less the first | more |", "|" + "---|" * 7]
+    for point, rows in rows_of(sweep):
+        first, *_ = systems = list(rows[0]["systems"])
+        for system in systems:
+            values: list[str] = [", ".join(f"{key} {value}" for key, value in point.items()), str(len(rows)), system]
+            values += [interval(score(rows, system, metric)) for metric in METRICS]
+            values.append("-" if system == first else signed(gain(rows, (system, first))))
+            values.append(more(rows) if system == first else "-")
+            lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -212,11 +181,6 @@ def more(rows: Sequence[Row]) -> str:
     return ", ".join(told) or "-"
 
 
-def interval(rows: Sequence[Row], metric: Metric) -> str:
-    found = score(rows, "grpo", metric)
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
 def mean(rows: Sequence[Row], value: Callable[[Row], float | None], form: str = ".3f") -> str:
     known = [found for row in rows if (found := value(row)) is not None]
     return format(float(np.mean(known)), form) if known else "-"
@@ -229,6 +193,8 @@ GROUPS = (
         ("beta", "G_steps", "G_rollouts", "B_steps", "B_rollouts"),
     ),
     ("The short recipe: 40 steps of 4 queries", SHORT, ("beta_short", "G_steps_short")),
+    ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels",)),
+    ("Without any demonstration or label", UNLABELLED, ("unlabelled",)),
     ("A budget of labels, split (Fig. 2b)", BUDGET, ("budget",)),
     ("Other speech, other topics (section 5.5, Table 8)", GENERALISATION, ("generalisation", "domains")),
     ("A judge that lacks a rule", HACKING, ("hacking",)),
@@ -239,24 +205,44 @@ def tables() -> str:
     parts = []
     for title, asked, sweeps in GROUPS:
         parts += [f"### {title}", claims(asked)]
-        parts += [
-            f"The points of `results/sweep_{sweep}.jsonl`:\n\n{curve(sweep)}" for sweep in sweeps if rows_of(sweep)
-        ]
+        for sweep in (sweep for sweep in sweeps if rows_of(sweep)):
+            if sweep in SOURCES:
+                parts.append(f"![The points of sweep_{sweep}, with their seeds](findings_{sweep}.png)")
+            table = (systems_curve if sweep in BESIDE else curve)(sweep)
+            parts.append(f"The points of `results/sweep_{sweep}.jsonl`:\n\n{table}")
     return "\n\n".join(parts) + "\n"
+
+
+def rows_sha(name: str) -> str:
+    """Of the rows that a picture is made of."""
+    paths = (ROOT / f"results/sweep_{sweep}.jsonl" for sweep in SOURCES[name])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()[:16]
+
+
+def old_pictures() -> list[str]:
+    """Of the sweeps that have rows, those whose picture is missing or was made of others."""
+    from PIL import Image
+
+    paths = {name: PAGE.with_name(f"findings_{name}.png") for name in SOURCES if rows_of(name)}
+    return [n for n, p in paths.items() if not p.is_file() or Image.open(p).info.get("Rows") != rows_sha(n)]
 
 
 def main() -> None:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
     _, _, after = rest.partition(END)
     made = f"{before}{START}\n{tables()}\n{END}{after}"
-    if made == PAGE.read_text(encoding="utf-8"):
+    old = [PAGE] * (made != PAGE.read_text(encoding="utf-8"))
+    pictures = {PAGE.with_name(f"findings_{name}.png"): name for name in old_pictures()}
+    if not old and not pictures:
         print(f"{PAGE.relative_to(ROOT)} is current")
     elif "--check" in sys.argv:
-        print(f"{PAGE.relative_to(ROOT)} is old: run python docs/findings.py")
+        print(f"{', '.join(path.name for path in (*old, *pictures))} must be made again: run python docs/findings.py")
         sys.exit(1)
     else:
         PAGE.write_text(made, encoding="utf-8")
-        print(f"wrote {PAGE.relative_to(ROOT)}")
+        for path, name in pictures.items():
+            picture(name, Results(ROOT / "results")).savefig(path, dpi=100, metadata={"Rows": rows_sha(name)})
+        print(f"wrote {', '.join(path.name for path in (*old, *pictures))}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def findings(tmp_path, monkeypatch) -> ModuleType:
     spec.loader.exec_module(module)
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "PAGE", tmp_path / "docs/findings.md")
     return module
 
 
@@ -71,3 +72,84 @@ def test_correlation_is_held_against_the_papers(findings):
         told = verdicts(findings.claims(findings.BUDGET))
         assert told["A tenth of the budget makes a usable reward model"] == f"{expected}, 2 seeds"
         assert told["More of the budget for demonstrations is better"] == "open: not run"
+
+
+SYSTEMS = ("grpo", "grpo_constrained", "grpo_unconstrained")
+
+
+def label_rows(seeds: dict[float, int], gains: tuple[float, float, float] = (0.3, 0.2, 0.25)) -> list[dict]:
+    """SFT gains 0.1 with each amount; RL more than that, a little by seed."""
+    made = []
+    for i, share in enumerate((0.05, 0.1, 0.2, 0.5, 1.0)):
+        for seed in range(seeds.get(share, 0)):
+            scores = {"sft": 2 + i / 10}
+            scores |= {s: 2 + i / 10 + gain + seed / 1000 for s, gain in zip(SYSTEMS, gains, strict=True)}
+            made.append(row({"share": share, "labels": int(2040 * share)}, seed, scores, 120))
+    return made
+
+
+def test_curves_over_labels_are_held_against_the_papers(findings):
+    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows(dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), 3)))
+    told = verdicts(findings.claims(findings.LABELS))
+    every = [verdict for claim, verdict in told.items() if claim.endswith("at every amount")]
+    assert every == ["agrees, 3 seeds or more"] * 3
+    as_many, all_ = "RL, reward model of as many labels", "RL, reward model of all labels"
+    # SFT reaches 0.2 more two amounts on: of 0.1 that is 0.5, five times, of 0.05 only 0.2, four times
+    assert told[f"{as_many}, 10%: SFT needs 5 times as many"].startswith("fewer are enough, 5 times is possible")
+    assert told[f"{as_many}, 5%: SFT needs 10 times as many"] == "disagrees, 3 seeds"
+    # 0.25 more than at 0.2, which is more than SFT has at 1.0
+    assert told[f"{all_}, 20%: SFT needs 5 times as many"] == "agrees, 3 seeds"
+    # (2.1 + .251) / 2.1 = 1.120; 160 pairs deviate by .5 * .120 / 2.1 = .029 of it, and seeds by .0005
+    assert told[f"{all_}, 10%: 1.171 times the score of SFT"] == "disagrees, 3 seeds"
+    assert told["A reward model of all labels gains more, share 0.05"] == "no interval, 3 seeds"  # 0.05 on all alike
+
+
+def test_curves_over_labels_are_open_where_seeds_lack(findings):
+    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 3, 0.1: 1, 0.2: 3, 0.5: 2}))
+    told = verdicts(findings.claims(findings.LABELS))
+    name = "RL, judge in the loop"
+    assert (
+        told[f"{name}: better than SFT at every amount"] == "open: 2 points with fewer than 2 seeds; agrees at 3 of 5"
+    )
+    assert told[f"{name}, 5%: SFT needs 10 times as many"].endswith(", 2 seeds")
+    one = "The judge in the loop against a reward model of all labels, share "
+    assert told[f"{one}0.1"].startswith("open: one seed") and told[f"{one}1.0"] == "open: not run"
+    at = told[f"{name}, 10%: SFT needs 5 times as many"]
+    assert at == "open: fewer than 2 seeds here or at another amount"
+    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 2, 0.1: 2}, (-0.3, -0.3, -0.3)))
+    told = verdicts(findings.claims(findings.LABELS))
+    assert told[f"{name}: better than SFT at every amount"] == "disagrees at 0.05, 0.1"
+    table = findings.systems_curve("labels").splitlines()
+    assert len(table) == 2 + 2 * 4 and "nan" not in "".join(table)
+
+
+def test_warm_up_is_held_against_none(findings):
+    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 3}))
+    rows = [row({"share": 0.0}, k, {"base": 1.5, "rejection": 1.7 + k / 1000, "grpo": 1.6 + k / 1000}, 120)
+            for k in range(3)]  # fmt: skip
+    write(findings.ROOT / "results/sweep_unlabelled.jsonl", rows)
+    told = verdicts(findings.claims(findings.UNLABELLED))
+    assert told["A warm-up of 5 % is better than none"] == "agrees, 3 seeds"  # 2.3 against 1.6
+    assert told["RL without a warm-up gains on the base policy"] == "higher, 3 seeds"
+    assert told["... against SFT on 5 %"] == "lower, 3 seeds"  # 1.7 against 2.0
+
+
+def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings, monkeypatch, capsys):
+    findings.PAGE.parent.mkdir()
+    findings.PAGE.write_text(f"# Page\n\n{findings.START}{findings.END}\nend\n")
+    rows = label_rows({0.05: 2, 0.1: 1})
+    write(findings.ROOT / "results/sweep_labels.jsonl", rows)
+    findings.main()
+    picture = findings.PAGE.with_name("findings_labels.png")
+    assert picture.stat().st_size > 5000 and findings.PAGE.read_text().endswith("end\n")
+    assert "](findings_labels.png)" in findings.PAGE.read_text()
+    assert "](findings_beta.png)" not in findings.PAGE.read_text()
+    capsys.readouterr()
+    findings.main()
+    assert capsys.readouterr().out == "docs/findings.md is current\n"
+    rows[0]["seconds"] = {"sft": 1.0}  # no table says it
+    write(findings.ROOT / "results/sweep_labels.jsonl", rows)
+    monkeypatch.setattr(findings.sys, "argv", ["findings.py", "--check"])
+    with pytest.raises(SystemExit):
+        findings.main()
+    assert "findings_labels.png must be made again" in capsys.readouterr().out

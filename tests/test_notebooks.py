@@ -92,6 +92,44 @@ def test_labels_draw_the_reward_models_correlation(tmp_path):
     assert "0.7: grpo - sft = +0.7" in shown and "0.75" in shown and shown.count("image/png") == 3
 
 
+def label_rows(seeds: dict[float, int]) -> list[dict]:
+    """SFT gains 0.1 with each amount; RL 0.2 more than that, and a little by seed."""
+    made = []
+    for i, share in enumerate((0.05, 0.1, 0.2, 0.5, 1.0)):
+        for seed in range(1, seeds.get(share, 0) + 1):
+            line = sweep_row(0.0, seed, 3.0 + i / 10) | {"point": {"share": share, "labels": int(2040 * share)}}
+            rl = sweep_row(0.0, seed, 3.2 + i / 10 + seed / 1000)["systems"]["grpo"]
+            systems = dict.fromkeys(("grpo", "grpo_constrained", "grpo_unconstrained"), rl)
+            line["systems"] = {"sft": line["systems"]["grpo"]} | systems
+            line |= {"stage": "grpo_unconstrained", "columns": {"constrained": 0.7, "unconstrained": 0.8}}
+            made.append(line)
+    return made
+
+
+def test_labels_draw_all_curves_with_times(tmp_path):
+    (tmp_path / "results").mkdir()
+    none = sweep_row(0.0, 1, 2.5) | {"point": {"share": 0.0}}
+    none["systems"] = {name: none["systems"]["grpo"] for name in ("base", "rejection", "grpo")}
+    (tmp_path / "results/sweep_unlabelled.jsonl").write_text(json.dumps(none) + "\n")
+    rows = label_rows(dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), 3))
+    (tmp_path / "results/sweep_labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    shown = execute("labels", tmp_path)
+    for name in ("RL, reward model of as many labels", "RL, reward model of all labels", "RL, judge in the loop"):
+        # SFT has 0.2 more two amounts on: at 20 % for the 5 % of RL
+        assert f"5%, {name} - SFT = +0.20 [" in shown and f"20%, {name} - SFT = +0.20 [" in shown
+    # seeds lift it by .002 on average: 0.05 * 4 * 2.5 ** .02 of it is 4.07 times
+    assert "higher; SFT needs x 4.1 [" in shown and "SFT needs x 5 or more [" in shown
+    assert "0.0: rejection - base = +0.00, open: one seed" in shown and "SFT against RL: open" not in shown
+
+
+def test_labels_are_open_where_few_rows_are_there(tmp_path):
+    shown = execute_with(tmp_path, "labels", label_rows({0.05: 3, 0.2: 1}), "labels")
+    name = "RL, judge in the loop"
+    assert f"20%, {name} - SFT = +0.20, open: one seed" in shown and f"5%, {name} - SFT = +0.20 [" in shown
+    assert shown.count("times: open, fewer than 2 seeds or amounts") == 6  # three curves at two amounts
+    assert "rejection - base: open, not run" in shown
+
+
 def test_generalisation_takes_each_half_of_the_topics(tmp_path):
     topics = {q.id: domain_of(q.factor, q.topic) for q in text_queries("train") if q.factor in ("age", "gender")}
     pairs = [f"{name.split('-')[0]}/{name}" for name in topics]

@@ -15,13 +15,23 @@ from lightning_paras2s.sweeping.sweep import sweep
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+ONLY = "--data.source.init_args.limit 8"
 SHORT = "--model.sampling.max_steps 20"
-RL = f" --trainer.max_steps 1 --data.batch_size 2 --model.group_size 2 {SHORT} --data.source.init_args.limit 8"
+RL = f" --trainer.max_steps 1 --data.batch_size 2 --model.group_size 2 {SHORT} {ONLY}"
+# of each split two batches: 1 would be read as 1.0, all of them
+JUDGED = f" --trainer.limit_predict_batches 2 --data.batch_size 4 --model.samples 2 --model.others 1 {SHORT}"
+REWARD = " --trainer.max_steps 1 --trainer.val_check_interval 1 --data.batch_size 4"
 FEW = {
     "sft": " --trainer.max_steps 1 --data.batch_size 4 --data.source.init_args.rehearsal 0",
-    "preferences": f" --trainer.limit_predict_batches 1 --data.batch_size 4 --model.samples 2 --model.others 1 {SHORT}",
-    "reward": " --trainer.max_steps 1 --trainer.val_check_interval 1 --data.batch_size 4",
+    "preferences": JUDGED,
+    "samples": JUDGED,
+    "more_samples": JUDGED.replace("batches 2", "batches 4") + " --data.source.init_args.limit 16",
+    "reward": REWARD,
+    "reward_constrained": REWARD,
+    "reward_unconstrained": REWARD,
     "grpo": RL,
+    "grpo_constrained": RL,
+    "grpo_unconstrained": RL,
 }
 
 
@@ -35,11 +45,15 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def grid(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / f"configs/sweeps/{name}.yaml").read_text())
+
+
 def run(name: str, **changed: Any) -> dict[str, Any]:
     """A shipped grid with few steps; its first seed alone."""
-    grid = yaml.safe_load((ROOT / f"configs/sweeps/{name}.yaml").read_text())
-    stages = {stage: text + FEW.get(stage, "") for stage, text in grid["stages"].items()}
-    return sweep(**grid | {"stages": stages, "seeds": grid["seeds"][:1], "workers": 1} | changed)
+    shipped = grid(name)
+    stages = {stage: text + FEW.get(stage, "") for stage, text in shipped["stages"].items()}
+    return sweep(**shipped | {"stages": stages, "seeds": shipped["seeds"][:1], "workers": 1} | changed)
 
 
 def asked(source: str) -> dict[str, Any]:
@@ -58,10 +72,50 @@ def test_budget_goes_from_demonstrations_and_judged_samples_to_a_policy(place):
     assert (folder / "reward/scorer.safetensors").is_file() and not (folder / "preferences/data").exists()
 
 
+def test_labels_share_a_supervised_policy_and_bound_one_reward_model(place):
+    result = run("labels", points=[{"share": 0.005, "labels": 8}], keep_checkpoints=True, **asked("embedded"))
+    assert result["failed"] == []
+    (row,) = result["table"]
+    assert set(row["systems"]) == {"sft", "grpo", "grpo_constrained", "grpo_unconstrained"}
+    assert set(row["columns"]) == {"constrained", "unconstrained"} and row["steps"] == 1
+    folder = next((place / "runs/sweep_labels").glob("share*"))
+    assert list(row["seconds"]) == [
+        *("sft", "grpo", "samples", "reward_constrained", "grpo_constrained"),
+        *("more_samples", "reward_unconstrained", "grpo_unconstrained", "evaluate"),
+    ]
+    # all RL starts from the one supervised policy
+    for stage in ("grpo", "grpo_constrained", "grpo_unconstrained"):
+        assert Path(init_of(folder / stage)).resolve() == (folder / "sft/policy.safetensors").resolve()
+    # one reward model has the labels of 8 recordings; the other hears these and 8 more
+    heard = [json.loads(line) for line in (folder / "samples/data/train.jsonl").read_text().splitlines()]
+    numbers = {int(line["query_id"].rsplit("-", 1)[1]) for line in heard}
+    assert numbers <= set(range(16)) and max(numbers) > 7
+    weights = [(folder / f"reward_{kind}/scorer.safetensors").read_bytes() for kind in ("constrained", "unconstrained")]
+    assert weights[0] != weights[1]
+
+
+def init_of(run: Path) -> str:
+    return yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["init_from"]
+
+
+def test_unlabelled_learns_from_the_base_policys_own_answers(place):
+    few = {
+        "samples": f" --trainer.limit_predict_batches 2 --data.batch_size 4 --model.samples 2 {ONLY}",
+        "rejection": f" --trainer.max_steps 1 --data.batch_size 2 --data.floor 1 {ONLY}",
+        "grpo": RL,
+    }
+    stages = {stage: text + few[stage] for stage, text in grid("unlabelled")["stages"].items()}
+    result = run("unlabelled", stages=stages, **asked("embedded"))
+    assert result["failed"] == []
+    assert set(result["table"][0]["systems"]) == {"base", "rejection", "grpo"}
+    folder = next((place / "runs/sweep_unlabelled").glob("share*"))
+    assert all(init_of(folder / stage).endswith("embedded/base.safetensors") for stage in ("rejection", "grpo"))
+
+
 def test_generalisation_speaks_anew_at_each_point(place):
-    grid = yaml.safe_load((ROOT / "configs/sweeps/generalisation.yaml").read_text())
-    points = [point for point in grid["points"] if point["heard"] in ("noise at -5 dB", "Piper")]
-    made = grid["stages"]["made"].replace("--limit 25", "--limit 1")
+    shipped = grid("generalisation")
+    points = [point for point in shipped["points"] if point["heard"] in ("noise at -5 dB", "Piper")]
+    made = shipped["stages"]["made"].replace("--limit 25", "--limit 1")
     result = run("generalisation", points=points, stages={"made": made})
     found = {row["point"]["heard"]: row for row in result["table"]}
     assert found["noise at -5 dB"]["systems"]["grpo"]["n"] == 8 and found["noise at -5 dB"]["steps"] == 0

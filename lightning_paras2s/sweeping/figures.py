@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lightning_paras2s
-from lightning_paras2s.bench.statistics import Estimate
-from lightning_paras2s.sweeping.points import Difference, Row, difference, points_of, read_rows, score
+from lightning_paras2s.sweeping.claims import interval
+from lightning_paras2s.sweeping.efficiency import times_fewer
+from lightning_paras2s.sweeping.pictures import LABELS, label_curves
+from lightning_paras2s.sweeping.points import Difference, Results, Row, difference, gain, score
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from pandas import DataFrame
 
 Point = dict[str, Any]
@@ -29,12 +32,12 @@ class Figures:
     def __init__(self, here: Path) -> None:
         places = [here, here.parent, Path(lightning_paras2s.__file__).parents[1]]
         found = (p / "results" for p in places if any(p.glob("results/sweep_*.jsonl")))
-        self.results = next(found, here / "results")
+        self.results = Results(next(found, here / "results"))
         self.runs = next((p / "runs" for p in places[:2] if (p / "runs").is_dir()), None)
-        self.start = {row["point"]["policy"]: [row] for row in read_rows(self.results / "sweep_start.jsonl")}
+        self.start = self.results.by("start", "policy")
 
     def points(self, name: str) -> list[tuple[Point, list[Row]]]:
-        return points_of(read_rows(self.results / f"{name}.jsonl"))
+        return self.results.points(name.removeprefix("sweep_"))
 
     def table(self, name: str) -> DataFrame:
         """A line a point and system."""
@@ -47,9 +50,10 @@ class Figures:
                 line = {"point": text(point), "system": system, "seeds": len(rows), "n": cells["n"],
                         "score [95 %]": judged, "audit [95 %]": heard}  # fmt: skip
                 line |= {key: mean(rows, "columns", key) for key in rows[0].get("columns", {})}
+                last = rows if rows[0].get("stage", system) == system else []  # curves are the last stage's
                 tail = {"reward, last quarter": "reward", "KL": "kl"}
-                line |= {title: mean(rows, "last_quarter", key) for title, key in tail.items()}
-                line["equal groups"] = mean(rows, "zero_variance_share")
+                line |= {title: mean(last, "last_quarter", key) for title, key in tail.items()}
+                line["equal groups"] = mean(last, "zero_variance_share")
                 line |= {key: rows[0].get(key) for key in ("steps", "responses", "precision", "cpu")}
                 lines.append(line)
         return DataFrame(lines)
@@ -63,8 +67,7 @@ class Figures:
         import matplotlib.pyplot as plt
 
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), constrained_layout=True)
-        left.set(title="the paper", xticks=[], yticks=[])
-        left.text(0.02, 0.97, "\n".join(textwrap.fill(line, 62) for line in said), va="top", fontsize=9)
+        tell(left, said)
         made = self.points(name)
         right.set(title=f"ours ({name})", xlabel=axis_name, ylabel="score (1..5), 95 %")
         for system in made[0][1][0]["systems"] if made else []:
@@ -81,9 +84,32 @@ class Figures:
             right.set_xticks(range(len(made)), [f"{of(point)}\n{len(rows)} seed(s)" for point, rows in made])
             right.legend(fontsize="small")
         else:
-            config = name.removeprefix("sweep_")
-            right.text(0.02, 0.5, f"open: no rows yet\npython -m lightning_paras2s sweep --config sweeps/{config}.yaml")
+            right.text(0.02, 0.5, to_run(name))
         plt.show()
+
+    def draw_labels(self, said: Sequence[str]) -> None:
+        """Left: what the paper says. Right: the curves over the demonstrations, and what is reached without any."""
+        import matplotlib.pyplot as plt
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
+        tell(left, said)
+        label_curves(right, self.results)
+        if self.points("labels"):
+            right.legend(fontsize="small")
+        else:
+            right.text(0.02, 0.5, to_run("labels"), transform=right.transAxes)
+        plt.show()
+
+    def label_verdicts(self) -> None:
+        """At each amount each curve against SFT, in the same runs, and how many times more demonstrations SFT needs."""
+        rows = self.results.by("labels", "share")
+        for system, (name, *_) in LABELS.items():
+            for share, of in rows.items() if system != "sft" else ():
+                found = times_fewer(rows, share, (system, "sft"))
+                times = f"SFT needs x {found.told()}" if found else "times: open, fewer than 2 seeds or amounts"
+                print(f"{share:.0%}, {name} - SFT = {told(gain(of, (system, 'sft')), of)}; {times}")
+        if not rows:
+            print("SFT against RL: open, not run")
 
     def compare(
         self,
@@ -105,19 +131,21 @@ class Figures:
             return
         for metric, heard in (("pairs", "judge"), ("audit_pairs", "audit")):
             d = difference(part(found[first]), part(found[then]), systems, metric)
-            print(f"{heard}: {first} - {then} = {told(d)}; {d.seeds} seeds, {d.pairs} pairs, "
+            print(f"{heard}: {first} - {then} = {told(d, found[first])}; {d.seeds} seeds, {d.pairs} pairs, "
                   f"detectable from {d.detectable:.2f}")  # fmt: skip
 
     def between(self, name: str, of: Callable[[Point], Any], systems: tuple[str, str]) -> None:
-        """The first system less the other, at each point."""
+        """The first system less the other in the same runs, at each point."""
+        if not self.points(name):
+            print(f"{systems[0]} - {systems[1]}: open, not run")
         for point, rows in self.points(name):
-            print(f"{of(point)}: {systems[0]} - {systems[1]} = {told(difference(rows, rows, systems))}")
+            print(f"{of(point)}: {systems[0]} - {systems[1]} = {told(gain(rows, systems), rows)}")
 
     def against_start(self, name: str) -> None:
         """Each point against the policy that it started from."""
         for point, rows in self.points(name) if "sft_fifth" in self.start else []:
-            d = difference(rows, self.start["sft_fifth"], ("grpo", "sft_fifth"))
-            print(f"{text(point)} - sft_fifth = {told(d)}; {d.seeds} seeds")
+            d = difference(rows, self.start["sft_fifth"], ("grpo", "sft_fifth"))._replace(seeds=len(rows))
+            print(f"{text(point)} - sft_fifth = {told(d, rows)}; {d.seeds} seeds")
 
 
 def comparable(rows: Iterable[Row], others: Iterable[Row]) -> bool:
@@ -125,17 +153,25 @@ def comparable(rows: Iterable[Row], others: Iterable[Row]) -> bool:
     return len({row["queries_sha"] for row in (*rows, *others)}) == 1
 
 
-def told(d: Difference) -> str:
-    return f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}], {d.verdict}"
+def told(d: Difference, rows: Sequence[Row]) -> str:
+    """With its verdict, which is open with one seed of what was trained."""
+    ends = f" [{d.low:+.2f}, {d.high:+.2f}]" if np.isfinite(d.low) else ""
+    return f"{d.value:+.2f}{ends}, {d.told(rows[0]['steps'] > 0)}"
+
+
+def tell(axis: Axes, said: Sequence[str]) -> None:
+    """The paper's words."""
+    axis.set(title="the paper", xticks=[], yticks=[])
+    axis.text(0.02, 0.97, "\n".join(textwrap.fill(line, 62) for line in said), va="top", fontsize=9)
+
+
+def to_run(name: str) -> str:
+    config = name.removeprefix("sweep_")
+    return f"open: no rows yet\npython -m lightning_paras2s sweep --config sweeps/{config}.yaml"
 
 
 def text(point: Point) -> str:
     return ", ".join(f"{k} {v.get('class_path', v) if isinstance(v, dict) else v}" for k, v in point.items())
-
-
-def interval(estimate: Estimate) -> str:
-    ends = "" if not np.isfinite(estimate.low) else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-    return f"{estimate.value:.2f}{ends}"
 
 
 def mean(rows: Sequence[Row], *keys: str) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, estimate, macro_parts, rest_of
+from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, Parts, error_of, estimate, macro_parts, rest_of
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
 
@@ -40,6 +40,30 @@ class Difference(NamedTuple):
             return "no interval"
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "undecided"
 
+    def told(self, trained: bool = True) -> str:
+        """The verdict; open with one seed, which says nothing of others. Policies that are not trained have none."""
+        return f"open: one seed, in which the first is {self.verdict}" if self.seeds < 2 and trained else self.verdict
+
+
+class Results(NamedTuple):
+    """The rows of the sweeps in a folder."""
+
+    folder: Path
+
+    def points(self, sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
+        return points_of(read_rows(self.folder / f"sweep_{sweep}.jsonl"))
+
+    def by(self, sweep: str, key: str) -> dict[Any, list[Row]]:
+        """A point's value -> its rows."""
+        return {point[key]: rows for point, rows in self.points(sweep)}
+
+    def lack(self, sweep: str, key: str, values: Sequence[Any]) -> str:
+        """Why there is no row of a point."""
+        path = self.folder / f"sweep_{sweep}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        failed = [row for row in map(json.loads, lines) if row["status"] != "ok" and row["point"].get(key) in values]
+        return f"open: failed ({failed[0]['reason'].replace('|', '/')})" if failed else "open: not run"
+
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of the runs that ended well; none where there is no file."""
@@ -48,11 +72,13 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
-    """Each point and the rows of its seeds, in the order of the grid."""
+    """Each point and the rows of its seeds: points of numbers in their order, others as their first rows came."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(json.dumps(row["point"]), []).append(row)
-    return [(json.loads(point), of) for point, of in found.items()]
+    points = [(json.loads(point), of) for point, of in found.items()]
+    ordered = all(isinstance(value, int | float) for point, _ in points for value in point.values())
+    return sorted(points, key=lambda one: list(one[0].values())) if ordered else points
 
 
 def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
@@ -107,6 +133,30 @@ def difference(
     reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance) if variance > 0 and enough else np.nan
     detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
+
+
+def gain(rows: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs") -> Difference:
+    """Score of the first system - score of the other in the same runs, paired by query and by seed: what a run's stages
+    share (a supervised policy) is in both."""
+    (first, design), (then, _) = (parts_of(rows, name, metric) for name in systems)
+    return told_by(first - then, design)
+
+
+def ratio(rows: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs") -> Estimate:
+    """Score of the first system / score of the other in the same runs, likewise; linearised."""
+    (first, design), (then, _) = (parts_of(rows, name, metric) for name in systems)
+    return estimate(first / then, design)
+
+
+def parts_of(rows: Sequence[Row], system: str, metric: Metric) -> tuple[Parts, Design]:
+    values, design = pooled(rows, system, metric)
+    return macro_parts(values, design), design
+
+
+def told_by(parts: Parts, design: Design) -> Difference:
+    """A difference whose seeds are paired, too."""
+    found, error = estimate(parts, design), error_of(parts, design)
+    return Difference(*found[:3], detectable_difference(error.standard), *parts.errors.shape)
 
 
 def combined(pairs: list[Part], seeds: list[Part], rests: list[Part]) -> Part:

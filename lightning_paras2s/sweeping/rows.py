@@ -156,7 +156,7 @@ def training_of(run: Run) -> dict[str, Any]:
     probed = [line for line in lines if any(line.get(f"probe/{name}") is not None for name in PROBES)]
     lines = [line for line in lines if line.get("train/reward") is not None]
     tail = lines[-math.ceil(len(lines) / 4) :] if lines else []
-    row: dict[str, Any] = {"steps": len(lines) or run.stages[stage].get("trainer", {}).get("max_steps")}
+    row: dict[str, Any] = {"stage": stage, "steps": len(lines) or run.stages[stage].get("trainer", {}).get("max_steps")}
     row["responses"] = int(sum(run.responses.values()))
     row["train_seconds"] = round(sum(line.get("seconds/step") or 0.0 for line in lines), 1)
     row["last_quarter"] = {name: mean(tail, key) for name, key in CURVES.items()}

@@ -1,0 +1,215 @@
+"""The paper's claims against the rows of sweeps: each a line of a table, with a difference, interval and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightning_paras2s.bench.statistics import Estimate
+from lightning_paras2s.sweeping.efficiency import times_fewer
+from lightning_paras2s.sweeping.points import Difference, Metric, Results, Row, column, difference, gain, part_of, ratio
+
+HEADER = "| claim | the paper | first - then | judge | audit | detectable | verdict |\n|---|---|---|---|---|---|---|"
+METRICS: tuple[Metric, Metric] = ("pairs", "audit_pairs")
+
+
+class Claim(NamedTuple):
+    """Attributes:
+    text: what the paper says; "" = it says nothing.
+    figure: where, and the digits that it prints.
+    sweep: whose rows tell.
+    first, then: the points whose difference tells, by the value of `key`.
+    expected: what that difference is if the claim holds.
+    systems: of the first and the other point.
+    domain: only the pairs about these topics (`data/domains.py`); "" = all.
+    other: the sweep of the other point; "" = the same.
+    """
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    first: Any
+    then: Any
+    expected: str
+    systems: tuple[str, str] = ("grpo", "grpo")
+    domain: str = ""
+    other: str = ""
+
+    def line(self, results: Results) -> str:
+        about = f"| {self.text} | {self.figure} | {self.key} {self.shown()} "
+        places = ((self.sweep, self.first), (self.other or self.sweep, self.then))
+        for sweep, value in places:
+            if value not in results.by(sweep, self.key):
+                return f"{about}| - | - | - | {results.lack(sweep, self.key, [value])} |"
+        first, then = (within(results.by(sweep, self.key)[value], self.domain) for sweep, value in places)
+        judge, audit = (self.difference(first, then, metric) for metric in METRICS)
+        told = verdict(self.expected, judge, first[0]["steps"] > 0)
+        return f"{about}| {signed(judge)} | {signed(audit)} | {number(judge.detectable)} | {told} |"
+
+    def difference(self, first: Sequence[Row], then: Sequence[Row], metric: Metric) -> Difference:
+        """Of two systems of the same runs, paired by seed, too."""
+        if self.first == self.then and not self.other:
+            return gain(first, self.systems, metric)
+        return difference(first, then, self.systems, metric)
+
+    def shown(self) -> str:
+        if self.systems == ("grpo", "grpo") and not self.other:
+            return f"{self.first} - {self.then}"
+        return f"{self.first}{'' if self.first == self.then else f' - {self.then}'}: {' - '.join(self.systems)}"
+
+
+class EveryClaim(NamedTuple):
+    """That a system is better than another in the runs of every point; the point with the least difference is shown."""
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    points: tuple[Any, ...]
+    systems: tuple[str, str]
+
+    def line(self, results: Results) -> str:
+        of, about = results.by(self.sweep, self.key), f"| {self.text} | {self.figure} | {' - '.join(self.systems)}"
+        found = {point: gain(of[point], self.systems) for point in self.points if point in of}
+        if not found:
+            return f"{about} | - | - | - | {results.lack(self.sweep, self.key, self.points)} |"
+        least = min(found, key=lambda point: found[point].value)
+        values = [
+            signed(found[least]),
+            signed(gain(of[least], self.systems, "audit_pairs")),
+            number(found[least].detectable),
+        ]
+        return f"{about}, least at {self.key} {least} | {' | '.join(values)} | {self.verdict(found)} |"
+
+    def verdict(self, found: dict[Any, Difference]) -> str:
+        """Every point must agree; one that disagrees is enough against it."""
+        told = {point: verdict("higher", one, True) for point, one in found.items()}
+        agree = [point for point, text in told.items() if text.startswith("agrees")]
+        if against := [str(point) for point, text in told.items() if text.startswith("disagrees")]:
+            return f"disagrees at {', '.join(against)}"
+        if len(agree) == len(self.points):
+            return f"agrees, {min(one.seeds for one in found.values())} seeds or more"
+        few = [point for point in self.points if point not in found or found[point].seeds < 2]
+        state = f"open: {len(few)} points with fewer than 2 seeds" if few else "undecided"
+        return f"{state}; agrees at {len(agree)} of {len(self.points)}"
+
+
+class TimesClaim(NamedTuple):
+    """That SFT needs so many times more demonstrations than the first system at a point, for its score."""
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    first: Any
+    times: float
+    systems: tuple[str, str]
+
+    def line(self, results: Results) -> str:
+        about = f"| {self.text} | {self.figure} | {self.systems[1]} / {self.systems[0]} at {self.key} {self.first} "
+        of = results.by(self.sweep, self.key)
+        if self.first not in of:
+            return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
+        judge, audit = (times_fewer(of, self.first, self.systems, metric) for metric in METRICS)
+        if judge is None or audit is None:
+            return f"{about}| - | - | - | open: fewer than 2 seeds here or at another amount |"
+        told = f"{self.verdict(judge.low, judge.high)}, {judge.seeds} seeds"
+        return f"{about}| x {judge.told()} | x {audit.told()} | - | {told} |"
+
+    def verdict(self, low: float, high: float) -> str:
+        if not np.isfinite(low):
+            return "no interval"
+        if low >= self.times:
+            return "agrees"
+        if high < self.times:
+            return "disagrees"
+        return f"fewer are enough, {self.times:g} times is possible" if low > 1 else "undecided"
+
+
+class RatioClaim(NamedTuple):
+    """That a system's score at a point is at least `least` times another's, in the same runs."""
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    first: Any
+    least: float
+    systems: tuple[str, str]
+
+    def line(self, results: Results) -> str:
+        about = f"| {self.text} | {self.figure} | {' / '.join(self.systems)} at {self.key} {self.first} "
+        rows = results.by(self.sweep, self.key).get(self.first)
+        if not rows:
+            return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
+        judge, audit = (ratio(rows, self.systems, metric) for metric in METRICS)
+        told = f"{at_least(judge, self.least)}, {len(rows)} seeds" if len(rows) > 1 else "open: one seed"
+        return f"{about}| x {interval(judge)} | x {interval(audit)} | - | {told} |"
+
+
+class ColumnClaim(NamedTuple):
+    """That a column's mean over seeds is at least `least` at a point."""
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    first: Any
+    column: str
+    least: float
+
+    def line(self, results: Results) -> str:
+        of = results.by(self.sweep, self.key)
+        about = f"| {self.text} | {self.figure} | {self.column} at {self.key} {self.first} "
+        if self.first not in of:
+            return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
+        found = column(of[self.first], self.column)
+        told = f"{at_least(found, self.least)}, {found.n} seeds" if found.n > 1 else "open: one seed"
+        return f"{about}| {interval(found)} | - | - | {told} |"
+
+
+AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim
+
+
+def verdict(expected: str, found: Difference, trained: bool) -> str:
+    """One seed says nothing of the others, so it settles nothing; policies that are not trained have no seeds."""
+    if found.seeds < 2 and trained:
+        return found.told()
+    of = f"{found.seeds} seeds" if trained else "these policies alone"
+    if found.verdict in ("undecided", "no interval") or expected == "any":
+        return f"{found.verdict}, {of}"
+    return f"{'agrees' if found.verdict == expected else 'disagrees'}, {of}"
+
+
+def at_least(found: Estimate, least: float) -> str:
+    if not np.isfinite(found.low):
+        return "no interval"
+    return "agrees" if found.low >= least else "disagrees" if found.high < least else "undecided"
+
+
+def interval(found: Estimate) -> str:
+    ends = "" if not np.isfinite(found.low) else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.value:.2f}{ends}"
+
+
+def within(rows: Sequence[Row], domain: str) -> Sequence[Row]:
+    """With the pairs of one domain of topics alone."""
+    if not domain:
+        return rows
+    from lightning_paras2s.data.domains import domain_of
+    from lightning_paras2s.data.embedded import text_queries
+
+    topics = {query.id: (query.factor, query.topic) for query in text_queries("train")}
+    return part_of(rows, lambda pair: domain_of(*topics[pair.split("/", 1)[1]]) == domain)
+
+
+def signed(found: Difference) -> str:
+    ends = "" if not np.isfinite(found.low) else f" [{found.low:+.2f}, {found.high:+.2f}]"
+    return f"{found.value:+.2f}{ends}"
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if np.isfinite(value) else "-"

@@ -1,0 +1,166 @@
+"""Pictures of a figure group's rows (paper, Fig. 2a and 3c), for the notebooks and for docs/findings.md.
+
+Points of the grid without rows keep their place, no line leads over them, and every tick says how many seeds it has. A
+hollow mark is one seed, whose interval says nothing of others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from scipy import stats
+
+from lightning_paras2s.bench.statistics import Estimate
+from lightning_paras2s.running.source import PACKAGE
+from lightning_paras2s.sweeping.points import Metric, Results, Row, score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, RED, GREEN, GREY, VIOLET = "#3b6fb6", "#c8553d", "#4a8f5b", "#6b7280", "#8e5ea2"
+SKILLS = {"answer": BLUE, "repeat": RED, "name": GREEN, "read": VIOLET}
+LABELS = {
+    "sft": ("SFT alone", GREY, "s"),
+    "grpo_constrained": ("RL, reward model of as many labels", RED, "o"),
+    "grpo_unconstrained": ("RL, reward model of all labels", BLUE, "o"),
+    "grpo": ("RL, judge in the loop", GREEN, "^"),
+}
+UNLABELLED = {
+    "base": ("base policy, no labels", GREY, "s"),
+    "rejection": ("rejection sampling, no labels", VIOLET, "D"),
+    "grpo": ("", GREEN, "^"),  # the same curve's left end
+}
+NONE = 0.02  # where the amount 0 stands on the logarithmic axis
+SOURCES = {"beta": ("beta", "start"), "beta_short": ("beta_short", "start"), "labels": ("labels", "unlabelled")}
+
+
+def picture(name: str, results: Results) -> Figure:
+    """Of a sweep of `SOURCES`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=name == "labels")
+    if name == "labels":
+        for axis, metric in zip(axes, ("pairs", "audit_pairs"), strict=True):
+            label_curves(axis, results, metric)
+        axes[1].set_ylabel("")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    else:
+        beta_scores(axes[0], results, name)
+        beta_skills(axes[1], results, name)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def label_curves(axis: Axes, results: Results, metric: Metric = "pairs") -> None:
+    """Scores over the share of demonstrations, and what is reached without any (Fig. 2a)."""
+    planned = {share: [] for share in values_of("labels", "share")} | results.by("labels", "share")
+    none = results.by("unlabelled", "share").get(0.0, [])
+    for i, (system, look) in enumerate(LABELS.items()):
+        places = [share * 1.03 ** (i - 1.5) for share in planned]
+        curve(axis, places, list(planned.values()), system, metric, *look)
+    shown = {system: look for system, look in UNLABELLED.items() if none and system in none[0]["systems"]}
+    for i, (system, look) in enumerate(shown.items()):
+        curve(axis, [NONE * 1.06 ** (i - 1)], [none], system, metric, *look)
+    if "rejection" in shown:
+        axis.axhline(score(none, "rejection", metric).value, color=VIOLET, lw=1, ls="--")
+    axis.set_xscale("log")
+    ticks = {NONE: f"0%\n{seeds(none)}"} | {share: f"{share:.0%}\n{seeds(rows)}" for share, rows in planned.items()}
+    axis.set_xticks(list(ticks), list(ticks.values()))
+    axis.set_xticks([], minor=True)
+    axis.set(xlim=(NONE / 1.4, 1.4), xlabel="share of the demonstrations", ylabel="score, 1 to 5, 95 %")
+    axis.set_title("judge" if metric == "pairs" else "audit (another ear for tone)", fontsize="medium")
+
+
+def beta_scores(axis: Axes, results: Results, sweep: str) -> None:
+    """Scores over beta (Fig. 3c), beside where RL started."""
+    points = beta_points(axis, results, sweep)
+    start = results.by("start", "policy").get("sft_fifth", [])
+    about = {row["queries_sha"] for rows in (*points, start) for row in rows}
+    heard: tuple[tuple[Metric, str, str, str], ...] = (
+        ("pairs", "judge", BLUE, "o"),
+        ("audit_pairs", "audit", RED, "D"),
+    )
+    for i, (metric, label, colour, mark) in enumerate(heard):
+        curve(axis, np.arange(len(points)) + 0.12 * (i - 0.5), points, "grpo", metric, label, colour, mark)
+        if start and any(points) and len(about) == 1:
+            value = score(start, "sft_fifth", metric).value
+            axis.axhline(value, color=colour, lw=1, ls=":", label=f"its start (sft_fifth), {label}")
+    axis.set(ylabel="score, 1 to 5, 95 %")
+    if any(points):
+        axis.legend(frameon=False, fontsize="small")
+
+
+def beta_skills(axis: Axes, results: Results, sweep: str) -> None:
+    """Changes of ordinary skills over beta: what is forgotten."""
+    points = beta_points(axis, results, sweep)
+    for i, (skill, colour) in enumerate(SKILLS.items()):
+        found = [change(rows, skill) if rows and skill in rows[0].get("skills", {}) else None for rows in points]
+        counts = [len(rows) for rows in points]
+        marks(axis, np.arange(len(points)) + 0.08 * (i - 1.5), found, counts, skill, colour, "o")
+    axis.axhline(0, color="black", lw=0.8)
+    axis.set(ylabel="change of the share done right, 95 %")
+    if any(points):
+        axis.legend(frameon=False, fontsize="small", title="skill")
+
+
+def beta_points(axis: Axes, results: Results, sweep: str) -> list[list[Row]]:
+    """The rows of every planned beta; the axis has them evenly spaced, with their seeds."""
+    rows = results.by(sweep, "beta")
+    planned = sorted({*values_of("beta", "beta"), *rows})
+    axis.set_xticks(range(len(planned)), [f"{beta:g}\n{seeds(rows.get(beta, []))}" for beta in planned])
+    axis.set(xlim=(-0.5, len(planned) - 0.5), xlabel="beta, weight of the KL")
+    return [rows.get(beta, []) for beta in planned]
+
+
+def curve(
+    axis: Axes, places: Sequence[float], points: Sequence[list[Row]], system: str, metric: Metric, *look: str
+) -> None:
+    """A system's scores, joined by a thin line."""
+    found = [score(rows, system, metric) if rows and system in rows[0]["systems"] else None for rows in points]
+    marks(axis, places, found, [len(rows) for rows in points], *look)
+
+
+def marks(
+    axis: Axes,
+    places: Sequence[float],
+    found: Sequence[Estimate | None],
+    counts: Sequence[int],
+    label: str,
+    colour: str,
+    mark: str,
+) -> None:
+    """Values with whiskers where there is an interval; hollow with one seed."""
+    axis.plot(places, [e.value if e else np.nan for e in found], color=colour, lw=1, alpha=0.6)
+    for x, e, count in zip(places, found, counts, strict=True):
+        if e is not None:
+            reach = np.nan_to_num(np.maximum([[e.value - e.low], [e.high - e.value]], 0.0))
+            look = {"color": colour, "mfc": colour if count > 1 else "white", "ms": 5, "lw": 1.2}
+            axis.errorbar(x, e.value, reach, fmt=mark, capsize=3, **look)
+    if label and any(found):
+        axis.plot([], [], mark, color=colour, ms=5, label=label)
+
+
+def change(rows: Sequence[Row], skill: str) -> Estimate:
+    """Mean over seeds of a skill's change (Student's t); with one seed the interval over its texts."""
+    cells = [row["skills"][skill]["grpo"] for row in rows]
+    values = np.array([cell["change"] for cell in cells])
+    if len(values) < 2:
+        return Estimate(float(values[0]), *cells[0]["change_ci95"], 1, cells[0]["n"])
+    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Estimate(float(values.mean()), values.mean() - reach, values.mean() + reach, len(values), cells[0]["n"])
+
+
+def seeds(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} seed{'s' * (len(rows) > 1)}" if rows else "not run"
+
+
+def values_of(config: str, key: str) -> list[float]:
+    """The values of a shipped grid."""
+    grid = yaml.safe_load((PACKAGE / f"configs/sweeps/{config}.yaml").read_text(encoding="utf-8"))
+    return [point[key] for point in grid["points"]]
