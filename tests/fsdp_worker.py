@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,11 @@ class Letters(Reward):
     needs_audio = False
 
     def __init__(self, fails: bool) -> None:
-        self.fails, self.calls = fails, 0
+        self.fails, self.calls, self.threads = fails, 0, set()
 
     def score(self, batch, responses):
         self.calls += 1
+        self.threads.add(threading.current_thread().name)
         if self.fails and self.calls == 2:
             raise RuntimeError("the reward broke down on purpose")
         found = torch.tensor([sum(i < 128 for i in r.text_ids) / len(r.text_ids) for r in responses])
@@ -133,10 +135,12 @@ def kill_while_saving() -> None:
 def count_collectives(module: GRPOModule) -> dict[str, list[int]]:
     """All-gathers of each rollout and reduce-scatters of each update."""
     counts, found = {"gather": 0, "scatter": 0}, {"rollout": [], "update": []}
+    module.collective_threads = set()
 
     def counted(function, name):
         def call(*args, **kwargs):
             counts[name] += 1
+            module.collective_threads.add(threading.current_thread().name)
             return function(*args, **kwargs)
 
         return call
@@ -203,6 +207,7 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     found["sharded"] = sum(isinstance(p, DTensor) for p in module.policy.parameters())
     found["parts"] = sum(isinstance(m, FSDPModule) for m in module.policy.modules())
     found["tokens"], found["counts"] = module.last_rollout[0].completion.tokens, counts
+    found["threads"] = {"collectives": sorted(module.collective_threads), "scores": len(module.reward.threads)}
     found["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
     torch.save(found, folder / f"{scene.name}-{world_size}-{rank}.pt")
 

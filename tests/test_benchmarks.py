@@ -18,6 +18,7 @@ import grpo_step  # noqa: E402
 import logps  # noqa: E402
 import measure  # noqa: E402
 import memory  # noqa: E402
+import overlap  # noqa: E402
 import rollout  # noqa: E402
 import train_step  # noqa: E402
 from turns import Turns  # noqa: E402
@@ -74,6 +75,13 @@ def test_grpo_step_runs_without_a_peer(model, dtype):
     result = grpo_step.main([*SIZES, "--device", "cpu", "--dtype", dtype, "--model", model, "--peers", "none"])
     check(result, {"ours"})
     assert {"ours, seconds of rollout", "ours, seconds of update"} <= set(result["notes"])
+
+
+def test_overlap_times_four_ways_with_a_voice():
+    result = overlap.main([*SIZES, "--device", "cpu", "--dtype", "float32", "--model", "kimi_lora_test"])
+    check(result, ways := {"at once", "2 parts in order", "2 parts beside"})
+    told = ("seconds of rollout", "seconds of decode", "tokens a second")
+    assert all(result["notes"][f"{way}, {name}"] > 0 for way in ways for name in told)
 
 
 @pytest.mark.slow

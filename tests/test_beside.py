@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_grpo_module import Unscored, train, weights
+from test_runs import cli, toy_config
+from toys import ToyData, ToyLM
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import TokenCountReward
-from lightning_paras2s.models.speech_lm import Completion, Streams
-from lightning_paras2s.modules import grpo
+from lightning_paras2s.models.speech_lm import Completion, Streams, sampling_noise
 from lightning_paras2s.modules.beside import Clock, Follower, in_parts, joined
+from lightning_paras2s.modules.grpo import GRPOModule
 
 CPU = torch.device("cpu")
 
@@ -33,19 +36,106 @@ class Loud(TokenCountReward):
         return super().score(batch, responses) + seconds
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_parts_change_no_number(beside: bool, tmp_path: Path, monkeypatch) -> None:
-    """Two steps of eight queries in one part, and in three; bit by bit, also in a thread."""
-    whole = train(lambda: Loud(2), 2, tmp_path, lr=1e-2)
+def results(module: GRPOModule) -> dict[str, float]:
+    """What the last step logged, without what a clock says."""
+    found = module.trainer.callback_metrics
+    return {k: float(v) for k, v in found.items() if not k.startswith(("seconds", "share", "train/tokens_per"))}
+
+
+@pytest.mark.parametrize("overlap", ["always", "never", "auto"])
+def test_parts_change_no_number(overlap: str, tmp_path: Path) -> None:
+    """Three steps of eight queries in one part, and in three; bit by bit, also in a thread, which the first rollout
+    does not have.
+    """
+    whole = train(lambda: Loud(2), 3, tmp_path, lr=1e-2)
     Loud.threads.clear()
-    monkeypatch.setattr(grpo, "in_parts", partial(in_parts, beside=beside))
-    parts = train(lambda: Loud(2), 2, tmp_path, lr=1e-2, rollout_parts=3)
+    parts = train(lambda: Loud(2), 3, tmp_path, lr=1e-2, rollout_parts=3, overlap=overlap)
     assert torch.equal(weights(whole), weights(parts))
     assert torch.equal(whole.last_rollout[1], parts.last_rollout[1])
     first, then = (module.last_rollout[0] for module in (whole, parts))
     assert torch.equal(first.completion.tokens, then.completion.tokens)
     assert [r.text for r in first.responses] == [r.text for r in then.responses]
-    assert (threading.current_thread().name in Loud.threads) != beside
+    assert results(whole) == results(parts) and results(whole)["train/loss"] != 0
+    here = threading.current_thread().name
+    assert here in Loud.threads and (len(Loud.threads - {here}) == 2) == (overlap == "always")
+
+
+class Meeting(TokenCountReward):
+    """A part's reward waits until the policy samples the next part, if there is one; `notes` tells what came when."""
+
+    def __init__(self, notes: list[str], sampling: list[threading.Event]) -> None:
+        super().__init__(2)
+        self.notes, self.sampling, self.parts = notes, sampling, 0
+
+    def score(self, batch, responses):
+        self.parts += 1
+        if self.parts < len(self.sampling):
+            assert self.sampling[self.parts].wait(20), "the next part is not sampled meanwhile"
+        self.notes.append(f"scored {self.parts - 1}")
+        return super().score(batch, responses)
+
+
+def test_the_next_part_is_sampled_while_one_is_scored(monkeypatch) -> None:
+    """In order, the reward would wait for ever."""
+    module, data, notes = GRPOModule(ToyLM, lambda: None, overlap="always"), ToyData(labelled=False), []
+    reward, policy = Meeting(notes, sampling := [threading.Event() for _ in range(4)]), ToyLM()
+    left = iter(sampling)
+
+    def sample(batch, noise) -> Completion:
+        next(left).set()
+        notes.append("sampled")
+        return policy.generate(batch.prompt, module.sampling, noise, 2)
+
+    def score(batch, completion):
+        return reward.score(batch, data.processor.speak(completion, False))
+
+    noise = sampling_noise(0, 0, 8, module.sampling.max_steps)
+    completions, scores = in_parts(data.collate([0, 1, 2, 3]), noise, 4, sample, score, module.overlap)
+    assert [len(c) for c in completions] == [len(s) for s in scores] == [2] * 4
+    assert [note for note in notes if note != "sampled"] == [f"scored {i}" for i in range(4)]
+    assert notes.index("scored 0") >= 2 and notes[-1] == "scored 3"
+
+
+class Broken(TokenCountReward):
+    """Fails at one call; counts all."""
+
+    calls = 0
+
+    def __init__(self, at: int) -> None:
+        super().__init__(2)
+        Broken.calls, self.at = 0, at
+
+    def score(self, batch, responses):
+        Broken.calls += 1
+        if Broken.calls == self.at:
+            raise UserError("the judge must answer; got silence; ask it")
+        return super().score(batch, responses)
+
+
+@pytest.mark.parametrize("overlap", ["always", "never"])
+def test_a_reward_that_fails_ends_the_step_and_no_later_part_is_scored(overlap: str, tmp_path: Path) -> None:
+    """In the second of two rollouts of four parts, the second part: the sixth call is the last."""
+    with pytest.raises(UserError, match="the judge must answer; got silence; ask it"):
+        train(lambda: Broken(6), 2, tmp_path, rollout_parts=4, overlap=overlap)
+    assert Broken.calls == 6
+    assert not [t for t in threading.enumerate() if "ThreadPool" in t.name]  # nothing goes on behind the error
+
+
+def test_killed_while_a_part_is_scored_and_resumed_it_ends_as_one_that_ran_in_order(tmp_path: Path) -> None:
+    """Ten rollouts of two parts; the fifteenth answers are being scored when it is killed, in a thread."""
+    config = json.loads(toy_config("grpo"))
+    config["model"]["init_args"] |= {"rollout_parts": 2, "overlap": "never"}
+    deadly = {"class_path": "toys.DeadlyReward", "init_args": {"token": 2, "call": 15, "marker": "killed"}}
+    (tmp_path / "whole.yaml").write_text(json.dumps(config))
+    config["model"]["init_args"] |= {"overlap": "always", "reward": deadly}
+    (tmp_path / "cut.yaml").write_text(json.dumps(config))
+    run = ("--trainer.logger.version",)
+    assert cli(tmp_path, "fit", "--config", "whole.yaml", *run, "whole").returncode == 0
+    assert cli(tmp_path, "fit", "--config", "cut.yaml", *run, "cut").returncode == -9
+    resumed = cli(tmp_path, "fit", "--config", "cut.yaml", *run, "cut")
+    assert resumed.returncode == 0, resumed.stderr
+    whole, cut = (load_file(tmp_path / "runs/grpo" / v / "policy.safetensors") for v in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
 def test_unscored_answers_are_counted_over_all_parts(tmp_path: Path) -> None:
@@ -53,6 +143,8 @@ def test_unscored_answers_are_counted_over_all_parts(tmp_path: Path) -> None:
         train(lambda: Unscored(2), 1, tmp_path, max_unscored=0.4, rollout_parts=4)
     with pytest.raises(UserError, match="rollout_parts must be at least 1; got 0"):
         train(lambda: Unscored(2), 1, tmp_path, rollout_parts=0)
+    with pytest.raises(UserError, match="overlap must be one of auto, always, never; got 'on'"):
+        train(lambda: Unscored(2), 1, tmp_path, overlap="on")
 
 
 def test_what_follows_runs_beside_and_in_order_and_tells_its_errors() -> None:

@@ -57,6 +57,17 @@ def test_weights_are_gathered_once_a_rollout_and_gradients_summed_once_a_step(ru
         assert rank["counts"] == {"rollout": [rank["parts"]] * 2, "update": [rank["parts"]] * 4}
 
 
+def test_ranks_meet_in_one_thread_alone_while_another_scores(runs, tmp_path):
+    """A query a part: weights are gathered for each part, and no collective is the scoring thread's."""
+    options = (*UNEVEN, ("rollout_parts", 2), ("overlap", "always"))
+    (first, second) = run(tmp_path, Scene("parts", options=options), 2)
+    assert weights_differ(runs[0]["weights"], first["weights"]) < 1e-5
+    for rank, whole in ((first, runs[1]), (second, runs[2])):
+        assert torch.equal(rank["tokens"], whole["tokens"])
+        assert rank["counts"]["rollout"] == [2 * rank["parts"]] * 2
+        assert rank["threads"] == {"collectives": ["MainThread"], "scores": 2}
+
+
 def test_run_when_killed_while_saving_and_resumed_is_bit_identical(tmp_path):
     """Rank 1 dies at its second checkpoint (after the last of four batches), its own part being written; the first is
     from the middle of the second epoch.

@@ -143,6 +143,22 @@ def test_grpo_moves_the_policy(rank, precision, scorer):
     assert KimiAudio(str(run / "policy")).lm_head.weight.isfinite().all()
 
 
+def test_grpo_speaks_and_scores_beside_its_sampling_with_the_same_numbers(scorer):
+    """Flow matching, vocoder and reward model in a thread of their own in the second of two steps."""
+    options = [*HERE, *SHORT, "--trainer.max_steps=2", "--model.group_size=2", "--data.batch_size=2", "--model.lr=1e-3"]
+    options += ["--trainer.limit_val_batches=0", "--model.policy.init_args.lora_rank=4", "--model.max_unscored=1.0"]
+    options += ["--model.rollout_parts=2"]
+    for overlap in ("never", "always"):
+        end = [f"--model.overlap={overlap}", f"--trainer.logger.version={overlap}"]
+        dispatch(["fit", "--config", "paper/grpo.yaml", *options, *end])
+    runs = [Path(f"runs/paper_grpo/{overlap}") for overlap in ("never", "always")]
+    for name in ("train/reward", "train/loss", "train/kl", "train/grad_norm"):
+        first, then = (logged(run, name) for run in runs)
+        assert len(first) == 2 and first == then, name
+    first, then = (KimiAudio(str(run / "policy")).state_dict() for run in runs)
+    assert all(torch.equal(first[name], then[name]) for name in first)
+
+
 def test_benchmark_of_the_released_and_the_trained(lab, sft):
     config = yaml.safe_load((PAPER / "evaluate.yaml").read_text())
     embedded = yaml.safe_load((ROOT / "configs" / "evaluate.yaml").read_text())

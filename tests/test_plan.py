@@ -30,6 +30,7 @@ from lightning_paras2s.running.cost import (
     seconds_a_step,
     train_flops,
 )
+from lightning_paras2s.running.cost_parts import cut, hidden, rollout_seconds
 from lightning_paras2s.running.plan import make_plan, plan, read_stages, read_work
 
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]
@@ -94,6 +95,59 @@ def test_seconds_of_a_step_add_up_from_their_parts():
     )
     half = seconds_a_step(KIMI, H100, 8, dataclasses.replace(work, queries=16), Efficiency(decode=1.0))
     assert half["prefill"] == pytest.approx(seconds["prefill"] / 2)
+
+
+def test_parts_that_run_beside_each_other_take_the_longer_of_two():
+    """Three parts, sampled in 2 and followed in 3 s each: the first is drawn at 2, and scored at 5, 8 and 11 where in
+    order it is 15: 4 s are hidden. Where sampling takes 3 and what follows 2: drawn at 3, 6, 9 and scored at 11. Uneven
+    ones: drawn at 4, 5, 6, scored at 5, 10, 12, and the sum is 6 + 8.
+    """
+    assert hidden([2, 2, 2], [3, 3, 3]) == hidden([3, 3, 3], [2, 2, 2]) == 4
+    assert hidden([4, 1, 1], [1, 5, 2]) == 2 and hidden([5], [7]) == 0
+    assert cut(4, 3) == [1 / 2, 1 / 4, 1 / 4] and cut(2, 5) == [1 / 2, 1 / 2]
+    assert rollout_seconds({"a": [1, 1], "b": [2, 1]}, {"c": 4, "d": 2}, [1 / 2, 1 / 2], True) == {
+        "a": 2, "b": 3, "c": 4, "d": 2, "overlap": -2}  # fmt: skip  drawn at 3, 5, scored at 6, 9 of 11
+    assert rollout_seconds({"a": [1, 1]}, {"c": 4}, [1 / 2, 1 / 2], False)["overlap"] == 0
+
+
+def test_a_rollout_in_parts_reads_the_weights_for_each():
+    """8 H100, 4 queries of 8 rows each: two parts of 16 rows read 17.06 GB twice a step, and gather twice. Sampling
+    takes as long for 16 rows as for 32 but for 16 x 228.5 x 68 KiB of cache a step, which is all that overlap gains:
+    157 x 0.255 GB / 3.35 TB/s / .6 = .02 s of 12.3, and half the prefill, .01 s. Memory: half the cache, but the
+    detokenizer's beside it: 16 rows x 628 frames x 16 x 2304 x 4 bytes.
+    """
+    whole, parts, order = Work(), Work(parts=2), Work(parts=2, overlap=False)
+    one, two, ordered = (seconds_a_step(KIMI, H100, 8, work, Efficiency()) for work in (whole, parts, order))
+    step = decode_step(KIMI, H100, 16, 150 + 157 / 2) * 157 / 0.6
+    assert two["decode"] == pytest.approx(2 * step) and two["unshard"] == pytest.approx(2 * one["unshard"])
+    assert two["overlap"] == pytest.approx(-(one["prefill"] / 2 + step + one["unshard"]))
+    assert one["overlap"] == ordered["overlap"] == 0
+    gain = sum(one.values()) - sum(two.values())
+    cache = 157 * 16 * 228.5 * 69_632 / 3.35e12 / 0.6
+    assert gain == pytest.approx(cache + one["prefill"] / 2, rel=1e-3) and gain / sum(one.values()) < 0.003
+    assert sum(ordered.values()) - sum(one.values()) == pytest.approx(2 * step + one["unshard"] - one["decode"])
+    before, after = (memory_of(KIMI, 8, work, 0).phases for work in (whole, parts))
+    assert after["rollout"]["kv_cache"] == before["rollout"]["kv_cache"] / 2
+    assert after["rollout"]["detokenizer_cache"] == 16 * 628 * 16 * 2304 * 4 == after["waveform"]["detokenizer_cache"]
+    assert "detokenizer_cache" not in memory_of(KIMI, 8, order, 0).phases["rollout"] | before["rollout"]
+
+
+def test_seconds_of_a_step_by_parts_are_those_of_the_page(monkeypatch):
+    monkeypatch.chdir(ROOT := Path(__file__).parents[1])
+    page = (ROOT / "docs/performance.md").read_text()
+    rows = page.partition("| machine | 1 part | 2 parts | 4 parts |")[2].split("\n\n")[0].splitlines()[2:]
+    omni = [f"configs/onegpu/{name}.yaml" for name in ("grpo", "card_24", "card_80")]
+    ways = [
+        {},
+        {"gpu": "h200", "gpus": 1, "lora_rank": 16, "dtype": "bfloat16"},
+        {"gpu": "rtx4090", "config": omni[:2]},
+        {"gpu": "a100", "config": omni[::2]},
+    ]
+    for row, options in zip(rows, ways, strict=True):
+        for cell, parts in zip(row.split("|")[2:5], (1, 2, 4), strict=True):
+            made = plan(rollout_parts=parts, **options)
+            step = made.get("seconds_a_step") or made["stages"][0]["seconds_a_step"]
+            assert f"{step:.2f}" == cell.strip(), row
 
 
 def test_speech_parts_are_counted_as_they_are_built():
@@ -222,7 +276,7 @@ def test_command_reads_a_training_config(tmp_path, capsys):
     config.write_text(
         "trainer: {devices: 4, max_steps: 10}\n"
         "model: {init_args: {group_size: 4, sampling: {max_steps: 300}, state_bits: 8, policy: {class_path: KimiAudio,"
-        " init_args: {lora_rank: 16, dtype: bfloat16}},"
+        " init_args: {lora_rank: 16, dtype: bfloat16}}, rollout_parts: 2,"
         " reward: {class_path: JudgeReward}}}\n"
         "data: {init_args: {batch_size: 2}}\n"
     )
@@ -235,6 +289,7 @@ def test_command_reads_a_training_config(tmp_path, capsys):
         made["fits"]
         and made["memory_gb"]["reward_model"] == 0
         and made["gpus"] == 4
+        and made["seconds"]["overlap"] < 0
         and made["gpu_hours"] == pytest.approx(made["seconds_a_step"] * 10 * 4 / 3600)
     )
 
@@ -263,6 +318,7 @@ def test_devices_that_are_found_at_run_time_are_the_planned_ones(tmp_path):
     [
         ({"gpu": "tpu"}, "gpu must be one of a100"),
         ({"gpus": 0}, "gpus must be at least 1; got 0"),
+        ({"rollout_parts": 0}, "rollout_parts must be at least 1; got 0"),
         ({"decode_efficiency": 1.5}, "decode_efficiency must be above 0"),
         ({"dtype": "float16"}, "dtype must be float32 or bfloat16; got 'float16'"),
         ({"config": ["none.yaml"]}, "existing training config; got none.yaml"),

@@ -155,6 +155,21 @@ def test_seconds_are_the_hand_count():
     assert learned["update"] == pytest.approx(3 * learned["ref_logps"]) and not learned["old_logps"]
 
 
+def test_two_parts_gain_nothing_where_launches_are_waited_for():
+    """The same with a query a part: the talker waits for its launches twice, 2 x 3.07 s, and one of the two is hidden
+    beside the voice, so only half of the prefill and the thinker's cache of 8 rows are saved. In the cache a part has 9
+    rows and the voice is beside it.
+    """
+    works = [OmniWork(Work(2, 8, 210, 512, 16, 2, parts=parts)) for parts in (1, 2)]
+    whole, parts = (answer_seconds(OMNI_7B, GPUS["a100"], work, Efficiency()) for work in works)
+    assert parts["talker"] == pytest.approx(2 * 512 * 24 * 2.5e-4) == 2 * whole["talker"]
+    assert parts["overlap"] == pytest.approx(-(whole["prefill"] + parts["thinker"] + parts["talker"]) / 2)
+    cache = 52 * 8 * 466 * 57_344 / 2.04e12 / 0.6  # s
+    assert sum(whole.values()) - sum(parts.values()) == pytest.approx(whole["prefill"] / 2 + cache, rel=0.01)
+    rollout = omni_memory(OMNI_7B, works[1], 8).phases["rollout"]
+    assert rollout == {"kv_cache": 9 * 723 * 106_496.0, "activations": 0.6e9}
+
+
 def test_judges_cost_what_their_sizes_and_price_lists_say():
     """GPT-4.1: 1,300 tokens at 2 dollars a million and 80 at 8, 0.324 cents an answer. A local model of 7 G weights:
     15.3 GB and the cache of a batch. Whisper base.en: 74 M weights in float32."""

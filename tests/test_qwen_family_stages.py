@@ -67,6 +67,19 @@ def test_grpo_of_adapters_hears_its_answers_and_begins_at_the_reference(trained)
     assert all(".lora_" in name for name in checkpoint["state_dict"] if name.startswith("policy."))
 
 
+def test_grpo_speaks_and_hears_beside_its_sampling_with_the_same_numbers(lab):
+    """token2wav and the ears in a thread of their own in the second of two steps."""
+    options = [*GRPO, *HEARD, "--model.max_unscored=1.0", "--trainer.max_steps=2", "--model.rollout_parts=2"]
+    for overlap in ("never", "always"):
+        dispatch([*options, f"--model.overlap={overlap}", f"--trainer.logger.version={overlap}"])
+    runs = [f"runs/onegpu_grpo/{overlap}" for overlap in ("never", "always")]
+    for name in ("train/reward", "train/loss", "train/kl", "train/silence_fraction"):
+        first, then = (logged(run, name) for run in runs)
+        assert len(first) == len(then) and first == pytest.approx(then, rel=0, abs=0, nan_ok=True), name
+    first, then = (load_file(f"{run}/policy/adapter_model.safetensors") for run in runs)
+    assert all(torch.equal(first[name], then[name]) for name in first)
+
+
 @pytest.mark.parametrize("card", ["card_24", "card_48", "card_80"])
 def test_every_card_takes_two_steps(card, lab):
     options = ["--config", f"onegpu/{card}.yaml", *HERE, *SHORT, *PRECISE, *COUNTED, "--model.state_bits=32"]

@@ -1,12 +1,14 @@
 """Top-k and top-p: which tokens are left, as often as they should be, in both policies; refused where samples are
 scored."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from test_kimi_audio import mixed_prompt, tiny_kimi
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.sampling import draw, likeliest
+from lightning_paras2s.models.sampling import OwnDraws, draw, likeliest
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, sampling_noise
 
 SHARES = torch.tensor([0.1, 0.4, 0.2, 0.3])  # of four tokens
@@ -101,3 +103,18 @@ def test_answers_drawn_before_there_were_cuts_keep_their_name():
     assert repr(Sampling(24, audio_top_k=10)) == (
         "Sampling(max_steps=24, text_temperature=1.0, audio_temperature=1.0, audio_top_k=10)"
     )
+
+
+def test_own_draws_are_those_of_the_seed_and_leave_others_alone():
+    """The numbers of `torch.manual_seed(7)`; another thread draws none of them, and torch's own generator stays."""
+    torch.manual_seed(7)
+    wanted = [torch.randn(3, dtype=torch.float64), torch.multinomial(SHARES.repeat(4, 1), 2), torch.randn([2, 2])]
+    torch.manual_seed(8)
+    unseeded, torch_state = torch.randn(3), torch.random.get_rng_state()
+    torch.manual_seed(8)
+    with ThreadPoolExecutor(1) as other, OwnDraws(7):
+        found = [torch.randn(3, dtype=torch.float64)]
+        assert torch.equal(other.submit(torch.randn, 3).result(), unseeded)
+        found += [torch.multinomial(SHARES.repeat(4, 1), 2), torch.randn([2, 2], device="cpu")]
+    assert all(map(torch.equal, found, wanted))
+    assert torch.equal(torch.random.get_rng_state(), torch_state)

@@ -27,7 +27,7 @@ from lightning_paras2s.types import Audio, Evidence, Query, Style, Verdict
 
 STREAMS = ("text", "audio")
 TRAIN = {"reward", "reward_std", "zero_std_groups", "unscored", "kl", "ratio", "silence_fraction", "grad_norm", "lr"}
-TRAIN |= {"clip_fraction/low", "clip_fraction/high", "tokens_per_second"}
+TRAIN |= {"clip_fraction/low", "clip_fraction/high", "tokens_per_second", "tokens_per_second_per_device"}
 TRAIN |= {f"{name}/{s}" for name in ("kl", "entropy", "length", "eos_rate") for s in STREAMS}
 TRAIN |= {f"logp_gap_{name}/{s}" for name in ("mean", "max") for s in STREAMS}
 PROBE = {"judge", "audit", "judge_unscored", "audit_unscored", "wer", "silence_fraction", "seconds"}
@@ -143,7 +143,13 @@ def test_curves_are_in_the_events_and_in_the_lines(run):
             written = [(line["step"], line[tag]) for line in lines if tag in line]
             assert [step for step, _ in drawn] == steps, tag
             np.testing.assert_allclose([v for _, v in drawn], [v for _, v in written], rtol=1e-6)  # events: float32
-    assert {"seconds/rollout", "seconds/reward", "seconds/update", "seconds/step"} <= set(events.Tags()["scalars"])
+    parts = ("rollout", "decode", "reward", "logps", "update")
+    assert {"seconds/step", *(f"{of}/{part}" for of in ("seconds", "share") for part in parts)} <= set(
+        events.Tags()["scalars"]
+    )
+    for line in (line for line in lines if "seconds/step" in line):  # one process is one device
+        assert line["train/tokens_per_second_per_device"] == line["train/tokens_per_second"] > 0
+        assert line["share/update"] == pytest.approx(line["seconds/update"] / line["seconds/step"], rel=1e-4)
 
 
 def test_first_rollout_shows_a_policy_that_equals_its_reference(run):

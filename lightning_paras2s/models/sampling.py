@@ -1,10 +1,13 @@
-"""One token a row by inverse CDF, from one uniform a row: samples then depend on no batch and no generator's state."""
+"""One token a row by inverse CDF, from one uniform a row: samples then depend on no batch and no generator's state.
+`OwnDraws` seeds what libraries draw, who ask for no uniforms.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lightning_paras2s.models.selective import FLOOR
 
@@ -55,3 +58,22 @@ def likeliest(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         shares = values.softmax(-1)
         values = values.masked_fill(shares.cumsum(-1) - shares >= top_p, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(-1, ids, values)
+
+
+class OwnDraws(TorchFunctionMode):
+    """`torch.randn` and `torch.multinomial` draw, within it and in its thread alone, the numbers that they would after
+    `torch.manual_seed(seed)`. Torch's own generators, which belong to the whole process, are left as they are.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed, self.generators = seed, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.randn, torch.multinomial):
+            device = args[0].device if func is torch.multinomial else torch.device(kwargs.get("device") or "cpu")
+            if device not in self.generators:
+                self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+            kwargs["generator"] = self.generators[device]
+        return func(*args, **kwargs)

@@ -3,23 +3,29 @@
 At the scale of a GPU the voice takes longer than the policy (`plan`), and neither needs the other's part of the batch.
 A rollout is then drawn in parts: while one is spoken and scored, by a thread on a stream of its own, the next is
 sampled. Each answer has its own noise, so that parts change none. On a CPU nothing is gained, and all runs in order.
+
+What a voice or a reward must keep to: no collective (ranks would answer each other's), nothing that the policy reads,
+and no draw from torch's own generators while the policy samples (`OwnDraws`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from functools import cache
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.losses import check_choice
 from lightning_paras2s.models.speech_lm import Completion, Streams
 
+Overlap = Literal["auto", "always", "never"]
 Found = TypeVar("Found")
 
 
@@ -43,7 +49,8 @@ class Clock:
 
 
 class Follower:
-    """Runs what follows each part of a rollout, one after another.
+    """Runs what follows each part of a rollout, one after another. Where one has failed, the next call raises it, and
+    none behind it is begun: a judge is paid by the answer.
 
     Args:
         device: where it computes.
@@ -53,27 +60,35 @@ class Follower:
 
     def __init__(self, device: torch.device, beside: bool) -> None:
         self.device, self.pool, self.stream = device, ThreadPoolExecutor(1) if beside else None, None
+        self.begun: list[Future] = []
         if beside and device.type == "cuda":
-            self.stream = torch.cuda.Stream(device)
+            self.stream = side_stream(device)
 
     def __enter__(self) -> Follower:
         return self
 
     def __exit__(self, *_) -> None:
         if self.pool is not None:
-            self.pool.shutdown()
+            self.pool.shutdown(cancel_futures=True)
 
     def follow(self, function: Callable[..., Found], *args) -> Callable[[], Found]:
         """Start it; its result is asked for later, and raises what it raised."""
         if self.pool is None:
             found = function(*args)
             return lambda: found
+        self._check()
         ready = None if self.stream is None else torch.cuda.current_stream(self.device).record_event()
         kind = self.device.type
         autocast = (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-        return self.pool.submit(self._run, ready, autocast, function, args).result
+        self.begun.append(self.pool.submit(self._run, ready, autocast, function, args))
+        return self.begun[-1].result
+
+    def _check(self) -> None:
+        for earlier in filter(Future.done, self.begun):
+            earlier.result()
 
     def _run(self, ready, autocast: tuple[bool, torch.dtype], function: Callable[..., Found], args: tuple) -> Found:
+        self._check()
         enabled, dtype = autocast
         stream = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
         with torch.no_grad(), stream, torch.autocast(self.device.type, dtype=dtype, enabled=enabled):
@@ -85,21 +100,28 @@ class Follower:
         return found
 
 
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all rollouts, since the allocator keeps freed memory by stream."""
+    return torch.cuda.Stream(device)
+
+
 def in_parts(
     batch: DualStreamBatch,
     noise: Tensor,
     parts: int,
     sample: Callable[[DualStreamBatch, Tensor], Completion],
     score: Callable[[DualStreamBatch, Completion], Found],
-    beside: bool | None = None,
+    overlap: Overlap = "auto",
 ) -> tuple[list[Completion], list[Found]]:
-    """Sample a batch in parts and score each; on a GPU (or as `beside` says) the scoring goes on beside the sampling.
+    """Sample a batch in parts and score each, beside the sampling of the next one or in order.
 
     Args:
         noise: [B*G, ...], the rows of a query adjacent.
+        overlap: auto = beside on a GPU.
     """
     device, parts = noise.device, min(parts, len(batch))
-    beside = device.type == "cuda" and parts > 1 if beside is None else beside
+    beside = parts > 1 and (overlap == "always" or overlap == "auto" and device.type == "cuda")
     completions, scores = [], []
     with Follower(device, beside) as follower:
         for index in torch.arange(len(batch), device=device).tensor_split(parts):
@@ -110,7 +132,8 @@ def in_parts(
         return completions, [result() for result in scores]
 
 
-def check_parts(parts: int) -> None:
+def check_parts(parts: int, overlap: str) -> None:
+    check_choice("overlap", overlap, get_args(Overlap))
     if parts < 1:
         raise UserError(f"rollout_parts must be at least 1; got {parts}; set model.rollout_parts")
 

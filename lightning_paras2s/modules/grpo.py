@@ -31,7 +31,7 @@ from lightning_paras2s.losses import (
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Completion, Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.modules.anchor import NO_ANCHOR, Anchor, shown_actions
-from lightning_paras2s.modules.beside import Clock, check_parts, in_parts, joined
+from lightning_paras2s.modules.beside import Clock, Overlap, check_parts, in_parts, joined
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
 from lightning_paras2s.modules.rollouts import (
@@ -86,8 +86,10 @@ class GRPOModule(StageModule):
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
-        rollout_parts: a rollout is drawn in so many parts; on a GPU one is spoken and scored beside the next one's
-            sampling. 1 = all at once.
+        rollout_parts: a rollout is drawn in so many parts, of which each reads the policy's weights anew. 1 = all at
+            once.
+        overlap: whether a part is spoken and scored beside the next one's sampling: auto = on a GPU. The numbers are
+            the same; `plan` says whether it pays.
         state_bits: of the optimizer's moments: 32, or 8 for less memory (needs torchao).
         rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
@@ -125,6 +127,7 @@ class GRPOModule(StageModule):
         sync_every_micro_batch: bool = False,
         sampling: Sampling = Sampling(),
         rollout_parts: int = 1,
+        overlap: Overlap = "auto",
         state_bits: int = 32,
         rollout_seed: int | None = None,
         max_unscored: float = 0.5,
@@ -137,7 +140,7 @@ class GRPOModule(StageModule):
         check_cuts(group_size, mu, minibatches)
         check_choice("scale", scale, get_args(Scale))
         check_sampling(sampling)
-        check_parts(rollout_parts)
+        check_parts(rollout_parts, overlap)
         self.automatic_optimization = False
         self.objective = Objective(clip_low, clip_high, beta, ratio, normalizer, kl, unbiased_kl, weights)
         self.anchor = Anchor(anchor)
@@ -146,7 +149,8 @@ class GRPOModule(StageModule):
         self.rollout_seed = self.seed if rollout_seed is None else rollout_seed
         self.max_unscored, self.drop_zero_variance, self.idle = max_unscored, drop_zero_variance, 0
         self.mu, self.minibatches, self.micro_batch_tokens = mu, minibatches, micro_batch_tokens
-        self.sync_every_micro_batch, self.rollout_parts = sync_every_micro_batch, rollout_parts
+        self.sync_every_micro_batch = sync_every_micro_batch
+        self.rollout_parts, self.overlap, self.voice_is_read = rollout_parts, overlap, False
         self.policy: SpeechLM | None = None
         self.clock = Clock()
 
@@ -200,7 +204,9 @@ class GRPOModule(StageModule):
         step = self.trainer.fit_loop.epoch_loop.total_batch_idx
         noise = sampling_noise(self.rollout_seed, step, rows * world_size, self.sampling.max_steps)
         mine = noise[rank * rows : (rank + 1) * rows].to(self.device)
-        completions, answers = in_parts(batch, mine, self.rollout_parts, self.sampled, self.scored)
+        # A run's first rollout reads the voice and the ears, for which libraries change the whole process's settings.
+        overlap, self.voice_is_read = self.overlap if self.voice_is_read else "never", True
+        completions, answers = in_parts(batch, mine, self.rollout_parts, self.sampled, self.scored, overlap)
         responses, scores = zip(*answers, strict=True)
         rewards = torch.cat(scores).to(self.device)
         check_unscored(rewards, self.max_unscored, step)
@@ -314,9 +320,9 @@ class GRPOModule(StageModule):
 
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
         """Metrics of the global batch; seconds are this rank's."""
-        update["tokens_per_second"] = (
-            self.trainer.world_size * rollout.completion.actions.sum() / self.clock.seconds["step"]
-        )
+        rate = rollout.completion.actions.sum() / self.clock.seconds["step"]
+        update["tokens_per_second"] = self.trainer.world_size * rate
+        update["tokens_per_second_per_device"] = rate
         update["skipped"] = torch.tensor(float(self.skipped.count))
         update["lr"] = torch.tensor(float(self.optimizers().param_groups[0]["lr"]))
         metrics = reward_metrics(self.all_gather(rewards).flatten(), self.group_size)

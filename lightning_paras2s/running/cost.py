@@ -9,13 +9,15 @@ from the shapes of the models and these rules:
 - full fine-tuning keeps 16 bytes a weight (float32 weights, gradient, two Adam moments; 10 with 8-bit moments, 6 if
   weights and gradient are bfloat16 too), sharded; LoRA keeps the frozen weights, and 16 an adapter's;
 - rollout, waveform reward, update and the sum of its gradients follow each other, so that the largest of the four adds
-  to what is always kept.
+  to what is always kept; a rollout in parts is `cost_parts.py`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+
+from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
 CODE_RATE = 12.5  # steps and codes a second
 MEL_RATE = 50  # frames a second
@@ -147,7 +149,7 @@ class Speech:
 @dataclass(frozen=True)
 class Work:
     """One GRPO step over all GPUs; the paper's B and G, and lengths of a short exchange (12 s of answer).
-    `weight_bytes`: of the policy's own type, 4 (float32) or 2 (bfloat16).
+    `weight_bytes`: of the policy's own type, 4 (float32) or 2 (bfloat16). `parts`, `overlap`: of a rollout.
     """
 
     queries: int = 32
@@ -161,6 +163,8 @@ class Work:
     state_bits: int = 32
     sync_every_micro_batch: bool = False
     reward_model: bool = True
+    parts: int = 1
+    overlap: bool = True
 
     @property
     def rows(self) -> int:
@@ -220,20 +224,22 @@ def train_flops(shape: Shape, tokens: float, lora: bool, recompute: bool) -> flo
 def seconds_a_step(
     shape: Shape, gpu: GPU, gpus: int, work: Work, efficiency: Efficiency, speech: Speech = Speech()
 ) -> dict[str, float]:
-    """Seconds of one GRPO step by part, work spread evenly."""
-    rows, spoken = math.ceil(work.rows / gpus), work.steps / CODE_RATE
+    """Seconds of one GRPO step by part, work spread evenly; `overlap` is what is hidden beside the rest, below 0."""
+    shares, spoken = cut(math.ceil(work.queries / gpus), work.parts), work.steps / CODE_RATE
+    rows, context, decoding = math.ceil(work.rows / gpus), work.prompt + work.steps / 2, work.steps / efficiency.decode
     rate = gpus * gpu.flops * efficiency.matmul
     gather = 0.0 if gpus == 1 else 2 * shape.parameters * (gpus - 1) / gpus / gpu.link
-    passes = 0 if work.updates == 1 else 1
-    scored = speech.scorer_flops((work.prompt + work.steps) / CODE_RATE) if work.reward_model else 0.0
+    pair = speech.scorer_flops((work.prompt + work.steps) / CODE_RATE) if work.reward_model else 0.0
     vocoder = speech.vocoder_flops / (gpus * gpu.flops * efficiency.vocoder)
-    return {
-        "prefill": forward_flops(shape, work.queries * work.prompt) / rate,
-        "decode": work.steps * decode_step(shape, gpu, rows, work.prompt + work.steps / 2) / efficiency.decode,
-        "unshard": gather,
-        "detokenizer": work.rows * spoken * (speech.detokenizer_flops / rate + vocoder),
-        "reward_model": work.rows * scored / rate,
-        "old_logps": passes * forward_flops(shape, work.tokens) / rate,
+    sampled = {
+        "prefill": [s * forward_flops(shape, work.queries * work.prompt) / rate for s in shares],
+        "decode": [decode_step(shape, gpu, math.ceil(rows * s), context) * decoding for s in shares],
+        "unshard": [gather for _ in shares],
+    }
+    detokenizer = work.rows * spoken * (speech.detokenizer_flops / rate + vocoder)
+    followed = {"detokenizer": detokenizer, "reward_model": work.rows * pair / rate}
+    return rollout_seconds(sampled, followed, shares, work.overlap) | {
+        "old_logps": (work.updates > 1) * forward_flops(shape, work.tokens) / rate,
         "ref_logps": forward_flops(shape, work.tokens) / rate,
         "update": work.updates * train_flops(shape, work.tokens, work.lora_rank > 0, work.recompute) / rate,
     }
@@ -250,6 +256,7 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     lora, alone = work.lora_rank > 0, gpus == 1
     trained = shape.lora(work.lora_rank) if lora else shape.parameters
     responses = math.ceil(work.rows / gpus)
+    at_once = math.ceil(responses * cut(math.ceil(work.queries / gpus), work.parts)[0])
     values = 2 * shape.hidden * shape.layers + 34 * shape.hidden + 3 * shape.inner
     if not work.recompute:
         values = shape.layers * (34 * shape.hidden + 3 * shape.inner)
@@ -265,10 +272,11 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     }
     rollout = {
         "weights": 0.0 if alone and work.weight_bytes == 2 else 2.0 * shape.parameters,
-        "kv_cache": float(responses * (work.prompt + work.steps) * shape.kv_bytes),
+        "kv_cache": float(at_once * (work.prompt + work.steps) * shape.kv_bytes),
     }
     frames = min(speech.flow_frames, work.steps * MEL_RATE / CODE_RATE)
-    waveform = {"detokenizer_cache": responses * frames * speech.flow_memory}
+    waveform = {"detokenizer_cache": at_once * frames * speech.flow_memory}
+    rollout |= waveform if work.overlap and at_once < responses else {}
     whole = 0 < rows < responses and not alone and not work.sync_every_micro_batch
     gradients = {
         "gathered": 0.0 if alone and work.weight_bytes == 2 else 2.0 * (shape.outside + 2 * shape.layer),

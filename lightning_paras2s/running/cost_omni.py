@@ -11,10 +11,11 @@ Arithmetic, not measurement, by the rules of `cost.py`, and these:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_paras2s.running.cost import GPU, Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import BLOCK_SECONDS, Listener
+from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
 CODES_A_WORD = 10  # five tokens of text a second
 CODE_RATE = 50.0
@@ -145,19 +146,23 @@ class OmniWork:
 def answer_seconds(
     omni: Omni, gpu: GPU, work: OmniWork, efficiency: Efficiency, voice: Voice = Voice()
 ) -> dict[str, float]:
-    """Seconds of hearing, sampling, speaking and scoring one batch."""
+    """Seconds of hearing, sampling, speaking and scoring one batch; `overlap` is what is hidden beside the rest."""
     w, rate = work.work, gpu.flops * efficiency.matmul
+    shares = cut(w.queries, w.parts)
+    parts = [replace(w, queries=round(s * w.queries)) for s in shares]
     flops = 2.0 * (2 * EARS + omni.weights) * w.queries * w.prompt  # the tower hears two positions a token
-    made = {
-        "prefill": flops / rate,
-        "thinker": work.words * decode_seconds(omni.thinker, omni.vocab, gpu, w, efficiency),
-        "talker": w.steps * decode_seconds(omni.talker, omni.codes, gpu, w, efficiency),
+    sampled = {
+        "prefill": [s * flops / rate for s in shares],
+        "thinker": [work.words * decode_seconds(omni.thinker, omni.vocab, gpu, p, efficiency) for p in parts],
+        "talker": [w.steps * decode_seconds(omni.talker, omni.codes, gpu, p, efficiency) for p in parts],
     }
+    followed = {}
     if work.speaks:
         flow = voice.flops(work.points) / (gpu.float32 * efficiency.matmul)
         vocoder = voice.vocoder_flops / (gpu.float32 * efficiency.convolution)
-        made["voice"] = w.rows * w.steps / CODE_RATE * (flow + vocoder)
-    return made | {"judge": w.rows * work.listener.seconds(gpu, efficiency)}
+        followed["voice"] = w.rows * w.steps / CODE_RATE * (flow + vocoder)
+    followed["judge"] = w.rows * work.listener.seconds(gpu, efficiency)
+    return rollout_seconds(sampled, followed, shares, w.overlap)
 
 
 def decode_seconds(stack: Stack, ids: int, gpu: GPU, work: Work, efficiency: Efficiency) -> float:
@@ -188,8 +193,11 @@ def omni_memory(omni: Omni, work: OmniWork, rows: int, voice: Voice = Voice()) -
     if work.samples:
         kept["voice"] = 4.0 * voice.weights if work.speaks else 0.0
         # while the prompts' keys and values are copied to their groups, both are there
-        phases["rollout"] = {"kv_cache": float((w.rows + w.queries) * work.length * omni.kv_bytes)}
+        at_once = round(cut(w.queries, w.parts)[0] * w.queries)
+        copied = at_once * (w.group_size + 1)
+        phases["rollout"] = {"kv_cache": float(copied * work.length * omni.kv_bytes)}
         phases["waveform"] = {"activations": voice.bytes if work.speaks else 0.0}
+        phases["rollout"] |= phases["waveform"] if w.overlap and at_once < w.queries else {}
     if work.trains:
         lora, trained = w.lora_rank > 0, omni.trained(work.trains, w.lora_rank)
         own = 4 if lora else w.weight_bytes

@@ -17,6 +17,8 @@ CHARTS = {
         "7 actions an answer": ["^train/length/(text|audio)$"],
         "8 seconds a step, by part": ["^seconds/"],
         "9 gradient before clipping; share of clipped ratios": ["^train/grad_norm$", "^train/clip_fraction/"],
+        "10 tokens a second of each device": ["^train/tokens_per_second_per_device$"],
+        "11 time of each part, of the step's (1 in all; more where two run beside each other)": ["^share/"],
     },
     "Supervised and reward": {
         "1 loss, nats": ["^(train|val)/loss$"],

@@ -57,6 +57,7 @@ def plan(
     state_bits: Literal[32, 8] = 32,
     decode_efficiency: float = 0.6,
     matmul_efficiency: float = 0.45,
+    rollout_parts: int = 1,
     size: int = 1000,
     usd_per_hour: float = 0.0,
 ) -> dict[str, Any]:
@@ -67,8 +68,9 @@ def plan(
 
     Args:
         config: training configs such as paper/grpo.yaml; their group size, batch size, LoRA rank, type of weights, bits
-            of moments, longest answer, number of steps and reward win over the options here. One without a model's
-            class or a judge lies over the one before it; of Qwen2.5-Omni several stages may follow one another.
+            of moments, longest answer, number of steps, parts of a rollout and reward win over the options here. One
+            without a model's class or a judge lies over the one before it; of Qwen2.5-Omni several stages may follow
+            one another.
         gpu: which card.
         gpus: how many; Qwen2.5-Omni is planned for one.
         queries: B, of all GPUs together.
@@ -82,13 +84,14 @@ def plan(
         state_bits: of the optimizer's moments, 32 or 8.
         decode_efficiency: share of the bandwidth bound that decoding reaches.
         matmul_efficiency: share of the peak that training reaches.
+        rollout_parts: of a rollout of GRPO, each spoken and scored beside the sampling of the next (`model.overlap`).
         size: queries of the set that a stage of Qwen2.5-Omni other than GRPO goes over once.
         usd_per_hour: price of one card, in US dollars.
     """
     if gpu not in GPUS:
         raise UserError(f"gpu must be one of {', '.join(GPUS)}; got {gpu!r}")
     counts = {"gpus": gpus, "queries": queries, "group_size": group_size, "prompt": prompt or 1, "steps": steps}
-    for name, value in (counts | {"size": size}).items():
+    for name, value in (counts | {"rollout_parts": rollout_parts, "size": size}).items():
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
     if usd_per_hour < 0:
@@ -98,9 +101,10 @@ def plan(
             raise UserError(f"{name} must be above 0 and at most 1; got {value}")
     efficiency, stages = Efficiency(decode_efficiency, matmul_efficiency), read_stages(config or [])
     if any(is_omni(values) for values in stages.values()):
-        terms = Terms(GPUS[gpu], size, prompt or 210, total_steps, efficiency)
+        terms = Terms(GPUS[gpu], size, prompt or 210, total_steps, efficiency, rollout_parts)
         return plan_card(stages, terms, gpu, usd_per_hour)
-    work = Work(queries, group_size, prompt or 150, steps, lora_rank, weight_bytes_of(dtype), state_bits=state_bits)
+    lengths, tuned = (prompt or 150, steps), {"lora_rank": lora_rank, "weight_bytes": weight_bytes_of(dtype)}
+    work = Work(queries, group_size, *lengths, **tuned, state_bits=state_bits, parts=rollout_parts)
     if len(stages) > 1:
         raise UserError(f"plan of Kimi-Audio takes one stage; got {', '.join(stages)}; give one, with its overlays")
     for name, values in stages.items():
@@ -237,6 +241,8 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
         state_bits=model.get("state_bits", work.state_bits),
         sync_every_micro_batch=model.get("sync_every_micro_batch", work.sync_every_micro_batch),
         reward_model=short(model.get("reward", {})) in ("", "ScorerReward"),
+        parts=model.get("rollout_parts", work.parts),
+        overlap=model.get("overlap", "auto") != "never",
     ), trainer.get("max_steps", total_steps)
 
 

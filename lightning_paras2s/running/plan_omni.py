@@ -42,6 +42,7 @@ class Terms:
         size: queries of the set that a stage goes over once.
         prompt: tokens of a query with its template.
         total_steps: of a stage whose config gives no number.
+        rollout_parts: of GRPO.
     """
 
     gpu: GPU
@@ -49,6 +50,7 @@ class Terms:
     prompt: int = 210
     total_steps: int = 1000
     efficiency: Efficiency = Efficiency()
+    rollout_parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def plan_stage(values: dict[str, Any], terms: Terms) -> StagePlan:
 
 def plan_grpo(values: dict[str, Any], terms: Terms) -> StagePlan:
     model, omni = arguments(values["model"]), omni_of(arguments(values["model"])["policy"])
-    work = work_of(values, terms, model.get("group_size", 8))
+    work = work_of(values, terms, model.get("group_size", 8), parts=model.get("rollout_parts", terms.rollout_parts))
     w, largest = work.work, largest_omni_batch(omni, terms.gpu, work)
     a_query, budget = w.prompt + w.group_size * w.steps, model.get("micro_batch_tokens", 0)
     at_once = min(w.queries, max(1, budget // a_query) if budget else w.queries)
@@ -176,7 +178,7 @@ PLANS: dict[str, Callable[[dict[str, Any], Terms], StagePlan]] = {
 
 
 def work_of(
-    values: dict[str, Any], terms: Terms, group_size: int, samples: bool = True, trains: str = "both"
+    values: dict[str, Any], terms: Terms, group_size: int, samples: bool = True, trains: str = "both", parts: int = 1
 ) -> OmniWork:
     """One step of a stage that has a policy."""
     model, data = arguments(values["model"]), arguments(values["data"])
@@ -192,6 +194,8 @@ def work_of(
         recompute=policy.get("gradient_checkpointing", False),
         updates=model.get("mu", 1) * model.get("minibatches", 1),
         state_bits=model.get("state_bits", 32),
+        parts=parts,
+        overlap=model.get("overlap", "auto") != "never",
     )
     trains = trains and policy.get("trains", trains)
     speaks = samples and short(reward) not in ("TokenCountReward", "TextJudgeReward")

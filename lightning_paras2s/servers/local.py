@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
+from lightning_paras2s.models.sampling import OwnDraws
 from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import Conversation
@@ -123,9 +124,7 @@ class TransformersChat(ChatLLM):
         # cuts and penalties that the folder's own settings may hold are off
         options: dict[str, Any] = {"do_sample": bool(self.temperature), "repetition_penalty": 1.0, "top_k": 0}
         options |= {"top_p": 1.0, "temperature": self.temperature or 1.0, "pad_token_id": fill}
-        device = torch.device(self.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7]))
+        with OwnDraws(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])):
             out = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=self.max_tokens, **options)
         return list(out[:, width:].cpu())
 

@@ -22,7 +22,7 @@ from lightning_paras2s.sweeping.runs import Work
 from lightning_paras2s.types import Query
 
 # Options that decide memory, speed and what is kept, and results by rounding alone: a run stays the same run.
-INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts")
+INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts", "overlap")
 INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 AFTER = ("evaluate", "skills", "audit")  # subcommands that follow the stages

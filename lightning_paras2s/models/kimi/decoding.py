@@ -112,7 +112,10 @@ class Replayed:
             return
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records, and does nothing
+            # Another thread may speak and score meanwhile (`modules/beside.py`): its calls are no errors here, and its
+            # kernels don't end up in this graph, since streams of another priority come from another pool.
+            options = {"stream": torch.cuda.Stream(priority=-1), "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(self.graph, **options):  # records, and does nothing
                 self.function()
         self.graph.replay()
 

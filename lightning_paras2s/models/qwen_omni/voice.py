@@ -9,6 +9,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.tokenizer import own_types
 from lightning_paras2s.models.qwen_omni.released import EARS, VOICE, load_part, load_speaker
 from lightning_paras2s.models.qwen_omni.scorer import audio_tokens, mel_batch
+from lightning_paras2s.models.sampling import OwnDraws
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
 
@@ -87,8 +88,6 @@ class OmniVoice(SpeechTokenizer):
         """codes [T] -> wav [480 T]."""
         if not len(codes):
             return self.cond.new_zeros(0)
-        device = self.cond.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), own_types(device):
-            torch.manual_seed(self.seed)
+        with OwnDraws(self.seed), own_types(self.cond.device):
             wav = self.model(codes[None], conditioning=self.cond, reference_mel=self.mel, num_steps=self.ode_points)
         return wav.reshape(-1).float()
