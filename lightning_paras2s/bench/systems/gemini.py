@@ -41,9 +41,6 @@ class GeminiSystem(LiveSystem):
         max_tokens: of an answer.
         extra: further fields of the setup, as the server wants them.
         concurrency: conversations at a time; accounts have a limit of their own.
-        patience: retries, timeout, waits.
-        max_usd: no conversation is begun that could take this object's spending above it.
-        prices: where they are not known by the model's name.
     """
 
     def __init__(

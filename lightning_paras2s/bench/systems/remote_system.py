@@ -55,6 +55,12 @@ class RemoteSystem(S2SSystem):
 
     The first answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account)
     ends the run, once what was answered beside it is kept.
+
+    Args:
+        api_key_env: the environment variable that holds the key; a server without keys needs none.
+        patience: retries, timeout, waits.
+        max_usd: no request is sent that could take this object's spending above it.
+        prices: where they are not known by the model's name.
     """
 
     speech = re.compile(rb'"data":\s*"[^"]')  # where speech begins in what is streamed
