@@ -77,7 +77,7 @@ class GeminiSystem(LiveSystem):
         self.config_sha = digest([type(self).__name__, sorted(self.session.items())], [])
 
     def connection(self) -> dict[str, Any]:
-        return {"url": self.url, "headers": {"x-goog-api-key": self.key()} if self.key() else {}}
+        return {"url": self.url, "headers": {"x-goog-api-key": self.account.key} if self.account.key else {}}
 
     def setup(self) -> dict[str, Any]:
         return {"setup": self.session}

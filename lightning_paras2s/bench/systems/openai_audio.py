@@ -91,8 +91,7 @@ class OpenAIAudioSystem(RemoteSystem):
             body["seed"] = self.seed + sample
         if self.streams:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        headers = {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
-        return {"url": self.url, "json": body, "headers": headers}
+        return {"url": self.url, "json": body, "headers": self.account.headers}
 
     def read(self, body: bytes) -> Spoken:
         return (read_streamed if self.streams else read_spoken)(body, self.audio_format, self.pcm_rate)

@@ -74,7 +74,7 @@ class OpenAIRealtimeSystem(LiveSystem):
         self.config_sha = digest([type(self).__name__, model, sorted(self.session.items())], [])
 
     def connection(self) -> dict[str, Any]:
-        return {"url": self.url, "headers": {"Authorization": f"Bearer {self.key()}"} if self.key() else {}}
+        return {"url": self.url, "headers": self.account.headers}
 
     def setup(self) -> dict[str, Any]:
         return {"type": "session.update", "session": self.session}
