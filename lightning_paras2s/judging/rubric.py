@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from rapidfuzz.distance import Levenshtein
+
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_numbers
 from lightning_paras2s.judging.turns import with_turns
@@ -268,8 +270,4 @@ def _stem(word: str) -> str:
 
 def one_letter_apart(a: str, b: str) -> bool:
     """At most one insertion, deletion or substitution lies between the words."""
-    if abs(len(a) - len(b)) > 1:
-        return False
-    short, long = sorted((a, b), key=len)
-    first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
-    return short[first + (len(short) == len(long)) :] == long[first + 1 :]
+    return Levenshtein.distance(a, b, score_cutoff=1) <= 1
