@@ -38,7 +38,6 @@ _AFTER = {
 }
 
 
-
 def rubric_sha(prompt: str) -> str:
     """Of the guideline's words and of the parser that reads its scores: it is in every verdict."""
     return hashlib.sha256(f"{PARSER_VERSION}\n{prompt}".encode()).hexdigest()

@@ -211,9 +211,7 @@ def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} must be one JSON object; got something else ({error}); run `evaluate` again"
-        ) from None
+        raise UserError(f"{path} must be one JSON object; got something else ({error}); run `evaluate` again") from None
     missing = [key for key in fields if not isinstance(summary, dict) or key not in summary]
     if missing:
         raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")

@@ -209,7 +209,7 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
         raise UserError(f"StyleTalk's split must be train or test; got {split!r}")
     groups: dict[tuple[str, str], int] = {}
     for row in rows_of(root / name, ("diag_id", "curr_audio_id", "curr_text", "curr_emotion")):
-        text = styletalk_text(row)
+        text = plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))  # without the "B: " of the dialogue
         group = groups.setdefault((row["diag_id"], text), len(groups))
         emotion = STYLETALK_EMOTIONS.get(row["curr_emotion"])
         if emotion is None:
@@ -221,11 +221,6 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
             "styletalk", item, split, text, {"emotion": emotion}, row["diag_id"], audio, "", "MIT (text)"
         )
         yield replace(query, pair_id=f"styletalk-{group:04d}"), ""
-
-
-def styletalk_text(row: dict[str, str]) -> str:
-    """What is said, without the "B: " of the dialogue."""
-    return plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))
 
 
 def folder(root: Path, split: str) -> Iterator[Found]:

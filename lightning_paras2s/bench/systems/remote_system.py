@@ -153,9 +153,7 @@ class RemoteSystem(S2SSystem):
 class Tries:
     """The attempts at one query: what each cost, and how long the good one took."""
 
-    def __init__(
-        self, system: RemoteSystem, turns: Sequence[Turn], audio: Audio, sample: int, at_most: float
-    ) -> None:
+    def __init__(self, system: RemoteSystem, turns: Sequence[Turn], audio: Audio, sample: int, at_most: float) -> None:
         self.system, self.turns, self.audio, self.sample, self.at_most = system, turns, audio, sample, at_most
         self.spent, self.pending = 0.0, 0.0  # pending: of a body that began and was not read to its end
         self.started = self.ended = time.perf_counter()
