@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from lightning_paras2s.bench.corpora.importing import CORPORA, import_corpus
+from lightning_paras2s.bench.corpora.importing import CORPORA, Corpus, import_corpus
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.tables import rows_of
 from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
@@ -44,25 +44,7 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: Literal[
-        "recordings",
-        "iemocap",
-        "meld",
-        "styletalk",
-        "folder",
-        "voicebench",
-        "uro_bench",
-        "sd_eval",
-        "televal",
-        "mmsu",
-        "open_s2s",
-        "open_asqa",
-        "echat",
-        "cpqa",
-        "mnsc",
-        "s2s_arena",
-        "arena",
-    ],
+    corpus: Literal["recordings", "iemocap", "meld", "styletalk", "folder"] | Corpus,
     root: InputPath,
     out: str,
     split: str = "test",
