@@ -14,10 +14,9 @@ from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.queries.manifest import batches_of, other_styles, read_queries, shard_of
 from lightning_paras2s.bench.summary import Judged, judged, summarise
 from lightning_paras2s.bench.systems.base import Answer, CascadeSystem, S2SSystem, ToplineSystem
-from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.data.embedded import authored, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, read_jsonl
 
@@ -39,7 +38,9 @@ class Broken(S2SSystem):
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    queries = [q for factor in ("gender", "sarcasm") for q in [q for q in texts("test") if q["factor"] == factor][:4]]
+    queries = [
+        q for factor in ("gender", "sarcasm") for q in [q for q in authored("test") if q["factor"] == factor][:4]
+    ]
     replies = [f["frame"] for f in frames() if f["split"] == "train"]
     words = sorted({w for t in [*replies, *(q["text"] for q in queries), "question"] for w in plain_words(t)})
     systems = {

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lightning_paras2s"
-SEAMS = {"SpeechLM", "HeadedLM", "Processor", "SpeechTokenizer"}
+SEAMS = {"SpeechLM", "HeadedLM", "Processor", "RawProcessor", "SpeechTokenizer"}
 # Why a file may name a family all the same.
 EXEMPT = {
     "modules/speech.py": "it trains the embedded family's own codec",

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.data.embedded import frames, text_queries
+from lightning_paras2s.data.embedded import authored, frames, text_queries
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.acts import SLOT, texts
+from lightning_paras2s.judging.acts import SLOT
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.judging.rubric import STOPWORDS, is_broken
 from lightning_paras2s.types import SPLITS, Evidence, Query, Style
@@ -55,7 +55,7 @@ def sentences() -> list[list[str]]:
     found = [plain_words(query.text) for split in SPLITS for query in text_queries(split)]
     random = np.random.default_rng(0)
     for frame in frames():
-        subjects = [q["subject"] for q in texts(frame["split"])]
+        subjects = [q["subject"] for q in authored(frame["split"])]
         about = subjects[random.integers(len(subjects))]
         found.append(plain_words(frame["frame"].replace(SLOT, about)))
     return found

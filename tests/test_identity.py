@@ -24,9 +24,8 @@ from lightning_paras2s.bench.queries.filters import filter
 from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.bench.systems.base import Answer, RecordedSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.bench.systems.command import CommandSystem
-from lightning_paras2s.data.embedded import TextQuery, frames
+from lightning_paras2s.data.embedded import TextQuery, authored, frames
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge, LLMJudge
 from lightning_paras2s.judging.pair_judges import Outcome, PairJudge
 from lightning_paras2s.judging.rubric import plain_words
@@ -446,7 +445,7 @@ def test_choices_are_read_whatever_the_names_hold(tmp_path):
 
 
 def test_a_run_of_which_nothing_changed_is_left_as_it_is(tmp_path, capsys):
-    queries = [q for q in texts("test") if q["factor"] == "gender"][:1]
+    queries = [q for q in authored("test") if q["factor"] == "gender"][:1]
     words = sorted({w for t in [*(f["frame"] for f in frames()), queries[0]["text"]] for w in plain_words(t)})
     options = {"judge": EmbeddedJudge(ACTS), "transcriber": BeepTranscriber(words), "recognizer": BeepRecognizer()}
     path, system = beep_manifest(tmp_path, queries, words), ToplineSystem(BeepSynthesizer(words))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import re
 from collections import defaultdict
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_paras2s.bench.people.reliability import krippendorff_alpha
-from lightning_paras2s.data.open_text import content_sha, read_open
+from lightning_paras2s.data.open_text import OpenPrompt, read_open
 from lightning_paras2s.types import FACTORS
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,11 @@ PARTS = {  # the splits that were read -> their votes, and where the page tells 
     ("test",): ("open_votes.jsonl", "## What blind readers said of test"),
     ("train", "val"): ("open_votes_train.jsonl.gz", "## What blind readers said of train and val"),
 }
+
+
+def content_sha(prompt: OpenPrompt) -> str:
+    """What a reader's vote is about: the text and its two styles, so that no vote outlives them."""
+    return hashlib.sha256("\n".join((prompt.text, *prompt.styles)).encode()).hexdigest()[:16]
 
 
 def lines_of(name: str) -> list[dict]:

@@ -21,10 +21,9 @@ from lightning_paras2s.bench.listening import encode
 from lightning_paras2s.bench.plots import SCORE_COLOURS, interval_plot, score_bars
 from lightning_paras2s.bench.report import in_script, report
 from lightning_paras2s.bench.systems.base import CascadeSystem, ToplineSystem
-from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.data.embedded import authored, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.judges import EmbeddedJudge
 from lightning_paras2s.types import Audio
 
@@ -32,7 +31,7 @@ from lightning_paras2s.types import Audio
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    queries = [q for factor in ("gender", "age") for q in [q for q in texts("test") if q["factor"] == factor][:4]]
+    queries = [q for factor in ("gender", "age") for q in [q for q in authored("test") if q["factor"] == factor][:4]]
     replies = [f["frame"] for f in frames() if f["split"] == "train"]
     words = sorted({w for t in [*replies, *(q["text"] for q in queries), "question"] for w in plain_words(t)})
     voice, ear = BeepSynthesizer(words), BeepTranscriber(words)

@@ -17,10 +17,9 @@ from lightning_paras2s.bench.systems.base import (
 )
 from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.bench.systems.policy import PolicySystem
-from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.data.embedded import authored, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.acts import texts
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.models.tiny.processor import TinyProcessor
@@ -29,7 +28,7 @@ from lightning_paras2s.types import Audio, Query, Response, Style, append_jsonl
 
 @pytest.fixture(scope="module")
 def words():
-    queries = texts("test")[:12]
+    queries = authored("test")[:12]
     replies = [f["frame"] for f in frames() if f["split"] == "train"]
     spoken = [q["text"] for q in queries] + [q["subject"] for q in queries] + replies + ["question"]
     return sorted({w for text in spoken for w in plain_words(text)})
@@ -43,7 +42,7 @@ def query(row, style):
 
 def test_topline_answers_each_style_in_a_fitting_tone(words):
     system = ToplineSystem(BeepSynthesizer(words))
-    row = texts("test")[0]
+    row = authored("test")[0]
     queries = [query(row, style) for style in row["styles"]]
     answers = system.respond(queries, [None, None], 0)
     heard = BeepTranscriber(words).transcribe([a.audio for a in answers])
@@ -55,7 +54,7 @@ def test_topline_answers_each_style_in_a_fitting_tone(words):
 
 def test_cascade_is_deaf_to_style(words):
     system = CascadeSystem(BeepTranscriber(words), BeepSynthesizer(words))
-    row = texts("test")[0]
+    row = authored("test")[0]
     audios = [
         BeepSynthesizer(words).synthesize(row["text"], Style(**{row["factor"]: style}), "user")
         for style in row["styles"]
@@ -73,7 +72,7 @@ def test_subject_is_the_longest_content_word():
 def test_recorded_responses_come_from_records_or_from_a_folder(tmp_path):
     audio = Audio(np.full(1600, 0.1, np.float32), RATE)
     write_audio(tmp_path / "q1.wav", audio)
-    row = texts("test")[0]
+    row = authored("test")[0]
     queries = [Query(name, "p", row["factor"], "test", row["text"], {}, "", "") for name in ("q1", "q2")]
     append_jsonl(
         tmp_path / "r.jsonl", [Response("q1", "x", audio="q1.wav", text="hello"), Response("q2", "x", status="refused")]

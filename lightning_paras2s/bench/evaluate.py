@@ -248,12 +248,5 @@ def summary_of(steps: Steps, heard: Heard, ears: Ears, manifest: str) -> dict[st
         "samples": plan.samples,
         "response_statuses": {name: dict(found) for name, found in statuses.items()},
         **judging(heard.verdicts),
-        "judge_usd": usd_of([*heard.verdicts, *heard.swaps]),
+        "judge_usd": round(sum(v.usage.get("cost_usd", 0.0) for v in (*heard.verdicts, *heard.swaps)), 6),
     }
-
-
-def usd_of(verdicts: Sequence[Verdict]) -> float:
-    """What all of these judgements cost, the label swaps among them."""
-    return round(sum(v.usage.get("cost_usd", 0.0) for v in verdicts), 6)
-
-

@@ -13,7 +13,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +37,7 @@ from lightning_paras2s.speaking.synthesizers import (
     QUERY_PROSODY,
     QUERY_VOICES,
     EspeakSynthesizer,
+    Voice,
 )
 from lightning_paras2s.types import FACTORS, SPLITS, STYLES, TONES, Audio, Style
 
@@ -57,11 +58,15 @@ class TextQuery:
     styles: tuple[str, str]
 
 
+def authored(name: str) -> list[dict[str, Any]]:
+    """The rows of a file of the text set."""
+    text = (files("lightning_paras2s") / f"data/text/{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
 @functools.lru_cache
 def text_queries(split: str) -> tuple[TextQuery, ...]:
-    lines = (files("lightning_paras2s") / "data/text" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    return tuple(TextQuery(**{**row, "styles": tuple(row["styles"])}) for row in rows)
+    return tuple(TextQuery(**{**row, "styles": tuple(row["styles"])}) for row in authored(split))
 
 
 @functools.lru_cache
@@ -73,8 +78,7 @@ def reply_frames(split: str, factor: str, style: str) -> tuple[str, ...]:
 @functools.lru_cache
 def frames() -> tuple[dict[str, Any], ...]:
     """The authored replies of all splits: {factor, style, split, frame, fits?} (data/fitting.py)."""
-    lines = (files("lightning_paras2s") / "data/text/frames.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(json.loads(line) for line in lines)
+    return tuple(authored("frames"))
 
 
 @functools.lru_cache
@@ -85,8 +89,7 @@ def lexicon(splits: tuple[str, ...] = SPLITS) -> tuple[str, ...]:
     Kept in a file, because their order numbers the policy's vocabulary: queries may be rewritten in these words, and a
     new word means a new base.
     """
-    lines = (files("lightning_paras2s") / "data/text/lexicon.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(row["word"] for row in map(json.loads, lines) if not set(splits).isdisjoint(row["splits"]))
+    return tuple(row["word"] for row in authored("lexicon") if not set(splits).isdisjoint(row["splits"]))
 
 
 @functools.lru_cache
@@ -114,15 +117,12 @@ def query_style(factor: str, value: str, gender: str, age: str) -> Style:
     return Style(emotion=emotion, sarcasm=value if factor == "sarcasm" else None, age=age, gender=gender)
 
 
-def choose_voice(factor: str, value: str, split: str, random: np.random.Generator) -> str:
-    """A voice of the split that fits: children only where age says so; gender as gender says."""
+def cast(factor: str, value: str, voices: Mapping[str, Voice], random: np.random.Generator) -> tuple[str, Style]:
+    """A voice that fits (children only where age says so; gender as gender says), and its speaker's labels."""
     age = value if factor == "age" else "adult"
-    fit = [
-        name
-        for name, voice in QUERY_VOICES[split].items()
-        if voice.age == age and (factor != "gender" or voice.gender == value)
-    ]
-    return fit[random.integers(len(fit))]
+    fit = [n for n, voice in voices.items() if voice.age == age and (factor != "gender" or voice.gender == value)]
+    name = fit[random.integers(len(fit))]
+    return name, query_style(factor, value, voices[name].gender, voices[name].age)
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,8 @@ def query_lines(
         if factor == "emotion" and random.random() < 0.1:
             value = "neutral"
         text = word_string(random, lexica) if random.random() < strings else queries[random.integers(len(queries))].text
-        name = choose_voice(factor, value, split, random)
-        voice = QUERY_VOICES[split][name]
-        lines.append(Line(text, query_style(factor, value, voice.gender, voice.age), name, seed * 1_000_003 + index))
+        name, style = cast(factor, value, QUERY_VOICES[split], random)
+        lines.append(Line(text, style, name, seed * 1_000_003 + index))
     return lines
 
 

@@ -10,16 +10,14 @@ alone, and is `kept` where no other noun fits ("How often should I go in for a *
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
 
-from lightning_paras2s.data.embedded import TextQuery, frames
+from lightning_paras2s.data.embedded import TextQuery, authored, frames
 
 # Words after the slot that a plural can't stand before: verbs of the third person, and nouns that it would qualify.
 AFTER_ONE = "is|was|comes|complaint|details|form|list|options|page|pain|plan|request|smell|sorrow|steps|twist"
@@ -50,8 +48,7 @@ class Slot:
 @functools.lru_cache
 def slots() -> dict[str, Slot]:
     """By the query's id."""
-    lines = (files("lightning_paras2s") / "data/text/subjects.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = authored("subjects")
     return {r["id"]: Slot(r["id"], r["subject"], r["class"], r["number"], r["kept"]) for r in rows}
 
 

@@ -113,11 +113,6 @@ def _prompt(line: str, where: str) -> OpenPrompt:
         raise UserError(f"{where}: a line must be a record of {', '.join(names)}; got {error}; mend the line") from None
 
 
-def content_sha(prompt: OpenPrompt) -> str:
-    """What a reader's vote is about: 16 hex digits over the text and its two styles, so that no vote outlives them."""
-    return hashlib.sha256("\n".join((prompt.text, *prompt.styles)).encode()).hexdigest()[:16]
-
-
 def prompt_faults(prompt: OpenPrompt) -> list[str]:
     """What must not be in one prompt, each with its id."""
     found = [f"the {what} has {n} words, must have {low} to {high}: {text!r}" for what, text in _parts(prompt)

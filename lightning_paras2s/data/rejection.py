@@ -41,9 +41,6 @@ class RejectionDataModule(DualStreamDataModule):
         balance: of the queries of one style, at most so many times as many as of the rarest style of any factor; 0 =
             no limit.
         batch_size: queries a batch and process.
-        val_batch_size: the same for validation.
-        seed: of the order of the training dialogues; null follows `seed_everything`.
-        cache_dir: where speech and codes are kept between runs.
     """
 
     def __init__(

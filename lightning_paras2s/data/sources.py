@@ -20,11 +20,10 @@ from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
     agent_lines,
-    choose_voice,
+    cast,
     corpus,
     demonstration_tone,
     query_lines,
-    query_style,
     reply,
     text_queries,
 )
@@ -245,9 +244,7 @@ def user_line(
     query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
 ) -> Line:
     """How a user of the split says a query in a style."""
-    name = choose_voice(query.factor, style, split, random)
-    voice = QUERY_VOICES[split][name]
-    labels = query_style(query.factor, style, voice.gender, voice.age)
+    name, labels = cast(query.factor, style, QUERY_VOICES[split], random)
     return Line(query.text, labels, name, int(random.integers(2**31)), keep_samples)
 
 

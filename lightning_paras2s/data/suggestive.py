@@ -9,13 +9,11 @@ hear the voice. Both arrangements hold the same texts and as many utterances of 
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 
-from lightning_paras2s.data.embedded import Line, query_style, text_queries
+from lightning_paras2s.data.embedded import Line, authored, cast, text_queries
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Voice
 from lightning_paras2s.types import STYLES
 
@@ -61,8 +59,7 @@ class Spoken:
 def frames(split: str, factor: str, style: str) -> tuple[str, ...]:
     """Authored sentences; those of `train` and `test`, with the slot {subject}, share words and no sentence. Those of
     PROBE are whole, of subjects that no split has, and not nearly alike to any of the others."""
-    lines = (files("lightning_paras2s") / "data/text/suggestive.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = authored("suggestive")
     return tuple(r["frame"] for r in rows if (r["split"], r["factor"], r["style"]) == (split, factor, style))
 
 
@@ -122,15 +119,6 @@ def _speak(parts: list[tuple[Text, str]], split: str, seed: int) -> list[Spoken]
     random = np.random.default_rng([seed, 2])
     made = []
     for index, (text, style) in enumerate(parts):
-        name = _choose_voice(text.factor, style, VOICES[split], random)
-        voice = VOICES[split][name]
-        manner = query_style(text.factor, style, voice.gender, voice.age)
+        name, manner = cast(text.factor, style, VOICES[split], random)
         made.append(Spoken(text, style, Line(text.text, manner, name, seed * 1_000_003 + index)))
     return made
-
-
-def _choose_voice(factor: str, style: str, voices: dict[str, Voice], random: np.random.Generator) -> str:
-    """A voice that fits, as `embedded.choose_voice` does among a split's."""
-    age = style if factor == "age" else "adult"
-    fit = [n for n, voice in voices.items() if voice.age == age and (factor != "gender" or voice.gender == style)]
-    return fit[random.integers(len(fit))]

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+import soundfile
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.faster_whisper import check_sha256
@@ -96,9 +96,7 @@ class PiperSynthesizer(Synthesizer):
         with wave.open(file, "wb") as sink:
             self.voice.synthesize_wav(text, sink, SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0))
         file.seek(0)
-        with wave.open(file, "rb") as source:
-            samples = np.frombuffer(source.readframes(source.getnframes()), np.int16)
-            return Audio(samples.astype(np.float32) / 32768, source.getframerate())
+        return Audio(*soundfile.read(file, dtype="float32"))
 
 
 def control_voices(system: str | None, systems: list[str]) -> tuple[list[Control], list[str]]:

@@ -13,7 +13,6 @@ import argparse
 import functools
 import json
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 from safetensors import SafetensorError, safe_open
 
-from lightning_paras2s.data.embedded import frames, lexicon
+from lightning_paras2s.data.embedded import authored, frames, lexicon
 from lightning_paras2s.errors import OneLineErrors, UserError, tell_in_one_line
 from lightning_paras2s.hearing.phones import pronounce, sound
 from lightning_paras2s.hearing.words import plain_words
@@ -132,12 +131,6 @@ def terms(words: list[str]) -> list[str]:
     return words + pairs + [f"~{word[:STEM]}" for word in words if len(word) > STEM]
 
 
-def texts(split: str) -> list[dict]:
-    """The authored queries of a split."""
-    lines = (files("lightning_paras2s") / f"data/text/{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
-
-
 def act_name(frame: dict[str, str]) -> str:
     return GENERIC if frame["factor"] == GENERIC else f"{frame['factor']}:{frame['style']}"
 
@@ -179,7 +172,7 @@ def examples(split: str, repeats: int, noise: float, seed: int) -> list[Example]
     """Each of the split's frames `repeats` times (generic ones four times as often), about the subjects of random
     queries of the split."""
     random = np.random.default_rng(seed)
-    queries = texts(split)
+    queries = authored(split)
     made = []
     for frame in frames():
         if frame["split"] != split:
@@ -195,7 +188,7 @@ def examples(split: str, repeats: int, noise: float, seed: int) -> list[Example]
 
 def unstyled() -> list[list[str]]:
     """More examples of "generic": every fourth thing that a training user says; it answers to no style."""
-    return [mask_topic(plain_words(q["text"]), q["subject"]) for q in texts("train")][::4]
+    return [mask_topic(plain_words(q["text"]), q["subject"]) for q in authored("train")][::4]
 
 
 def known_neighbours(sentences: list[list[str]]) -> set[str]:
@@ -223,7 +216,7 @@ def fit(path: str | Path, repeats: int = 20, regularisation: float = 10.0, seed:
         for f in frames()
         if f["split"] == "train"
     ]
-    clean += [plain_words(q["text"]) for q in texts("train")]
+    clean += [plain_words(q["text"]) for q in authored("train")]
     header = {
         "format": FORMAT,
         "acts": model.classes_.tolist(),

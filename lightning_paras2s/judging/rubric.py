@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from rapidfuzz.distance import Levenshtein
+
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words, said_numbers
 from lightning_paras2s.judging.turns import with_turns
@@ -34,7 +36,6 @@ _AFTER = {
     rf"|{_GAP}[- \t]*and[- \t]+(?:\w+[- \t]+)?(?:half|halves|thirds?|quarters?|bit)\b",
     "other_scale": rf"{_GAP}(?:%|per ?cent\b|/\s*(?!5(?![\d.]*\d))\d|\(?\s*out\s+of\s+(?!5(?![\d.]*\d)|five\b)\w)",
 }
-
 
 
 def rubric_sha(prompt: str) -> str:
@@ -268,8 +269,4 @@ def _stem(word: str) -> str:
 
 def one_letter_apart(a: str, b: str) -> bool:
     """At most one insertion, deletion or substitution lies between the words."""
-    if abs(len(a) - len(b)) > 1:
-        return False
-    short, long = sorted((a, b), key=len)
-    first = next((i for i, (x, y) in enumerate(zip(short, long, strict=False)) if x != y), len(short))
-    return short[first + (len(short) == len(long)) :] == long[first + 1 :]
+    return Levenshtein.distance(a, b, score_cutoff=1) <= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +19,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.turns import Turn
-from lightning_paras2s.types import Audio
+from lightning_paras2s.types import Audio, Query
 
 
 class Items(Protocol):
@@ -111,3 +112,48 @@ class Processor(ABC):
             UserError: the family has no encoder for its own codes.
         """
         raise UserError(f"written answers need a codec that encodes the agent's voice; got {self.name}, which has none")
+
+
+@dataclass(frozen=True)
+class RawItem:
+    """Speech before it is heard."""
+
+    audio: Audio
+    query: Query | None = None
+    answer: tuple[Audio, str] | None = None  # speech and text, for SFT
+    turns: tuple[Turn, ...] = ()  # what was said before
+
+
+@dataclass(frozen=True)
+class RawItems:
+    """Dialogues whose files are read when they are asked for."""
+
+    dialogues: list[Dialogue]
+    labelled: bool
+    lengths: list[float]  # seconds
+
+    def __len__(self) -> int:
+        return len(self.dialogues)
+
+    def __getitem__(self, index: int) -> RawItem:
+        d = self.dialogues[index]
+        answer = (d.agent.audio, d.agent.text) if self.labelled and d.agent is not None else None
+        return RawItem(d.user.audio, d.query, answer, d.turns)
+
+
+class RawProcessor(Processor):
+    """One whose ears run on the rank's own device: what a loader gives is speech."""
+
+    carries_turns = True
+
+    def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> RawItems:
+        return RawItems(dialogues, labelled, [d.user.seconds + sum(t.seconds for t in d.turns) for d in dialogues])
+
+    def collate(self, items: list[RawItem]) -> list[RawItem]:
+        return items
+
+    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[RawItem]:
+        return [RawItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
+
+    def length(self, item: RawItem) -> float:
+        return item.audio.seconds + sum(turn.seconds for turn in item.turns)

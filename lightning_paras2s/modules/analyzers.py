@@ -22,8 +22,6 @@ class PolyToneModule(SpeechPartModule):
     Args:
         analyser: builds the analyser of a factor.
         factors: which of emotion, sarcasm, age and gender.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
         export: weights are `<export>-<factor>.safetensors`.
     """
 

@@ -24,8 +24,8 @@ from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
 from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
-from lightning_paras2s.running.logs import say
-from lightning_paras2s.running.runs import batches_done, replace_file, run_dir, run_logger
+from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.runs import batches_done, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
 
@@ -90,8 +90,7 @@ class SampleWriter(Callback):
                         board.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
             if board is not None:
                 board.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        replace_file(place / "samples.jsonl", lambda part: part.write_text(text))
+        replace_file(place / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 class Probe(Callback):

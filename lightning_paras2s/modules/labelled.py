@@ -77,8 +77,6 @@ class PolyToneDataModule(FactorBatches):
         emotions: texts a style of emotion.
         others: texts a style of each other factor.
         renditions: utterances of a text of emotion (the other factors: 2).
-        batch_size: recordings a batch.
-        seed: of the order of the training batches.
         data_seed: of texts and voices; `seed` is of the order alone.
         transcriber: weights of the ear for words.
         cache_dir: where speech is kept between runs.
@@ -130,8 +128,6 @@ class ManifestStyles(FactorBatches):
         arrangement: "polytone" (both halves), or "confounded" (one half a pair, chosen by the pair's id: each text in
             one style only, half as many recordings; the benchmark's words suggest none).
         factors: those of the manifest to train on.
-        batch_size: recordings a batch.
-        seed: of the order of the training batches.
     """
 
     def __init__(

@@ -20,17 +20,8 @@ class RewardModule(SupervisedModule):
 
     Args:
         scorer: builds the scorer; random parts are drawn from `seed`.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
-        weight_decay: weight decay of matrices; vectors have none.
-        betas: AdamW's decay of its first and second moment, a step.
-        max_grad_norm: gradients are scaled down to this norm.
         factor_weight: of the cross-entropy of the factor that a query is about, told from its audio alone; for scorers
             that have `factor_logits`. The judge is told it, so its student may be told in training.
-        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
-        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
-            counted (`train/skipped`).
-        seed: of random first weights; null follows `seed_everything`.
     """
 
     exported = "scorer.safetensors"

@@ -23,17 +23,8 @@ class SFTModule(SupervisedModule):
     Args:
         policy: builds the policy.
         init_from: weights to start from (.safetensors); None = random weights drawn from `seed`.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
-        weight_decay: weight decay of matrices; vectors have none.
-        betas: AdamW's decay of its first and second moment, a step.
         text_weight: weight of the text stream's mean loss.
         audio_weight: weight of the audio stream's mean loss.
-        max_grad_norm: gradients are scaled down to this norm.
-        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
-        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
-            counted (`train/skipped`).
-        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(

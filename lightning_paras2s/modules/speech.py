@@ -61,9 +61,6 @@ class TokenizerModule(SpeechPartModule):
         width: channels of the network.
         user_weight: weight of users' speech against the agent's (the way out needs the agent's voice only).
         words_weight: weight of the transcription loss.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
-        export: weights to write at the end (.safetensors); "" = none.
     """
 
     def __init__(
@@ -129,10 +126,7 @@ class TranscriberModule(SpeechPartModule):
     Args:
         width: channels of the network.
         blocks: convolutional blocks.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
         init_from: weights to start from (.safetensors); "" = random ones.
-        export: weights to write at the end (.safetensors); "" = none.
     """
 
     def __init__(
@@ -168,9 +162,6 @@ class StyleModule(SpeechPartModule):
     Args:
         width: channels of the network.
         blocks: convolutional blocks.
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        warmup_steps: optimizer steps over which the learning rate rises.
-        export: weights to write at the end (.safetensors); "" = none.
     """
 
     def __init__(

@@ -84,7 +84,15 @@ class StageModule(L.LightningModule):
     """What supervised fine-tuning, reward modelling and RL repeat: one model that trains, its optimizer and its export.
 
     A step whose gradient is not finite is left out and counted (`train/skipped`). Checkpoints hold the weights that
-    train: of an adapter's frozen base, which a resumed run reads again, they hold none (sharded ones hold all).
+    train: of an adapter's frozen base, which a resumed run reads again, they hold none (sharded ones hold all). Options
+    that stages share are explained here.
+
+    Args:
+        warmup_steps: optimizer steps over which the learning rate rises.
+        weight_decay: weight decay of matrices; vectors have none.
+        betas: AdamW's decay of its first and second moment, a step.
+        max_grad_norm: gradients are scaled down to this norm.
+        seed: of random first weights; null follows `seed_everything`.
 
     Attributes:
         exported: the file of the run's folder that holds the trained model.
@@ -148,7 +156,14 @@ class StageModule(L.LightningModule):
 
 
 class SupervisedModule(StageModule):
-    """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run."""
+    """A stage that Lightning optimizes, a step a batch (or `accumulate_grad_batches`); its rate falls over the run.
+
+    Args:
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
+            counted (`train/skipped`).
+    """
 
     def on_fit_start(self) -> None:
         # not `estimated_stepping_batches`: it makes the loader before a resumed run's position is there to be loaded

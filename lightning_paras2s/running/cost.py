@@ -48,8 +48,30 @@ GPUS = {
 }
 
 
+class Blocks:
+    """Qwen2 blocks of a shape: `hidden`, `inner`, `layers`, `heads`, `kv_heads`, `head_size`."""
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer: attention with biases on q, k, v; three MLP matrices; two norms."""
+        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        attention = 2 * self.hidden * q + 2 * self.hidden * kv + q + 2 * kv
+        return attention + 3 * self.hidden * self.inner + 2 * self.hidden
+
+    @property
+    def kv_bytes(self) -> int:
+        """Keys and values of one token in bf16."""
+        return 2 * self.layers * self.kv_heads * self.head_size * 2
+
+    def lora(self, rank: int) -> int:
+        """Weights of rank-r adapters on the seven linear layers of every block."""
+        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        sides = 2 * (self.hidden + q) + 2 * (self.hidden + kv) + 3 * (self.hidden + self.inner)
+        return self.layers * rank * sides
+
+
 @dataclass(frozen=True)
-class Shape:
+class Shape(Blocks):
     """Of a policy with a shared trunk and a text and an audio branch; defaults are Kimi-Audio's."""
 
     hidden: int = 3584
@@ -65,13 +87,6 @@ class Shape:
     @property
     def head_size(self) -> int:
         return self.hidden // self.heads
-
-    @property
-    def layer(self) -> int:
-        """Weights of a layer: attention with biases on q, k, v; three MLP matrices; two norms."""
-        kv = self.kv_heads * self.head_size
-        attention = 2 * self.hidden**2 + 2 * self.hidden * kv + self.hidden + 2 * kv
-        return attention + 3 * self.hidden * self.inner + 2 * self.hidden
 
     @property
     def adaptor(self) -> int:
@@ -95,17 +110,6 @@ class Shape:
     def sampled(self) -> int:
         """The same with the heads cut to the ids that each stream may draw, as `KimiAudio` decodes."""
         return self.layers * self.layer + (self.text_ids + self.audio_ids) * self.hidden
-
-    @property
-    def kv_bytes(self) -> int:
-        """Keys and values of one token in bf16."""
-        return 2 * self.layers * self.kv_heads * self.head_size * 2
-
-    def lora(self, rank: int) -> int:
-        """Weights of rank-r adapters on the seven linear layers of every block."""
-        kv = self.kv_heads * self.head_size
-        sides = 4 * self.hidden + 2 * (self.hidden + kv) + 3 * (self.hidden + self.inner)
-        return self.layers * rank * sides
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lightning_paras2s.running.cost import GPU, Efficiency, Memory, Work
+from lightning_paras2s.running.cost import GPU, Blocks, Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import BLOCK_SECONDS, Listener
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
@@ -24,8 +24,8 @@ CONTEXT = 0.6e9  # bytes of CUDA's context and workspaces
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Qwen2 blocks."""
+class Stack(Blocks):
+    """A stack of blocks, and the last norm."""
 
     hidden: int
     inner: int
@@ -36,21 +36,7 @@ class Stack:
 
     @property
     def weights(self) -> int:
-        """Of all blocks, with biases on q, k and v, and the last norm."""
-        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
-        attention = 2 * self.hidden * q + 2 * self.hidden * kv + q + 2 * kv
-        return self.layers * (attention + 3 * self.hidden * self.inner + 2 * self.hidden) + self.hidden
-
-    @property
-    def kv_bytes(self) -> int:
-        """Keys and values of one token in bfloat16."""
-        return 2 * self.layers * self.kv_heads * self.head_size * 2
-
-    def lora(self, rank: int) -> int:
-        """Weights of rank-r adapters on the seven linear layers of every block."""
-        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
-        sides = 2 * (self.hidden + q) + 2 * (self.hidden + kv) + 3 * (self.hidden + self.inner)
-        return self.layers * rank * sides
+        return self.layers * self.layer + self.hidden
 
     def activation_bytes(self, recompute: bool, lora: bool) -> float:
         """Kept for the backward pass of a token: of one block all, and of the others what recomputing begins with."""

@@ -211,9 +211,7 @@ def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} must be one JSON object; got something else ({error}); run `evaluate` again"
-        ) from None
+        raise UserError(f"{path} must be one JSON object; got something else ({error}); run `evaluate` again") from None
     missing = [key for key in fields if not isinstance(summary, dict) or key not in summary]
     if missing:
         raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
@@ -244,8 +242,11 @@ def replace_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # of a disk that is full
 
 
 def safe_name(name: str) -> str:

@@ -67,7 +67,7 @@ def class_page(name: str, where: str = "") -> str:
 
 def class_hint(options: tuple[Option, ...]) -> list[str]:
     option = next((o for o in options if is_class(o)), Option(""))
-    chosen = [c for base in option.classes for c in choices(base)]
+    chosen = [c for base in option.classes for c in subclasses(base)]
     told = f"--{option.name}.help {chosen[0]} shows that class's options; likewise for every class." if chosen else ""
     return textwrap.wrap(told, WIDTH, break_on_hyphens=False)
 
@@ -82,9 +82,9 @@ def option_lines(option: Option, prefix: str) -> list[str]:
     head = f"--{prefix}{option.name} {type_text(option)}{value}{needed}".strip()
     lines = textwrap.wrap(head, WIDTH, subsequent_indent="        ", break_long_words=False, break_on_hyphens=False)
     told = plain(option.help)
-    bases = [c for c in option.classes if choices(c) and choices(c) != [c]]
+    bases = [c for c in option.classes if subclasses(c) and subclasses(c) != [c]]
     if bases:
-        told = f"{told.rstrip('.')}. One of {', '.join(c for base in bases for c in choices(base))}.".lstrip(". ")
+        told = f"{told.rstrip('.')}. One of {', '.join(c for base in bases for c in subclasses(base))}.".lstrip(". ")
     body = textwrap.wrap(told.strip(), WIDTH, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
     return [*lines, *body, ""]
 
@@ -99,11 +99,7 @@ def short_default(text: str) -> str:
 
 
 def is_class(option: Option) -> bool:
-    return any(choices(c) for c in option.classes)
-
-
-def choices(base: str) -> list[str]:
-    return subclasses(base)
+    return any(subclasses(c) for c in option.classes)
 
 
 def type_text(option: Option) -> str:
@@ -140,7 +136,7 @@ def spoken(node: ast.expr | None, module: str) -> str:
     if isinstance(found, ast.Subscript | ast.BinOp):
         return spoken(found, find(module, name)[0])
     words = {"InputPath": "path", "str": "text", "float": "number", "bool": "true|false", "None": "null"}
-    named = name in OUTSIDE or (name in class_index() and choices(name) != [name])
+    named = name in OUTSIDE or (name in class_index() and subclasses(name) != [name])
     return "CLASS" if named else words.get(name, name)
 
 

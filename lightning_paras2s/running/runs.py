@@ -26,6 +26,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.curves import layout
+from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.precision import machine
 from lightning_paras2s.types import finite
 
@@ -66,7 +67,7 @@ class RunLogger(TensorBoardLogger):
             return
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
-        replace_file(self.metrics_path, lambda part: part.write_text("".join(kept)))
+        replace_file(self.metrics_path, "".join(kept))
         # TensorBoard's readers leave out what an event file before this one has from here on (`purge_step`)
         start = SessionLog(status=SessionLog.START)
         self.experiment.file_writer.add_event(Event(step=step, session_log=start))
@@ -87,10 +88,8 @@ class RunConfig(SaveConfigCallback):
         folder = run_dir(trainer)
         if folder is None or not trainer.is_global_zero:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
-        config = f"# {made}\n{self.parser.dump(self.config, skip_none=False)}"
-        replace_file(folder / "config.yaml", lambda part: part.write_text(config))
+        replace_file(folder / "config.yaml", f"# {made}\n{self.parser.dump(self.config, skip_none=False)}")
 
 
 class StepSeed(Callback):
@@ -274,13 +273,3 @@ def set_generators(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     random.setstate(states["python"])
-
-
-def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)  # of a disk that is full

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata
 
 from lightning_paras2s.errors import UserError
 
@@ -39,7 +38,7 @@ def check_whole(folder: Path) -> None:
         if not (folder / name).is_file():
             raise damaged(folder, f"without {name}")
     needed: dict[str, int] = {}
-    for part in read_metadata(folder).storage_data.values():
+    for part in FileSystemReader(folder).read_metadata().storage_data.values():
         needed[part.relative_path] = max(needed.get(part.relative_path, 0), part.offset + part.length)
     for name, size in needed.items():
         path = folder / name
@@ -57,15 +56,11 @@ def check_model(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     Raises:
         UserError: the checkpoint's are others.
     """
-    prefix, saved = "state_dict.", read_metadata(folder).state_dict_metadata
+    prefix, saved = "state_dict.", FileSystemReader(folder).read_metadata().state_dict_metadata
     found = {name.removeprefix(prefix): tuple(t.size) for name, t in saved.items() if name.startswith(prefix)}
     for name in sorted(found.keys() | shapes.keys()):
         if found.get(name) != shapes.get(name):
             raise another_models(folder, f"{name} {found.get(name, 'missing')} for {shapes.get(name, 'none')}")
-
-
-def read_metadata(folder: Path) -> Metadata:
-    return FileSystemReader(folder).read_metadata()
 
 
 def another_models(path: Path | str, misfit: str) -> UserError:

@@ -1,7 +1,7 @@
 """What commands and classes can be told, read from the source alone: importing it would take seconds.
 
 An `Option` is one argument of a command or a constructor: its type and default as they are written, its help from the
-docstring's own entry. `test_options.py` compares the names with those of the real parsers.
+entry of the docstring, or of one that a class builds on. `test_options.py` compares the names with the real parsers'.
 """
 
 from __future__ import annotations
@@ -50,12 +50,9 @@ class Option:
     @property
     def words(self) -> tuple[str, ...]:
         """The values that the type spells out, of a closed choice or beside another type."""
-        found: list[str] = []
-        for part in self._parts:
-            if isinstance(part, ast.Subscript) and is_word(part):
-                values = part.slice.elts if isinstance(part.slice, ast.Tuple) else [part.slice]
-                found += [str(ast.literal_eval(v)) for v in values]
-        return tuple(found)
+        literals = [part.slice for part in self._parts if isinstance(part, ast.Subscript) and is_word(part)]
+        values = [v for one in literals for v in (one.elts if isinstance(one, ast.Tuple) else [one])]
+        return tuple(str(ast.literal_eval(v)) for v in values)
 
     @property
     def _parts(self) -> list[ast.expr]:
@@ -221,27 +218,31 @@ def class_options(name: str, module: str | None = None) -> tuple[Option, ...] | 
     module, node = find(module, name)
     if not isinstance(node, ast.ClassDef):
         return None
-    doc = ast.get_docstring(node) or ""
+    helps = helps_of(node, module)
     for method in node.body:
         if isinstance(method, ast.FunctionDef) and method.name == "__init__":
-            return arguments(method, entries(doc) | entries(ast.get_docstring(method) or ""), module)[1:]
+            return arguments(method, helps | entries(ast.get_docstring(method) or ""), module)[1:]
     decorators = {name_of(d.func if isinstance(d, ast.Call) else d) for d in node.decorator_list}
     inherited = [class_options(name_of(base), module) for base in node.bases if name_of(base)]
     before = next((found for found in inherited if found is not None), None)
     if "dataclass" in decorators or "NamedTuple" in {name_of(b) for b in node.bases}:
-        return (*(before or ()), *fields(node, entries(doc), module))
+        return (*(before or ()), *fields(node, helps, module))
     return before if inherited else ()
+
+
+def helps_of(node: ast.ClassDef, module: str) -> dict[str, str]:
+    """Name -> help, by a class's docstring, else by those of the package's classes that it builds on."""
+    found: dict[str, str] = {}
+    for base in reversed([b for b in node.bases if name_of(b) in class_index()]):
+        place, definition = find(module, name_of(base))
+        found |= helps_of(definition, place) if isinstance(definition, ast.ClassDef) else {}
+    return found | entries(ast.get_docstring(node) or "")
 
 
 def fields(node: ast.ClassDef, helps: dict[str, str], module: str) -> list[Option]:
     """Of a dataclass or a NamedTuple."""
-    found = []
-    for line in node.body:
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            name = line.target.id
-            default = None if line.value is None else text_of(line.value, module)
-            found.append(Option(name, line.annotation, default, helps.get(name, ""), module))
-    return found
+    lines = [(n.target.id, n) for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return [option_of(name, n.annotation, n.value, helps.get(name, ""), module) for name, n in lines]
 
 
 def function_options(module: str, name: str) -> tuple[Option, ...]:
@@ -263,11 +264,11 @@ def arguments(node: ast.FunctionDef, helps: dict[str, str], module: str) -> tupl
     positional = [*node.args.posonlyargs, *node.args.args]
     defaults = [None] * (len(positional) - len(node.args.defaults)) + [*node.args.defaults]
     pairs = [*zip(positional, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)]
-    found = []
-    for argument, default in pairs:
-        text = None if default is None else text_of(default, module)
-        found.append(Option(argument.arg, argument.annotation, text, helps.get(argument.arg, ""), module))
-    return tuple(found)
+    return tuple(option_of(a.arg, a.annotation, default, helps.get(a.arg, ""), module) for a, default in pairs)
+
+
+def option_of(name: str, type_: ast.expr | None, default: ast.expr | None, help: str, module: str) -> Option:
+    return Option(name, type_, None if default is None else text_of(default, module), help, module)
 
 
 def text_of(default: ast.expr, module: str) -> str:

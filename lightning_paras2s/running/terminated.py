@@ -38,26 +38,11 @@ class EndOnTerm(Callback):
         """Not yet: the batch's metrics are logged behind this."""
         self.compare(trainer)
 
-    def on_train_batch_start(self, *args: Any) -> None:
-        self.end()
-
-    def on_validation_start(self, *args: Any) -> None:
-        self.end()
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.compare(trainer)
         self.end()
 
-    def on_train_epoch_end(self, *args: Any) -> None:
-        self.end()
-
-    def on_exception(self, *args: Any) -> None:
-        self.restore()
-
-    def on_train_end(self, *args: Any) -> None:
-        self.restore()
-
-    def restore(self) -> None:
+    def restore(self, *_: Any) -> None:
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
             self.before = None
@@ -66,6 +51,9 @@ class EndOnTerm(Callback):
         """Collective."""
         self.ending = bool(most_over_ranks(int(self.noted), trainer.strategy.root_device))
 
-    def end(self) -> None:
+    def end(self, *_: Any) -> None:
         if self.ending:
             raise SIGTERMException
+
+    on_exception = on_train_end = restore
+    on_train_batch_start = on_validation_start = on_train_epoch_end = end

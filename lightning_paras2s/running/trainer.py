@@ -45,6 +45,4 @@ class ShareCores(Callback):
         if self.threads is not None:
             self.threads.look()
 
-    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if self.threads is not None:
-            self.threads.look()
+    on_validation_batch_end = on_train_batch_end

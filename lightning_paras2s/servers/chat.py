@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -16,8 +15,16 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.batch import batch_rows, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
-from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
-from lightning_paras2s.servers.replies import Reply, ReplyCache, read_completion, said_of, server_message, stated_usage
+from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
+from lightning_paras2s.servers.replies import (
+    Account,
+    Reply,
+    ReplyCache,
+    read_completion,
+    said_of,
+    server_message,
+    stated_usage,
+)
 
 PRICES = {  # USD a million tokens (prompt, completion), platform.openai.com, 2025
     "gpt-4.1": (2.0, 8.0),
@@ -41,7 +48,6 @@ CHARACTERS_A_TOKEN = 3.0  # fewer than English has (about 4), so that estimates 
 AUDIO_TOKENS_A_SECOND = 15.0  # more than servers count (about 10)
 TOKENS = ("max_tokens", "max_completion_tokens")
 NOT_TAKEN = re.compile(r"(?:not |un)support|unrecogni[sz]ed|unknown|unexpected|not permitted", re.I)
-MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
 
 
 class ChatLLM(ABC):
@@ -107,8 +113,8 @@ class OpenAIChat(ChatLLM):
         self.options = {"temperature": temperature, tokens_field: max_tokens, "seed": seed}
         self.options = {name: value for name, value in self.options.items() if value is not None}
         self.taken = dict(self.options)  # as the server turned out to take them
-        self.max_tokens, self.rejected = max_tokens, 0  # -1: it has accepted one
-        self.api_key_env, self.concurrency, self.patience = api_key_env, concurrency, patience
+        self.account = Account(self.url, api_key_env)
+        self.max_tokens, self.concurrency, self.patience = max_tokens, concurrency, patience
         self.prices = usd_per_million or PRICES.get(model, (0.0, 0.0))
         known = AUDIO_PRICES.get(model, self.prices[0])
         self.audio_price = known if audio_usd_per_million is None else audio_usd_per_million
@@ -123,7 +129,7 @@ class OpenAIChat(ChatLLM):
         keys = self.keys(conversations)
         replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
         missing = {key: c for key, c in zip(keys, conversations, strict=True) if key not in replies}
-        self.rejected = -1 if replies else self.rejected  # it has taken such requests before
+        self.account.accepted |= bool(replies)  # it has taken such requests before
         if missing and self.batch_requests:
             write_batch(self.batch_requests, {key: self.body(c) for key, c in missing.items()})
             replies |= {key: Reply(None, "pending") for key in missing}
@@ -174,12 +180,10 @@ class OpenAIChat(ChatLLM):
         if self.max_usd is not None and self.spent_usd + self.reserved_usd + reserved > self.max_usd:
             return Reply(None, "max_usd")
         self.reserved_usd += reserved
-        key_value = os.environ.get(self.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key_value}"} if key_value else {}
 
         def request() -> dict[str, Any]:
             body = {"model": self.model, "messages": conversation, **self.taken}
-            return {"url": self.url, "json": body, "headers": headers}
+            return {"url": self.url, "json": body, "headers": self.account.headers}
 
         wasted: list[float] = []  # a malformed completion that states its usage is paid for all the same
 
@@ -197,7 +201,8 @@ class OpenAIChat(ChatLLM):
             answer = await ask(session, request, read, self.patience, gate)
         self.reserved_usd -= reserved
         self.spent_usd += sum(wasted)
-        self.refuse_to_go_on(answer)
+        if why := self.account.hopeless(answer):
+            raise UserError(why)
         if answer.status != "ok":
             return Reply(None, answer.status, cost_usd=sum(wasted), message=said_of(answer))
         reply = self.reply(answer.value, reserved)
@@ -221,22 +226,6 @@ class OpenAIChat(ChatLLM):
             return False
         say_once(f"{self.model} at {self.url} rejects an option; what is sent from now on: {json.dumps(self.taken)}")
         return True
-
-    def refuse_to_go_on(self, answer: Answer) -> None:
-        """Raise where every further request would fail as well: a wrong key, model or address, an empty account, or a
-        server that rejects the first requests and has accepted none."""
-        url, said = self.url, ": ".join(filter(None, (answer.status, said_of(answer))))
-        self.rejected = self.rejected + 1 if answer.status == "http_400" and self.rejected >= 0 else self.rejected
-        if answer.status == "ok":
-            self.rejected = -1
-        if answer.status in ("http_401", "http_403"):
-            raise UserError(f"{url} must accept the key in ${self.api_key_env}; got {said}; check the variable")
-        if answer.status == "http_402" or (answer.status == "http_429" and b"insufficient_quota" in answer.body):
-            raise UserError(f"the account at {url} must have credit; got {said}; add some and run again")
-        if answer.status == "http_404":
-            raise UserError(f"{url} must exist and know the model; got {said}; check base_url and model")
-        if self.rejected >= MOST_REJECTED:
-            raise UserError(f"{url} must take the requests; it rejected the first {self.rejected}; got {said}")
 
     def reply(self, completion: dict[str, Any], at_most: float, discount: float = 1.0) -> Reply:
         """A reply from a completion's JSON; one that states no usage is booked at the most it can have cost."""

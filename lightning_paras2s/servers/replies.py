@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_paras2s.servers.remote import Answer
 
+MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
 KEPT = ("ok", "truncated", "refused", "empty")  # answers that were paid for; asking again would bring the same
 
 
@@ -62,6 +63,38 @@ def server_message(body: bytes) -> str:
 def said_of(answer: Answer) -> str:
     """What the server said, where it answered with an error."""
     return server_message(answer.body) if answer.status.startswith("http_") else ""
+
+
+class Account:
+    """A server and the key to it; what it answers tells whether it takes requests at all."""
+
+    def __init__(self, url: str, api_key_env: str) -> None:
+        self.url, self.api_key_env = url, api_key_env
+        self.rejected, self.accepted = 0, False
+
+    @property
+    def key(self) -> str:
+        return os.environ.get(self.api_key_env, "")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def hopeless(self, answer: Answer) -> str:
+        """Why every further request would fail as well: a wrong key, model or address, an empty account, or a server
+        that rejects the first requests and has accepted none; "" if it need not."""
+        said = ": ".join(filter(None, (answer.status, said_of(answer))))
+        self.accepted |= answer.status == "ok"
+        self.rejected += answer.status == "http_400"
+        if answer.status in ("http_401", "http_403"):
+            return f"{self.url} must accept the key in ${self.api_key_env}; got {said}; check the variable"
+        if answer.status == "http_402" or (answer.status == "http_429" and b"insufficient_quota" in answer.body):
+            return f"the account at {self.url} must have credit; got {said}; add some and run again"
+        if answer.status == "http_404":
+            return f"{self.url} must exist and know the model; got {said}; check base_url and model"
+        if self.rejected >= MOST_REJECTED and not self.accepted:
+            return f"{self.url} must take the requests; it rejected the first {self.rejected}; got {said}"
+        return ""
 
 
 class ReplyCache:

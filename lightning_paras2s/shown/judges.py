@@ -21,16 +21,13 @@ def agreement(result: Result, options: Result) -> Shown:
 def leakage(result: Result, options: Result) -> Shown:
     words = ("agree", "mislead", "neutral")
     rows = [
-        (name, *(mean_of(found[w]) for w in words)) for name, found in result["macro_accuracy"].items()
-    ] + [(name, *(with_ends(found[w]["value"], found[w]["ci95"]) for w in words))
-         for name, found in result["differences"].items()]  # fmt: skip
+        (name, *(with_ends(found[w].get("value"), found[w].get("ci95")) for w in words))
+        for part in ("macro_accuracy", "differences")
+        for name, found in result[part].items()
+    ]
     shown = table(("accuracy where words", "agree", "mislead", "are neutral"), rows)
     told = f"{result['n']} recordings ({result['texts']}), seed {result['seed']}; a deaf analyser's three are alike"
     return Shown([shown, told], "judge_table", "" if result["n"] else "no recording was named")
-
-
-def mean_of(found: Result) -> str:
-    return with_ends(found.get("value"), found.get("ci95"))
 
 
 def judge_table(result: Result, options: Result) -> Shown:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import soundfile
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
+from lightning_paras2s.servers.replies import Account
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice
 from lightning_paras2s.types import Audio, Style
 
@@ -91,8 +91,7 @@ class OpenAITTS(RemoteSynthesizer):
             "instructions": instructions,
             "response_format": "wav",
         }
-        key = os.environ.get(self.api_key_env, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = Account(self.url, self.api_key_env).headers
         answer = post(lambda: {"url": self.url, "json": body, "headers": headers}, read_wav, self.patience)
         if answer.status in ("http_401", "http_403", "http_404"):
             raise UserError(f"{self.url} must know the key in ${self.api_key_env} and the model; got {answer.status}")

@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from lightning_paras2s.bench.corpora.rows import CorpusItem, Row
 from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
@@ -24,8 +24,21 @@ from lightning_paras2s.running.logs import replace_file, safe_name, say
 from lightning_paras2s.turns import check_turns, read_turns
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
 
-CORPORA = ("voicebench", "uro_bench", "sd_eval", "televal", "mmsu", "open_s2s", "open_asqa", "echat", "cpqa", "mnsc")
-CORPORA += ("s2s_arena", "arena")
+Corpus = Literal[
+    "voicebench",
+    "uro_bench",
+    "sd_eval",
+    "televal",
+    "mmsu",
+    "open_s2s",
+    "open_asqa",
+    "echat",
+    "cpqa",
+    "mnsc",
+    "s2s_arena",
+    "arena",
+]
+CORPORA = get_args(Corpus)
 HEADS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\xff\xf3": ".mp3"}
 
 

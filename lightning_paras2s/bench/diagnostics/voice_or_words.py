@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_paras2s.bench.people.resampling import jackknife
-from lightning_paras2s.bench.statistics import MIN_SHARED, NOTHING, Columns, Estimate, clustered_mean
+from lightning_paras2s.bench.statistics import MIN_SHARED, NOTHING, Estimate, clustered_mean
 from lightning_paras2s.bench.statistics import macro_difference as difference_over_columns
 from lightning_paras2s.bench.statistics import macro_mean as mean_over_columns
 from lightning_paras2s.bench.summary import rounded
@@ -169,8 +169,8 @@ def macro_mean(seeds: Sequence[Sequence[Named]], words: str) -> dict[str, Any]:
     """Mean over factors of the accuracy where words agree, mislead or are neutral; the mean of the seeds, clustered by
     text, with each seed's own value."""
     right = [[_right(r) for r in rows] for rows in seeds]
-    mean = estimate(_mean_of_shares(_columns(seeds[0], words, list(np.mean(right, axis=0)))))
-    each = [_mean_of_shares(_columns(seeds[0], words, one)).value for one in right]
+    mean = estimate(mean_over_columns(_columns(seeds[0], words, list(np.mean(right, axis=0))), MIN_SHARED))
+    each = [mean_over_columns(_columns(seeds[0], words, one), MIN_SHARED).value for one in right]
     return {**mean, "seeds": [rounded(value) for value in each]}
 
 
@@ -178,10 +178,11 @@ def macro_difference(a: Sequence[Sequence[Named]], b: Sequence[Sequence[Named]],
     """Macro accuracy of analyser a less b's on the same recordings, each the mean of its seeds; paired, clustered by
     text; and that of each seed by itself where both have as many."""
     right = [np.array([[_right(r) for r in rows] for rows in seeds]) for seeds in (a, b)]
-    whole = estimate(_mean_difference(_columns(a[0], words, list(right[0].mean(0) - right[1].mean(0)))))
+    apart = right[0].mean(0) - right[1].mean(0)
+    whole = estimate(difference_over_columns(_columns(a[0], words, list(apart)), MIN_SHARED))
     if len(a) != len(b) or len(a) == 1:
         return whole
-    each = [_mean_difference(_columns(a[0], words, list(d))) for d in right[0] - right[1]]
+    each = [difference_over_columns(_columns(a[0], words, list(d)), MIN_SHARED) for d in right[0] - right[1]]
     return {**whole, "seeds": [estimate(one) for one in each]}
 
 
@@ -196,14 +197,6 @@ def _columns(rows: Sequence[Named], words: str, values: Sequence[float]) -> dict
 def _share(values: Sequence[float], texts: Sequence[str]) -> Estimate:
     """Mean of 0 and 1 (or of their differences), clustered by text."""
     return clustered_mean(values, texts, MIN_SHARED)
-
-
-def _mean_of_shares(columns: Columns) -> Estimate:
-    return mean_over_columns(columns, MIN_SHARED)
-
-
-def _mean_difference(columns: Columns) -> Estimate:
-    return difference_over_columns(columns, MIN_SHARED)
 
 
 def _right(row: Named) -> float:

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def check(shares: Mapping[str, float]) -> None:
 
 def dealt(rows: Sequence[tuple[Query, Path]], shares: Mapping[str, float], seed: int) -> dict[str, list]:
     """Part -> its rows, of one factor and split; the texts stand in an order drawn by the seed."""
-    texts = sorted({plain_text(query.text) for query, _ in rows}, key=lambda text: digest(seed, text))
+    texts = sorted({plain_text(query.text) for query, _ in rows}, key=lambda t: sha256(f"{seed}/{t}".encode()).digest())
     ends, place = {}, 0.0
     for part, share in shares.items():
         place += share
@@ -79,10 +79,6 @@ def dealt(rows: Sequence[tuple[Query, Path]], shares: Mapping[str, float], seed:
         part_of |= dict.fromkeys(texts[start:end], part)
         start = end
     return {part: [row for row in rows if part_of.get(plain_text(row[0].text)) == part] for part in shares}
-
-
-def digest(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}/{text}".encode()).hexdigest()
 
 
 def count(rows: Sequence[Query]) -> dict[str, int]:

@@ -113,7 +113,7 @@ def has_foreign_letters(text: str) -> bool:
 
 def parse_answer(text: str, allowed: tuple[str, ...]) -> tuple[str | None, str]:
     """Answer and reason; the answer is None unless there is one "Answer:" line and it holds an allowed word."""
-    answers = [_plain(line) for line in _field(text, "answer")]
+    answers = [line.strip(" \t*_`\"'.!").lower() for line in _field(text, "answer")]
     reason = " ".join(_field(text, "reason"))
     return (answers[0] if len(answers) == 1 and answers[0] in allowed else None), reason
 
@@ -126,7 +126,3 @@ def parse_response(text: str) -> tuple[str, str] | None:
 
 def _field(text: str, name: str) -> list[str]:
     return [m.strip() for m in re.findall(rf"^[\s>*_#-]*{name}[*_]*\s*:[*_]*(.*)$", text, re.IGNORECASE | re.MULTILINE)]
-
-
-def _plain(value: str) -> str:
-    return value.strip(" \t*_`\"'.!").lower()

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from lightning_paras2s.bench.corpora.importing import CORPORA, import_corpus
+from lightning_paras2s.bench.corpora.importing import CORPORA, Corpus, import_corpus
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.tables import rows_of
 from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
@@ -44,25 +44,7 @@ Found = tuple[Query | None, str]  # a query, or why there is none
 
 
 def import_speech(
-    corpus: Literal[
-        "recordings",
-        "iemocap",
-        "meld",
-        "styletalk",
-        "folder",
-        "voicebench",
-        "uro_bench",
-        "sd_eval",
-        "televal",
-        "mmsu",
-        "open_s2s",
-        "open_asqa",
-        "echat",
-        "cpqa",
-        "mnsc",
-        "s2s_arena",
-        "arena",
-    ],
+    corpus: Literal["recordings", "iemocap", "meld", "styletalk", "folder"] | Corpus,
     root: InputPath,
     out: str,
     split: str = "test",
@@ -209,7 +191,7 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
         raise UserError(f"StyleTalk's split must be train or test; got {split!r}")
     groups: dict[tuple[str, str], int] = {}
     for row in rows_of(root / name, ("diag_id", "curr_audio_id", "curr_text", "curr_emotion")):
-        text = styletalk_text(row)
+        text = plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))  # without the "B: " of the dialogue
         group = groups.setdefault((row["diag_id"], text), len(groups))
         emotion = STYLETALK_EMOTIONS.get(row["curr_emotion"])
         if emotion is None:
@@ -221,11 +203,6 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
             "styletalk", item, split, text, {"emotion": emotion}, row["diag_id"], audio, "", "MIT (text)"
         )
         yield replace(query, pair_id=f"styletalk-{group:04d}"), ""
-
-
-def styletalk_text(row: dict[str, str]) -> str:
-    """What is said, without the "B: " of the dialogue."""
-    return plain(re.sub(r"^\s*[AB]\s*:\s*", "", row["curr_text"]))
 
 
 def folder(root: Path, split: str) -> Iterator[Found]:

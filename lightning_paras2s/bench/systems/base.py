@@ -21,11 +21,11 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.manifest import unheard_of
 from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.dialogue import heard_turns
-from lightning_paras2s.data.embedded import frames
+from lightning_paras2s.data.embedded import authored, frames
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.judging.acts import SLOT, texts
+from lightning_paras2s.judging.acts import SLOT
 from lightning_paras2s.judging.rubric import BEST_TONES, GENERIC, STOPWORDS
 from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.logs import say, say_once
@@ -125,7 +125,7 @@ class ToplineSystem(S2SSystem):
         for frame in frames():
             if frame["split"] == split:
                 self.frames.setdefault(frame["style"], []).append(frame["frame"])
-        self.subjects = {q["text"]: q["subject"] for name in ("train", "val", "test") for q in texts(name)}
+        self.subjects = {q["text"]: q["subject"] for name in ("train", "val", "test") for q in authored(name)}
         self.config_sha = digest(
             [type(self).__name__, synthesizer.name, part_sha(synthesizer), self.frames, sorted(self.subjects)],
             [tokenizer],

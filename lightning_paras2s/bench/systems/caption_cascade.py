@@ -34,13 +34,8 @@ class CaptionCascadeSystem(ChatCascadeSystem):
     tone (DeSTA2's captions, arXiv 2409.20007).
 
     Args:
-        transcriber: hears the query's words.
         recognizer: hears how they were said.
         llm: answers the caption.
-        synthesizer: speaks the reply.
-        voice: the synthesizer's name for it.
-        instructions: the chat model's system message.
-        tone: in which every reply is spoken.
     """
 
     def __init__(
@@ -80,12 +75,8 @@ class ThinkingCascadeSystem(CaptionCascadeSystem):
     spoken (OSUM-EChat's dual thinking, arXiv 2508.09600). A reply that never leaves its thought is "unparsed".
 
     Args:
-        transcriber: hears the query's words.
-        recognizer: hears how they were said.
         llm: thinks, and answers.
         synthesizer: speaks the answer.
-        voice: the synthesizer's name for it.
-        instructions: the chat model's system message.
         tone: in which every answer is spoken.
     """
 

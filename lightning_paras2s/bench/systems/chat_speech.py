@@ -137,7 +137,6 @@ class MisfitVoiceSystem(ChatToplineSystem):
     Args:
         llm: writes the reply.
         synthesizer: speaks it.
-        voice: the synthesizer's name for it.
     """
 
     def tone_of(self, query: Query, tone: str, sample: int) -> str:

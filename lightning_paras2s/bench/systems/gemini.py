@@ -41,9 +41,6 @@ class GeminiSystem(LiveSystem):
         max_tokens: of an answer.
         extra: further fields of the setup, as the server wants them.
         concurrency: conversations at a time; accounts have a limit of their own.
-        patience: retries, timeout, waits.
-        max_usd: no conversation is begun that could take this object's spending above it.
-        prices: where they are not known by the model's name.
     """
 
     def __init__(
@@ -80,7 +77,7 @@ class GeminiSystem(LiveSystem):
         self.config_sha = digest([type(self).__name__, sorted(self.session.items())], [])
 
     def connection(self) -> dict[str, Any]:
-        return {"url": self.url, "headers": {"x-goog-api-key": self.key()} if self.key() else {}}
+        return {"url": self.url, "headers": {"x-goog-api-key": self.account.key} if self.account.key else {}}
 
     def setup(self) -> dict[str, Any]:
         return {"setup": self.session}

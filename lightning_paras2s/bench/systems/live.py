@@ -34,7 +34,11 @@ class EventError(Exception):
 
 
 class LiveSystem(RemoteSystem):
-    """A server with a protocol of JSON events: set up, ready, ask, pieces of an answer, done."""
+    """A server with a protocol of JSON events: set up, ready, ask, pieces of an answer, done.
+
+    Args:
+        max_usd: no conversation is begun that could take this object's spending above it.
+    """
 
     @abstractmethod
     def connection(self) -> dict[str, Any]:

@@ -36,7 +36,6 @@ class OpenAIAudioSystem(RemoteSystem):
     Args:
         model: the server's name for it.
         base_url: up to and including the version.
-        api_key_env: the environment variable that holds the key; a server without keys needs none.
         voice: the server's name for it; null sends no options of audio (servers with one voice).
         instructions: the system's message; "" sends none.
         modalities: of the answer.
@@ -50,9 +49,6 @@ class OpenAIAudioSystem(RemoteSystem):
         tokens_field: the name under which the server takes `max_tokens`.
         extra: further fields of each request, as the server wants them.
         concurrency: requests at a time.
-        patience: retries, timeout, waits.
-        max_usd: no request is sent that could take this object's spending above it.
-        prices: where they are not known by the model's name.
     """
 
     def __init__(
@@ -95,8 +91,7 @@ class OpenAIAudioSystem(RemoteSystem):
             body["seed"] = self.seed + sample
         if self.streams:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
-        headers = {"Authorization": f"Bearer {self.key()}"} if self.key() else {}
-        return {"url": self.url, "json": body, "headers": headers}
+        return {"url": self.url, "json": body, "headers": self.account.headers}
 
     def read(self, body: bytes) -> Spoken:
         return (read_streamed if self.streams else read_spoken)(body, self.audio_format, self.pcm_rate)

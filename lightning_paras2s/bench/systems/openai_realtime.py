@@ -36,15 +36,11 @@ class OpenAIRealtimeSystem(LiveSystem):
     Args:
         model: the server's name for it.
         base_url: up to and including the version; ws:// or wss://.
-        api_key_env: the environment variable that holds the key; a server without keys needs none.
         voice: the server's name for it.
         instructions: the session's; "" leaves the server's own.
         max_tokens: of an answer.
         extra: further fields of the session, as the server wants them.
         concurrency: conversations at a time.
-        patience: retries, timeout, waits.
-        max_usd: no conversation is begun that could take this object's spending above it.
-        prices: where they are not known by the model's name.
     """
 
     speech = re.compile(rb'"type":\s*"response\.(output_)?audio\.delta"')
@@ -78,7 +74,7 @@ class OpenAIRealtimeSystem(LiveSystem):
         self.config_sha = digest([type(self).__name__, model, sorted(self.session.items())], [])
 
     def connection(self) -> dict[str, Any]:
-        return {"url": self.url, "headers": {"Authorization": f"Bearer {self.key()}"} if self.key() else {}}
+        return {"url": self.url, "headers": self.account.headers}
 
     def setup(self) -> dict[str, Any]:
         return {"type": "session.update", "session": self.session}

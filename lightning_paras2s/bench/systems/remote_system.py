@@ -4,7 +4,6 @@ spent."""
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from abc import abstractmethod
@@ -18,14 +17,13 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.remote import Answer as Got
 from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
-from lightning_paras2s.servers.replies import said_of
+from lightning_paras2s.servers.replies import Account
 from lightning_paras2s.servers.spoken import Spoken, Usage
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 AUDIO_TOKENS_A_SECOND = 33.0  # of what is sent; no server here counts more (OpenAI 10, Gemini 25 to 32)
 TEXT_TOKENS = 200.0  # of instructions and the frame of a request, at most
-MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,12 @@ class RemoteSystem(S2SSystem):
 
     The first answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account)
     ends the run, once what was answered beside it is kept.
+
+    Args:
+        api_key_env: the environment variable that holds the key; a server without keys needs none.
+        patience: retries, timeout, waits.
+        max_usd: no request is sent that could take this object's spending above it.
+        prices: where they are not known by the model's name.
     """
 
     speech = re.compile(rb'"data":\s*"[^"]')  # where speech begins in what is streamed
@@ -72,10 +76,10 @@ class RemoteSystem(S2SSystem):
     ) -> None:
         if max_usd is not None and prices is None:
             raise UserError(f"max_usd needs the model's price; got {url} without one; give prices")
-        self.url, self.api_key_env, self.concurrency, self.patience = url, api_key_env, concurrency, patience
+        self.url, self.account, self.concurrency, self.patience = url, Account(url, api_key_env), concurrency, patience
         self.max_usd, self.prices, self.max_tokens, self.streams = max_usd, prices, max_tokens, streams
-        self.spent_usd, self.reserved_usd, self.accepted, self.rejected = 0.0, 0.0, False, 0
-        self.broken, self.fingerprint = "", ""
+        self.spent_usd, self.reserved_usd = 0.0, 0.0
+        self.broken, self.fingerprint = "", ""  # `broken`: why every further request would fail
 
     @abstractmethod
     def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
@@ -84,9 +88,6 @@ class RemoteSystem(S2SSystem):
     @abstractmethod
     def read(self, body: bytes) -> Spoken:
         """What an answer's body says; raises ValueError for one that is cut or malformed."""
-
-    def key(self) -> str:
-        return os.environ.get(self.api_key_env, "")
 
     def carries(self, turns: Sequence[Turn]) -> bool:
         return True
@@ -133,7 +134,7 @@ class RemoteSystem(S2SSystem):
         self.reserved_usd -= reserved
         cost = tries.cost(got.status == "ok")
         self.spent_usd += cost
-        self._learn(got)
+        self.broken = self.account.hopeless(got) or self.broken
         cost_usd = None if self.prices is None else cost
         if got.status != "ok":
             return Answer(None, status=got.status, cost_usd=cost_usd)
@@ -141,22 +142,6 @@ class RemoteSystem(S2SSystem):
         self._know(said.fingerprint)
         speech = None if said.audio is None else resample(said.audio, SAMPLE_RATE)
         return Answer(speech, said.text, said.status, tries.latency(), cost_usd)
-
-    def _learn(self, got: Got) -> None:
-        """Remember an answer after which every further request would fail as well."""
-        said = ": ".join(filter(None, (got.status, said_of(got))))
-        if got.status == "ok":
-            self.accepted = True
-        elif got.status == "http_400":
-            self.rejected += 1
-        if got.status in ("http_401", "http_403"):
-            self.broken = f"{self.url} must accept the key in ${self.api_key_env}; got {said}; check the variable"
-        elif got.status == "http_402" or (got.status == "http_429" and b"insufficient_quota" in got.body):
-            self.broken = f"the account at {self.url} must have credit; got {said}; add some and run again"
-        elif got.status == "http_404":
-            self.broken = f"{self.url} must exist and know the model; got {said}; check base_url and model"
-        elif self.rejected >= MOST_REJECTED and not self.accepted:
-            self.broken = f"{self.url} must take the requests; it rejected the first {self.rejected}; got {said}"
 
     def _know(self, fingerprint: str) -> None:
         """Tell where a server's answers come from another model than before."""
@@ -168,9 +153,7 @@ class RemoteSystem(S2SSystem):
 class Tries:
     """The attempts at one query: what each cost, and how long the good one took."""
 
-    def __init__(
-        self, system: RemoteSystem, turns: Sequence[Turn], audio: Audio, sample: int, at_most: float
-    ) -> None:
+    def __init__(self, system: RemoteSystem, turns: Sequence[Turn], audio: Audio, sample: int, at_most: float) -> None:
         self.system, self.turns, self.audio, self.sample, self.at_most = system, turns, audio, sample, at_most
         self.spent, self.pending = 0.0, 0.0  # pending: of a body that began and was not read to its end
         self.started = self.ended = time.perf_counter()

@@ -19,10 +19,10 @@ from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import open_tensors, read_json
+from lightning_paras2s.models.pretrained import INDEX
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import SpeechLM
 
-INDEX = "model.safetensors.index.json"
 SKIPPED_SUFFIX = ".self_attn.rotary_emb.inv_freq"
 SKIPPED_PREFIX = "whisper_model."  # fine-tuning checkpoints carry the feature encoder too; `KimiTokenizer` loads it
 COMPANIONS = (".py", ".json", ".model", ".tiktoken")  # code and text tokenizer, which lie beside the weights
@@ -125,15 +125,12 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
     earlier checkpoint. Sharded: all ranks call, one writes.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / INDEX).is_file():
-        raise UserError(f"a checkpoint must be saved to a new folder; {folder} holds other things; choose another")
-    part, old = (folder.with_name(f".{folder.name}.{word}") for word in ("part", "old"))
+    refuse_other(folder, INDEX)
+    part = folder.with_name(f".{folder.name}.part")
     merged, writes = merged_adapters(model), not dist.is_initialized() or dist.get_rank() == 0
     weight_map, total = {}, 0
     if writes:
-        for leftover in (part, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        part.mkdir(parents=True)
+        start(part)
     for file, names in shard_names(model).items():
         # every rank gathers, one writes
         tensors = {name: merged(name) for name in names}
@@ -151,6 +148,23 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
     save_beside(model, part, dtype)
+    finish(part, folder)
+
+
+def refuse_other(folder: Path, mark: str) -> None:
+    if folder.exists() and not (folder / mark).is_file():
+        raise UserError(f"a checkpoint must be saved to a new folder; {folder} holds other things; choose another")
+
+
+def start(part: Path) -> None:
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+
+
+def finish(part: Path, folder: Path) -> None:
+    """In place of an earlier checkpoint."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)

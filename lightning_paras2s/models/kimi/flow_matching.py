@@ -185,13 +185,6 @@ class FlowMatching(nn.Module):
     def mel(self, x: Tensor) -> Tensor:
         return x * self.config.mel_std + self.config.mel_mean
 
-    @torch.no_grad()
-    def one_shot(self, codes: list[Tensor], noise: Noise) -> list[Tensor]:
-        """Codes [n_i] a row -> mel [4 n_i, mels] a row, in one call."""
-        frames, keys = self.repeat(codes)
-        x = self.integrate(expand(noise(0, frames.shape[1]), frames, self.input_linear.weight), frames, 0, None, keys)
-        return [row[: len(c) * self.config.upsample_factor] for row, c in zip(self.mel(x), codes)]
-
     def repeat(self, codes: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Rows of codes -> codes at 50 Hz, padded, [B, T], and which are real [B, 1, 1, T] (None = all)."""
         padded = nn.utils.rnn.pad_sequence(codes, batch_first=True).repeat_interleave(self.config.upsample_factor, 1)

@@ -4,7 +4,6 @@ device, once a query whatever G is."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,38 +30,10 @@ from lightning_paras2s.models.kimi.prompt import (
 from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer, load_features
 from lightning_paras2s.models.kimi.text import KimiText
 from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer
-from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.processor import RawItem, RawProcessor
 from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
 from lightning_paras2s.turns import Turn
-from lightning_paras2s.types import Audio, Query
-
-
-@dataclass(frozen=True)
-class RawItem:
-    """Speech before tokenization."""
-
-    audio: Audio
-    query: Query | None = None
-    answer: tuple[Audio, str] | None = None  # speech and text, for SFT
-    turns: tuple[Turn, ...] = ()  # what was said before
-
-
-@dataclass(frozen=True)
-class KimiItems:
-    """Dialogues whose files are read when they are asked for."""
-
-    dialogues: list[Dialogue]
-    labelled: bool
-    lengths: list[float] = field(default_factory=list)  # seconds
-
-    def __len__(self) -> int:
-        return len(self.dialogues)
-
-    def __getitem__(self, index: int) -> RawItem:
-        d = self.dialogues[index]
-        answer = (d.agent.audio, d.agent.text) if self.labelled and d.agent is not None else None
-        return RawItem(d.user.audio, d.query, answer, d.turns)
 
 
 class Released(NamedTuple):
@@ -76,7 +47,7 @@ class Released(NamedTuple):
     chunk_codes: int | None
 
 
-class KimiProcessor(Processor):
+class KimiProcessor(RawProcessor):
     """Kimi-Audio's encoders, detokenizer and words, as released; each is read when it is first needed.
 
     Earlier turns stand in the prompt as the release puts them there: a user's recording, an assistant's recording with
@@ -94,7 +65,6 @@ class KimiProcessor(Processor):
     """
 
     name = "KimiAudio"
-    carries_turns = True
 
     def __init__(
         self,
@@ -140,12 +110,6 @@ class KimiProcessor(Processor):
             before = sum(turn_length(self.config, t, len(self.text.encode(t.text.strip()))) for t in d.turns)
             check_context(self.config, d.query.id if d.query else "", d.user.seconds, max(shown, max_steps), before)
 
-    def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> KimiItems:
-        return KimiItems(dialogues, labelled, [d.user.seconds + seconds_of(d.turns) for d in dialogues])
-
-    def collate(self, items: list[RawItem]) -> list[RawItem]:
-        return items
-
     @torch.no_grad()
     def to_device(self, loaded: list[RawItem], device: torch.device) -> DualStreamBatch:
         blanks = (self.config.blank, self.config.blank)
@@ -180,23 +144,12 @@ class KimiProcessor(Processor):
 
         return [[piece(turn) for turn in turns] for turns in dialogues]
 
-    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[RawItem]:
-        return [RawItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
-
-    def length(self, item: RawItem) -> float:
-        return item.audio.seconds + seconds_of(item.turns)
-
     def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
         voice = self.voice.to(completion.tokens.device) if decode_audio else None
         return speak(completion, voice, self.text.decode)
 
     def load_policy(self, path: str, device: str = "cuda", dtype: str = "bfloat16") -> KimiAudio:
         return KimiAudio(path, read_config(path), dtype=dtype).to(device).eval().requires_grad_(False)
-
-
-def seconds_of(turns: Sequence[Turn]) -> float:
-    """Of all speech in earlier turns."""
-    return sum(turn.seconds for turn in turns)
 
 
 # Shared by all processors of a run: they are the same for every policy.

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.kimi.checkpoint import merged_adapters
+from lightning_paras2s.models.kimi.checkpoint import finish, merged_adapters, refuse_other, start
 from lightning_paras2s.models.pretrained import INDEX, one_line, shard_tensors
 from lightning_paras2s.models.qwen_omni.released import ADAPTER, HEAD, TALKER, WORDS, shard_files
 from lightning_paras2s.models.sharding import whole
@@ -149,23 +149,3 @@ def read_file(file: Path) -> dict[str, Tensor]:
     shard_tensors(file)
     with one_line(file):
         return load_file(file)
-
-
-def refuse_other(folder: Path, mark: str) -> None:
-    if folder.exists() and not (folder / mark).is_file():
-        raise UserError(f"a checkpoint must be saved to a new folder; {folder} holds other things; choose another")
-
-
-def start(part: Path) -> None:
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-
-
-def finish(part: Path, folder: Path) -> None:
-    """In place of an earlier checkpoint."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -14,7 +13,7 @@ from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_prompts
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import one_line, token_ids
-from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.processor import RawItem, RawProcessor
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
 from lightning_paras2s.models.qwen_omni.memory import check_card
 from lightning_paras2s.models.qwen_omni.released import base_of, load_speaker, read_omni_config
@@ -23,7 +22,6 @@ from lightning_paras2s.models.qwen_omni.voice import OmniEars, OmniVoice
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
 from lightning_paras2s.turns import Turn
-from lightning_paras2s.types import Audio, Query
 
 # without it, the release does not speak (its model card)
 SYSTEM = (
@@ -32,31 +30,7 @@ SYSTEM = (
 )
 
 
-@dataclass(frozen=True)
-class HeardItem:
-    """A query before it is heard."""
-
-    audio: Audio
-    query: Query | None = None
-    turns: tuple[Turn, ...] = ()  # what was said before
-
-
-@dataclass(frozen=True)
-class OmniItems:
-    """Dialogues whose files are read when they are asked for."""
-
-    dialogues: list[Dialogue]
-    lengths: list[float] = field(default_factory=list)  # seconds
-
-    def __len__(self) -> int:
-        return len(self.dialogues)
-
-    def __getitem__(self, index: int) -> HeardItem:
-        d = self.dialogues[index]
-        return HeardItem(d.user.audio, d.query, d.turns)
-
-
-class QwenOmniProcessor(Processor):
+class QwenOmniProcessor(RawProcessor):
     """Qwen2.5-Omni's ears, words and voice, as released; each is read when it is first needed.
 
     A prompt's text stream is the chat template; its audio stream holds nothing but, at its last position, the text
@@ -73,7 +47,6 @@ class QwenOmniProcessor(Processor):
     """
 
     name = "QwenOmni"
-    carries_turns = True
 
     def __init__(
         self,
@@ -156,14 +129,8 @@ class QwenOmniProcessor(Processor):
                     f"({seconds:.0f} s, 25 a second, and {max_steps} steps); shorten the query or lower max_steps"
                 )
 
-    def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> OmniItems:
-        return OmniItems(dialogues, [d.user.seconds + sum(t.seconds for t in d.turns) for d in dialogues])
-
-    def collate(self, items: list[HeardItem]) -> list[HeardItem]:
-        return items
-
     @torch.no_grad()
-    def to_device(self, loaded: list[HeardItem], device: torch.device) -> DualStreamBatch:
+    def to_device(self, loaded: list[RawItem], device: torch.device) -> DualStreamBatch:
         audios = [item.audio for item in loaded]
         spoken = [turn.sound for item in loaded for turn in item.turns if heard_in(turn)]
         rows = iter(self.ears.to(device)([*audios, *spoken]))
@@ -217,12 +184,6 @@ class QwenOmniProcessor(Processor):
         if marks := [mark for mark in self.tokenizer.get_added_vocab() if mark in turn.text]:
             raise UserError(f"an earlier turn's text must be words alone; got {marks[0]} before {name!r}; take it out")
         return len(self.message(turn, 0))
-
-    def hear(self, audios: list[Audio], turns: Sequence[tuple[Turn, ...]] = ()) -> list[HeardItem]:
-        return [HeardItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
-
-    def length(self, item: HeardItem) -> float:
-        return item.audio.seconds + sum(turn.seconds for turn in item.turns)
 
     def speak(self, completion: Completion, decode_audio: bool = True) -> list[SpokenResponse]:
         voice = self.voice.to(completion.tokens.device) if decode_audio else None
