@@ -11,6 +11,9 @@ from lightning.pytorch.accelerators import CPUAccelerator
 from lightning_paras2s.running.precision import settle
 from lightning_paras2s.running.threads import Threads, say
 
+# Written with |, as typing.Optional[Union[int, float]] takes the order of whoever wrote it first in the process: float
+# first would read a 1 as 1.0, which is all batches.
+Batches = int | float | None
 Precision = Literal["auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", 64, 32, 16, "bf16"]
 
 
@@ -20,14 +23,36 @@ class StageTrainer(L.Trainer):
     Args:
         precision: `auto`, or one of Lightning's; `auto` is bf16-mixed where the CPU's bfloat16 arithmetic is faster
             than its float32, and on a GPU, else 32-true.
+        limit_train_batches: of an epoch: a whole number counts batches (1 is one), one with a point is a share (1.0 is
+            all); so below.
+        limit_val_batches: of a validation.
+        limit_test_batches: of a test.
+        limit_predict_batches: of a prediction.
     """
 
-    def __init__(self, *args: Any, precision: Precision | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        precision: Precision | None = None,
+        limit_train_batches: Batches = None,
+        limit_val_batches: Batches = None,
+        limit_test_batches: Batches = None,
+        limit_predict_batches: Batches = None,
+        **kwargs: Any,
+    ) -> None:
         if precision == "auto":
             accelerator = kwargs.get("accelerator", "auto")
             precision, line = settle(precision, accelerator if isinstance(accelerator, str) else "cpu", None)
             say(line)
-        super().__init__(*args, precision=precision, **kwargs)
+        super().__init__(
+            *args,
+            precision=precision,
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            limit_predict_batches=limit_predict_batches,
+            **kwargs,
+        )
 
 
 class ShareCores(Callback):
