@@ -9,10 +9,13 @@ from collections import Counter
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.stats import beta
 
+from lightning_paras2s.bench.people.resampling import jackknife
 from lightning_paras2s.data.open_text import read_open
+from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.types import FACTORS, SPLITS
 
 ROOT = Path(__file__).parents[1]
@@ -99,3 +102,28 @@ def test_no_duplicate_that_was_found_is_left_with_test_or_val():
 def test_what_a_least_similarity_finds(least, told):
     votes = Counter(row["vote"] for row in PAIRS if row["minilm"] >= least)
     assert f"{votes['duplicate']} of {sum(votes.values())}" in told and told in SECTION
+
+
+def words_in_common(row: dict) -> float:
+    first, second = (set(plain_text(row[side]).split()) for side in ("first", "second"))
+    return len(first & second) / len(first | second)
+
+
+MEASURES = {"MiniLM": lambda r: r["minilm"], "the other": lambda r: r["use"], "the words in common": words_in_common}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_area_under_the_curve_of_the_probe(name):
+    rows = lines_of("open_meaning_probe.jsonl")
+    value, paraphrase = np.array([MEASURES[name](r) for r in rows]), np.array([r["paraphrase"] for r in rows], bool)
+
+    def area(index) -> float:
+        """Share of (paraphrase, other) pairs in which the paraphrase is nearer; ties count half."""
+        near, far = value[index][paraphrase[index]], value[index][~paraphrase[index]]
+        return float(np.mean((near[:, None] > far) + 0.5 * (near[:, None] == far)))
+
+    low, high, _ = jackknife(area, [row["first"] for row in rows])
+    told = f"{area(np.arange(len(rows))):.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".")
+    sentence = next(line for line in SECTION.splitlines() if "area under the curve" in line)
+    assert f"{told} for {name}" in sentence
+    assert sum(paraphrase) == 20 == len({row["first"] for row in rows})
