@@ -69,7 +69,9 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "tiny"
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(5)
-    BertModel(BertConfig(len(WORDS), **sizes, max_position_embeddings=12, initializer_range=0.5)).save_pretrained(path)
+    BertModel(
+        BertConfig(vocab_size=len(WORDS), **sizes, max_position_embeddings=12, initializer_range=0.5)
+    ).save_pretrained(path)
     BertTokenizer(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(path)
     (path / "1_Pooling").mkdir()
     pool(path, {"word_embedding_dimension": 16, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
