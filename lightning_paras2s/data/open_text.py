@@ -22,7 +22,7 @@ from lightning_paras2s.bench.queries.styles import BANNED, TOPICS
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import FACTORS, SPLITS
 
-VERSION = "1.1"
+VERSION = "1.2"
 FOLDER = Path(__file__).parent / "open"
 SUMS = "SHA256SUMS"
 TARGETS = {"train": 500, "val": 40, "test": 300}  # prompts a factor (paper, Table 5, for test)

@@ -1,12 +1,12 @@
 """Near-duplicate texts: the stated method behind the text set, `mine` and `filter`.
 
 Two texts are alike when they share at least 60 % of their words (Jaccard index of the sets of lower-case words), or are
-equal but for one word in one place.
+equal but for one word in one place. Where texts have been embedded (meaning.py), near in meaning counts, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -48,10 +48,29 @@ def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> l
     return sorted(found)
 
 
-def first_of_each(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> list[int | None]:
-    """For each text None if it is kept, else the index of the kept text that it repeats (earlier texts win)."""
+def near_in_meaning(vectors: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """Indices (i, j), i < j, of all texts whose embeddings have a cosine of at least `least`.
+
+    Args:
+        vectors: [N, D], rows of length 1.
+    """
+    found = []
+    for start in range(0, len(vectors), CHUNK):
+        rows, columns = np.nonzero(vectors[start : start + CHUNK] @ vectors.T >= least)
+        found += [(i, j) for i, j in zip((rows + start).tolist(), columns.tolist(), strict=True) if i < j]
+    return found
+
+
+def first_of_each(
+    texts: Sequence[str], min_overlap: float = MIN_OVERLAP, more: Iterable[tuple[int, int]] = ()
+) -> list[int | None]:
+    """For each text None if it is kept, else the index of the kept text that it repeats (earlier texts win).
+
+    Args:
+        more: pairs (i, j), i < j, that repeat each other for another reason than their words.
+    """
     repeats: list[int | None] = [None] * len(texts)
-    for i, j in near_duplicates(texts, min_overlap):
+    for i, j in sorted({*near_duplicates(texts, min_overlap), *more}):
         if repeats[i] is None and repeats[j] is None:
             repeats[j] = i
     return repeats

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lightning_paras2s.bench.queries.duplicates import first_of_each
+from lightning_paras2s.bench.queries.duplicates import first_of_each, near_in_meaning
 from lightning_paras2s.bench.queries.lists import flaw, parse_numbered_list, split_styles
+from lightning_paras2s.bench.queries.meaning import TextEmbedder
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.scripts import scripts_of
 from lightning_paras2s.bench.queries.styles import (
@@ -56,6 +57,8 @@ def mine(
     count: int = 100,
     rounds: int = 1,
     source: Literal["embedded", "open"] | InputPath | None = None,
+    embedder: TextEmbedder | None = None,
+    min_cosine: float = 0.8,
     max_usd: float | None = None,
     dry_run: bool = False,
 ) -> dict:
@@ -71,13 +74,15 @@ def mine(
         count: queries a prompt asks for.
         rounds: how often each prompt is asked.
         source: test these scripts instead of generating any: "embedded", "open", or a file of scripts.
+        embedder: also reject what is near in meaning to an earlier query; by default, words alone are compared.
+        min_cosine: from where on two embeddings count as near; what .8 finds is in docs/open_text.md.
         max_usd: ask nothing that could take the run's cost above this.
         dry_run: ask nothing; tell the number of requests and what they would cost.
 
     Returns:
         Counts of prompts by status, of candidates by status and reason, and the cost.
     """
-    check(factors, splits, count, rounds)
+    check(factors, splits, count, rounds, min_cosine)
     llm = llm or ScriptedLLM()
     if isinstance(llm, OpenAIChat):
         cap(llm, max_usd)
@@ -89,7 +94,7 @@ def mine(
         rows, candidates = [], load(source, factors, splits)
     else:
         rows, candidates = generate(llm, prompts * rounds, count)
-    candidates = deduplicate(candidates)
+    candidates = deduplicate(candidates, embedder, min_cosine)
     for test in (neutrality, reasonability, relevance):
         candidates = apply(test, llm, candidates)
     candidates = [replace(c, status="accepted") if c.status == "open" else c for c in candidates]
@@ -102,13 +107,15 @@ def mine(
     return summary(folder, llm, rows, candidates)
 
 
-def check(factors: Sequence[str], splits: Sequence[str], count: int, rounds: int) -> None:
+def check(factors: Sequence[str], splits: Sequence[str], count: int, rounds: int, min_cosine: float) -> None:
     if not factors or set(factors) - set(FACTORS):
         raise UserError(f"factors must be some of {', '.join(FACTORS)}; got {', '.join(factors) or 'none'}")
     if not splits or set(splits) - set(SPLITS):
         raise UserError(f"splits must be some of {', '.join(SPLITS)}; got {', '.join(splits) or 'none'}")
     if count < 2 or rounds < 1:
         raise UserError(f"count must be at least 2 and rounds at least 1; got count={count}, rounds={rounds}")
+    if not 0 < min_cosine <= 1:
+        raise UserError(f"min_cosine must be above 0 and at most 1; got {min_cosine}; .8 is the default")
 
 
 def generations(factors: Sequence[str], splits: Sequence[str], count: int) -> list[Generation]:
@@ -159,12 +166,16 @@ def script_of(candidate: Candidate) -> TextQuery:
     return TextQuery(c.id, c.factor, c.split, c.topic, c.subject, c.text, c.styles)
 
 
-def deduplicate(candidates: list[Candidate]) -> list[Candidate]:
-    """Reject near duplicates; where splits share a text, test keeps it, then val."""
+def deduplicate(
+    candidates: list[Candidate], embedder: TextEmbedder | None = None, min_cosine: float = 0.8
+) -> list[Candidate]:
+    """Reject near duplicates by words and, with an embedder, by meaning; test keeps what splits share, then val."""
     order = sorted(range(len(candidates)), key=lambda i: ("test", "val", "train").index(candidates[i].split))
     order = [i for i in order if candidates[i].status == "open"]
+    texts = [candidates[i].text for i in order]
+    meant = near_in_meaning(embedder.embed(texts), min_cosine) if embedder and texts else []
     result = list(candidates)
-    for i, repeated in zip(order, first_of_each([candidates[i].text for i in order]), strict=True):
+    for i, repeated in zip(order, first_of_each(texts, more=meant), strict=True):
         if repeated is not None:
             original = candidates[order[repeated]]
             result[i] = replace(candidates[i], status="rejected", why=f"duplicate: of {original.id} ({original.text})")
