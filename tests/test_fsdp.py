@@ -58,13 +58,15 @@ def test_weights_are_gathered_once_a_rollout_and_gradients_summed_once_a_step(ru
 
 
 def test_ranks_meet_in_one_thread_alone_while_another_scores(runs, tmp_path):
-    """A query a part: weights are gathered for each part, and no collective is the scoring thread's."""
+    """A query a part: blocks are gathered for each part, the root stays whole until the backward pass, and no
+    collective is the scoring thread's.
+    """
     options = (*UNEVEN, ("rollout_parts", 2), ("overlap", "always"))
     (first, second) = run(tmp_path, Scene("parts", options=options), 2)
     assert weights_differ(runs[0]["weights"], first["weights"]) < 1e-5
     for rank, whole in ((first, runs[1]), (second, runs[2])):
         assert torch.equal(rank["tokens"], whole["tokens"])
-        assert rank["counts"]["rollout"] == [2 * rank["parts"]] * 2
+        assert rank["counts"]["rollout"] == [2 * rank["parts"] - 1] * 2
         assert rank["threads"] == {"collectives": ["MainThread"], "scores": 2}
 
 
