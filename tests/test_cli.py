@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from test_runs import cli, toy_config
 
 from lightning_paras2s import cli as command_line
@@ -23,8 +25,6 @@ def one_line(result) -> str:
 
 
 def test_import_when_no_stage_is_run(tmp_path: Path) -> None:
-    import subprocess
-
     code = "import sys, lightning_paras2s.cli; print('lightning' in sys.modules, 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
@@ -105,3 +105,16 @@ def test_options_when_resumed_with_others(tmp_path: Path) -> None:
     state = torch.load(folder / "checkpoints" / "step-00000004.ckpt", weights_only=True)
     # Step 3 of 4 with 2 of warm-up is half-way down the cosine from 1 to .1: .55 of .5.
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.55 * 0.5)
+
+
+def test_a_limit_of_1_is_one_batch_and_of_1_0_all_whoever_wrote_the_union_of_both_first():
+    code = (
+        "from typing import Optional, Union; Optional[Union[float, int]]\n"
+        "from lightning_paras2s.cli import main\n"
+        "given = dict(train='1', val='1.0', test='1', predict='3')\n"
+        "limits = [f'--trainer.limit_{name}_batches={n}' for name, n in given.items()]\n"
+        "main(['fit', *limits, '--print_config'])"
+    )
+    printed = yaml.safe_load(subprocess.check_output([sys.executable, "-c", code], text=True))["trainer"]
+    found = [printed[f"limit_{name}_batches"] for name in ("train", "val", "test", "predict")]
+    assert [(type(value), value) for value in found] == [(int, 1), (float, 1.0), (int, 1), (int, 3)]
