@@ -170,6 +170,24 @@ def test_what_follows_runs_beside_and_in_order_and_tells_its_errors() -> None:
         assert order[-1] == "c"  # at once
 
 
+def test_what_waits_behind_an_error_is_not_begun() -> None:
+    gate, begun = threading.Event(), []
+
+    def fails() -> None:
+        gate.wait(5)
+        raise ZeroDivisionError
+
+    with Follower(CPU, beside=True) as follower:
+        follower.follow(fails)
+        behind = follower.follow(begun.append, "behind")
+        gate.set()
+        with pytest.raises(ZeroDivisionError):
+            behind()
+        with pytest.raises(ZeroDivisionError):
+            follower.follow(begun.append, "later")
+    assert begun == []
+
+
 def test_shorter_parts_are_padded_with_blanks() -> None:
     def part(rows: int, steps: int) -> Completion:
         ones = torch.ones(rows, 2, steps)
