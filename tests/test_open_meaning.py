@@ -24,6 +24,16 @@ SECTION = PAGE.split("## Duplicates by meaning\n")[1].split("\n## ")[0]
 NEAREST = {"test-test": 200, "test-train": 200, "train-train": 200, "test-val": 100, "val-train": 100, "val-val": 20}
 
 
+QUESTIONS = {
+    "neutral_of_its_factor": "wording's neutrality",
+    "reasonable": "styles' plausibility",
+    "relevant": "relevance",
+    "natural": "naturalness",
+    "answerable": "answerability",
+    "fits": "reference answers",
+}
+
+
 def lines_of(name: str) -> list[dict]:
     return [json.loads(line) for line in (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()]
 
@@ -96,6 +106,16 @@ def test_no_duplicate_that_was_found_is_left_with_test_or_val():
         kept = row["reason"].removeprefix("duplicate by meaning of ")
         assert ((id, kept) in found or (kept, id) in found) and kept in PROMPTS and row["replaced_by"] in PROMPTS
     assert Counter(id.split("-")[1] for id in GONE) == {"train": 17, "val": 4, "test": 3}
+
+
+def test_what_fresh_readers_say_of_the_prompts_that_came():
+    rows = lines_of("open_reread_meaning.jsonl")
+    assert Counter(row["reader"] for row in rows) == {1: 24, 2: 24, 3: 24}
+    refused = {q: [row["id"] for row in rows if not row[q]] for q in QUESTIONS}
+    told = (f"{len(ids)} {'refuse ' if not i else ''}the {QUESTIONS[q]}" for i, (q, ids) in enumerate(refused.items()))
+    assert all(part in SECTION for part in told)
+    assert refused["answerable"] == ["sarcasm-train-0204"] * 3 and "sarcasm-train-0204" not in PROMPTS
+    assert {row["id"] for row in rows} - {"sarcasm-train-0204"} < PROMPTS.keys()
 
 
 @pytest.mark.parametrize("least, told", [(0.8, "3 of 4 pairs"), (0.65, "13 of 184")])
