@@ -59,11 +59,7 @@ class GRPOModule(StageModule):
         beta: weight of the KL to the reference, of the pair or of each stream (`{text: 0.04, audio: 0.1}`: both are
             named). 0 builds and runs no reference, and logs no KL.
         lr: peak learning rate, reached after `warmup_steps`; then constant, or see `lr_decay`.
-        warmup_steps: optimizer steps over which the learning rate rises.
         lr_decay: whether the rate falls after the rise: half a cosine to a tenth over `trainer.max_steps`.
-        weight_decay: weight decay of matrices; vectors have none.
-        betas: AdamW's decay of its first and second moment, a step.
-        max_grad_norm: gradients are scaled down to this norm.
         clip_low: how far a ratio may fall below 1 before its gradient stops; the paper prints none, 0.2 is PPO's (arXiv
             1707.06347).
         clip_high: how far it may rise above 1; 0.2 is PPO's, too.
@@ -95,7 +91,6 @@ class GRPOModule(StageModule):
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
         max_skipped: the run stops after so many optimizer steps in a row whose gradient was not finite (each is left
             out and counted), or rollouts in a row without anything to learn from.
-        seed: of random first weights; null follows `seed_everything`.
     """
 
     def __init__(
