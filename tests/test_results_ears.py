@@ -1,0 +1,79 @@
+"""What docs/results.md and the README say of ears from outside on the full test set comes from the shipped rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.bench.audit import differences, error_rate, measures
+from lightning_paras2s.bench.outside_table import COLUMNS, cells
+from lightning_paras2s.bench.statistics import clustered_mean
+from lightning_paras2s.types import FACTORS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("### The full test set")[2].partition("\n### ")[0]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def heard() -> dict[str, list[dict]]:
+    """System -> a row an answer; word error rates are made from the transcripts again."""
+    found: dict[str, list[dict]] = {}
+    for line in gzip.decompress((ROOT / "results/ears_full.jsonl.gz").read_bytes()).decode().splitlines():
+        row = json.loads(line)
+        numbers = {name: row.get(name) for name in COLUMNS}
+        numbers["wer_outside"] = error_rate(row["text"], row["heard_outside"])
+        numbers["wer_ours"] = error_rate(row["text"], row["heard_ours"])
+        numbers["query"] = SimpleNamespace(id=row["query_id"], pair=f"{row['factor']}/{row['pair_id']}")
+        numbers["factor"] = row["factor"]
+        found.setdefault(row["system"], []).append(numbers)
+    return found
+
+
+def without_factor(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "factor"} for row in rows]
+
+
+def told(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def test_the_table(heard):
+    assert SECTION.count("\n| ") == 1 + len(heard)  # the heading, and a line a system
+    for system, rows in heard.items():
+        assert "| " + " | ".join(cells(system, measures(without_factor(rows)))) + " |" in SECTION
+    assert {len(rows) for rows in heard.values()} == {1758}
+
+
+def test_the_shipped_policy_against_its_start(heard):
+    pair = {name: without_factor(heard[name]) for name in ("sft_fifth", "grpo")}
+    of = {d["measure"]: told(d["value"], *d["ci95"]) for d in differences(pair)}
+    for name, lead in {"score_outside": "differ by ", "wer_outside": "rises by ", "dnsmos": "changes by "}.items():
+        assert f"{lead}{of[name]}" in SECTION, (name, of[name])
+    assert f"our own ears hear {of['score_ours']}" in SECTION
+    assert f"writes is {of['perplexity_written']} times" in SECTION
+    value, *ends = re.findall(r"-?\d\.\d\d", of["score_outside"])
+    assert f"{value[1:]} *less* than its start [{ends[0]}, {ends[1]}]" in README
+    assert f"{value[1:]} *less* than the `sft_fifth`" in PAGE
+
+
+def test_each_factor(heard):
+    start = {row["query"].id: row for row in heard["sft_fifth"]}
+    for factor in FACTORS:
+        rows = [row for row in heard["grpo"] if row["factor"] == factor]
+        apart = [row["score_outside"] - start[row["query"].id]["score_outside"] for row in rows]
+        found = clustered_mean(apart, [row["query"].pair for row in rows])
+        assert f"{factor} {told(found.value, *found.ci95)}" in SECTION
+
+
+def test_shares_of_answers_misheard_by_more_than_half(heard):
+    for system, lead in {"sft_fifth": "In ", "grpo": "and in "}.items():
+        share = np.mean([row["wer_outside"] > 0.5 for row in heard[system]])
+        assert f"{lead}{share:.2f} of those of `{system}`" in SECTION
