@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
-from scipy import stats
 
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.running.source import PACKAGE
-from lightning_paras2s.sweeping.points import Metric, Results, Row, score
+from lightning_paras2s.sweeping.points import Metric, Results, Row, over_seeds, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,11 +148,9 @@ def marks(
 def change(rows: Sequence[Row], skill: str) -> Estimate:
     """Mean over seeds of a skill's change (Student's t); with one seed the interval over its texts."""
     cells = [row["skills"][skill]["grpo"] for row in rows]
-    values = np.array([cell["change"] for cell in cells])
-    if len(values) < 2:
-        return Estimate(float(values[0]), *cells[0]["change_ci95"], 1, cells[0]["n"])
-    reach = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Estimate(float(values.mean()), values.mean() - reach, values.mean() + reach, len(values), cells[0]["n"])
+    if len(rows) > 1:
+        return over_seeds([cell["change"] for cell in cells])
+    return Estimate(cells[0]["change"], *cells[0]["change_ci95"], 1, cells[0]["n"])
 
 
 def seeds(rows: Sequence[Row]) -> str:

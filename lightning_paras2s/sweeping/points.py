@@ -95,11 +95,17 @@ def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
 
 def column(rows: Sequence[Row], name: str) -> Estimate:
     """A column's mean over a point's seeds (Student's t); no interval with one seed."""
-    values = np.array([row["columns"][name] for row in rows], float)
-    if len(values) < 2:
-        return Estimate(float(values.mean()), np.nan, np.nan, len(values), len(values))
-    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Estimate(float(values.mean()), values.mean() - reach, values.mean() + reach, len(values), len(values))
+    return over_seeds([row["columns"][name] for row in rows])
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of a value a seed (Student's t); no interval with one."""
+    found = np.array(values, float)
+    n, mean = len(found), float(found.mean())
+    if n < 2:
+        return Estimate(mean, np.nan, np.nan, n, n)
+    reach = float(stats.t.ppf(0.975, n - 1) * found.std(ddof=1) / np.sqrt(n))
+    return Estimate(mean, mean - reach, mean + reach, n, n)
 
 
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
