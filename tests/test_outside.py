@@ -6,15 +6,14 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.audit import audit, chosen, differences, error_rate, measures
+from lightning_paras2s.bench.audit import audit, chosen, differences, measures
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.outside_table import COLUMNS, cells, html_table, mixed_cpus
+from lightning_paras2s.bench.outside_table import html_table, mixed_cpus
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -386,19 +385,3 @@ def test_another_manifest_with_the_same_ids_is_no_manifest_of_the_run(run, tmp_p
     assert not (run / "outside.jsonl").exists()
     append_jsonl(run / "same.jsonl", [replace(queries[0], topic="pets"), *queries[1:]])
     assert audit(str(run), str(run / "same.jsonl"), **options)["systems"]["loud"]["n"] == 4
-
-
-def test_the_results_page_says_what_the_shipped_rows_say():
-    """The page's table, made from results/ears.jsonl again; word error rates from the transcripts."""
-    root, found = Path(__file__).parents[1], {}
-    for line in (root / "results/ears.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        numbers = {name: row.get(name) for name in COLUMNS}
-        numbers["wer_outside"] = error_rate(row["text"], row["heard_outside"])
-        numbers["wer_ours"] = error_rate(row["text"], row.get("heard_ours"))
-        numbers["query"] = SimpleNamespace(pair=f"{row['factor']}/{row['pair_id']}")
-        found.setdefault(row["system"], []).append(numbers)
-    page = (root / "docs/results.md").read_text(encoding="utf-8")
-    assert len(found) == 7
-    for system, numbers in found.items():
-        assert "| " + " | ".join(cells(system, measures(numbers))) + " |" in page

@@ -6,14 +6,14 @@ import gzip
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_results_ears import numbers_of
 
-from lightning_paras2s.bench.audit import error_rate, measures
+from lightning_paras2s.bench.audit import measures
 from lightning_paras2s.bench.items import figures, read_items
-from lightning_paras2s.bench.outside_table import COLUMNS, cells
+from lightning_paras2s.bench.outside_table import cells
 from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.statistics import macro_difference
 from lightning_paras2s.types import FACTORS, Query
@@ -76,12 +76,8 @@ def test_what_the_demo_gained_is_the_readmes():
 def test_what_whisper_hears_of_each_seed(rows):
     found: dict[str, list[dict]] = {}
     for row in rows:
-        made = {name: row.get(name) for name in COLUMNS}
-        made["wer_outside"] = error_rate(row["text"], row["heard_outside"])
-        made["wer_ours"] = error_rate(row["text"], row["heard_ours"])
-        made["query"] = SimpleNamespace(pair=f"{row['factor']}/{row['pair_id']}")
         name = "sft_fifth" if row["system"] == "sft_fifth" else f"grpo_judge, seed {row['seed']}"
-        found.setdefault(name, []).append(made)
+        found.setdefault(name, []).append(numbers_of(row))
     assert len(found) == 4
     for name, made in found.items():
         assert "| " + " | ".join(cells(name, measures(made))) + " |" in PAGE
