@@ -177,6 +177,23 @@ def test_failed_point_is_a_row_with_its_reason(place, capsys):
     assert calls(place).count("fit") == 3 and len(rows(place)) == 2
 
 
+def test_run_that_another_sweep_has_done_gives_its_row(place):
+    sweep(**GRID | {"seeds": [1], "audit": "--pairs 1"})
+    done = calls(place)
+    other = GRID | {"name": "other", "points": [{"rate": 0.5}, {"rate": 0.7}], "seeds": [1],
+                    "stages": {"grpo": GRID["stages"]["grpo"].replace("{lr}", "{rate}")}}  # fmt: skip
+    assert sweep(**other, dry_run=True, step_seconds=1.0)["todo"] == 1
+    assert not (place / "results/other.jsonl").exists()
+    assert sweep(**other)["ok"] == 2 and len(calls(place)) == len(done) + 2  # 0.7 alone is trained
+    taken = {row["point"]["rate"]: row for row in map(json.loads, Path("results/other.jsonl").open())}[0.5]
+    (given,) = (row for row in rows(place) if row["point"]["lr"] == 0.5)
+    assert taken["taken_from"] == f"toy {given['config_sha']}" and taken["systems"] == given["systems"]
+    assert (taken["sweep"], taken["config_sha"]) != (given["sweep"], given["config_sha"])
+    # what that row does not tell, or tells of another policy, is run
+    assert sweep(**other | {"name": "more", "audit": "--pairs 2"}, dry_run=True, step_seconds=1.0)["todo"] == 2
+    assert sweep(**other | {"name": "pairs", "pairs": 1}, dry_run=True, step_seconds=1.0)["todo"] == 2
+
+
 def test_sweep_of_failures_alone_says_that_nothing_came_out(place):
     result = sweep(**GRID | {"points": [{"lr": 2.0}]})
     assert "no run of this sweep ended well" in show("sweep", result, GRID, "P", True)

@@ -38,6 +38,8 @@ class Run:
         stages: name of what is trained (`fit`) -> its merged configs and options.
         work: its subcommands, in order, and where they write.
         columns: name -> stage and metric, of the row.
+        parts: of a row -> hash of what that part is made from: the policy and its scores, skills, ears from outside,
+            columns. A row of any sweep that has the same parts tells of the same run.
     """
 
     point: dict[str, Any]
@@ -46,6 +48,7 @@ class Run:
     stages: dict[str, dict[str, Any]]
     work: Work
     columns: dict[str, str]
+    parts: dict[str, str]
 
     @property
     def responses(self) -> dict[str, int]:
@@ -87,10 +90,14 @@ def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, quer
     asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
     others = {command: tree_of(command, words) for command, words in asked.items()}
     others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
-    files = {path: file_sha(path) for path in files_of([trees, others])}
-    made_from = [decisive(trees), others, sorted(files.values()), about, options["threads"], ROWS]
+    shas = {path: file_sha(path) for path in files_of([trees, others])}
+    made_from = [decisive(trees), others, sorted(shas.values()), about, options["threads"], ROWS]
     columns = options.get("columns", {})
     found = sha([*made_from, columns] if columns else made_from)
+    trained = [decisive(trees), others.get("evaluate", {}), about, options["threads"], ROWS]
+    told = {"policy": trained, **{c: others[c] for c in ("skills", "audit") if c in others}}
+    told |= {"columns": columns} if columns else {}
+    parts = {name: sha([of, sorted({shas.get(f) or file_sha(f) for f in files_of(of)})]) for name, of in told.items()}
     label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
     run = folder / f"{label}_seed-{seed}_{found[:8]}"
     places = values | {stage: str(run / stage) for stage in trees}
@@ -102,8 +109,8 @@ def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, quer
         commands["evaluate"] += ["--manifest", places["queries"], "--output", str(run / "evaluate")]
     if "audit" in commands:
         commands["audit"] += ["--run", str(run / "evaluate")]
-    trained = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
-    return Run(point, seed, found, trained, Work(run, commands, options["threads"]), columns)
+    fitted = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
+    return Run(point, seed, found, fitted, Work(run, commands, options["threads"]), columns, parts)
 
 
 def stage_tree(text: str, values: dict[str, Any], seed: int) -> dict[str, Any]:

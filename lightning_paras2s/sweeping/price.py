@@ -48,7 +48,7 @@ def price(
     for run in made:
         seconds = sum(count * rates.get(stage, 0.0) for stage, count in run.responses.items()) + rest
         hours = seconds / HOUR if run.sha in waiting else 0.0
-        state = known[run.sha]["status"] if run.sha in known and run.sha not in waiting else "to do"
+        state = "to do" if run.sha in waiting else known.get(run.sha, {}).get("status", "ok, in another sweep")
         each.append({"point": point_text(run), "seed": run.seed, "hours": round(hours, 6), "state": state})
     hours = sum(one["hours"] for one in each)
     return {"dry_run": True, "name": name, "runs": len(made), "todo": len(todo), "hours": hours,

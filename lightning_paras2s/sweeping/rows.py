@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import yaml
 import lightning_paras2s
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Log, read_summary, replace_file
+from lightning_paras2s.running.logs import Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
 from lightning_paras2s.sweeping.runs import seconds_of
@@ -29,6 +29,7 @@ ROWS = 1  # raise it where a row of the same run would mean something else: all 
 KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",
         "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
+PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
 
@@ -48,15 +49,31 @@ class Rows:
         Raises:
             UserError: a line is no row.
         """
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         try:
-            return {row["config_sha"]: row for row in map(json.loads, lines)}
+            return {row["config_sha"]: row for row in rows_in(self.path)}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} must hold a row of `sweep` a line; got another ({error}); mend it") from None
 
     def done(self, retry: bool) -> set[str]:
         """Runs that are not to be run."""
         return {sha for sha, row in self.read().items() if row["status"] == "ok" or not retry}
+
+    def known_elsewhere(self, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+        """Hash of a run -> its row, of those runs that another sweep with rows in this folder has done, with all that
+        they are to tell."""
+        others = [path for path in sorted(self.path.parent.glob("*.jsonl")) if path != self.path]
+        rows = [row for path in others for row in rows_in(path, holds='"parts": {') if row["status"] == "ok"]
+        found = {}
+        for run in runs:
+            if row := next((row for row in rows if run.parts.items() <= row["parts"].items()), None):
+                about = {key: value for key, value in row_of(run, "ok", "").items() if key in PLACED}
+                found[run.sha] = row | about | {"taken_from": f"{row['sweep']} {row['config_sha']}"}
+        return found
+
+    def add_known(self, rows: Sequence[dict[str, Any]]) -> None:
+        for row in rows:
+            say(f"{row['sweep']}, {row['point']}, seed {row['seed']}: the same run as {row['taken_from']}; row taken")
+            self._add(row)
 
     def add_finished(self, run: Run) -> None:
         row = row_of(run, "ok", "") | scores_of(run) | training_of(run)
@@ -83,6 +100,11 @@ class Rows:
             yield
 
 
+def rows_in(path: Path, holds: str = "") -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if holds in line]
+
+
 def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
     """What any run's row says."""
     return {
@@ -90,6 +112,7 @@ def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
         "point": run.point,
         "seed": run.seed,
         "config_sha": run.sha,
+        "parts": run.parts,
         "rows": ROWS,
         "version": lightning_paras2s.__version__,
         "status": status,

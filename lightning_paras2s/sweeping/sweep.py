@@ -1,7 +1,8 @@
 """`sweep`: a grid of stages and `evaluate` (points x seeds), one row a run in results/NAME.jsonl.
 
 A run is known by the hash of all that it is made from: its merged configs and options, the files that they name, the
-queries that it answers, and what a row means (`ROWS`). What has a row is not run again; a run that was killed goes on
+queries that it answers, and what a row means (`ROWS`). What has a row is not run again; a run that another sweep with
+rows in the same folder has done takes that row, since curves often meet in one recipe; a run that was killed goes on
 from its last checkpoint, its evaluation from its last answer. Each run is a chain of subcommands in a folder of its
 own, so that as many go side by side as the machine holds. A run that fails is a row with its reason.
 """
@@ -96,10 +97,13 @@ def sweep(
     if only >= len(made):
         raise UserError(f"only must be the number of a run, 0 to {len(made) - 1}; got {only}")
     todo = [run for run in made if run.sha not in rows.done(retry)]
+    known = rows.known_elsewhere(todo)
+    todo = [run for run in todo if run.sha not in known]
     if dry_run:
         from lightning_paras2s.sweeping.price import price
 
         return price(name, made, todo, rows, step_seconds, usd_per_hour)
+    rows.add_known(list(known.values()))
     if submit == "slurm":
         from lightning_paras2s.sweeping.price import array_script
 
