@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.data.embedded import lexicon
+from lightning_paras2s.hearing import phones
 from lightning_paras2s.hearing.phones import BLANK, PHONES, SPACE, SYMBOLS, Lexicon, phone_ids, pronounce
 
 WORDS = ["cat", "at", "a", "tack", "attack", "see", "sea", "we"]
@@ -85,5 +86,17 @@ def test_token_passing_finds_the_best_of_all_sequences_when_they_are_enumerated(
     reader = Lexicon(words, weight=0.0, floor=-100.0, joined=-1e6, nearest=10)
     sequences = [s for n in (1, 2, 3) for s in itertools.product(words, repeat=n)]
     best = max(sequences, key=lambda s: viterbi(logps, phone_ids(s)))
-    found = reader._pass_tokens(logps, list(range(len(reader.phones))))
+    (found,) = reader._pass_tokens([(logps, list(range(len(reader.phones))))])
     assert viterbi(logps, phone_ids(reader._spell(found))) == pytest.approx(viterbi(logps, phone_ids(best)), abs=1e-4)
+
+
+def test_recordings_are_read_together_as_each_alone(monkeypatch):
+    monkeypatch.setattr(phones, "TOGETHER", 3)
+    random = np.random.default_rng(0)
+    reader = Lexicon(WORDS, [["we", "see", "a", "cat"]])
+    heard = [outputs([BLANK] * 5), outputs(ctc("a cat"))]
+    heard += [3 * random.standard_normal((random.integers(1, 60), SYMBOLS)) for _ in range(11)]
+    rows = [(row - np.log(np.exp(row).sum(1, keepdims=True))).astype(np.float32) for row in heard]
+    alone = [reader.decode(row) for row in rows]
+    assert reader.decode_all(rows) == alone and reader.decode_all(rows[::-1]) == alone[::-1]
+    assert alone[:2] == [[], ["a", "cat"]] and all(alone[1:])
