@@ -113,7 +113,8 @@ def checked(name: str, arguments: list[str]) -> list[str]:
     """
     tree = check(name, arguments)
     # A class that a config names is parsed even where the command line puts another in its place.
-    typed = [one for one in split(arguments) if one.value]
+    switches, found = switches_of(options_of(name)), []
+    typed = [one for one in split(arguments, switches) if one.value]
     said = [one.value for one in typed]
     said += [Path(one.value).read_text(encoding="utf-8") for one in typed if one.key == "config"]
     words = set(re.findall(r"\w+", json.dumps(tree, default=str) + " ".join(said)))
@@ -121,7 +122,6 @@ def checked(name: str, arguments: list[str]) -> list[str]:
         import_module(module)  # so that jsonargparse knows the class by its short name
     if name == "doctor":  # its own parser takes switches alone
         return arguments
-    switches, found = switches_of(options_of(name)), []
     for i, argument in enumerate(arguments):
         alone = argument.startswith("--") and (arguments[i + 1 : i + 2] or ["--"])[0].startswith("--")
         found += [argument, "true"] if alone and argument[2:] in switches else [argument]

@@ -298,10 +298,13 @@ def test_class_that_changes_takes_no_other_options_along():
 
 
 def test_arguments_come_in_pairs():
-    pairs = [(one.key, one.value) for one in split(["--a", "1", "--b=2", "--json", "--d", "-3"])]
+    pairs = [(one.key, one.value) for one in split(["--a", "1", "--b=2", "--json", "--d", "-3"], frozenset())]
     assert pairs == [("a", "1"), ("b", "2"), ("json", None), ("d", "-3")]
     alone = split(["--dry_run", "--out", "x"], frozenset({"dry_run"}))
     assert [(one.key, one.value) for one in alone] == [("dry_run", None), ("out", "x")]
+    asked = ["--config", cli.resolve_config("sweeps/start.yaml"), "--dry_run", "--step_seconds", "60"]
+    asked += ["--manifest", "made"]
+    assert cli.checked("sweep", asked) == [*asked[:3], "true", *asked[3:]]
 
 
 QUICK = [

@@ -41,7 +41,7 @@ class Typed:
     value: str | None
 
 
-def split(argv: list[str], switches: frozenset[str] = frozenset()) -> list[Typed]:
+def split(argv: list[str], switches: frozenset[str]) -> list[Typed]:
     """Arguments in pairs. `switches` are options of true or false, which may stand alone.
 
     Raises:
