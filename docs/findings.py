@@ -20,6 +20,7 @@ from lightning_paras2s.sweeping.claims import (
     EveryClaim,
     RatioClaim,
     TimesClaim,
+    ValueClaim,
     interval,
     signed,
 )
@@ -33,8 +34,15 @@ START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
 ABLATIONS = (
     Claim("The score without a KL against that of beta .2", "not told in words", "beta", "beta", 0.2, 0.0, "any"),
+    *(
+        ValueClaim(f"Without a KL more is forgotten: {name}", "Fig. 3c: VoiceBench drops, no digits", "beta", "beta",
+                   0.2, 0.0, "kept", ("skills", skill, "grpo", "change"))
+        for skill, name in (("repeat", "repeating"), ("read", "reading aloud"))
+    ),
     Claim("With too large a beta the score falls", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8, "higher"),
     Claim("G = 2 is worse than 8 at equal steps", "Fig. 3b, no digits", "G_steps", "G", 8, 2, "higher"),
+    ValueClaim("Two answers get the same score more often than eight", "A.6: often, no digits", "G_steps", "G", 2, 8,
+               "equal groups", ("zero_variance_share",)),
     Claim("G = 16 is no better than 8", "Fig. 3b, no digits", "G_steps", "G", 16, 8, "any"),
     Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
     Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
@@ -42,7 +50,7 @@ ABLATIONS = (
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
 )
-SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:3])
+SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:6])
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
     "grpo_constrained": "RL, reward model of as many labels",

@@ -74,6 +74,26 @@ def test_correlation_is_held_against_the_papers(findings):
         assert told["More of the budget for demonstrations is better"] == "open: not run"
 
 
+def test_what_is_forgotten_and_equal_groups_are_held_against_the_papers_over_seeds(findings):
+    def beta(value: float, change: float, seeds: int) -> list[dict]:
+        skills = {skill: {"grpo": {"change": change}} for skill in ("repeat", "read")}
+        return [
+            row({"beta": value}, seed, {"grpo": 2.0}, 120)
+            | {"skills": {k: {"grpo": {"change": v["grpo"]["change"] + seed / 100}} for k, v in skills.items()}}
+            for seed in range(seeds)
+        ]
+
+    def told(seeds: int, change: float) -> str:
+        write(findings.ROOT / "results/sweep_beta.jsonl", beta(0.0, change, seeds) + beta(0.2, -0.03, 3))
+        return verdicts(findings.claims(findings.ABLATIONS))["Without a KL more is forgotten: repeating"]
+
+    assert (told(3, -0.3), told(3, 0.3)) == ("agrees, 3 seeds", "disagrees, 3 seeds")
+    assert (told(3, -0.04), told(1, -0.3)) == ("undecided, 3 seeds", "open: one seed")
+    # deviations of .01 each, three seeds: .27 +- t(4) sqrt(2 * .0001 / 3) = .0227
+    write(findings.ROOT / "results/sweep_beta.jsonl", beta(0.0, -0.3, 3) + beta(0.2, -0.03, 3))
+    assert "| kept: beta 0.2 - 0.0 | 0.27 [0.25, 0.29] |" in findings.claims(findings.ABLATIONS)
+
+
 SYSTEMS = ("grpo", "grpo_constrained", "grpo_unconstrained")
 
 

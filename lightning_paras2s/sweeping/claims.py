@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.sweeping.efficiency import times_fewer
-from lightning_paras2s.sweeping.points import Difference, Metric, Results, Row, column, difference, gain, part_of, ratio
+from lightning_paras2s.sweeping.points import (
+    Difference,
+    Metric,
+    Results,
+    Row,
+    apart,
+    column,
+    difference,
+    gain,
+    part_of,
+    ratio,
+)
 
 HEADER = "| claim | the paper | first - then | judge | audit | detectable | verdict |\n|---|---|---|---|---|---|---|"
 METRICS: tuple[Metric, Metric] = ("pairs", "audit_pairs")
@@ -171,7 +184,30 @@ class ColumnClaim(NamedTuple):
         return f"{about}| {interval(found)} | - | - | {told} |"
 
 
-AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim
+class ValueClaim(NamedTuple):
+    """That a value a run is higher at one point than at another; `path` leads to it in a row."""
+
+    text: str
+    figure: str
+    sweep: str
+    key: str
+    first: Any
+    then: Any
+    name: str
+    path: tuple[str, ...]
+
+    def line(self, results: Results) -> str:
+        of = results.by(self.sweep, self.key)
+        about = f"| {self.text} | {self.figure} | {self.name}: {self.key} {self.first} - {self.then} "
+        if lacking := [point for point in (self.first, self.then) if point not in of]:
+            return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
+        found = apart(*([reduce(getitem, self.path, row) for row in of[point]] for point in (self.first, self.then)))
+        told = "agrees" if found.low > 0 else "disagrees" if found.high < 0 else "undecided"
+        told = f"{told}, {found.n} seeds" if found.n > 1 else "open: one seed"
+        return f"{about}| {interval(found)} | - | - | {told} |"
+
+
+AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueClaim
 
 
 def verdict(expected: str, found: Difference, trained: bool) -> str:

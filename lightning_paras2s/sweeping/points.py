@@ -108,6 +108,17 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - reach, mean + reach, n, n)
 
 
+def apart(first: Sequence[float], then: Sequence[float]) -> Estimate:
+    """The mean of one point's values a seed less that of another's, which shares no seed with it (Welch's t); no
+    interval with one seed of either."""
+    n = min(len(first), len(then))
+    value = float(np.mean(first) - np.mean(then))
+    if n < 2:
+        return Estimate(value, np.nan, np.nan, n, n)
+    low, high = stats.ttest_ind(first, then, equal_var=False).confidence_interval()
+    return Estimate(value, float(low), float(high), n, n)
+
+
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
     """The macro average over factors, of the seeds of a point. With one seed it holds for that seed."""
     values, design = pooled(rows, system, metric)
