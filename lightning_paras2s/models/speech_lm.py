@@ -245,12 +245,3 @@ def sampling_noise(seed: int, step: int, rows: int, max_steps: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.rand(rows, 2, max_steps, generator=generator)
-
-
-def inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Draw one token a row: logits [B, V], uniform [B] -> ids [B]. Temperature 0 takes the most likely token."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    cdf = torch.softmax(logits.float() / temperature, -1).double().cumsum(-1)
-    target = uniform.double().to(cdf.device).unsqueeze(-1) * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
