@@ -246,10 +246,9 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: 
     return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means.unbind())
 
 
-def check_objective(ratio: str, normalizer: str, kl: str, scale: str = "std") -> None:
-    """Raises UserError for an option that the loss or the advantages do not know, before a rollout is spent on it."""
-    options = {"ratio": (ratio, Ratio), "normalizer": (normalizer, Normalizer), "kl": (kl, Kl), "scale": (scale, Scale)}
-    for name, (value, choices) in options.items():
+def check_objective(ratio: str, normalizer: str, kl: str) -> None:
+    """Raises UserError for an option that the loss does not know, before a rollout is spent on it."""
+    for name, value, choices in (("ratio", ratio, Ratio), ("normalizer", normalizer, Normalizer), ("kl", kl, Kl)):
         check_choice(name, value, get_args(choices))
 
 
