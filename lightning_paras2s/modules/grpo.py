@@ -6,7 +6,7 @@ training see the same distribution. `trainer.max_steps` counts optimizer steps: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -39,12 +39,11 @@ from lightning_paras2s.modules.rollouts import (
     Rollout,
     check_cuts,
     check_unscored,
-    cut,
     minibatches_of,
     useful_queries,
 )
 from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place, require_suited
-from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -185,7 +184,8 @@ class GRPOModule(StageModule):
             advantages = group_advantages(rewards, self.group_size, self.scale)
             learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout), shown)
             means = Means()
-            for queries in self.minibatch_queries(learned):
+            useful = useful_queries(rewards, advantages, self.group_size, self.drop_zero_variance)
+            for queries in minibatches_of(useful, self.mu, self.minibatches):
                 self.update(learned, queries, means)
             self.check_idle(means)
         self.log_step(rollout, rewards, means.read() | learned.gap)
@@ -227,7 +227,8 @@ class GRPOModule(StageModule):
         """
         old_logps = ref_logps = None
         with self.clock.timed("logps"):
-            parts = self.micro_batches(rollout, torch.arange(len(rollout.prompt), device=self.device))
+            every = torch.arange(len(rollout.prompt), device=self.device)
+            parts = rollout.micro_batches(every, self.micro_batch_tokens)
             if self.reference is not None:
                 ref_logps = self.all_logps(self.reference, rollout, parts)
             if self.mu * self.minibatches > 1:
@@ -243,26 +244,14 @@ class GRPOModule(StageModule):
         logps = model.logps(prompt, completion, self.sampling)
         return logps.values, logps.entropy
 
-    def minibatch_queries(self, learned: Experience) -> Iterator[Tensor]:
-        """The queries of each optimizer step, mu times over; no step if no rank has anything to learn from.
-
-        All ranks take the same number of steps: one that has fewer queries left takes part with none.
-        """
-        left = useful_queries(learned.rewards, learned.advantages, self.group_size, self.drop_zero_variance)
-        return minibatches_of(left, most_over_ranks(len(left), self.device), self.mu, self.minibatches)
-
-    def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
-        """Cut queries within the token budget, on all ranks into as many parts: each is a collective pass."""
-        needed = rollout.parts_needed(len(index), self.micro_batch_tokens)
-        return cut(index, most_over_ranks(needed, self.device))
-
     def update(self, learned: Experience, queries: Tensor, means: Means) -> None:
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
         denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
         with self.clock.timed("update"):
-            parts, loss = self.micro_batches(learned.rollout, queries), torch.zeros((), device=self.device)
+            parts = learned.rollout.micro_batches(queries, self.micro_batch_tokens)
+            loss = torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
                 if actions is not None:
                     sync_gradients(self.policy, self.sync_every_micro_batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
-from lightning_paras2s.running.ranks import mean_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -48,6 +48,10 @@ class Rollout:
         """Forward passes of at most so many tokens (0 = no limit); a single query may exceed them."""
         size = max(1, most_tokens // self.tokens_per_query if most_tokens else queries)
         return max(1, -(-queries // size))
+
+    def micro_batches(self, index: Tensor, most_tokens: int) -> list[MicroBatch]:
+        """Queries within the token budget, on all ranks in as many parts: each is a collective pass."""
+        return cut(index, most_over_ranks(self.parts_needed(len(index), most_tokens), index.device))
 
 
 def cut(index: Tensor, parts: int) -> list[MicroBatch]:
@@ -92,10 +96,12 @@ def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_ze
     return useful.nonzero().flatten()
 
 
-def minibatches_of(queries: Tensor, most: int, mu: int, minibatches: int) -> Iterator[Tensor]:
-    """The queries of each optimizer step, mu times over; none if no rank has any. `most` is the largest number of
-    queries on a rank: all take as many steps.
+def minibatches_of(queries: Tensor, mu: int, minibatches: int) -> Iterator[Tensor]:
+    """The queries of each optimizer step, mu times over; none if no rank has any.
+
+    All ranks take the same number of steps: one that has fewer queries left takes part with none.
     """
+    most = most_over_ranks(len(queries), queries.device)
     for _ in range(mu if most else 0):
         shuffled = queries[torch.randperm(len(queries)).to(queries.device)] if minibatches > 1 else queries
         yield from shuffled.tensor_split(minibatches)[: min(most, minibatches)]
