@@ -31,7 +31,7 @@ CODES = 6
 FRAME = 160
 
 
-def inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+def inverse_cdf(logits: Tensor, uniform: Tensor | None, temperature: float) -> Tensor:
     """Draw one token a row: logits [B, V], uniform [B] -> ids [B]. Temperature 0 takes the most likely token."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -101,7 +101,8 @@ class ToyLM(SpeechLM):
             logits, temperatures = self._logits(state), (sampling.text_temperature, sampling.audio_temperature)
             last = self._blanks(rows)
             for stream, acts in ((TEXT, live & talking), (AUDIO, live & (t >= s.delay))):
-                drawn = inverse_cdf(logits[stream], noise[:, stream, t], temperatures[stream])
+                uniform = None if noise is None else noise[:, stream, t]
+                drawn = inverse_cdf(logits[stream], uniform, temperatures[stream])
                 chosen = (
                     torch.log_softmax(logits[stream] / temperatures[stream], -1)
                     .gather(-1, drawn.unsqueeze(-1))

@@ -143,6 +143,10 @@ class Sampling:
             return self.text_temperature, self.text_top_k, self.text_top_p
         return self.audio_temperature, self.audio_top_k, self.audio_top_p
 
+    def greedy(self) -> Sampling:
+        """Always the most likely token, which needs no noise."""
+        return replace(self, text_temperature=0.0, audio_temperature=0.0)
+
     def cuts(self) -> dict[str, float]:
         """The cuts that are on."""
         every = {"text_top_k": self.text_top_k, "audio_top_k": self.audio_top_k}

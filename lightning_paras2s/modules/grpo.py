@@ -7,7 +7,6 @@ training see the same distribution. `trainer.max_steps` counts optimizer steps: 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import get_args
 
 import torch
@@ -319,9 +318,7 @@ class GRPOModule(StageModule):
     def validation_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
         """One greedy answer a query, scored by the same reward."""
         self.policy.eval()
-        greedy = replace(self.sampling, text_temperature=0.0, audio_temperature=0.0)
-        noise = sampling_noise(self.rollout_seed, batch_idx, len(batch), greedy.max_steps).to(self.device)
-        completion = self.policy.generate(batch.prompt, greedy, noise)
+        completion = self.policy.generate(batch.prompt, self.sampling.greedy())
         responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         rewards = self.reward.score(batch, responses)
         scored = rewards.isfinite()
