@@ -238,16 +238,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         UserError: for a p that is none: it would count as a hypothesis, and pass for the worst.
     """
+    from statsmodels.stats.multitest import multipletests
+
     wrong = [p for p in p_values if not 0 <= p <= 1]
     if wrong:
         raise UserError(f"p values must be from 0 to 1; got {wrong[0]:g}; leave out what could not be tested")
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    worst = 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted.tolist()
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def detectable_difference(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:
