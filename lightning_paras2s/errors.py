@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
 
@@ -11,6 +11,11 @@ InputPath = str  # of a file or folder that must be there: the command line look
 class UserError(Exception):
     """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
     code 2."""
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 class OneLineErrors:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import check_choice
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 
 Scale = Literal["std", "none"]
@@ -250,11 +250,6 @@ def check_objective(ratio: str, normalizer: str, kl: str) -> None:
     """Raises UserError for an option that the loss does not know, before a rollout is spent on it."""
     for name, value, choices in (("ratio", ratio, Ratio), ("normalizer", normalizer, Normalizer), ("kl", kl, Kl)):
         check_choice(name, value, get_args(choices))
-
-
-def check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 RATIOS: dict[str, Callable] = {"joint": joint_ratio, "stream": stream_ratio, "sequence": sequence_ratio}

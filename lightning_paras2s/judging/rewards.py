@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.audio import is_silent
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -208,8 +208,7 @@ def best_tones(query: Query, style: Style) -> tuple[str, ...]:
 
 
 def check_labels(labels: str, style: StyleRecognizer | None) -> str:
-    if labels not in LABEL_SOURCES:
-        raise UserError(f"a reward's labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
+    check_choice("a reward's labels", labels, LABEL_SOURCES)
     if labels == "predicted" and style is None:
         raise UserError("labels: predicted needs a style recogniser; got none; give the reward's option `style`")
     return labels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
     EVEN,
@@ -22,7 +22,6 @@ from lightning_paras2s.losses import (
     PerStream,
     Ratio,
     Scale,
-    check_choice,
     group_advantages,
     loss_denominator,
     masked_mean,

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.losses import check_choice
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import positions_of
 from lightning_paras2s.models.lora import AdapterOff, add_lora
