@@ -21,8 +21,6 @@ from lightning_paras2s.bench.shares import MIN_SHARED, MIN_SHARED_EACH
 from lightning_paras2s.errors import UserError
 
 MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
-VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
-VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
 
 
@@ -171,14 +169,6 @@ def macro_average(columns: Mapping[str, float]) -> float:
     """The paper's Avg: the unweighted mean of the columns (four synthetic factors, IEMOCAP, MELD), not of their
     sub-averages."""
     return float(np.mean(list(columns.values())))
-
-
-def voicebench_overall(scores: Mapping[str, float]) -> float:
-    """VoiceBench's Overall: the mean of nine sets in per cent, those rated 1..5 times 20 (does speech training cost
-    intelligence? paper, appendix A.6)."""
-    if set(scores) != set(VOICEBENCH):
-        raise UserError(f"VoiceBench's overall needs {', '.join(VOICEBENCH)}; got {', '.join(scores) or 'none'}")
-    return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
 
 
 def pair_accuracy(pairs: NDArray) -> NDArray:
