@@ -16,7 +16,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
+from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio
 
@@ -171,6 +171,3 @@ def read_ctc(logits: Tensor, lengths: list[int]) -> list[str]:
     logps = F.log_softmax(logits.float(), -1).numpy()
     rows = [row[: -(-length // 2)] for row, length in zip(logps, lengths, strict=True)]
     return [" ".join(embedded_lexicon().decode(row)) for row in rows]
-
-
-assert ACOUSTIC_SIZE == MELS + 2

@@ -16,13 +16,12 @@ from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
-from lightning_paras2s.judging.judges import Judge, tell_last_turn
+from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query, Style
 
-LABEL_SOURCES = ("gold", "predicted")
 Item = TypeVar("Item")
 
 
