@@ -115,6 +115,12 @@ def pairs_of(items: list[Judged]) -> list[Pair]:
     return made
 
 
+def accurate_pairs(items: list[Judged]) -> dict[tuple[str, str], float]:
+    """(factor, pair) -> 1 where both halves reach the bound, 0 where one does not; pairs with both halves scored."""
+    whole = [p for p in pairs_of(items) if np.isfinite(p.matched).all()]
+    return {(p.factor, p.pair_id): float((p.matched >= statistics.PASS).all()) for p in whole}
+
+
 def pair_metrics(items: list[Judged]) -> dict[str, Any]:
     """Contrast-pair numbers over the pairs with both halves scored."""
     pairs = pairs_of(items)
