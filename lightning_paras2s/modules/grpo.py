@@ -234,13 +234,8 @@ class GRPOModule(StageModule):
         return old_logps, ref_logps, {} if old_logps is None else logp_gap(old_logps, rollout.completion)
 
     def all_logps(self, model: SpeechLM, rollout: Rollout, parts: list[MicroBatch]) -> Tensor:
-        found = [(self.logps(model, rollout, part.queries)[0], part.counts) for part in parts]
+        found = [(model.logps(*rollout.queries(part.queries)[:2], self.sampling).values, part.counts) for part in parts]
         return torch.cat([logps for logps, counts in found if counts])
-
-    def logps(self, model: SpeechLM, rollout: Rollout, index: Tensor) -> tuple[Tensor, Tensor]:
-        prompt, completion, _ = rollout.queries(index)
-        logps = model.logps(prompt, completion, self.sampling)
-        return logps.values, logps.entropy
 
     def update(self, learned: Experience, queries: Tensor, means: Means) -> None:
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
@@ -287,9 +282,9 @@ class GRPOModule(StageModule):
 
     def backward_part(self, learned: Experience, part: MicroBatch, denominator: Tensor, means: Means) -> Tensor:
         """Adds a micro-batch's gradient; its share of the loss."""
-        _, completion, rows = learned.rollout.queries(part.queries)
-        logps, entropy = self.logps(self.policy, learned.rollout, part.queries)
-        on_policy = learned.old_logps is None
+        prompt, completion, rows = learned.rollout.queries(part.queries)
+        found = self.policy.logps(prompt, completion, self.sampling)
+        logps, on_policy = found.values, learned.old_logps is None
         old = logps.detach() if on_policy else learned.old_logps[rows]
         ref = None if learned.ref_logps is None else learned.ref_logps[rows]
         # Unscored responses are not learned from at all: they feel no KL either.
@@ -297,7 +292,7 @@ class GRPOModule(StageModule):
         result = self.objective.loss(logps, old, ref, learned.advantages[rows], actions, denominator)
         self.manual_backward(result.loss)
         if part.counts:
-            means.add(result, entropy, completion, logps if on_policy else None)
+            means.add(result, found.entropy, completion, logps if on_policy else None)
         return result.loss.detach()
 
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
