@@ -36,6 +36,7 @@ from lightning_paras2s.modules.rollouts import (
     MicroBatch,
     Rollout,
     check_cuts,
+    check_idle,
     check_unscored,
     minibatches_of,
     useful_queries,
@@ -185,7 +186,8 @@ class GRPOModule(StageModule):
             useful = useful_queries(rewards, advantages, self.group_size, self.drop_zero_variance)
             for queries in minibatches_of(useful, self.mu, self.minibatches):
                 self.update(learned, queries, means)
-            self.check_idle(means)
+            self.idle = 0 if "loss" in means.sums else self.idle + 1
+            check_idle(self.idle, self.optimization.max_skipped)
         self.log_step(rollout, rewards, means.read() | learned.gap)
 
     @torch.no_grad()
@@ -258,18 +260,6 @@ class GRPOModule(StageModule):
             optimizer.step()
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
-
-    def check_idle(self, means: Means) -> None:
-        """
-        Raises:
-            UserError: too many rollouts in a row had nothing to learn from: `max_steps` would never come.
-        """
-        self.idle = 0 if "loss" in means.sums else self.idle + 1
-        if self.idle >= self.optimization.max_skipped:
-            raise UserError(
-                f"a rollout must have something to learn from; got none in {self.idle} in a row; look at "
-                "train/unscored and train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
-            )
 
     def denominator(self, learned: Experience, queries: Tensor) -> Tensor:
         """What the loss of an optimizer step is divided by: its scored responses or their steps. Ranks average their

@@ -86,6 +86,18 @@ def check_unscored(rewards: Tensor, most: float, step: int) -> None:
         )
 
 
+def check_idle(count: int, most: int) -> None:
+    """
+    Raises:
+        UserError: so many rollouts in a row had nothing to learn from: `max_steps` would never come.
+    """
+    if count >= most:
+        raise UserError(
+            f"a rollout must have something to learn from; got none in {count} in a row; look at train/unscored and "
+            "train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
+        )
+
+
 def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_zero_variance: bool) -> Tensor:
     """Queries [Q] of which a response was scored and, with `drop_zero_variance`, has an advantage: rewards, advantages
     [B*G].
