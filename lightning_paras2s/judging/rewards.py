@@ -166,8 +166,7 @@ class ScorerReward(Reward):
             say_once("the reward model scores the last turn alone: it does not hear the queries' earlier turns")
         queries = repeat(batch.audios, len(responses) // len(batch))
         audios = [r.audio for r in responses]
-        starts = range(0, len(audios), self.batch_size)
-        spans = [slice(start, start + self.batch_size) for start in starts]
+        spans = [slice(start, start + self.batch_size) for start in range(0, len(audios), self.batch_size)]
         scores = torch.cat([self.scorer(queries[span], audios[span]) for span in spans]).cpu()
         failed = torch.tensor([listen_status(r) != "ok" for r in responses])
         return torch.where(failed, 1.0, scores)
