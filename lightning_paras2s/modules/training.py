@@ -248,11 +248,8 @@ def adamw(
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         raise UserError("at least one weight must train; got none; set lora_rank above 0 or train every weight")
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+    parts = ([p for p in trained if p.ndim >= 2], weight_decay), ([p for p in trained if p.ndim < 2], 0.0)
+    groups = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
     if state_bits == 32:
         return AdamW(groups, lr=lr, betas=betas, fused=True if all(p.is_cuda for p in trained) else None)
     if state_bits != 8:
