@@ -57,12 +57,6 @@ class Heard(NamedTuple):
 class Steps:
     """The steps of one evaluation, in a run's folder."""
 
-    def batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
-        """The items a batch at a time, with progress."""
-        size = self.plan.batch_size
-        parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return self.stages.over(parts, [len(part) for part in parts], about, stage)
-
     def __init__(self, plan: Plan, log: Log) -> None:
         self.plan, self.log, self.stages = plan, log, Stages()
         self.verdicts: list[Verdict] = []  # by the run's own ears
@@ -179,6 +173,12 @@ class Steps:
             }
             swaps = self._judge(log, "swaps", responses, evidence, swapped, label)
         return Heard(responses, evidence, verdicts, swaps)
+
+    def batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
+        """The items a batch at a time, with progress."""
+        size = self.plan.batch_size
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return self.stages.over(parts, [len(part) for part in parts], about, stage)
 
     def _asked(self, row: Response) -> bool:
         return row.system in self.plan.systems and row.query_id in self.by_id and row.sample < self.plan.samples
