@@ -32,12 +32,13 @@ def user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def tell_in_one_line(program: Callable[[], None]) -> None:
-    """Run a program; what the user can mend (a file that can't be read or written, too) is one line and exit code 2."""
+def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], ...] = (OSError,)) -> None:
+    """Run a program; what the user can mend (and `also`: a file that can't be read or written) is one line and exit
+    code 2."""
     try:
         program()
-    except Exception as error:
-        cause = user_error(error) or (error if isinstance(error, OSError) else None)
+    except Exception as error:  # jsonargparse wraps what a constructor raises
+        cause = user_error(error) or (error if isinstance(error, also) else None)
         if cause is None:
             raise
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
