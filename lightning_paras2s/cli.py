@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning_paras2s
-from lightning_paras2s.errors import OneLineErrors, UserError, user_error
+from lightning_paras2s.errors import OneLineErrors, UserError, tell_in_one_line
 from lightning_paras2s.running.check import check, split, switches_of
 from lightning_paras2s.running.named import close
 from lightning_paras2s.running.options import COMMANDS, PROGRAM, STAGES, SWITCHES, options_of
@@ -36,14 +36,7 @@ PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 def main(argv: list[str] | None = None) -> None:
     """Run one command of `python -m lightning_paras2s`."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        dispatch(argv)
-    except Exception as error:  # jsonargparse wraps what a constructor raises
-        cause = user_error(error)
-        if cause is None:
-            raise
-        print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
-        sys.exit(2)
+    tell_in_one_line(lambda: dispatch(argv), also=())
 
 
 def dispatch(argv: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
 
@@ -11,6 +11,11 @@ InputPath = str  # of a file or folder that must be there: the command line look
 class UserError(Exception):
     """A mistake the user can mend: one clear line (what must hold, what came, what to do). The command line exits with
     code 2."""
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 class OneLineErrors:
@@ -27,12 +32,13 @@ def user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def tell_in_one_line(program: Callable[[], None]) -> None:
-    """Run a program; what the user can mend (a file that can't be read or written, too) is one line and exit code 2."""
+def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], ...] = (OSError,)) -> None:
+    """Run a program; what the user can mend (and `also`: a file that can't be read or written) is one line and exit
+    code 2."""
     try:
         program()
-    except Exception as error:
-        cause = user_error(error) or (error if isinstance(error, OSError) else None)
+    except Exception as error:  # jsonargparse wraps what a constructor raises
+        cause = user_error(error) or (error if isinstance(error, also) else None)
         if cause is None:
             raise
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import check_choice
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 
 Scale = Literal["std", "none"]
@@ -246,16 +246,10 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: 
     return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means.unbind())
 
 
-def check_objective(ratio: str, normalizer: str, kl: str, scale: str = "std") -> None:
-    """Raises UserError for an option that the loss or the advantages do not know, before a rollout is spent on it."""
-    options = {"ratio": (ratio, Ratio), "normalizer": (normalizer, Normalizer), "kl": (kl, Kl), "scale": (scale, Scale)}
-    for name, (value, choices) in options.items():
+def check_objective(ratio: str, normalizer: str, kl: str) -> None:
+    """Raises UserError for an option that the loss does not know, before a rollout is spent on it."""
+    for name, value, choices in (("ratio", ratio, Ratio), ("normalizer", normalizer, Normalizer), ("kl", kl, Kl)):
         check_choice(name, value, get_args(choices))
-
-
-def check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 RATIOS: dict[str, Callable] = {"joint": joint_ratio, "stream": stream_ratio, "sequence": sequence_ratio}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.running.fields import fields_of, fits, in_words, is_text
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ class Turn:
     seconds: ClassVar[float] = 0.0  # of that
 
     def __post_init__(self) -> None:
-        if self.role not in STYLES_OF:
-            raise UserError(f"a turn's role must be one of {', '.join(STYLES_OF)}; got {self.role!r}")
+        check_choice("a turn's role", self.role, STYLES_OF)
         if not is_text(self.text):
             raise UserError(f"the {self.role}'s turn must be text; got half of a surrogate pair in {self.text!r:.60}")
         if not self.text.strip() and (self.role == "assistant" or not (self.audio or self.sound)):

@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from measure import DTYPES, Contender, autocast, finish, measure_ceiling, parse, race, rollout_bound
 from policies import POLICIES, Policy, text_twin
+from torch import Tensor
 
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling, inverse_cdf, sampling_noise
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling, sampling_noise
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -67,9 +68,16 @@ def reforward(args: argparse.Namespace, policy: Policy, steps: range) -> Callabl
             with autocast(args):
                 states = model._hidden(tables, prompt, Completion(given, given.bool(), finished))
                 for stream, table in ((TEXT, tables.text_output), (AUDIO, tables.audio_output)):
-                    inverse_cdf(F.linear(states[stream][:, -1], table), noise[:, stream, step], 1.0)
+                    plain_draw(F.linear(states[stream][:, -1], table), noise[:, stream, step])
 
     return run
+
+
+def plain_draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row by a cumulative sum over all ids."""
+    cdf = torch.softmax(logits.float(), -1).double().cumsum(-1)
+    target = uniform.double().unsqueeze(-1) * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 def transformers(args: argparse.Namespace, policy: Policy) -> Callable[[], None]:

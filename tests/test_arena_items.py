@@ -8,11 +8,13 @@ from collections import Counter
 import numpy as np
 import soundfile
 
-from lightning_paras2s.bench.corpora.arena import DOMAINS, LEVELS, arena_items
+from lightning_paras2s.bench.corpora.arena import arena_items
 from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.types import FACTORS, Query, Style, read_jsonl
 
 ITEMS = arena_items()
+LEVELS = ("L1", "L2", "L3", "L4")
+DOMAINS = ("education", "entertainment", "social", "medical")
 
 
 def test_there_are_thirty_items_an_l_and_seven_or_eight_of_each_domain():

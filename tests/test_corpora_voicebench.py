@@ -1,10 +1,11 @@
-"""VoiceBench's figures: the published overall ones from their own sets' figures; each set's, worked by hand."""
+"""VoiceBench: what is imported of it; the overall figures, as published, from the sets' own; each set's, by hand."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from test_corpora import heard, imported, on_hub, outside, sound, wav_bytes
 
 from lightning_paras2s.bench.corpora import voicebench_scores as vb
 from lightning_paras2s.bench.corpora.voicebench_rules import RULES, follows
@@ -148,3 +149,56 @@ def test_the_command_takes_the_judged_file_and_no_overall_figure_without_nine(tm
     with pytest.raises(SystemExit) as end:
         main(["voicebench", "--results", str(tmp_path)])
     assert end.value.code == 2 and "must be of one model; got mini-omni, moshi" in capsys.readouterr().err
+
+
+def test_voicebench_keeps_letters_words_and_rules_apart(tmp_path):
+    root = tmp_path / "voicebench"
+    on_hub(root / "alpacaeval/test-00000-of-00001.parquet", [{"prompt": "Name a tree.", "audio": heard()}] * 2)
+    on_hub(
+        root / "openbookqa/test-00000-of-00001.parquet",
+        [
+            {"prompt": "Which floats? A. wood B. lead", "audio": heard(), "reference": "A"},
+            {"prompt": "No letter.", "audio": heard(), "reference": "wood"},
+        ],
+    )
+    on_hub(root / "sd-qa/ind_n-00000-of-00001.parquet", [{"prompt": "Who?", "audio": heard(), "reference": "A. Smith"}])
+    on_hub(
+        root / "bbh/test-00000-of-00001.parquet",
+        [{"prompt": "Plausible?", "audio": heard(), "reference": "yes", "id": "sports_understanding_1"}],
+    )
+    rules = [{"num_words": 5, "relation": "at least"}, {"num_words": None, "relation": None}]
+    on_hub(
+        root / "ifeval/test-00000-of-00001.parquet",
+        [
+            {
+                "prompt": "Write.",
+                "audio": heard(),
+                "key": 7,
+                "instruction_id_list": ["length_constraints:number_words", "punctuation:no_comma"],
+                "kwargs": rules,
+            }
+        ],
+    )
+    sound(root / "README/not-a-set.wav")
+    table, queries, items = imported("voicebench", root, outside(tmp_path))
+    assert table["counts"] == {"kept": 6, "no_right_option": 1}
+    assert table["subsets"] == {"alpacaeval": 2, "bbh": 1, "ifeval": 1, "openbookqa": 1, "sd-qa": 1}
+    by = {i["subset"]: i for i in items}
+    assert (by["openbookqa"]["right"], by["openbookqa"]["references"]) == ("A", [])
+    assert (by["sd-qa"]["right"], by["sd-qa"]["references"]) == (
+        "",
+        ["A. Smith"],
+    )  # words, though they begin with a letter
+    assert by["sd-qa"]["labels"] == {"split": "ind_n"}
+    assert by["bbh"]["references"] == ["yes"] and by["bbh"]["labels"]["id"] == "sports_understanding_1"
+    assert by["ifeval"]["labels"]["kwargs"] == [{"num_words": 5, "relation": "at least"}, {}]
+    assert {q.factor for q in queries} == {""} and all(q.styles == {} for q in queries)
+    assert queries[0].id == "voicebench-alpacaeval-test-00000-00000" and queries[0].license == "Apache-2.0"
+    assert (outside(tmp_path).parent / queries[0].audio).read_bytes() == wav_bytes()
+
+
+def test_voicebench_splits_may_hold_dots_and_dashes():
+    from lightning_paras2s.bench.corpora.voicebench import place_of
+
+    assert place_of("en_US_Wavenet_A_1.0_0.0_-0.5-00001-of-00002") == ("en_US_Wavenet_A_1.0_0.0_-0.5", "00001")
+    assert place_of("test") == ("test", "0")

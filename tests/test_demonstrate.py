@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +13,19 @@ from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.queries import styles
-from lightning_paras2s.bench.queries.answer_flaws import flaw_of, is_foreign, read_answer
-from lightning_paras2s.bench.queries.deal import deal
 from lightning_paras2s.bench.queries.demonstrate import demonstrate
-from lightning_paras2s.bench.queries.demonstrate_words import prompt_of
 from lightning_paras2s.bench.queries.mine import mine
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.data.open_text import read_open
 from lightning_paras2s.data.sources import ManifestDialogues
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
-from lightning_paras2s.hearing.tone_words import TONE_WORDS, agrees
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.servers.chat import OpenAIChat
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import Voice
-from lightning_paras2s.types import FACTORS, SPLITS, TONES, Audio, Query, Response, Style, read_jsonl, to_json
+from lightning_paras2s.types import SPLITS, TONES, Audio, Query, Response, Style, read_jsonl, to_json
 
 TEXT = "The train home leaves in five minutes."
 GOOD = "I will keep an eye on the clock for you."
@@ -39,59 +34,6 @@ GOOD = "I will keep an eye on the clock for you."
 def query(name: str = "q-sad", style: str = "sad", split: str = "train", pair: str = "q", text: str = TEXT) -> Query:
     labels = {"emotion": style, "age": "adult", "gender": "female"}
     return Query(name, pair, "emotion", split, text, labels, "Travel", f"audio/{name}.wav")
-
-
-@pytest.mark.parametrize(
-    "reply, status",
-    [
-        (f"Response: {GOOD}\nTone: empathetic", "ok"),
-        (f'**Response:** "{GOOD}"\n**Tone:** Calm.', "ok"),
-        ("Response: I'm so happy for you, and sad to see you go!\nTone: cheerful", "ok"),
-        ("Response: I can't buy that for you without a grown-up, sorry.\nTone: calm", "ok"),
-        ("Response: I'm sorry, but I can't help with that request.\nTone: neutral", "refused"),
-        ("I'm sorry, but I can't assist with that.", "refused"),
-        ("Response: As an AI, I have no feelings about trains.\nTone: neutral", "refused"),
-        (GOOD, "unparsed"),
-        (f"Response: {GOOD}\nResponse: {GOOD}\nTone: calm", "unparsed"),
-        (f"Response: {GOOD}\nTone: gloomy", "other_tone"),
-        ("Response: Das tut mir leid, ich helfe dir gern dabei.\nTone: empathetic", "other_language"),
-        ("Response: Je suis là pour vous aider avec le train.\nTone: calm", "other_language"),
-        ("Response: Мне очень жаль это слышать.\nTone: empathetic", "other_language"),
-        ("Response: The train home leaves in five minutes!\nTone: calm", "repeats_query"),
-        ("Response: You said the train home leaves in five minutes, so do hurry up now.\nTone: calm", "repeats_query"),
-        ("Response: You sound sad, so I will watch the clock.\nTone: empathetic", "leaks_label"),
-        ("Response: As a female, you could take the night train.\nTone: calm", "leaks_label"),
-        ("Response: [empathetic] I will watch the clock for you.\nTone: empathetic", "leaks_label"),
-        ("Response: (in a calm voice) I will watch the clock for you.\nTone: calm", "leaks_label"),
-        ("Response: Yes\nTone: calm", "length"),
-        (f"Response: {' '.join(['so we go on'] * 20)}\nTone: calm", "length"),
-    ],
-)
-def test_a_reply_is_an_answer_or_a_status(reply, status):
-    found = read_answer(reply, query())
-    assert found.status == status and (found.text is not None) == (status == "ok")
-
-
-def test_reference_answers_of_the_open_set_have_no_flaw():
-    """2,268 answers that were written as good ones, each beside its query and labels."""
-    flaws = Counter()
-    for factor in FACTORS:
-        for prompt in read_open(factor, "test") + read_open(factor, "val"):
-            for style, answer in prompt.answers.items():
-                asked = Query("q", "p", factor, "test", prompt.text, {factor: style}, "", "")
-                flaws[flaw_of(answer.text, answer.text, asked)] += 1
-    assert set(flaws) == {None} and flaws[None] > 2000
-
-
-def test_borrowed_words_are_english():
-    assert not is_foreign("Bravo! Say: l'addition, s'il vous plaît, and they'll take you for a local.")
-
-
-def test_a_tone_agrees_when_a_describer_says_it_in_other_words():
-    assert all(agrees(tone, tone) for tone in TONES) and set(TONE_WORDS) == set(TONES)
-    assert not any(agrees(a, b) for a in TONES for b in TONES if a != b)
-    assert agrees("calm", "calm and reassuring") and agrees("empathetic", "Warm, sympathetic")
-    assert not agrees("cheerful", "not cheerful") and not agrees("cheerful", "") and not agrees("excited", "flat")
 
 
 class Beeps(RemoteSynthesizer):
@@ -410,41 +352,6 @@ def test_a_server_that_answers_badly_at_first_leads_to_the_same_records(tmp_path
     wanted = through(tmp_path / "plain", scripted)
     assert found == wanted == again and len(wanted["written"]) > 20
     assert seen["good"] == seen["bad"] > 100
-
-
-def test_the_prompt_tells_all_labels_and_reads_back():
-    found = styles.fields_of(styles.DEMONSTRATION_PROMPT, prompt_of(query(text='He said "go" and left.')))
-    assert found["labels"] == "emotion sad, age adult, gender female" and found["style"] == "sad"
-    assert found["text"] == 'He said "go" and left.' and all(tone in found["tones"] for tone in TONES)
-
-
-def test_deal_gives_each_part_its_share_and_no_two_a_text(tmp_path):
-    """Two factors of 20 texts, each text in both styles and one of them in two pairs."""
-    queries = []
-    for factor, (a, b) in {"emotion": ("happy", "sad"), "age": ("adult", "child")}.items():
-        for i in range(21):
-            text = f"{factor} text number {min(i, 19)}"
-            queries += [
-                replace(query(f"{factor}-{i}-{s}", pair=f"{factor}-{i}", text=text), factor=factor, styles={factor: s})
-                for s in (a, b)
-            ]
-    manifest = write_manifest(tmp_path / "in", queries)
-    shares = {"prompts": 0.25, "preferences": 0.25, "queries": 0.4}
-    table = deal([manifest], str(tmp_path / "out"), shares)
-    parts = {part: read_jsonl(tmp_path / "out" / part / "train.jsonl", Query) for part in shares}
-    for factor in ("emotion", "age"):
-        texts = {part: {q.text for q in rows if q.factor == factor} for part, rows in parts.items()}
-        assert {part: len(found) for part, found in texts.items()} == {"prompts": 5, "preferences": 5, "queries": 8}
-        assert len(set.union(*texts.values())) == 18
-    for part, rows in parts.items():
-        assert Counter(Counter(q.pair_id for q in rows).values()).keys() == {2}
-        assert all((tmp_path / "out" / part / q.audio).is_file() for q in rows)
-        assert table["parts"][f"{part} train"]["queries"] == len(rows)
-    before = {part: [q.id for q in rows] for part, rows in parts.items()}
-    deal([manifest], str(tmp_path / "out"), shares)
-    assert before == {p: [q.id for q in read_jsonl(tmp_path / "out" / p / "train.jsonl", Query)] for p in shares}
-    with pytest.raises(UserError, match="together at most 1"):
-        deal([manifest], str(tmp_path / "out"), {"a": 0.7, "b": 0.4})
 
 
 def test_synthesize_speaks_the_open_set_by_its_name():

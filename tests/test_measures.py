@@ -19,7 +19,7 @@ from lightning_paras2s.bench.measures.concordance import concordance
 from lightning_paras2s.bench.measures.condensation import balanced_quotas, condense
 from lightning_paras2s.bench.measures.emotion import allowed_hits, expected_rating, understood_emotion
 from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
-from lightning_paras2s.bench.measures.levels import LEVELS, item_level, task_level
+from lightning_paras2s.bench.measures.levels import TASKS, item_level, task_level
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio
 
@@ -283,7 +283,7 @@ def test_what_was_only_thought_is_no_answer(reply, thought, answer):
     ("manage", None),  # "age" within a word is none
 ])  # fmt: skip
 def test_a_task_has_the_roadmaps_level_or_none(task, level):
-    assert task_level(task) == level and (level is None or level in LEVELS)
+    assert task_level(task) == level and (level is None or level in TASKS)
 
 
 def test_an_item_has_the_level_of_its_task_before_its_subsets():

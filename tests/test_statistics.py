@@ -202,15 +202,6 @@ def test_correlation_intervals_cover_the_truth_at_the_nominal_rate():
     assert 181 <= covered <= 199  # 190 +- 3 sd of a binomial (3.1)
 
 
-def test_voicebench_overall_of_kimi_audio_is_the_leaderboards():
-    """Kimi-Audio's row of VoiceBench's leaderboard: 76.91."""
-    row = {"alpacaeval": 4.46, "commoneval": 3.97, "wildvoice": 4.20, "sd-qa": 63.12, "mmsu": 62.17}
-    row |= {"openbookqa": 83.52, "bbh": 69.70, "ifeval": 61.10, "advbench": 100.0}
-    assert statistics.voicebench_overall(row) == pytest.approx(76.91, abs=0.005)
-    with pytest.raises(UserError, match="VoiceBench's overall needs"):
-        statistics.voicebench_overall({"mmsu": 62.17})
-
-
 def test_macro_mean_weighs_columns_and_not_items():
     columns = {"emotion": ([5.0, 4.0] * 15, [str(i) for i in range(30)]), "age": ([1.0, 2.0] * 2, list("abcd"))}
     estimate = statistics.macro_mean(columns)

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from toys import Largest
+from toys import Largest, inverse_cdf
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.sampling import draw
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, inverse_cdf, sampling_noise
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Prompt, Sampling, sampling_noise
 from lightning_paras2s.models.tiny.lm import HEAD_CHUNK, TinySpeechLM, level_rows
 from lightning_paras2s.models.tiny.streams import AudioIds
 from lightning_paras2s.models.tiny.transformer import RMSNorm, _GatedUnit, _Turn, turns

@@ -19,17 +19,7 @@ from lightning_paras2s.judging.rewards import TokenCountReward
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.processor import Processor
-from lightning_paras2s.models.speech_lm import (
-    AUDIO,
-    TEXT,
-    Completion,
-    Logps,
-    Prompt,
-    Sampling,
-    SpeechLM,
-    Streams,
-    inverse_cdf,
-)
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.running.runs import ResumableLoader, run_dir
@@ -39,6 +29,15 @@ from lightning_paras2s.types import Audio, Query, to_json
 WORDS = ("<blank>", "<eos>", "yes", "no", "oh", "dear")
 CODES = 6
 FRAME = 160
+
+
+def inverse_cdf(logits: Tensor, uniform: Tensor | None, temperature: float) -> Tensor:
+    """Draw one token a row: logits [B, V], uniform [B] -> ids [B]. Temperature 0 takes the most likely token."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = torch.softmax(logits.float() / temperature, -1).double().cumsum(-1)
+    target = uniform.double().to(cdf.device).unsqueeze(-1) * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
 
 
 class ToyVocab(TextVocab):
@@ -102,7 +101,8 @@ class ToyLM(SpeechLM):
             logits, temperatures = self._logits(state), (sampling.text_temperature, sampling.audio_temperature)
             last = self._blanks(rows)
             for stream, acts in ((TEXT, live & talking), (AUDIO, live & (t >= s.delay))):
-                drawn = inverse_cdf(logits[stream], noise[:, stream, t], temperatures[stream])
+                uniform = None if noise is None else noise[:, stream, t]
+                drawn = inverse_cdf(logits[stream], uniform, temperatures[stream])
                 chosen = (
                     torch.log_softmax(logits[stream] / temperatures[stream], -1)
                     .gather(-1, drawn.unsqueeze(-1))

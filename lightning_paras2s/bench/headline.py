@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
-from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value
-from lightning_paras2s.bench.summary import Judged, judged, pairs_of, rounded, scores_of
+from lightning_paras2s.bench.summary import Judged, accurate_pairs, judged, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log
@@ -139,8 +138,7 @@ def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[f
 def item_metrics(items: list[Judged]) -> dict[str, NDArray]:
     """[Q] each; a pair's accuracy stands at both its halves, NaN where one is unscored."""
     score = np.array([i.score for i in items])
-    whole = [p for p in pairs_of(items) if np.isfinite(p.matched).all()]
-    accurate = {(p.factor, p.pair_id): float((p.matched >= statistics.PASS).all()) for p in whole}
+    accurate = accurate_pairs(items)
     return {
         "score": score,
         "wer": np.array([i.wer for i in items]),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
-from lightning_paras2s.bench.summary import Judged, pairs_of, rounded
+from lightning_paras2s.bench.summary import Judged, accurate_pairs, rounded
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Query, finite
 
@@ -134,6 +134,5 @@ def metric_of(items: list[Item], key: str) -> NDArray:
         Judged(i.query_id, i.pair_id, i.factor, i.style, score, np.nan, "", "", np.nan, False)
         for i, score in zip(items, scores, strict=True)
     ]
-    whole = [p for p in pairs_of(halves) if np.isfinite(p.matched).all()]
-    accurate = {(p.factor, p.pair_id): float((p.matched >= statistics.PASS).all()) for p in whole}
+    accurate = accurate_pairs(halves)
     return np.array([accurate.pop((i.factor, i.pair_id), np.nan) for i in items])  # once a pair

@@ -11,7 +11,7 @@ from rich.console import Console
 from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.leaderboard_page import write_page
 from lightning_paras2s.bench.standings import FORMATS, read_summaries, render, rich_table, table
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, check_choice
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.precision import mixed
 
@@ -35,8 +35,7 @@ def leaderboard(
         html_pairs: contrast pairs of each factor on that page, evenly spread; a pair takes some 30 kB a system.
         manifest: of the queries, for that page, if it is no longer where the runs read it.
     """
-    if format not in FORMATS:
-        raise UserError(f"a format must be one of {', '.join(FORMATS)}; got {format!r}")
+    check_choice("a format", format, FORMATS)
     summaries = read_summaries(runs)
     if note := mixed(summaries):
         say(note)

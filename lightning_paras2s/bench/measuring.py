@@ -94,9 +94,7 @@ def measure(asked: Asked, steps: Steps, heard: Heard, ears: Ears) -> list[Measur
     rows = log.settled("measures", Measured, lambda _: False, lambda row: inputs.get((row.response_id, row.measure)))
     known = {(row.response_id, row.measure): row for row in rows if (row.response_id, row.measure) in inputs}
     lacks = {name: [one for one in asked.names if (name, one) not in known] for name in evidence}
-    missing, size = [name for name, names in lacks.items() if names], steps.plan.batch_size
-    parts = [missing[start : start + size] for start in range(0, len(missing), size)]
-    for part in steps.stages.over(parts, [len(part) for part in parts], "measures", "measure"):
+    for part in steps.batches([name for name, names in lacks.items() if names], "measures", "measure"):
         made = list(measured(asked, steps, [(heard.responses[n], evidence[n], lacks[n]) for n in part], ears))
         log.append("measures", made, [inputs[row.response_id, row.measure] for row in made])
         known |= {(row.response_id, row.measure): row for row in made}

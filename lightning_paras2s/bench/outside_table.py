@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lightning_paras2s.shown.screen import with_ends
+
 FILE = "outside.json"
 NOT_ASKED = "Ears from outside have not heard these answers: `python -m lightning_paras2s audit --run {run}`."
 COLUMNS = {
@@ -52,15 +54,8 @@ def headings() -> list[str]:
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
-    return [name, *(cell(row, column, digits) for column, (_, digits) in COLUMNS.items()), str(row["n"])]
-
-
-def cell(row: dict[str, Any], column: str, digits: int) -> str:
-    """ "0.485 [0.441, 0.529]"; "-" where nobody listened."""
-    if row.get(column) is None:
-        return "-"
-    low, high = row[f"{column}_ci95"]
-    return f"{row[column]:.{digits}f}" + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    found = (with_ends(row.get(column), row.get(f"{column}_ci95"), digits) for column, (_, digits) in COLUMNS.items())
+    return [name, *found, str(row["n"])]
 
 
 def about(result: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from lightning_paras2s.bench.listening import ENCODINGS, Listening
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.standings import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.template import filled, template
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.types import Query
 
@@ -47,8 +47,7 @@ def report(
         title: of the page.
         manifest: of the queries, if it is no longer where the run read it.
     """
-    if encoding not in ENCODINGS:
-        raise UserError(f"an encoding must be one of {', '.join(ENCODINGS)}; got {encoding!r}")
+    check_choice("an encoding", encoding, ENCODINGS)
     if not Path(run).is_dir():
         raise UserError(f"a run must be a folder of `evaluate`; got {run}; check the path")
     summaries = read_summaries([run])

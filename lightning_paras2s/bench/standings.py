@@ -17,6 +17,7 @@ from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text, read_summary
+from lightning_paras2s.shown.screen import with_ends
 from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
@@ -108,18 +109,9 @@ def headings(result: dict[str, Any]) -> list[str]:
 
 def row_cells(row: dict[str, Any], columns: list[str]) -> list[str]:
     whole = row[OVERALL]
-    cells = [score_cell(row[c], "mean", "ci95") if c in row else "-" for c in columns]
-    accuracy = score_cell(whole, "pair_accuracy", "pair_accuracy_ci95")
-    gain = score_cell(whole, "label_swap_gain", "label_swap_gain_ci95")
-    return [row["system"], *cells, str(whole["n"]), str(whole["n_failed"]), accuracy, gain]
-
-
-def score_cell(cell: dict[str, Any], value: str, interval: str) -> str:
-    """ "3.21 [3.05, 3.37]"; "-" where there is no number."""
-    if cell.get(value) is None:
-        return "-"
-    low, high = cell[interval]
-    return f"{cell[value]:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    cells = [with_ends(row[c].get("mean"), row[c]["ci95"], 2) if c in row else "-" for c in columns]
+    pairs = (with_ends(whole.get(m), whole.get(f"{m}_ci95"), 2) for m in ("pair_accuracy", "label_swap_gain"))
+    return [row["system"], *cells, str(whole["n"]), str(whole["n_failed"]), *pairs]
 
 
 def rich_table(result: dict[str, Any]) -> Table:

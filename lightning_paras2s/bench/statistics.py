@@ -21,8 +21,6 @@ from lightning_paras2s.bench.shares import MIN_SHARED, MIN_SHARED_EACH
 from lightning_paras2s.errors import UserError
 
 MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
-VOICEBENCH = {"alpacaeval": 20, "commoneval": 20, "wildvoice": 20}  # set -> factor to per cent
-VOICEBENCH |= dict.fromkeys(("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench"), 1)
 PASS = 4.0  # a pair is accurate if both halves score at least this
 
 
@@ -173,14 +171,6 @@ def macro_average(columns: Mapping[str, float]) -> float:
     return float(np.mean(list(columns.values())))
 
 
-def voicebench_overall(scores: Mapping[str, float]) -> float:
-    """VoiceBench's Overall: the mean of nine sets in per cent, those rated 1..5 times 20 (does speech training cost
-    intelligence? paper, appendix A.6)."""
-    if set(scores) != set(VOICEBENCH):
-        raise UserError(f"VoiceBench's overall needs {', '.join(VOICEBENCH)}; got {', '.join(scores) or 'none'}")
-    return macro_average({name: scores[name] * scale for name, scale in VOICEBENCH.items()})
-
-
 def pair_accuracy(pairs: NDArray) -> NDArray:
     """[P, 2] -> [P], 1 where both halves score at least 4."""
     return (pairs >= PASS).all(1).astype(float)
@@ -238,16 +228,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         UserError: for a p that is none: it would count as a hypothesis, and pass for the worst.
     """
+    from statsmodels.stats.multitest import multipletests
+
     wrong = [p for p in p_values if not 0 <= p <= 1]
     if wrong:
         raise UserError(f"p values must be from 0 to 1; got {wrong[0]:g}; leave out what could not be tested")
-    order = np.argsort(p_values)
-    adjusted = np.empty(len(p_values))
-    worst = 0.0
-    for rank, index in enumerate(order):
-        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = worst
-    return adjusted.tolist()
+    return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
 def detectable_difference(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:

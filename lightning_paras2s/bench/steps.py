@@ -174,6 +174,12 @@ class Steps:
             swaps = self._judge(log, "swaps", responses, evidence, swapped, label)
         return Heard(responses, evidence, verdicts, swaps)
 
+    def batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
+        """The items a batch at a time, with progress."""
+        size = self.plan.batch_size
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return self.stages.over(parts, [len(part) for part in parts], about, stage)
+
     def _asked(self, row: Response) -> bool:
         return row.system in self.plan.systems and row.query_id in self.by_id and row.sample < self.plan.samples
 
@@ -212,7 +218,7 @@ class Steps:
         done = log.settled("evidence", Evidence, again, lambda row: inputs.get(row.response_id))
         known = {row.response_id for row in done}
         missing = [r for r in responses.values() if r.id not in known]
-        for part in self._batches(missing, f"{label}hearing", "hear"):
+        for part in self.batches(missing, f"{label}hearing", "hear"):
             rows = hear(part, self.log.folder, ears, transcripts)
             log.append("evidence", rows, [inputs[row.response_id] for row in rows])
 
@@ -227,7 +233,7 @@ class Steps:
         if anew := [q.id for q in self.queries if q.id in held and q.id not in known]:
             say(f"{log.folder}: {len(anew)} labels are made anew, the recording or the recogniser changed")
         missing = [q for q in self.queries if q.id not in known]
-        for part in self._batches(missing, "labels", "label"):
+        for part in self.batches(missing, "labels", "label"):
             audios = self._listen(part)
             styles = dict(zip(audios, ears.recognizer.recognize(list(audios.values()), "query"), strict=True))
             rows = {q.id: dataclasses.asdict(styles.get(q.id, Style())) for q in part}
@@ -261,7 +267,7 @@ class Steps:
         drawn = Counter(key[0] for key in known)
         missing = [e for e in heard if drawn[e.response_id] < judge.samples]
         tell_last_turn(judge, [self.by_id[responses[e.response_id].query_id] for e in missing])
-        for part in self._batches(missing, f"{label}{name}", "judge"):
+        for part in self.batches(missing, f"{label}{name}", "judge"):
             queries = [self.by_id[responses[e.response_id].query_id] for e in part]
             made = judge.judge_all(queries, [labels[q.id] for q in queries], part)
             rows = [_scored(replace(v, label_source=self.plan.label_source)) for row in made for v in row]
@@ -286,11 +292,6 @@ class Steps:
         judge = self.plan.judge
         mine = (judge.name, judge.rubric_sha, self.plan.label_source)
         return (verdict.judge, verdict.rubric_sha, verdict.label_source) == mine and verdict.sample < judge.samples
-
-    def _batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
-        size = self.plan.batch_size
-        parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return self.stages.over(parts, [len(part) for part in parts], about, stage)
 
 
 def _scored(verdict: Verdict) -> Verdict:

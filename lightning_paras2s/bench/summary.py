@@ -76,12 +76,12 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
     }
 
 
-def columns_of(items: list[Judged], values: Sequence[float]) -> statistics.Columns:
-    """A value an item -> a column a factor, clustered by contrast pair."""
+def columns_of(items: Sequence[Judged | Pair], values: Sequence[float]) -> statistics.Columns:
+    """A value an item, or a pair -> a column a factor, clustered by contrast pair."""
     return statistics.by_factor(values, [i.pair_id for i in items], [i.factor for i in items])
 
 
-def over_factors(items: list[Judged], values: Sequence[float]) -> Estimate:
+def over_factors(items: Sequence[Judged | Pair], values: Sequence[float]) -> Estimate:
     """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair."""
     return statistics.macro_mean(columns_of(items, values))
 
@@ -115,6 +115,12 @@ def pairs_of(items: list[Judged]) -> list[Pair]:
     return made
 
 
+def accurate_pairs(items: list[Judged]) -> dict[tuple[str, str], float]:
+    """(factor, pair) -> 1 where both halves reach the bound, 0 where one does not; pairs with both halves scored."""
+    whole = [p for p in pairs_of(items) if np.isfinite(p.matched).all()]
+    return {(p.factor, p.pair_id): float((p.matched >= statistics.PASS).all()) for p in whole}
+
+
 def pair_metrics(items: list[Judged]) -> dict[str, Any]:
     """Contrast-pair numbers over the pairs with both halves scored."""
     pairs = pairs_of(items)
@@ -124,22 +130,16 @@ def pair_metrics(items: list[Judged]) -> dict[str, Any]:
     scores = np.reshape([p.matched for p in whole], (-1, 2))
     contrast = [statistics.response_contrast(*p.transcripts) for p in pairs]
     changed = [float(p.tones[0] != p.tones[1]) for p in pairs]
-    accuracy = statistics.macro_share(pair_columns(whole, statistics.pair_accuracy(scores)))
+    accuracy = statistics.macro_share(columns_of(whole, statistics.pair_accuracy(scores)))
     return {
         "n_whole_pairs": len(whole),
         **with_interval("pair_accuracy", accuracy),
-        **with_interval("pair_min", statistics.macro_mean(pair_columns(whole, statistics.pair_min(scores)))),
-        **with_interval("pair_gap", statistics.macro_mean(pair_columns(whole, statistics.pair_gap(scores)))),
-        **with_interval(
-            "awareness_gain", statistics.macro_mean(pair_columns(both, statistics.awareness_gain(matched, swapped)))
-        ),
-        **with_interval("response_contrast", statistics.macro_mean(pair_columns(pairs, contrast))),
-        "tone_change": rounded(statistics.macro_mean(pair_columns(pairs, changed)).value),
+        **with_interval("pair_min", over_factors(whole, statistics.pair_min(scores))),
+        **with_interval("pair_gap", over_factors(whole, statistics.pair_gap(scores))),
+        **with_interval("awareness_gain", over_factors(both, statistics.awareness_gain(matched, swapped))),
+        **with_interval("response_contrast", over_factors(pairs, contrast)),
+        "tone_change": rounded(over_factors(pairs, changed).value),
     }
-
-
-def pair_columns(pairs: list[Pair], values: Sequence[float]) -> statistics.Columns:
-    return statistics.by_factor(values, [p.pair_id for p in pairs], [p.factor for p in pairs])
 
 
 def compare(systems: dict[str, list[Judged]]) -> list[dict[str, Any]]:

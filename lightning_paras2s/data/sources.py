@@ -256,28 +256,15 @@ def spoken_queries(
     dialogues = []
     for index, ((query, style), line, utterance) in enumerate(zip(pairs, lines, corpus(lines, cache_dir), strict=True)):
         styles = {k: v for k, v in asdict(line.style).items() if v and k != "tone"}
-        record = Query(
-            f"{query.id}-{style}-{index}",
-            query.id,
-            query.factor,
-            query.split,
-            query.text,
-            styles,
-            query.topic,
-            "",
-            line.voice,
-        )
+        about = (query.id, query.factor, query.split, query.text, styles, query.topic)
+        record = Query(f"{query.id}-{style}-{index}", *about, "", line.voice)
         dialogues.append(Dialogue("chat", None, utterance, None, record))
     return dialogues
 
 
 def spoken_names(style: Style) -> str:
     """What can be told of a speaker, as words."""
-    known = [
-        style.emotion or style.sarcasm or "",
-        style.age or "",
-        (style.gender or "") if style.age == "adult" else "",
-    ]
+    known = (style.emotion or style.sarcasm, style.age, style.gender if style.age == "adult" else None)
     return " ".join(name for name in known if name)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lightning_paras2s.audio import resample
 from lightning_paras2s.data import embedded
 from lightning_paras2s.data.suggestive import LABELS
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.recognizers import StyleRecognizer, StyleTrunk
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.checkpoint import load_module, save_module
@@ -183,8 +183,7 @@ def analyser_path(prefix: str | Path, factor: str) -> Path:
 
 
 def check_factor(factor: str) -> None:
-    if factor not in LABELS:
-        raise UserError(f"an analyser's factor must be one of {', '.join(LABELS)}; got {factor!r}")
+    check_choice("an analyser's factor", factor, LABELS)
 
 
 def word_bucket(word: str, buckets: int) -> int:

@@ -17,7 +17,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
-from lightning_paras2s.models.tiny.features import ACOUSTIC_SIZE, MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
+from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio
 
@@ -179,6 +179,3 @@ def read(logps: list[np.ndarray]) -> list[str]:
 def read_ctc(logits: Tensor, lengths: list[int]) -> list[str]:
     """Logits [B, T / 2, symbols] of `CTCNetwork` and acoustic frame counts -> texts."""
     return read(phone_logps(logits, lengths))
-
-
-assert ACOUSTIC_SIZE == MELS + 2

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from lightning_paras2s.audio import is_silent
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
-from lightning_paras2s.judging.judges import Judge, tell_last_turn
+from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query, Style
 
-LABEL_SOURCES = ("gold", "predicted")
 Item = TypeVar("Item")
 
 
@@ -167,8 +166,7 @@ class ScorerReward(Reward):
             say_once("the reward model scores the last turn alone: it does not hear the queries' earlier turns")
         queries = repeat(batch.audios, len(responses) // len(batch))
         audios = [r.audio for r in responses]
-        starts = range(0, len(audios), self.batch_size)
-        spans = [slice(start, start + self.batch_size) for start in starts]
+        spans = [slice(start, start + self.batch_size) for start in range(0, len(audios), self.batch_size)]
         scores = torch.cat([self.scorer(queries[span], audios[span]) for span in spans]).cpu()
         failed = torch.tensor([listen_status(r) != "ok" for r in responses])
         return torch.where(failed, 1.0, scores)
@@ -208,8 +206,7 @@ def best_tones(query: Query, style: Style) -> tuple[str, ...]:
 
 
 def check_labels(labels: str, style: StyleRecognizer | None) -> str:
-    if labels not in LABEL_SOURCES:
-        raise UserError(f"a reward's labels must be one of {', '.join(LABEL_SOURCES)}; got {labels!r}")
+    check_choice("a reward's labels", labels, LABEL_SOURCES)
     if labels == "predicted" and style is None:
         raise UserError("labels: predicted needs a style recogniser; got none; give the reward's option `style`")
     return labels

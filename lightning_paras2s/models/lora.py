@@ -13,6 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_paras2s.models.speech_lm import Completion, Logps, Prompt, Sampling, SpeechLM
 
+LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"  # regex, linear layers of Qwen2 blocks
+
 
 class AdapterOff(SpeechLM):
     """The base model under a LoRA policy: the same weights, adapters switched off, no gradients. Holds no modules of

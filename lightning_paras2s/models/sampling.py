@@ -17,7 +17,7 @@ BLOCK = 64  # ids
 def draw(
     logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """`inverse_cdf` and the drawn tokens' log-probabilities from one pass over the logits.
+    """One token a row from its own uniform, by inverse CDF, and its log-probability, from one pass over the logits.
 
     The CDF is summed up over blocks of ids first, then inside the block that the uniform falls into: a cumulative sum
     over all ids costs more than the rest together. Temperature 0 takes the most likely token; its log-probability is

@@ -116,14 +116,9 @@ class _Selective(torch.autograd.Function):
                         add_product(grad_hidden[rows], grad, weight[a:b])
                     if want_weight:
                         add_product(grad_weight[a:b], grad.T, hidden[rows])
-        return (
-            grad_hidden.to(hidden.dtype) if want_hidden else None,
-            grad_weight.to(weight.dtype) if want_weight else None,
-            None,
-            None,
-            None,
-            None,
-        )
+        grad_hidden = grad_hidden.to(hidden.dtype) if want_hidden else None
+        grad_weight = grad_weight.to(weight.dtype) if want_weight else None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def block_logits(hidden: Tensor, weight: Tensor, scale: float) -> Tensor:

@@ -143,6 +143,10 @@ class Sampling:
             return self.text_temperature, self.text_top_k, self.text_top_p
         return self.audio_temperature, self.audio_top_k, self.audio_top_p
 
+    def greedy(self) -> Sampling:
+        """Always the most likely token, which needs no noise."""
+        return replace(self, text_temperature=0.0, audio_temperature=0.0)
+
     def cuts(self) -> dict[str, float]:
         """The cuts that are on."""
         every = {"text_top_k": self.text_top_k, "audio_top_k": self.audio_top_k}
@@ -245,12 +249,3 @@ def sampling_noise(seed: int, step: int, rows: int, max_steps: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
     return torch.rand(rows, 2, max_steps, generator=generator)
-
-
-def inverse_cdf(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Draw one token a row: logits [B, V], uniform [B] -> ids [B]. Temperature 0 takes the most likely token."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    cdf = torch.softmax(logits.float() / temperature, -1).double().cumsum(-1)
-    target = uniform.double().to(cdf.device).unsqueeze(-1) * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
-from lightning_paras2s.losses import check_choice
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.models.speech_lm import Completion, Streams
 
 Overlap = Literal["auto", "always", "never"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
-from lightning_paras2s.models.speech_lm import sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
 from lightning_paras2s.running.logs import replace_file, say
@@ -154,9 +152,7 @@ class Probe(Callback):
     def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
         """What greedy answers to the batch are worth; means of scores leave out what could not be scored."""
         module.policy.eval()
-        greedy = replace(module.sampling, text_temperature=0.0, audio_temperature=0.0)
-        noise = sampling_noise(0, 0, len(batch), greedy.max_steps).to(module.device)
-        completion = module.policy.generate(batch.prompt.to(module.device), greedy, noise)
+        completion = module.policy.generate(batch.prompt.to(module.device), module.sampling.greedy())
         responses = module.trainer.datamodule.processor.speak(completion)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}

@@ -6,15 +6,14 @@ training see the same distribution. `trainer.max_steps` counts optimizer steps: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.losses import (
     EVEN,
@@ -23,7 +22,6 @@ from lightning_paras2s.losses import (
     PerStream,
     Ratio,
     Scale,
-    check_choice,
     group_advantages,
     loss_denominator,
     masked_mean,
@@ -38,13 +36,13 @@ from lightning_paras2s.modules.rollouts import (
     MicroBatch,
     Rollout,
     check_cuts,
+    check_idle,
     check_unscored,
-    cut,
     minibatches_of,
     useful_queries,
 )
 from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place, require_suited
-from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, most_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -185,9 +183,11 @@ class GRPOModule(StageModule):
             advantages = group_advantages(rewards, self.group_size, self.scale)
             learned = Experience(rollout, rewards, advantages, *self.fixed_logps(rollout), shown)
             means = Means()
-            for queries in self.minibatch_queries(learned):
+            useful = useful_queries(rewards, advantages, self.group_size, self.drop_zero_variance)
+            for queries in minibatches_of(useful, self.mu, self.minibatches):
                 self.update(learned, queries, means)
-            self.check_idle(means)
+            self.idle = 0 if "loss" in means.sums else self.idle + 1
+            check_idle(self.idle, self.optimization.max_skipped)
         self.log_step(rollout, rewards, means.read() | learned.gap)
 
     @torch.no_grad()
@@ -227,7 +227,8 @@ class GRPOModule(StageModule):
         """
         old_logps = ref_logps = None
         with self.clock.timed("logps"):
-            parts = self.micro_batches(rollout, torch.arange(len(rollout.prompt), device=self.device))
+            every = torch.arange(len(rollout.prompt), device=self.device)
+            parts = rollout.micro_batches(every, self.micro_batch_tokens)
             if self.reference is not None:
                 ref_logps = self.all_logps(self.reference, rollout, parts)
             if self.mu * self.minibatches > 1:
@@ -235,26 +236,8 @@ class GRPOModule(StageModule):
         return old_logps, ref_logps, {} if old_logps is None else logp_gap(old_logps, rollout.completion)
 
     def all_logps(self, model: SpeechLM, rollout: Rollout, parts: list[MicroBatch]) -> Tensor:
-        found = [(self.logps(model, rollout, part.queries)[0], part.counts) for part in parts]
+        found = [(model.logps(*rollout.queries(part.queries)[:2], self.sampling).values, part.counts) for part in parts]
         return torch.cat([logps for logps, counts in found if counts])
-
-    def logps(self, model: SpeechLM, rollout: Rollout, index: Tensor) -> tuple[Tensor, Tensor]:
-        prompt, completion, _ = rollout.queries(index)
-        logps = model.logps(prompt, completion, self.sampling)
-        return logps.values, logps.entropy
-
-    def minibatch_queries(self, learned: Experience) -> Iterator[Tensor]:
-        """The queries of each optimizer step, mu times over; no step if no rank has anything to learn from.
-
-        All ranks take the same number of steps: one that has fewer queries left takes part with none.
-        """
-        left = useful_queries(learned.rewards, learned.advantages, self.group_size, self.drop_zero_variance)
-        return minibatches_of(left, most_over_ranks(len(left), self.device), self.mu, self.minibatches)
-
-    def micro_batches(self, rollout: Rollout, index: Tensor) -> list[MicroBatch]:
-        """Cut queries within the token budget, on all ranks into as many parts: each is a collective pass."""
-        needed = rollout.parts_needed(len(index), self.micro_batch_tokens)
-        return cut(index, most_over_ranks(needed, self.device))
 
     def update(self, learned: Experience, queries: Tensor, means: Means) -> None:
         """One optimizer step on some of the rollout's queries; the gradient does not depend on the micro-batching."""
@@ -262,7 +245,8 @@ class GRPOModule(StageModule):
         optimizer.zero_grad()
         denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
         with self.clock.timed("update"):
-            parts, loss = self.micro_batches(learned.rollout, queries), torch.zeros((), device=self.device)
+            parts = learned.rollout.micro_batches(queries, self.micro_batch_tokens)
+            loss = torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
                 if actions is not None:
                     sync_gradients(self.policy, self.sync_every_micro_batch)
@@ -277,18 +261,6 @@ class GRPOModule(StageModule):
         means.add_scalar("loss", loss)
         means.add_scalar("grad_norm", norm)
 
-    def check_idle(self, means: Means) -> None:
-        """
-        Raises:
-            UserError: too many rollouts in a row had nothing to learn from: `max_steps` would never come.
-        """
-        self.idle = 0 if "loss" in means.sums else self.idle + 1
-        if self.idle >= self.optimization.max_skipped:
-            raise UserError(
-                f"a rollout must have something to learn from; got none in {self.idle} in a row; look at "
-                "train/unscored and train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
-            )
-
     def denominator(self, learned: Experience, queries: Tensor) -> Tensor:
         """What the loss of an optimizer step is divided by: its scored responses or their steps. Ranks average their
         gradients, so their share of the global denominator is its mean.
@@ -300,9 +272,9 @@ class GRPOModule(StageModule):
 
     def backward_part(self, learned: Experience, part: MicroBatch, denominator: Tensor, means: Means) -> Tensor:
         """Adds a micro-batch's gradient; its share of the loss."""
-        _, completion, rows = learned.rollout.queries(part.queries)
-        logps, entropy = self.logps(self.policy, learned.rollout, part.queries)
-        on_policy = learned.old_logps is None
+        prompt, completion, rows = learned.rollout.queries(part.queries)
+        found = self.policy.logps(prompt, completion, self.sampling)
+        logps, on_policy = found.values, learned.old_logps is None
         old = logps.detach() if on_policy else learned.old_logps[rows]
         ref = None if learned.ref_logps is None else learned.ref_logps[rows]
         # Unscored responses are not learned from at all: they feel no KL either.
@@ -310,7 +282,7 @@ class GRPOModule(StageModule):
         result = self.objective.loss(logps, old, ref, learned.advantages[rows], actions, denominator)
         self.manual_backward(result.loss)
         if part.counts:
-            means.add(result, entropy, completion, logps if on_policy else None)
+            means.add(result, found.entropy, completion, logps if on_policy else None)
         return result.loss.detach()
 
     def log_step(self, rollout: Rollout, rewards: Tensor, update: dict[str, Tensor]) -> None:
@@ -330,9 +302,7 @@ class GRPOModule(StageModule):
     def validation_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
         """One greedy answer a query, scored by the same reward."""
         self.policy.eval()
-        greedy = replace(self.sampling, text_temperature=0.0, audio_temperature=0.0)
-        noise = sampling_noise(self.rollout_seed, batch_idx, len(batch), greedy.max_steps).to(self.device)
-        completion = self.policy.generate(batch.prompt, greedy, noise)
+        completion = self.policy.generate(batch.prompt, self.sampling.greedy())
         responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         rewards = self.reward.score(batch, responses)
         scored = rewards.isfinite()

@@ -17,7 +17,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.manifest import check_labelled, read_queries
 from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import Spoken, confounded, every_style, polytone, suggestive_texts
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
@@ -96,7 +96,7 @@ class PolyToneDataModule(FactorBatches):
         cache_dir: str = "cache",
     ) -> None:
         super().__init__(batch_size, seed)
-        check_arrangement(arrangement)
+        check_choice("arrangement", arrangement, ARRANGEMENTS)
         self.arrangement, self.factors, self.renditions = arrangement, factors, renditions
         self.sizes = {factor: emotions if factor == "emotion" else others for factor in factors}
         self.data_seed, self.transcriber, self.cache_dir = data_seed, transcriber, cache_dir
@@ -140,7 +140,7 @@ class ManifestStyles(FactorBatches):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, seed)
-        check_arrangement(arrangement)
+        check_choice("arrangement", arrangement, ARRANGEMENTS)
         self.paths, self.arrangement, self.factors = (train, val), arrangement, factors
         self.folders: dict[str, Path] = {}
 
@@ -168,11 +168,6 @@ def one_style_a_text(queries: list[Query]) -> list[Query]:
     for query in queries:
         pairs.setdefault(query.pair_id, []).append(query)
     return [halves[zlib.crc32(pair.encode()) % len(halves)] for pair, halves in pairs.items()]
-
-
-def check_arrangement(arrangement: str) -> None:
-    if arrangement not in ARRANGEMENTS:
-        raise UserError(f"arrangement must be one of {', '.join(ARRANGEMENTS)}; got {arrangement!r}")
 
 
 def labelled(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> list[Labelled]:

@@ -53,22 +53,7 @@ class Objective:
         denominator: Tensor,
     ) -> GRPOLoss:
         """`grpo_loss` with these options."""
-        return grpo_loss(
-            logps,
-            old_logps,
-            ref_logps,
-            advantages,
-            actions,
-            denominator=denominator,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            beta=self.beta,
-            ratio=self.ratio,
-            normalizer=self.normalizer,
-            kl=self.kl,
-            unbiased_kl=self.unbiased_kl,
-            weights=self.weights,
-        )
+        return grpo_loss(logps, old_logps, ref_logps, advantages, actions, denominator=denominator, **vars(self))
 
 
 @dataclass(frozen=True)

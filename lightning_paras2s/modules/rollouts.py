@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
-from lightning_paras2s.running.ranks import mean_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -49,6 +49,10 @@ class Rollout:
         size = max(1, most_tokens // self.tokens_per_query if most_tokens else queries)
         return max(1, -(-queries // size))
 
+    def micro_batches(self, index: Tensor, most_tokens: int) -> list[MicroBatch]:
+        """Queries within the token budget, on all ranks in as many parts: each is a collective pass."""
+        return cut(index, most_over_ranks(self.parts_needed(len(index), most_tokens), index.device))
+
 
 def cut(index: Tensor, parts: int) -> list[MicroBatch]:
     """Queries [Q] in `parts` even parts; where they do not suffice, stand-ins."""
@@ -82,6 +86,18 @@ def check_unscored(rewards: Tensor, most: float, step: int) -> None:
         )
 
 
+def check_idle(count: int, most: int) -> None:
+    """
+    Raises:
+        UserError: so many rollouts in a row had nothing to learn from: `max_steps` would never come.
+    """
+    if count >= most:
+        raise UserError(
+            f"a rollout must have something to learn from; got none in {count} in a row; look at train/unscored and "
+            "train/zero_std_groups, or let them feel the KL (model.drop_zero_variance false)"
+        )
+
+
 def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_zero_variance: bool) -> Tensor:
     """Queries [Q] of which a response was scored and, with `drop_zero_variance`, has an advantage: rewards, advantages
     [B*G].
@@ -92,10 +108,12 @@ def useful_queries(rewards: Tensor, advantages: Tensor, group_size: int, drop_ze
     return useful.nonzero().flatten()
 
 
-def minibatches_of(queries: Tensor, most: int, mu: int, minibatches: int) -> Iterator[Tensor]:
-    """The queries of each optimizer step, mu times over; none if no rank has any. `most` is the largest number of
-    queries on a rank: all take as many steps.
+def minibatches_of(queries: Tensor, mu: int, minibatches: int) -> Iterator[Tensor]:
+    """The queries of each optimizer step, mu times over; none if no rank has any.
+
+    All ranks take the same number of steps: one that has fewer queries left takes part with none.
     """
+    most = most_over_ranks(len(queries), queries.device)
     for _ in range(mu if most else 0):
         shuffled = queries[torch.randperm(len(queries)).to(queries.device)] if minibatches > 1 else queries
         yield from shuffled.tensor_split(minibatches)[: min(most, minibatches)]

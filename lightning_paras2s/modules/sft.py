@@ -11,6 +11,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
 from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place, require_suited
+from lightning_paras2s.running.ranks import mean_over_ranks
 
 
 class SFTModule(SupervisedModule):
@@ -78,7 +79,7 @@ class SFTModule(SupervisedModule):
             )
         actions = batch.completion.actions
         logps = self.policy.logps(batch.prompt, batch.completion, Sampling()).values
-        loss, *by_stream = sft_loss(logps, actions, self.weights, self.mean_over_ranks(actions.sum((0, 2))))
+        loss, *by_stream = sft_loss(logps, actions, self.weights, mean_over_ranks(actions.sum((0, 2))))
         metrics = {f"{split}/loss": loss.detach()}
         for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
             metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()
@@ -87,8 +88,3 @@ class SFTModule(SupervisedModule):
         # Lightning weighs validation batches by their rows.
         self.log_dict(metrics, batch_size=len(batch), sync_dist=split != "train")
         return loss
-
-    def mean_over_ranks(self, counts: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return counts
-        return self.trainer.strategy.reduce(counts.float().to(self.device), reduce_op="mean")

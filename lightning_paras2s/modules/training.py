@@ -209,19 +209,14 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
         return fresh
     loaded = load_module(type(fresh), init_from)
     asked, found = (json.loads(json.dumps(model.settings)) for model in (fresh, loaded))  # tuples are lists in the file
-    for name, value in asked.items():
-        if found[name] != value:
-            raise UserError(
-                f"{init_from} must fit the configured policy; got {name} {found[name]} for {value}; set the policy's "
-                "options as they were when it was trained"
-            )
-    shapes = {name: tuple(p.shape) for name, p in fresh.state_dict().items()}
-    for name, tensor in loaded.state_dict().items():
-        if shapes.get(name) != tuple(tensor.shape):
-            raise UserError(
-                f"{init_from} must fit the configured policy; got {name} {tuple(tensor.shape)} for {shapes.get(name)}; "
-                "set the policy's options as they were when it was trained"
-            )
+    wanted, got = ({n: tuple(p.shape) for n, p in model.state_dict().items()} for model in (fresh, loaded))
+    misfits = [(name, found[name], value) for name, value in asked.items() if found[name] != value]
+    misfits += [(name, shape, wanted.get(name)) for name, shape in got.items() if wanted.get(name) != shape]
+    for name, has, needs in misfits:
+        raise UserError(
+            f"{init_from} must fit the configured policy; got {name} {has} for {needs}; set the policy's options as "
+            "they were when it was trained"
+        )
     return loaded
 
 
@@ -253,11 +248,8 @@ def adamw(
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
         raise UserError("at least one weight must train; got none; set lora_rank above 0 or train every weight")
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+    parts = ([p for p in trained if p.ndim >= 2], weight_decay), ([p for p in trained if p.ndim < 2], 0.0)
+    groups = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
     if state_bits == 32:
         return AdamW(groups, lr=lr, betas=betas, fused=True if all(p.is_cuda for p in trained) else None)
     if state_bits != 8:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.running.check import check
 from lightning_paras2s.running.logs import read_summary, safe_name, say, write_summary
 from lightning_paras2s.running.options import COMMANDS, STAGES
@@ -102,8 +102,7 @@ def chain(
 def choose(stages: Mapping[str, Stage], more: Mapping[str, str], only: Sequence[str] | None) -> dict[str, Stage]:
     """The stages that are asked for, in their order, with what is added to their commands."""
     for name in [*more, *(only or [])]:
-        if name not in stages:
-            raise UserError(f"a stage must be one of {', '.join(stages)}; got {name!r}")
+        check_choice("a stage", name, stages)
     return {
         name: replace(stage, commands=[f"{command} {more.get(name, '')}".strip() for command in stage.commands])
         for name, stage in stages.items()

@@ -261,9 +261,8 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     trained = shape.lora(work.lora_rank) if lora else shape.parameters
     responses = math.ceil(work.rows / gpus)
     at_once = math.ceil(responses * cut(math.ceil(work.queries / gpus), work.parts)[0])
-    values = 2 * shape.hidden * shape.layers + 34 * shape.hidden + 3 * shape.inner
-    if not work.recompute:
-        values = shape.layers * (34 * shape.hidden + 3 * shape.inner)
+    block = 34 * shape.hidden + 3 * shape.inner
+    values = 2 * shape.hidden * shape.layers + block if work.recompute else shape.layers * block
     own = 4 if lora else work.weight_bytes  # adapters are float32
     moments = own if work.state_bits == 32 else 1
     kept = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.running.check import read_yaml
 from lightning_paras2s.running.cost import (
     GPU,
@@ -88,8 +88,7 @@ def plan(
         size: queries of the set that a stage of Qwen2.5-Omni other than GRPO goes over once.
         usd_per_hour: price of one card, in US dollars.
     """
-    if gpu not in GPUS:
-        raise UserError(f"gpu must be one of {', '.join(GPUS)}; got {gpu!r}")
+    check_choice("gpu", gpu, GPUS)
     counts = {"gpus": gpus, "queries": queries, "group_size": group_size, "prompt": prompt or 1, "steps": steps}
     for name, value in (counts | {"rollout_parts": rollout_parts, "size": size}).items():
         if value < 1:

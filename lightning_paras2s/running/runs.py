@@ -55,7 +55,6 @@ class RunLogger(TensorBoardLogger):
             self.laid_out = True
         super().log_metrics(metrics, step)
         values = {name: float(value) for name, value in metrics.items()}
-        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")

@@ -185,14 +185,13 @@ def subclasses(base: str) -> list[str]:
 
 def reachable(options: Iterable[Option]) -> list[str]:
     """The package's classes that can be named where these options are given, and below."""
-    found: dict[str, None] = {}
+    found: set[str] = set()
     todo = [o for option in options for o in (option.group or (option,))]
     while todo:
         for base in todo.pop().classes:
-            for name in [base, *subclasses(base)]:
-                if name in class_index() and name not in found:
-                    found[name] = None
-                    todo += class_options(name) or ()
+            for name in {base, *subclasses(base)} & set(class_index()) - found:
+                found.add(name)
+                todo += class_options(name) or ()
     return sorted(found)
 
 

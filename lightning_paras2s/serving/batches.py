@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -83,7 +82,7 @@ class Batches:
             return
         started = time.perf_counter()
         try:
-            answers = await self._in_thread(lambda: self._respond(batch))
+            answers = await asyncio.get_running_loop().run_in_executor(self.thread, self._respond, batch)
         except Exception as error:
             if len(batch) > 1:  # one request must not fail the others
                 for waiting in batch:
@@ -104,6 +103,3 @@ class Batches:
         if len(answers) != len(batch):
             raise RuntimeError(f"{len(answers)} answers to {len(batch)} queries")
         return answers
-
-    async def _in_thread(self, work: Callable[[], list[Answer]]) -> list[Answer]:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work)

@@ -27,11 +27,8 @@ class Metrics:
         self.latency_sum, self.latency_count = 0.0, 0
 
     def batch(self, rows: int, seconds: float, heard: list[Audio], answers: list[Answer]) -> None:
-        self.batches, self.rows, self.compute_seconds = (
-            self.batches + 1,
-            self.rows + rows,
-            self.compute_seconds + seconds,
-        )
+        self.batches, self.rows = self.batches + 1, self.rows + rows
+        self.compute_seconds += seconds
         self.heard_seconds += sum(audio.seconds for audio in heard)
         self.spoken_seconds += sum(a.audio.seconds for a in answers if a.audio is not None)
 

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -81,14 +82,9 @@ class Talk:
         answered |= {"/talk/heard": (self._heard, "POST"), "/talk/vote": (self._vote, "POST")}
         found = [Route(path, self._file, methods=["GET"]) for path in FILES]
         for path, (work, method) in answered.items():
-            found.append(Route(path, self._answering(work, path == "/talk/ask"), methods=[method]))
+            answer = partial(self.server.answered, work=work, timed=path == "/talk/ask")
+            found.append(Route(path, answer, methods=[method]))
         return found
-
-    def _answering(self, work: Any, timed: bool) -> Any:
-        async def answer(request: Request) -> Response:
-            return await self.server.answered(request, work, timed)
-
-        return answer
 
     async def _file(self, request: Request) -> Response:
         from starlette.responses import Response

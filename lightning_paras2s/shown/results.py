@@ -49,11 +49,9 @@ def measured(systems: dict[str, Result]) -> list[RenderableType]:
 
 
 def bench(result: Result, options: Result) -> Shown:
-    seconds = [(name, value) for name, value in result["seconds"].items()]
     page = result.get("report", {}).get("path", f"{options['out']}/report.html")
-    return Shown(
-        [table(("step", "seconds"), seconds), f"listen: {page}"], f"leaderboard --runs [{options['out']}/evaluate]"
-    )
+    steps = table(("step", "seconds"), result["seconds"].items())
+    return Shown([steps, f"listen: {page}"], f"leaderboard --runs [{options['out']}/evaluate]")
 
 
 def audit(result: Result, options: Result) -> Shown:

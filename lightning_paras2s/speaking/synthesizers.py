@@ -15,7 +15,7 @@ import numpy as np
 from scipy.signal import butter, lfilter
 
 from lightning_paras2s.audio import at_rate, rms
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.speaking.espeak import Espeak
 from lightning_paras2s.types import Audio, Style
 
@@ -161,8 +161,7 @@ class EspeakSynthesizer(Synthesizer):
 
     def speak_as_agent(self, text: str, tone: str) -> Speech:
         """A response in the agent's voice, always the same for the same words and tone; word onsets lie on frames."""
-        if tone not in AGENT_PROSODY:
-            raise UserError(f"a tone must be one of {', '.join(AGENT_PROSODY)}; got {tone!r}")
+        check_choice("a tone", tone, AGENT_PROSODY)
         prosody = AGENT_PROSODY[tone]
         samples, starts = Espeak.fresh().speak(text, "en-US", prosody, 1)
         scale = self.sample_rate / Espeak.SAMPLE_RATE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lightning_paras2s
-from lightning_paras2s.sweeping.claims import interval
+from lightning_paras2s.sweeping.claims import interval, signed
 from lightning_paras2s.sweeping.efficiency import times_fewer
 from lightning_paras2s.sweeping.pictures import LABELS, label_curves
 from lightning_paras2s.sweeping.points import Difference, Results, Row, difference, gain, score
@@ -155,8 +155,7 @@ def comparable(rows: Iterable[Row], others: Iterable[Row]) -> bool:
 
 def told(d: Difference, rows: Sequence[Row]) -> str:
     """With its verdict, which is open with one seed of what was trained."""
-    ends = f" [{d.low:+.2f}, {d.high:+.2f}]" if np.isfinite(d.low) else ""
-    return f"{d.value:+.2f}{ends}, {d.told(rows[0]['steps'] > 0)}"
+    return f"{signed(d)}, {d.told(rows[0]['steps'] > 0)}"
 
 
 def tell(axis: Axes, said: Sequence[str]) -> None:

@@ -15,8 +15,6 @@ from typing import Any
 from lightning_paras2s.bench.corpora.rows import Row
 
 LICENSE = "CC BY 4.0"
-LEVELS = ("L1", "L2", "L3", "L4")
-DOMAINS = ("education", "entertainment", "social", "medical")
 ENDS = (".wav", ".flac", ".ogg", ".mp3")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from lightning_paras2s.bench.corpora.rows import CorpusItem, Row
 from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.running.logs import replace_file, safe_name, say
 from lightning_paras2s.turns import check_turns, read_turns
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
@@ -56,8 +56,7 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     Raises:
         UserError: the corpus's files are not what they must be.
     """
-    if split not in SPLITS:
-        raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
+    check_choice("a split", split, SPLITS)
     if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
         raise UserError(f"out must lie outside of root, or the next import reads it, too; got {out} in {root}; move it")
     reader = import_module(f"lightning_paras2s.bench.corpora.{corpus}")

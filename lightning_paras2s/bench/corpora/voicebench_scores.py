@@ -63,7 +63,8 @@ def voicebench(results: InputPath) -> dict[str, Any]:
 
 
 def overall(values: Mapping[str, float]) -> float:
-    """Mean of the nine figures; those of the open sets, 1 to 5, times 20.
+    """Mean of the nine figures; those of the open sets, 1 to 5, times 20 (does speech training cost intelligence?
+    paper, appendix A.6).
 
     Raises:
         UserError: one is missing.

@@ -20,7 +20,7 @@ from lightning_paras2s.bench.people.reliability import CORRELATIONS, bias, corre
 from lightning_paras2s.bench.people.resampling import correlation_gain
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.data.embedded import corpus_audio
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics
@@ -71,8 +71,7 @@ def judge_table(
         acts: weights of their classifier of what a reply does.
         seed: of texts, voices and replies.
     """
-    if texts not in TEXTS:
-        raise UserError(f"texts must be one of {', '.join(TEXTS)}; got {texts!r}")
+    check_choice("texts", texts, TEXTS)
     if n < 2 or training < 2:
         raise UserError(f"there must be two texts a factor or more, to test and to train on; got {n}, {training}")
     ears = TinyTranscriber(transcriber, batch_size=1), AcousticStyleRecognizer(style, batch_size=1)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.types import Audio
 
 Classifier = Callable[[list[Audio]], Sequence[float]]  # recordings -> the probability of one class in each
@@ -92,8 +92,7 @@ def edited(audio: Audio, feature: str, seed: int = 0) -> list[Audio]:
             seconds after which it is 60 dB lower).
         seed: of noise and rooms.
     """
-    if feature not in EDITS:
-        raise UserError(f"a feature must be one of {', '.join(EDITS)}; got {feature!r}")
+    check_choice("a feature", feature, EDITS)
     change, degrees = EDITS[feature]
     return [change(audio, degree, seed) for degree in degrees]
 

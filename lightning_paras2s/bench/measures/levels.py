@@ -13,7 +13,6 @@ import re
 
 from lightning_paras2s.bench.corpora.rows import CorpusItem
 
-LEVELS = {1: "words", 2: "the sound", 3: "what the sound means", 4: "an expert's knowledge", 5: "all of them"}
 TASKS = {
     1: ("language identification", "automatic speech recognition", "auto lyrics transcription", "hallucination rate"),
     2: ("volume perception", "pitch perception", "binaural effect perception"),

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.pairs.play import own_names
+from lightning_paras2s.bench.pairs.play import places_of
 from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Log, replace_file
-from lightning_paras2s.types import Battle, Query, Response, read_jsonl
+from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.types import Battle, Query, read_jsonl
 
 WORDS = {"a": "{a} won", "b": "{b} won", "both_good": "both good", "both_bad": "both bad"}
 PAGE_RATE = 16_000
@@ -50,14 +50,6 @@ def write_page(
     fill = {"__TABLE__": standings(result), "__ABOUT__": escape(about(result, len(met))), "__GAMES__": "\n".join(cards)}
     replace_file(path, filled(template("pairs/arena.html", 1000), fill))
     return {"path": str(path), "games": len(cards), "clips": clips, "bytes": path.stat().st_size}
-
-
-def places_of(runs: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """(query, system as the arena calls it) -> the recording of its answer."""
-    held = {run: Log(Path(run)).read("responses", Response) for run in runs}
-    names = own_names({run: {r.system for r in rows} for run, rows in held.items()})
-    rows = [(run, r) for run, found in held.items() for r in found if r.status == "ok" and r.audio and r.sample == 0]
-    return {(r.query_id, names[run, r.system]): Path(run) / r.audio for run, r in rows}
 
 
 def meetings(games: Sequence[Battle]) -> dict[Met, list[str]]:

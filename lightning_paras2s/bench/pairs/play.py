@@ -42,13 +42,9 @@ class Game(NamedTuple):
 def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
     """All pairs of systems at each query, or `count` of them drawn evenly; each in both orders."""
     found: dict[str, dict[str, Path]] = {}
-    held = {run: Log(Path(run)).read("responses", Response) for run in runs}
-    names = own_names({run: {r.system for r in rows} for run, rows in held.items()})
     require_same_queries(runs)
-    for run, rows in held.items():
-        for r in rows:
-            if r.status == "ok" and r.audio and r.sample == 0:
-                found.setdefault(r.query_id, {})[names[run, r.system]] = Path(run) / r.audio
+    for (query, system), place in places_of(runs).items():
+        found.setdefault(query, {})[system] = place
     pairs = [(q, a, b) for q, systems in sorted(found.items()) for a, b in combinations(sorted(systems), 2)]
     if not pairs:
         raise UserError(f"runs must hold responses of two systems to a query; got none in {', '.join(runs)}")
@@ -57,6 +53,14 @@ def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
     order = np.random.default_rng(seed).permutation(len(pairs))[:count]
     chosen = [pairs[i] for i in sorted(order)]
     return [Game(q, a, b, found[q][a], found[q][b], order) for q, a, b in chosen for order in ORDERS]
+
+
+def places_of(runs: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """(query, system as the arena calls it) -> the recording of its answer."""
+    held = {run: Log(Path(run)).read("responses", Response) for run in runs}
+    names = own_names({run: {r.system for r in rows} for run, rows in held.items()})
+    rows = [(run, r) for run, found in held.items() for r in found if r.status == "ok" and r.audio and r.sample == 0]
+    return {(r.query_id, names[run, r.system]): Path(run) / r.audio for run, r in rows}
 
 
 def own_names(systems: Mapping[str, Iterable[str]]) -> dict[tuple[str, str], str]:

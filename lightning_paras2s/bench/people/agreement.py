@@ -17,12 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_paras2s.bench.people import reliability as measures
-from lightning_paras2s.bench.summary import mean_score, rounded, scores_of
+from lightning_paras2s.bench.summary import OVERALL, mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import verdicts_of, write_summary
 from lightning_paras2s.types import FACTORS, Human, Query, answered, read_jsonl
-
-OVERALL = "overall"
 
 
 class Items(NamedTuple):

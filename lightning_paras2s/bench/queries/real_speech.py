@@ -20,7 +20,7 @@ from lightning_paras2s.bench.corpora.importing import CORPORA, Corpus, import_co
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.tables import rows_of
 from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.voice_activity import VoiceActivity
 from lightning_paras2s.running.logs import say
@@ -83,7 +83,7 @@ def import_speech(
         pause_seconds: recordings: a longer pause always cuts, unless a table tells the words.
     """
     if corpus == "recordings":
-        check_split(split)
+        check_choice("a split", split, SPLITS)
         limits = Limits(min_words, min_seconds, max_seconds, pause_seconds)
         return import_recordings(Path(root), Path(out), split, limits, transcriber, voice_activity)
     readers: dict[str, Callable[[], Iterator[Found]]] = {
@@ -94,8 +94,7 @@ def import_speech(
     }
     if corpus in CORPORA:
         return import_corpus(corpus, Path(root), Path(out), split)
-    if corpus not in readers:
-        raise UserError(f"corpus must be one of {', '.join(['recordings', *readers, *CORPORA])}; got {corpus!r}")
+    check_choice("corpus", corpus, ["recordings", *readers, *CORPORA])
     counts: Counter[str] = Counter()
     kept: dict[str, Query] = {}
     for query, why in readers[corpus]():
@@ -168,8 +167,7 @@ def iemocap_turn(session: Path, dialog: str, turn: str, emotion: str | None, tex
 
 def meld(root: Path, split: str) -> Iterator[Found]:
     """Utterances of MELD; its clips must have been turned from .mp4 into .wav beside them (ffmpeg)."""
-    if split not in MELD_FOLDERS:
-        raise UserError(f"MELD's split must be one of {', '.join(MELD_FOLDERS)}; got {split!r}")
+    check_choice("MELD's split", split, MELD_FOLDERS)
     table = root / "data/MELD" / f"{split}_sent_emo.csv"
     folder = root / "MELD.Raw" / MELD_FOLDERS[split]
     for row in rows_of(table, ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")):
@@ -207,7 +205,7 @@ def styletalk(root: Path, split: str) -> Iterator[Found]:
 
 def folder(root: Path, split: str) -> Iterator[Found]:
     """Your own recordings, as metadata.csv beside them says."""
-    check_split(split)
+    check_choice("a split", split, SPLITS)
     for number, row in enumerate(rows_of(root / "metadata.csv", ("file", "text")), 2):
         if not set(FACTORS) & set(row):
             raise UserError(
@@ -228,11 +226,6 @@ def folder(root: Path, split: str) -> Iterator[Found]:
         except UserError as error:
             raise UserError(f"{root / 'metadata.csv'}:{number}: {error}") from None
         yield replace(query, factor=factor, pair_id=pair), ""
-
-
-def check_split(split: str) -> None:
-    if split not in SPLITS:
-        raise UserError(f"a split must be one of {', '.join(SPLITS)}; got {split!r}")
 
 
 def real_query(

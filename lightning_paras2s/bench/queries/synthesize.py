@@ -21,7 +21,7 @@ from typing import Literal
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file, say
@@ -151,8 +151,7 @@ def synthesize(
 def check(
     split: str, factors: Sequence[str], limit: int | None, candidates: int, transcriber: Transcriber | None
 ) -> None:
-    if split not in SPLITS:
-        raise UserError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+    check_choice("split", split, SPLITS)
     if not factors or set(factors) - set(FACTORS):
         raise UserError(f"factors must be some of {', '.join(FACTORS)}; got {', '.join(factors) or 'none'}")
     if limit is not None and limit < 1:

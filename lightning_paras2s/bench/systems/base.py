@@ -191,16 +191,12 @@ class _AgentVoice:
     """The agent's voice in a tone, through the codec if there is one."""
 
     def __init__(self, synthesizer: Synthesizer, tokenizer: str | None) -> None:
-        self.synthesizer, self.tokenizer = synthesizer, None
+        self.synthesizer, self.tokenizer = synthesizer, None if tokenizer is None else load_codec(tokenizer)
         self.speak = lru_cache(REMEMBERED)(self._speak)  # the halves of a pair are often given the same answer
-        if tokenizer is not None:
-            self.tokenizer = load_codec(tokenizer)
 
     def _speak(self, text: str, tone: str) -> Audio:
         audio = self.synthesizer.synthesize(text, Style(tone=tone), AGENT_VOICE)
-        if self.tokenizer is None:
-            return audio
-        return through_codec([audio], self.tokenizer)[0]
+        return audio if self.tokenizer is None else through_codec([audio], self.tokenizer)[0]
 
 
 def read_answer(place: Path, text: str | None) -> Answer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.signal import kaiser_beta
 from torch import Tensor, nn
 
 TAPS = 12
@@ -161,11 +162,6 @@ class BigVGAN(nn.Module):
 def lowpass() -> Tensor:
     """[1, 1, 12]: Kaiser-windowed sinc at half the band (cutoff 0.25, half-width 0.3), taps at half-integers, sum 1."""
     attenuation = 2.285 * (TAPS // 2 - 1) * math.pi * 4 * 0.3 + 7.95
-    beta = (
-        0.1102 * (attenuation - 8.7)
-        if attenuation > 50
-        else 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
-    )
-    window = torch.kaiser_window(TAPS, periodic=False, beta=beta)
+    window = torch.kaiser_window(TAPS, periodic=False, beta=kaiser_beta(attenuation))
     taps = window * torch.sinc(0.5 * (torch.arange(-TAPS // 2, TAPS // 2) + 0.5))
     return (taps / taps.sum())[None, None]

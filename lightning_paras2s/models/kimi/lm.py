@@ -31,7 +31,7 @@ from lightning_paras2s.models.kimi.attention import attention_mask, positions_of
 from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
-from lightning_paras2s.models.lora import AdapterOff, add_lora
+from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora
 from lightning_paras2s.models.selective import Ranges
 from lightning_paras2s.models.sharding import shard_blocks
 from lightning_paras2s.models.speech_lm import (
@@ -48,7 +48,7 @@ from lightning_paras2s.models.speech_lm import (
 if TYPE_CHECKING:
     from lightning_paras2s.models.kimi.cache import KeyValueCache
 
-LORA_TARGETS = r"(layers|mimo_layers)\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+LORA_TARGETS = rf"(mimo_)?{LINEAR}"
 
 
 class Adaptor(nn.Module):

@@ -162,13 +162,9 @@ def load_strictly(
     Args:
         ignored: beginnings of names that may lie beside; `others`: any name outside the prefix may.
     """
-    found = read_tensors(path)
-    inside = {
-        k.removeprefix(prefix): v
-        for k, v in found.items()
-        if k.startswith(prefix) and not k.startswith(ignored or "\0")
-    }
-    outside = [k for k in found if not k.startswith(prefix) and not k.startswith(ignored or "\0")]
+    found = {k: v for k, v in read_tensors(path).items() if not k.startswith(ignored)}
+    inside = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+    outside = [k for k in found if not k.startswith(prefix)]
     state = module.state_dict()
     wanted = {k: tuple(v.shape) for k, v in state.items()}
     for name in sorted(wanted.keys() | inside.keys()):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.checkpoint import finish, merged_adapters, refuse_other, start
+from lightning_paras2s.models.lora import LINEAR
 from lightning_paras2s.models.pretrained import INDEX, one_line, shard_tensors
 from lightning_paras2s.models.qwen_omni.released import ADAPTER, HEAD, TALKER, WORDS, shard_files
 from lightning_paras2s.models.sharding import whole
@@ -28,7 +29,6 @@ WEIGHTS = "adapter_model.safetensors"
 PEFT = "base_model.model."
 # the language model within the thinker: up to transformers 5.21 its `model`, then in its `model`
 STOCK_WORDS = re.compile(r"^thinker\.model\.(language_model\.)?")
-LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 PARTS = {"thinker": r"thinker\.model(\.language_model)?", "talker": r"talker\.model"}
 PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
 

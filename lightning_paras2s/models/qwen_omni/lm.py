@@ -24,11 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.losses import check_choice
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import positions_of
-from lightning_paras2s.models.lora import AdapterOff, add_lora
+from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora
 from lightning_paras2s.models.qwen_omni.decoding import OmniRollout
 from lightning_paras2s.models.qwen_omni.released import (
     HEAD,
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from lightning_paras2s.models.kimi.cache import KeyValueCache
 
 Trains = Literal["thinker", "talker", "both"]
-LINEAR = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 LORA_TARGETS = {"thinker": rf"thinker\.{LINEAR}", "talker": rf"talker\.model\.{LINEAR}"}
 LORA_TARGETS["both"] = rf"(thinker|talker\.model)\.{LINEAR}"
 

@@ -24,13 +24,13 @@ from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_tensors, write_tensors
 from lightning_paras2s.models.log_mel import HOP, SAMPLE_RATE, log_mel
-from lightning_paras2s.models.lora import add_lora
+from lightning_paras2s.models.lora import LINEAR, add_lora
 from lightning_paras2s.models.pretrained import load_pretrained, one_line, token_ids
 from lightning_paras2s.models.sharding import shard_blocks, whole
 from lightning_paras2s.types import Audio
 
 # A regex, since the audio tower has q_proj and v_proj of its own; both trees that transformers has had are named.
-LORA_TARGETS = r"model\.(language_model\.)?layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+LORA_TARGETS = rf"model\.(language_model\.)?{LINEAR}"
 OUTER = re.compile(r"^model\.(language_model\.)?")  # where the language model lies in the thinker
 SPEAKING_PARTS = ("talker.", "token2wav.")  # of the whole Omni, which a score does not need
 GUIDELINE = PROMPT.partition("The information of the user:")[0].strip()
