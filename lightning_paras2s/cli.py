@@ -141,6 +141,8 @@ def resolve_config(name: str) -> str:
     for path in candidates:
         if path.is_file():
             return str(path)
+    if near := close(name, config_names()):
+        raise UserError(f"a config must be a file or the name of one; got {name!r}; did you mean {' or '.join(near)}?")
     raise UserError(f"a config must be a file or one of {', '.join(config_names()) or 'none'}; got {name!r}")
 
 

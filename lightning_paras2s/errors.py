@@ -34,9 +34,12 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], ...] = (OSError,)) -> None:
     """Run a program; what the user can mend (and `also`: a file that can't be read or written) is one line and exit
-    code 2."""
+    code 2, Ctrl-C one line and 130."""
     try:
         program()
+    except KeyboardInterrupt:
+        print("error: ended by Ctrl-C; the same command goes on with what is done", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:  # jsonargparse wraps what a constructor raises
         cause = user_error(error) or (error if isinstance(error, also) else None)
         if cause is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import sys
 import warnings
 import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,13 +25,23 @@ from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
-from lightning_paras2s.running.preflight import card_bytes, check_card, check_run, check_trainer, launched, visible_gpus
+from lightning_paras2s.running.preflight import (
+    card_bytes,
+    check_card,
+    check_run,
+    check_sizes,
+    check_trainer,
+    launched,
+    visible_gpus,
+)
 from lightning_paras2s.running.ranks import one_voice
 from lightning_paras2s.running.runs import RunConfig, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
+from lightning_paras2s.running.terminated import EndOnTerm
 from lightning_paras2s.running.threads import say
 from lightning_paras2s.running.trainer import StageTrainer
 
+Found = TypeVar("Found")
 # a disk or a folder that takes no (more) files
 DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
 
@@ -96,6 +105,7 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config[self.subcommand].trainer
+        check_sizes(self.config[self.subcommand].as_dict())
         trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
         check_trainer(trainer, visible_gpus(), launched(os.environ))
         small = check_card(self.config[self.subcommand].as_dict(), card_bytes(trainer))
@@ -106,10 +116,23 @@ class StageCLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._resolve_checkpoint("fit", default="last")
+        going_on = self.config_init.fit.ckpt_path is not None
+        self.changed = ", ".join(found.changes(self._folder()) for found in self._of(RunConfig) if going_on)
+        if self.changed:
+            rank_zero_info(f"options that were others when this run began: {self.changed}")
 
     def after_fit(self) -> None:
-        """What a person is told at the end."""
+        """What a person is told at the end.
+
+        Raises:
+            UserError: other options were asked of a run that had ended.
+        """
         folder = self._folder()
+        if self.changed and isinstance(self.model, StageModule) and not self.model.written:
+            raise UserError(
+                f"a run that has ended must keep its options; got {self.changed}; give this one a name of its own "
+                "(--trainer.logger.version), or raise trainer.max_steps to train on with the new ones"
+            )
         if self.trainer.is_global_zero and folder is not None and isinstance(self.model, StageModule):
             self.result = result_of(self.trainer, self.model, folder)
 
@@ -145,19 +168,26 @@ class StageCLI(LightningCLI):
             with one_line():
                 super()._run_subcommand(subcommand)
         except SIGTERMException:
-            rank_zero_info(f"ended by SIGTERM after {batches_done(self.trainer)} batches; started again it goes on")
-            sys.exit(128 + signal.SIGTERM)
+            by, code = ("Ctrl-C", 130) if any(one.interrupted for one in self._of(EndOnTerm)) else ("SIGTERM", 143)
+            rank_zero_info(f"ended by {by} after {batches_done(self.trainer)} batches; started again it goes on")
+            sys.exit(code)
+        except SystemExit as end:
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            if batches_done(self.trainer) == 0:
+                remove_made(folder, before, made)
+            rank_zero_info("ended by Ctrl-C at once; started again it goes on from its last checkpoint, if it has one")
+            sys.exit(130)
         except (UserError, RuntimeError) as error:
-            if folder is not None and batches_done(self.trainer) == 0:
-                for path in set(folder.glob("*")) - before:
-                    remove(path)
-                for place in made:
-                    if place.is_dir() and not any(place.iterdir()):
-                        place.rmdir()
+            if batches_done(self.trainer) == 0:
+                remove_made(folder, before, made)
             if "loading state_dict" not in str(error):
                 raise
             path, misfit = self.config_init[subcommand].ckpt_path, " ".join(str(error).splitlines()[1:2]).strip()
             raise another_models(path, misfit) from None
+
+    def _of(self, kind: type[Found]) -> list[Found]:
+        return [one for one in self.trainer.callbacks if isinstance(one, kind)]
 
     def _resolve_checkpoint(self, subcommand: str, default: str | None) -> None:
         config = self.config_init[subcommand]
@@ -187,6 +217,15 @@ class StageCLI(LightningCLI):
                     "trainer's options as they were, or start a new run from the weights in the run's folder"
                 )
             self.trainer.callbacks.append(ShardsFit(path))
+
+
+def remove_made(folder: Path | None, before: set[Path], made: list[Path]) -> None:
+    """What a run that has not begun has left: files that its folder did not hold `before`, and folders of its own."""
+    for path in set() if folder is None else set(folder.glob("*")) - before:
+        remove(path)
+    for place in made:
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def result_of(trainer: L.Trainer, module: StageModule, folder: Path) -> dict[str, Any]:

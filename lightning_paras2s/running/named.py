@@ -41,6 +41,8 @@ def named_wrongly(option: Option, name: str) -> str:
     if name in class_index() and ancestors(name) & set(bases) and not is_abstract(name):
         return ""
     near = close(name, fitting)
+    if bases == ["PerStream"]:
+        return f"must be a number for both streams, or one for each: {{text: 1.0, audio: 1.0}}; got {name!r}"
     return (
         f"must be a {' or '.join(bases)}: {', '.join(fitting)}, or a class of your own by its path (package.Class); "
         f"got {name!r}{f'; did you mean {near[0]}?' if near else ''}"
@@ -98,7 +100,8 @@ def absent(path: str, there: str, part: str, found: Any) -> str:
     listed = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
     where = f"{there} has no {part}; in it: {listed or 'nothing'}" if there else f"there is no module {part} here"
     meant = path.replace(f"{there}.{part}".lstrip("."), f"{there}.{near[0]}".lstrip("."), 1) if near else ""
-    return f"must name a class that can be imported; got {path}: {where}{f'; did you mean {meant}?' if meant else ''}"
+    remedy = f"; did you mean {meant}?" if meant else "" if there else f" ({Path.cwd()}); start where its file lies"
+    return f"must name a class that can be imported; got {path}: {where}{remedy}"
 
 
 def contents(found: Any) -> list[str]:

@@ -27,6 +27,21 @@ class Launched(NamedTuple):
     nodes: int
 
 
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Before anything is built, which takes long.
+
+    Raises:
+        UserError: a batch, or a run, with nothing in it.
+    """
+    data = (config.get("data") or {}).get("init_args") or {}
+    for name in ("batch_size", "val_batch_size"):
+        if data.get(name) is not None and data[name] < 1:
+            raise UserError(f"a batch size must be at least 1; got {data[name]}; set data.{name}")
+    for name in ("max_steps", "max_epochs"):
+        if config["trainer"].get(name) == 0:
+            raise UserError(f"trainer.{name} must be at least 1, or -1 for no limit; got 0; --check runs nothing")
+
+
 def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | None) -> None:
     """Refuse a trainer's options that would fail late, or train something else in silence.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -88,7 +89,29 @@ class RunConfig(SaveConfigCallback):
         if folder is None or not trainer.is_global_zero:
             return
         made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
-        replace_file(folder / "config.yaml", f"# {made}\n{self.parser.dump(self.config, skip_none=False)}")
+        replace_file(folder / "config.yaml", f"# {made}\n{self.text}")
+
+    @property
+    def text(self) -> str:
+        return self.parser.dump(self.config, skip_none=False)
+
+    def changes(self, folder: Path | None) -> str:
+        """Options of model, data and seed that a run's config holds with other values: "beta 0.3 (was 0.1)"."""
+        if folder is None or not (folder / "config.yaml").is_file():
+            return ""
+        was, now = (yaml.safe_load(text) for text in ((folder / "config.yaml").read_text(), self.text))
+        return ", ".join(one for key in ("seed_everything", "model", "data") for one in changed(key, was, now))
+
+
+def changed(key: str, was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What both name under a key and one names otherwise; what only one of them knows is of another version."""
+    if key not in was or key not in now or was[key] == now[key]:
+        return
+    if isinstance(was[key], dict) and isinstance(now[key], dict):
+        for inner in was[key]:
+            yield from changed(inner, was[key], now[key])
+    else:
+        yield f"{key} {now[key]} (was {was[key]})"
 
 
 class StepSeed(Callback):

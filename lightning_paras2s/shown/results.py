@@ -51,7 +51,7 @@ def measured(systems: dict[str, Result]) -> list[RenderableType]:
 def bench(result: Result, options: Result) -> Shown:
     page = result.get("report", {}).get("path", f"{options['out']}/report.html")
     steps = table(("step", "seconds"), result["seconds"].items())
-    return Shown([steps, f"listen: {page}"], f"leaderboard --runs [{options['out']}/evaluate]")
+    return Shown([steps, f"listen: {page}"], f"leaderboard --runs {quoted([options['out'] + '/evaluate'])}")
 
 
 def audit(result: Result, options: Result) -> Shown:
@@ -116,7 +116,7 @@ def report(result: Result, options: Result) -> Shown:
     told = f"{result['path']}: {result['pairs']} pairs, {result['clips']} clips, {result['bytes'] / 1e6:.1f} MB"
     missing = "" if result["pairs"] else "no query of this run has an answer"
     return Shown(
-        [told, "Open it in a browser; it needs no network."], f"leaderboard --runs [{options['run']}]", missing
+        [told, "Open it in a browser; it needs no network."], f"leaderboard --runs {quoted([options['run']])}", missing
     )
 
 
