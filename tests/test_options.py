@@ -147,6 +147,8 @@ class Reader: ...
         ("own_judges.lod.QuietJudge", "own_judges has no lod; in it: broken, loud; did you mean "
          "own_judges.loud.QuietJudge?"),
         ("own_judge.loud.QuietJudge", "there is no module own_judge here; did you mean own_judges.loud.QuietJudge?"),
+        ("nowhere.QuietJudge", "there is no module nowhere here (/"),
+        ("nowhere.QuietJudge", "); start where its file lies"),
         ("own_judges.loud.Reader", "must name a Judge; got own_judges.loud.Reader, which is none; derive it (class "
          "Reader(Judge))"),
         ("own_judges.broken.QuietJudge", "but own_judges.broken ends with ModuleNotFoundError: No module named "
@@ -295,6 +297,24 @@ def test_new_path_is_told_for_a_class_of_an_old_run():
 def test_class_that_changes_takes_no_other_options_along():
     tree = check("fit", ["--config", str(ROOT / "configs/grpo.yaml"), "--model.reward", "ToneReward"])
     assert tree["model"]["init_args"]["reward"] == "ToneReward"
+
+
+def test_a_config_almost_right_is_told_the_nearest_names():
+    with pytest.raises(UserError, match="must be a file or the name of one; got 'grop.yaml'; did you mean grpo.yaml"):
+        cli.resolve_config("grop.yaml")
+    with pytest.raises(UserError, match="must be a file or one of .*, grpo.yaml, .*; got 'x'$"):
+        cli.resolve_config("x")
+
+
+def test_a_weight_that_is_no_number_is_told_both_ways_to_write_one():
+    with pytest.raises(UserError, match=r"for both streams, or one for each: {text: 1.0, audio: 1.0}; got 'abc'"):
+        check("fit", ["--config", str(ROOT / "configs/grpo.yaml"), "--model.beta", "abc"])
+
+
+def test_a_tab_in_yaml_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("model:\n\tbeta: 1\n")
+    with pytest.raises(UserError, match="must be YAML; .* indent with spaces, not with tabs$"):
+        check("fit", ["--config", str(tmp_path / "a.yaml")])
 
 
 def test_arguments_come_in_pairs():

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.statistics import macro_difference
-from lightning_paras2s.types import FACTORS
+from lightning_paras2s.types import FACTORS, Query
 
 ROOT = Path(__file__).parents[1]
 LOG = (ROOT / "docs/log.md").read_text(encoding="utf-8")
@@ -38,5 +39,18 @@ def test_difference_to_sft_fifth(found):
     assert [float(n) for n in figures] == pytest.approx([got.value, *got.ci95], abs=0.0051)
 
 
-def test_all_five_are_told():
-    assert len(SAID.findall(LOG)) == 5
+def test_all_seven_are_told():
+    assert len(SAID.findall(LOG)) == 7
+
+
+@pytest.mark.parametrize("system", ["rejection", "grpo_anchor", "grpo_judge"])
+def test_gain_over_seeds(system):
+    start = {r["query_id"]: r for r in rows("rubric2.jsonl.gz") if r["system"] == "sft_fifth"}
+    of = rows("rubric2.jsonl.gz" if system == "grpo_judge" else "controls2.jsonl.gz")
+    found = {(r["seed"], r["query_id"]): r["score"] for r in of if r["system"] == system}
+    held = [r for q, r in start.items() if None not in (r["score"], *(found.get((seed, q)) for seed in (1, 2, 3)))]
+    design = design_of([Query(r["query_id"], r["pair_id"], r["factor"], "", "", {}, "", "") for r in held])
+    gains = [[found[seed, r["query_id"]] - r["score"] for r in held] for seed in (1, 2, 3)]
+    got = estimate(macro_parts(np.array(gains), design), design)
+    told = re.search(rf"- `{system}`(?:, which has no anchor)?: (-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", LOG)
+    assert [float(n) for n in told.groups()] == pytest.approx([got.value, *got.ci95], abs=0.0051)
