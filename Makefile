@@ -28,12 +28,12 @@ help:
 	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
 	@echo "TORCH_INDEX=URL after any of them: torch from an index of CPU builds, a fifth of the size"
 
-# FULL=1: eight answers a query, as grpo.yaml has them, where four take two thirds of the time.
+# FULL=1: eight answers a query, as grpo.yaml has them; six take four fifths of the time.
 DEMO := demo$(if $(FULL),_full)
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
-	$(RUN) synthesize --out runs/demo/queries --split test --limit 40
-	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --model.group_size $(if $(FULL),8,4) --trainer.logger.version $(DEMO)
+	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
+	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --model.group_size $(if $(FULL),8,6) --trainer.logger.version $(DEMO)
 	cp runs/grpo/$(DEMO)/policy.safetensors runs/demo/grpo.safetensors
 	$(RUN) evaluate --config demo.yaml
 	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5 --controls null
