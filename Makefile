@@ -16,7 +16,7 @@ WEIGHTS := checkpoints/embedded
 STAMPS := runs/reproduce
 
 help:
-	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages); FULL=1: whole groups"
+	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
 	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
 	@echo "make test       ruff and pytest"
@@ -28,13 +28,10 @@ help:
 	@echo "make clean      remove .venv and builds; runs/ and cache/ stay"
 	@echo "TORCH_INDEX=URL after any of them: torch from an index of CPU builds, a fifth of the size"
 
-# FULL=1: eight answers a query, as grpo.yaml has them; six take four fifths of the time.
-DEMO := demo$(if $(FULL),_full)
 demo: .venv/demo.stamp
 	$(RUN) doctor --problems
 	$(RUN) synthesize --out runs/demo/queries --split test --limit 20
-	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --model.group_size $(if $(FULL),8,6) --trainer.logger.version $(DEMO)
-	cp runs/grpo/$(DEMO)/policy.safetensors runs/demo/grpo.safetensors
+	$(RUN) fit --config grpo.yaml --config trainer/glanced.yaml --trainer.logger.version demo
 	$(RUN) evaluate --config demo.yaml
 	$(RUN) audit --config audit.yaml --run runs/demo/evaluate --pairs 5 --controls null
 	$(RUN) leaderboard --runs '[runs/demo/evaluate]'

@@ -36,7 +36,6 @@ SINCE = re.compile(  # options that configs ask for since: ears from outside, th
     r"|data\.init_args\.(source\.class_path|source\.init_args\.subjects|labelled)$"
 )
 CHANGED = {"text_vocab_size": (3552, None), "precision": ("bf16-mixed", "auto"), "micro_batch_tokens": (0, 3500)}
-CHANGED["policy"] = ("runs/grpo/demo/policy.safetensors", "runs/demo/grpo.safetensors")
 KEPT = {"paper/polytone.yaml": "precision"}  # changed at embedded scale alone
 
 
