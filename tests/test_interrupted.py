@@ -91,5 +91,5 @@ def test_ended_run_is_not_taken_for_one_with_other_options(capsys, caplog):
     told = " ".join(capsys.readouterr().err.split())
     assert stop.value.code == 2 and "a run that has ended must keep its options; got beta 0.3 (was 0.1); give" in told
     assert yaml.safe_load(Path("runs/grpo/a/config.yaml").read_text())["model"]["init_args"]["beta"] == 0.1
-    fit("grpo", "a", "--model.beta={text: 0.3, audio: 0.2}", "--trainer.max_steps=4")  # trained on, and told
+    fit("grpo", "a", "--model.beta={text: 0.3, audio: 0.2}", "--trainer.max_steps=8")  # trained on, and told
     assert "others when this run began: beta {'text': 0.3, 'audio': 0.2} (was 0.1)" in caplog.text
