@@ -147,7 +147,6 @@ class Reader: ...
         ("own_judges.lod.QuietJudge", "own_judges has no lod; in it: broken, loud; did you mean "
          "own_judges.loud.QuietJudge?"),
         ("own_judge.loud.QuietJudge", "there is no module own_judge here; did you mean own_judges.loud.QuietJudge?"),
-        ("nowhere.QuietJudge", "there is no module nowhere here (/"),
         ("nowhere.QuietJudge", "); start where its file lies"),
         ("own_judges.loud.Reader", "must name a Judge; got own_judges.loud.Reader, which is none; derive it (class "
          "Reader(Judge))"),

@@ -102,7 +102,9 @@ def read_yaml(path: str) -> dict[str, Any]:
     try:
         found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)  # noqa: S506  a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        tab = "; indent with spaces, not with tabs" if "'\\t'" in str(error) else ""
+        mark = getattr(error, "problem_mark", None)
+        line = Path(path).read_text(encoding="utf-8").splitlines()[mark.line :][:1] if mark else []
+        tab = "; indent with spaces, not with tabs" if any(one.lstrip(" ").startswith("\t") for one in line) else ""
         raise UserError(f"{path} must be YAML; got {' '.join(str(error).split())}{tab}") from None
     if found is not None and not isinstance(found, dict):
         raise UserError(f"{path} must hold options (name: value); got {type(found).__name__}")
