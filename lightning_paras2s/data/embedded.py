@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from lightning_paras2s.audio import to_int16
@@ -217,7 +218,8 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     path = Path(cache_dir) / f"speech-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if path.is_file():
         return _load(path)
-    utterances = [u for part in spoken_chunks([lines[i : i + 200] for i in range(0, len(lines), 200)]) for u in part]
+    chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
+    utterances = [u for part in spoken_chunks(chunks, told=f"speaking, once: kept in {escape(str(path.parent))}") for u in part]
     _save(path, utterances)
     return utterances
 
@@ -227,13 +229,15 @@ _STDERR = Console(stderr=True)
 
 
 def spoken_chunks(
-    chunks: list[list[Line]], speak_all: Callable[[list[Line]], list[Utterance]] = _speak_all
+    chunks: list[list[Line]],
+    speak_all: Callable[[list[Line]], list[Utterance]] = _speak_all,
+    told: str = "speaking",
 ) -> list[list[Utterance]]:
     """Speak chunks in two processes. eSpeak NG crashes on a few lines (docs/embedded.md); `_rescued` finds them."""
     # An executor, because a Pool waits forever for a worker that was killed.
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=_SPAWN) as pool, Progress(console=_STDERR) as bar:
         waiting = [pool.submit(speak_all, chunk) for chunk in chunks]
-        task = bar.add_task("speaking", total=sum(map(len, chunks)))
+        task = bar.add_task(told, total=sum(map(len, chunks)))
         for chunk, done in zip(chunks, waiting, strict=True):
             done.exception()  # waits
             bar.advance(task, len(chunk))
@@ -241,7 +245,7 @@ def spoken_chunks(
     lost = [i for i, part in enumerate(found) if part is None]
     if lost:  # the chunk that crashed, or one beside it, and all behind it
         found[lost[0]] = _rescued(chunks[lost[0]], speak_all)
-        for i, part in zip(lost[1:], spoken_chunks([chunks[i] for i in lost[1:]], speak_all), strict=True):
+        for i, part in zip(lost[1:], spoken_chunks([chunks[i] for i in lost[1:]], speak_all, told), strict=True):
             found[i] = part
     return found
 
