@@ -219,7 +219,8 @@ def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance
     if path.is_file():
         return _load(path)
     chunks = [lines[i : i + 200] for i in range(0, len(lines), 200)]
-    utterances = [u for part in spoken_chunks(chunks, told=f"speaking, once: kept in {escape(str(path.parent))}") for u in part]
+    told = f"speaking, once: kept in {escape(str(path.parent))}"
+    utterances = [u for part in spoken_chunks(chunks, told=told) for u in part]
     _save(path, utterances)
     return utterances
 
