@@ -18,6 +18,11 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
+def check_batch_size(size: int, name: str = "batch_size") -> None:
+    if size < 1:
+        raise UserError(f"a batch size must be at least 1; got {size}; set data.{name}")
+
+
 class OneLineErrors:
     """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
 

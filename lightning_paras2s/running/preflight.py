@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_batch_size
 
 GPU = ("gpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "32", "bf16")
@@ -35,8 +35,8 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     """
     data = (config.get("data") or {}).get("init_args") or {}
     for name in ("batch_size", "val_batch_size"):
-        if data.get(name) is not None and data[name] < 1:
-            raise UserError(f"a batch size must be at least 1; got {data[name]}; set data.{name}")
+        if data.get(name) is not None:
+            check_batch_size(data[name], name)
     for name in ("max_steps", "max_epochs"):
         if config["trainer"].get(name) == 0:
             raise UserError(f"trainer.{name} must be at least 1, or -1 for no limit; got 0; --check runs nothing")

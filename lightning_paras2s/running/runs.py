@@ -25,7 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_batch_size
 from lightning_paras2s.running.curves import layout
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.precision import machine
@@ -200,8 +200,7 @@ class ResumableLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"a batch size must be at least 1; got {batch_size}; set data.batch_size")
+        check_batch_size(batch_size)
         if drop_last and len(items) < batch_size * world_size:
             raise UserError(
                 f"the data must hold a global batch, {batch_size * world_size} queries; got {len(items)}; "

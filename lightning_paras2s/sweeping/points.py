@@ -17,6 +17,7 @@ from scipy import stats
 from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, Parts, error_of, estimate, macro_parts, rest_of
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.sweeping.rows import rows_in
 
 Row = dict[str, Any]
 Part = tuple[float, float]  # a variance, and its degrees of freedom
@@ -59,16 +60,14 @@ class Results(NamedTuple):
 
     def lack(self, sweep: str, key: str, values: Sequence[Any]) -> str:
         """Why there is no row of a point."""
-        path = self.folder / f"sweep_{sweep}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        failed = [row for row in map(json.loads, lines) if row["status"] != "ok" and row["point"].get(key) in values]
+        rows = rows_in(self.folder / f"sweep_{sweep}.jsonl")
+        failed = [row for row in rows if row["status"] != "ok" and row["point"].get(key) in values]
         return f"open: failed ({failed[0]['reason'].replace('|', '/')})" if failed else "open: not run"
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of the runs that ended well; none where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [row for row in map(json.loads, lines) if row["status"] == "ok"]
+    return [row for row in rows_in(path) if row["status"] == "ok"]
 
 
 def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:

@@ -3,7 +3,6 @@ measure."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import statistics
 import sys
@@ -20,6 +19,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
 from lightning_paras2s.sweeping.planning import AFTER, responses_of
+from lightning_paras2s.sweeping.rows import rows_in
 from lightning_paras2s.sweeping.runs import Failed, chain
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def few(command: str) -> list[str]:
 def step_of(folder: Path, stage: str) -> float:
     """A step's seconds as the run logs them, else between two losses; else the whole run's over its steps (its start
     included)."""
-    path = folder / stage / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = rows_in(folder / stage / "metrics.jsonl")
     found = [line["seconds/step"] for line in lines if line.get("seconds/step")] or between_losses(folder / stage)
     return statistics.median(found) if found else float((folder / f"{stage}.done").read_text()) / MEASURED_STEPS
 

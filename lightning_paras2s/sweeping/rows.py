@@ -101,6 +101,7 @@ class Rows:
 
 
 def rows_in(path: Path, holds: str = "") -> list[dict[str, Any]]:
+    """The JSON lines of a file in which that stands; none where there is no file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if holds in line]
 
@@ -192,8 +193,7 @@ def training_of(run: Run) -> dict[str, Any]:
 
 
 def metrics_of(run: Run, stage: str) -> list[dict[str, Any]]:
-    path = run.work.folder / stage / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return rows_in(run.work.folder / stage / "metrics.jsonl")
 
 
 def logged(run: Run, stage: str, metric: str) -> float:
