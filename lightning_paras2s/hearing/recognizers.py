@@ -78,7 +78,7 @@ class AcousticStyleRecognizer(StyleRecognizer):
 
     name = "acoustic-style-1"
 
-    def __init__(self, path: InputPath = "checkpoints/embedded/style.safetensors", batch_size: int = 32) -> None:
+    def __init__(self, path: InputPath = "checkpoints/embedded/style.safetensors", batch_size: int = 8) -> None:
         self.network = load_module(StyleNetwork, path).eval()
         self.batch_size = batch_size
 

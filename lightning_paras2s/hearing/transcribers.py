@@ -77,7 +77,7 @@ class TinyTranscriber(Transcriber):
     def __init__(
         self,
         path: InputPath = "checkpoints/embedded/transcriber.safetensors",
-        batch_size: int = 32,
+        batch_size: int = 8,
         min_confidence: float = 0.84,
     ) -> None:
         self.network = load_module(CTCNetwork, path).eval()

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lightning_paras2s.audio import in_range
 from lightning_paras2s.data.dialogue import SPEECH_RATE
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
 from lightning_paras2s.types import Audio
+
+TOGETHER = 16  # responses that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,19 @@ def speak(
 
 
 def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]:
-    """Codes of several responses, [T] each, to waveforms."""
-    lengths = torch.tensor([len(c) for c in codes])
-    padded = torch.nn.utils.rnn.pad_sequence([*codes, codes[0].new_zeros(1)], batch_first=True)[:-1]
-    wav, samples = tokenizer.decode(padded, lengths)
-    wav = wav.float().cpu().numpy()
-    # As in a file: training hears what is evaluated.
-    return [Audio(in_range(row[: int(n)])[0], tokenizer.sample_rate) for row, n in zip(wav, samples, strict=True)]
+    """Codes of several responses, [T] each, to waveforms; those of like lengths together, since padding costs as much
+    as speech."""
+    order = sorted(range(len(codes)), key=lambda i: len(codes[i]))
+    found: dict[int, Audio] = {}
+    for start in range(0, len(order), TOGETHER):
+        part = order[start : start + TOGETHER]
+        lengths = torch.tensor([len(codes[i]) for i in part])
+        padded = pad_sequence([*(codes[i] for i in part), codes[0].new_zeros(1)], batch_first=True)[:-1]
+        wav, samples = tokenizer.decode(padded, lengths)
+        for i, row, n in zip(part, wav.float().cpu().numpy(), samples, strict=True):
+            # As in a file: training hears what is evaluated.
+            found[i] = Audio(in_range(row[: int(n)])[0], tokenizer.sample_rate)
+    return [found[i] for i in range(len(codes))]
 
 
 def load_codec(path: str) -> SpeechTokenizer:

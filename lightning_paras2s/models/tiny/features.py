@@ -38,7 +38,7 @@ def _frames(wav: Tensor, size: int) -> Tensor:
 
 
 def _power(spectrum: Tensor) -> Tensor:
-    return torch.view_as_real(spectrum).square().sum(-1)
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def log_mel(wav: Tensor) -> Tensor:
@@ -109,8 +109,15 @@ def stack_acoustics(rows: list[Tensor]) -> Tensor:
     return torch.stack([torch.cat([r, r.mean(0, keepdim=True).expand(longest - len(r), -1)]) for r in rows])
 
 
-def vocode(features: Tensor, seed: int = 0) -> Tensor:
-    """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features, in any precision."""
+def vocode(features: Tensor, lengths: Tensor | None = None, seed: int = 0) -> Tensor:
+    """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features, in any precision.
+
+    Args:
+        lengths: frames of each row [B], which then sounds as if alone; None = all.
+    """
+    if lengths is not None:  # a row's last frame goes on, as it does at the end of the longest
+        index = torch.arange(features.shape[1]).minimum((lengths[:, None] - 1).clamp(min=0))  # [B, T]
+        features = features.gather(1, index.unsqueeze(-1).expand_as(features))
     mel, f0, voiced = features[..., :MELS], features[..., MELS], features[..., MELS + 1]
     batch, count = f0.shape
     length = count * HOP
@@ -126,6 +133,8 @@ def vocode(features: Tensor, seed: int = 0) -> Tensor:
     pulses = pulses.clamp(-160, 160) * (2 / harmonics).sqrt()
     noise = torch.randn(1, length, generator=torch.Generator().manual_seed(seed)).expand(batch, -1)
     source = mix * pulses + (1 - mix) * noise
+    if lengths is not None:
+        source = source * (torch.arange(length) < (lengths * HOP)[:, None])
     window = torch.hann_window(WINDOW)
     padded = F.pad(source, (WINDOW, WINDOW))
     stft = torch.stft(padded, FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)

@@ -26,7 +26,15 @@ from lightning_paras2s.models.selective import selective_logps
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.tiny.decoding import Rollout
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-from lightning_paras2s.models.tiny.transformer import Block, Memory, PromptMemory, ResponseMemory, RMSNorm, turns
+from lightning_paras2s.models.tiny.transformer import (
+    Block,
+    Memory,
+    PromptMemory,
+    ResponseMemory,
+    RMSNorm,
+    take,
+    turns,
+)
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 
 TEXT_BLANK, TEXT_EOS = 0, 1
@@ -97,7 +105,9 @@ class TinySpeechLM(SpeechLM):
         self.audio_table = nn.Parameter(torch.empty(self.codes + 5, width))
         self.input_levels = nn.Parameter(torch.empty(sum(levels), width))
         self.output_levels = nn.Parameter(torch.empty(sum(levels), width))
-        self.register_buffer("code_levels", level_rows(levels), persistent=False)  # [codes, dimensions]
+        # [codes, levels of all dimensions], 1 = the code's: as a product, their sums take a tenth of looking them up.
+        marks = torch.zeros(self.codes, sum(levels)).scatter_(1, level_rows(levels), 1.0)
+        self.register_buffer("level_marks", marks, persistent=False)
         # Each stream is normalised before the sum: left to themselves, the audio's scale drowns the text's.
         self.text_scale, self.audio_scale = RMSNorm(width), RMSNorm(width)
         self.adaptor = nn.Sequential(
@@ -118,8 +128,10 @@ class TinySpeechLM(SpeechLM):
     def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         """See `SpeechLM.forward`: [R, T, V_text] and [R, T, codes + 2], float32."""
         tables = self._tables()
-        text, audio = self._hidden(tables, prompt, completion)
-        return F.linear(text, tables.text_output).float(), F.linear(audio, tables.audio_output).float()
+        every = torch.ones_like(completion.actions)
+        text, audio = self._states(tables, prompt, completion.tokens, every)
+        logits = F.linear(text, tables.text_output), F.linear(audio, tables.audio_output)
+        return tuple(found.float().unflatten(0, every[:, TEXT].shape) for found in logits)
 
     def logps(self, prompt: Prompt, completion: Completion, sampling: Sampling) -> Logps:
         """See `SpeechLM.logps`. Only a chunk of tokens has logits at a time, and only where there is an action.
@@ -128,18 +140,15 @@ class TinySpeechLM(SpeechLM):
         """
         sampling.check_scorable()
         tables = self._tables()
-        writing = completion.actions[:, TEXT].any(0).nonzero()
-        text_steps = int(writing.max()) + 1 if len(writing) else 1  # after the last text action its branch is not run
-        hidden = self._hidden(tables, prompt, completion, text_steps)
+        states = self._states(tables, prompt, completion.tokens, completion.actions)
         scores = []
         for stream, table, temperature in (
             (TEXT, tables.text_output, sampling.text_temperature),
             (AUDIO, tables.audio_output, sampling.audio_temperature),
         ):
             where = completion.actions[:, stream]  # [R, T]
-            states = hidden[stream][where[:, : hidden[stream].shape[1]]]  # [actions, C]
             ids, ranges = completion.tokens[:, stream][where], ((0, len(table)),)
-            found = selective_logps(states, table, ids, ranges, temperature, HEAD_CHUNK)
+            found = selective_logps(states[stream], table, ids, ranges, temperature, HEAD_CHUNK)
             scores.append(tuple(t.new_zeros(where.shape).masked_scatter(where, t) for t in found))
         return Logps(*(torch.stack(pair, 1) for pair in zip(*scores, strict=True)))
 
@@ -180,64 +189,102 @@ class TinySpeechLM(SpeechLM):
         """Full rows plus FSQ terms; the head's terms, linear in the state, join the table before the product."""
         special = self.audio_table[self.codes :]
         codes = self.audio_table[: self.codes]
-        audio_input = torch.cat([codes + F.embedding(self.code_levels, self.input_levels).sum(1), special])
-        audio_output = torch.cat([codes + F.embedding(self.code_levels, self.output_levels).sum(1), special[:2]])
+        audio_input = torch.cat([codes + self.level_marks @ self.input_levels, special])
+        audio_output = torch.cat([codes + self.level_marks @ self.output_levels, special[:2]])
         return Tables(self.text_scale(self.text_table), self.audio_scale(audio_input), self.text_table, audio_output)
 
-    def _embed(self, tables: Tables, tokens: Tensor) -> Tensor:
-        """[R, 2, T] -> [R, T, C]."""
-        return F.embedding(tokens[:, TEXT], tables.text_input) + F.embedding(tokens[:, AUDIO], tables.audio_input)
+    def _embed(self, tables: Tables, text: Tensor, audio: Tensor) -> Tensor:
+        """Ids [...] of both streams -> [..., C]."""
+        return F.embedding(text, tables.text_input) + F.embedding(audio, tables.audio_input)
 
     def _prompt_embedding(self, tables: Tables, prompt: Prompt) -> Tensor:
         """[B, P, C]."""
-        x = self._embed(tables, prompt.tokens)
+        x = self._embed(tables, *prompt.tokens.unbind(1))
         if prompt.features is None:
             return x
         return x + self.adaptor(prompt.features) * prompt.features_mask.unsqueeze(-1)
 
-    def _run(
-        self, x: Tensor, positions: Tensor, memory: Memory, text_steps: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Trunk and branches: x [R, T, C] at `positions` [R, T] -> normed text and audio states, [R, T, C].
+    def _turns(self, positions: Tensor) -> Tensor:
+        return turns(positions, self.settings["width"] // self.heads)
 
-        The text branch reads the first `text_steps` of the steps only, all unless told.
-        """
-        turn = turns(positions, self.settings["width"] // self.heads)  # [R, T, 1, D/2]
-        fork = self.shared_layers + self.text_layers
-        for index in range(self.shared_layers):
+    def _run(self, layers: range, x: Tensor, turn: Tensor, memory: Memory) -> Tensor:
+        """Some of the layers over x [N, C]."""
+        for index in layers:
             x = self.layers[index](x, turn, memory, index)
-        text, audio = x[:, :text_steps], x
-        if text_steps != 0:
-            text_turn = turn[:, :text_steps]
-            for index in range(self.shared_layers, fork):
-                text = self.layers[index](text, text_turn, memory, index)
-        for index in range(fork, len(self.layers)):
-            audio = self.layers[index](audio, turn, memory, index)
-        return self.text_norm(text), self.audio_norm(audio)
+        return x
+
+    @property
+    def _parts(self) -> tuple[range, range, range]:
+        """The layers of the trunk, the text branch and the audio branch."""
+        fork, ends = self.shared_layers, self.shared_layers + self.text_layers
+        return range(fork), range(fork, ends), range(ends, len(self.layers))
 
     def _prefill(self, tables: Tables, prompt: Prompt) -> tuple[PromptMemory, Tensor, Tensor]:
-        """Read the prompt: its keys and values, and the text and audio states of its last position, [B, 1, C]."""
-        x, memory = self._prompt_embedding(tables, prompt), PromptMemory(prompt.mask)
-        text, audio = self._run(x, (prompt.mask.cumsum(-1) - 1).clamp(min=0), memory)
-        return memory, text[:, -1:], audio[:, -1:]
+        """Read the prompt: its keys and values, and the text and audio states of its last position, [B, C]."""
+        shared, text, audio = self._parts
+        memory, turn = PromptMemory(prompt.mask), self._turns((prompt.mask.cumsum(-1) - 1).clamp(min=0).flatten())
+        x = self._run(shared, self._prompt_embedding(tables, prompt).flatten(0, 1), turn, memory)
+        states = [self._run(branch, x, turn, memory).unflatten(0, prompt.mask.shape)[:, -1] for branch in (text, audio)]
+        return memory, *states
 
-    def _hidden(
-        self, tables: Tables, prompt: Prompt, completion: Completion, text_steps: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """States that predict each response step, [R, T, C]: of the prompt's last position and of steps 0..T-2; for
-        the text of the first `text_steps` only, if given.
+    def _states(self, tables: Tables, prompt: Prompt, tokens: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed states that predict the tokens that are wanted, row by row.
+
+        A row is read up to its last wanted token, by the text branch up to its last wanted text.
+
+        Args:
+            tokens: [R, 2, T]; wanted: [R, 2, T], bool.
+
+        Returns:
+            [wanted text tokens, C] and [wanted audio tokens, C].
         """
-        group_size = len(completion) // len(prompt)
-        memory, *last = self._prefill(tables, prompt)
-        text, audio = (state.repeat_interleave(group_size, 0) for state in last)
-        steps = completion.tokens.shape[-1] - 1
-        if steps == 0:
-            return text, audio
-        start = prompt.mask.sum(-1, keepdim=True).repeat_interleave(group_size, 0)
-        positions = start + torch.arange(steps, device=start.device)
-        x = self._embed(tables, completion.tokens[..., :-1])
-        later = self._run(x, positions, ResponseMemory(memory, group_size, steps), text_steps and text_steps - 1)
-        return torch.cat([text, later[0]], 1), torch.cat([audio, later[1]], 1)
+        group_size = len(tokens) // len(prompt)
+        memory, *first = self._prefill(tables, prompt)
+        first = [state.repeat_interleave(group_size, 0) for state in first]  # [R, C], before the first step
+        steps = torch.arange(tokens.shape[2], device=tokens.device)
+        reads = (wanted * steps).amax(-1)  # [R, 2], steps before the last one that is wanted
+        there = steps[:-1] < reads.amax(1, keepdim=True)  # [R, T - 1]
+        there = there[:, : int(there.sum(1).amax())]
+        if there.shape[1] == 0:
+            later = [state[:0] for state in first]
+        else:
+            later = self._read(tables, memory, tokens[..., : there.shape[1]], there, reads[:, TEXT])
+        norms = self.text_norm, self.audio_norm
+        ends = reads[:, TEXT], there.sum(1)
+        return tuple(
+            norm(take(torch.cat([start, rest]), places_of(wanted[:, stream], end)))
+            for stream, (norm, start, rest, end) in enumerate(zip(norms, first, later, ends, strict=True))
+        )
+
+    def _read(
+        self, tables: Tables, past: PromptMemory, tokens: Tensor, there: Tensor, text_reads: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """States behind the response steps `there` [R, T]: of the text branch, which reads each row's first
+        `text_reads` [R] alone, and of the audio branch, [N, C].
+        """
+        shared, text, audio = self._parts
+        group_size, start = len(there) // len(past.mask), past.mask.sum(-1)
+        steps = torch.arange(there.shape[1], device=there.device)
+        x = self._embed(tables, *(ids[there] for ids in tokens.unbind(1)))
+        turn = self._turns((start.repeat_interleave(group_size)[:, None] + steps)[there])
+        memory = ResponseMemory(past, group_size, there)
+        x = self._run(shared, x, turn, memory)
+        written = steps < text_reads[:, None]  # [R, T]
+        index, width = written[there].nonzero().squeeze(-1), int(text_reads.amax())
+        words = take(x, index)
+        if width:
+            words = self._run(text, words, turn[index], ResponseMemory(past, group_size, written[:, :width]))
+        return words, self._run(audio, x, turn, memory)
+
+
+def places_of(wanted: Tensor, reads: Tensor) -> Tensor:
+    """Where the states that predict the wanted steps [R, T] lie: those of step 0 first, [R], then behind each row's
+    first `reads` [R] steps, row by row.
+    """
+    rows, steps = wanted.shape
+    place = rows + (reads.cumsum(0) - reads)[:, None] + torch.arange(steps, device=wanted.device) - 1
+    place[:, 0] = torch.arange(rows, device=wanted.device)
+    return place[wanted]
 
 
 def level_rows(levels: tuple[int, ...]) -> Tensor:

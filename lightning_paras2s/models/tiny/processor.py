@@ -199,7 +199,7 @@ def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], c
 
 @torch.no_grad()
 def encode_all(
-    tokenizer: TinyTokenizer, utterances: list[Utterance | None], batch_size: int = 64
+    tokenizer: TinyTokenizer, utterances: list[Utterance | None], batch_size: int = 32
 ) -> list[torch.Tensor]:
     """Codes of each utterance, [T]; empty where there is none."""
     codes = [torch.zeros(0, dtype=torch.long)] * len(utterances)
@@ -211,7 +211,7 @@ def encode_all(
 
 
 @torch.no_grad()
-def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None], batch_size: int = 64) -> list[str]:
+def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None], batch_size: int = 32) -> list[str]:
     """What the transcriber hears in each utterance."""
     if network is None:
         raise no_transcriber()

@@ -114,13 +114,24 @@ class TinyTokenizer(SpeechTokenizer):
         quantised, codes = self.quantizer(self.encoder(frames.transpose(1, 2)).float().transpose(1, 2))
         return quantised.transpose(1, 2), codes
 
-    def expand(self, quantised: Tensor) -> Tensor:
-        """quantised [B, D, T / 4] -> acoustics [B, T, 66]; the last channel is the voicing's logit."""
-        return self.decoder(quantised).transpose(1, 2).float()
+    def expand(self, quantised: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """quantised [B, D, T / 4] -> acoustics [B, T, 66]; the last channel is the voicing's logit.
 
-    def reconstruct(self, codes: Tensor) -> Tensor:
-        """codes [B, T] -> acoustics [B, 4 T, 66] with voicing as 0 or 1 and pitch 0 where unvoiced."""
-        frames = self.expand(self.quantizer.values(codes).transpose(1, 2))
+        Args:
+            lengths: codes of each row [B], which is then expanded as if alone; None = all.
+        """
+        x, width = quantised, quantised.shape[-1]
+        for layer in self.decoder:
+            if lengths is not None:  # what a convolution finds behind a row's end is nothing
+                ends = lengths * (x.shape[-1] // width)
+                x = x * (torch.arange(x.shape[-1], device=x.device) < ends[:, None]).unsqueeze(1)
+            x = layer(x)
+        return x.transpose(1, 2).float()
+
+    def reconstruct(self, codes: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """codes [B, T], of `lengths` [B] -> acoustics [B, 4 T, 66] with voicing as 0 or 1 and pitch 0 where
+        unvoiced."""
+        frames = self.expand(self.quantizer.values(codes).transpose(1, 2), lengths)
         voiced = (frames[..., MELS + 1 :] > 0).float()
         return torch.cat([frames[..., :MELS], frames[..., MELS : MELS + 1].clamp(-1, 2.5) * voiced, voiced], -1)
 
@@ -142,9 +153,10 @@ class TinyTokenizer(SpeechTokenizer):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        wav = vocode(self.reconstruct(codes))
-        lengths = lengths * HOP * STRIDE
-        return wav * (torch.arange(wav.shape[-1]) < lengths[:, None]), lengths
+        """As each row alone, whatever lies behind its end."""
+        frames, ends = self.reconstruct(codes, lengths), lengths * STRIDE
+        wav = vocode(frames, ends)
+        return wav * (torch.arange(wav.shape[-1]) < (ends * HOP)[:, None]), ends * HOP
 
 
 def silence() -> Tensor:

@@ -1,7 +1,8 @@
 """A pre-norm transformer layer (LLaMA's: arXiv 2302.13971) whose keys and values live in a memory that is passed in.
 
 The two memories make reading a prompt and training on its responses one code path; sampling has its own (`fused.py`).
-Axes: R rows, H heads, T positions, D numbers a head, C = H * D.
+A layer computes positions that are there, one below another, whichever rows they are of; only attention sees rows.
+Axes: N positions, R rows, H heads, T positions of a row, D numbers a head, C = H * D.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ class Memory(ABC):
     """Keys and values of every layer, and who may see them."""
 
     @abstractmethod
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Take a layer's new queries, keys and values, [R, H, T, D]; return what the queries see, [R, H, T, D]."""
+    def attend(self, layer: int, mixed: Tensor) -> Tensor:
+        """Take a layer's new queries, keys and values, [N, 3, H, D]; return what the queries see, [N, C]."""
 
 
 class PromptMemory(Memory):
-    """Reads left-padded prompts, mask [B, P], and keeps their keys and values, [B, H, P, D] a layer, with gradient."""
+    """Reads left-padded prompts, mask [B, P], N = B * P, and keeps their keys and values, [B, H, P, D] a layer, with
+    gradient."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
@@ -34,25 +36,35 @@ class PromptMemory(Memory):
         # Padding attends to itself only: a row that sees nothing would be NaN, also in the gradient.
         self.seen = additive((causal & mask[:, None, None]) | causal & causal.T)  # [B, 1, P, P]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, mixed: Tensor) -> Tensor:
         assert layer == len(self.layers)
+        query, key, value = by_head(mixed.unflatten(0, self.mask.shape))
         self.layers.append((key, value))
-        return attention(query, key, value, self.seen)
+        return attention(query, key, value, self.seen).transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class ResponseMemory(Memory):
-    """G responses a prompt, all steps at once, with gradient: they see the prompt, then their own steps so far."""
+    """G responses a prompt, all steps at once, with gradient: they see the prompt, then their own steps so far.
 
-    def __init__(self, prompt: PromptMemory, group_size: int, steps: int) -> None:
-        self.prompt, self.group_size = prompt, group_size
-        mask = prompt.mask.repeat_interleave(group_size, 0)[:, None, None]  # [R, 1, 1, P]
+    Args:
+        there: [R, T], True = a step that is read, each row's first ones; N of them.
+    """
+
+    def __init__(self, prompt: PromptMemory, group_size: int, there: Tensor) -> None:
+        self.prompt, self.group_size, self.shape = prompt, group_size, there.shape
+        self.places = there.flatten().nonzero().squeeze(-1)  # [N]
+        steps, mask = there.shape[1], prompt.mask.repeat_interleave(group_size, 0)[:, None, None]  # [R, 1, 1, P]
         causal = torch.ones(steps, steps, dtype=torch.bool, device=mask.device).tril()
         self.seen = additive(torch.cat([mask.expand(-1, 1, steps, -1), causal.expand(len(mask), 1, -1, -1)], -1))
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, layer: int, mixed: Tensor) -> Tensor:
+        # Nobody sees the steps that are left out: they lie behind their rows' ends.
+        rows = mixed.new_zeros(self.shape.numel(), *mixed.shape[1:]).index_copy(0, self.places, mixed)
+        query, key, value = by_head(rows.unflatten(0, self.shape))
         past_key, past_value = self.prompt.layers[layer]
         key, value = self._after(past_key, key), self._after(past_value, value)
-        return attention(query, key, value, self.seen[:, :, : query.shape[2], : key.shape[2]])
+        found = attention(query, key, value, self.seen).transpose(1, 2).flatten(2).flatten(0, 1)  # [R * T, C]
+        return take(found, self.places)
 
     def _after(self, past: Tensor, new: Tensor) -> Tensor:
         """Each prompt's [B, H, P, D] before its rows' own [R, H, T, D], in one copy: [R, H, P + T, D]."""
@@ -96,7 +108,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _Turn(torch.autograd.Function):
-    """Rotary positions: queries and keys of mixed [R, T, 3, H, D] times `turn` [R, T, 1, 1, D/2], in place."""
+    """Rotary positions: queries and keys of mixed [N, 3, H, D] times `turn` [N, 1, 1, D/2], in place."""
 
     @staticmethod
     def forward(ctx, mixed: Tensor, turn: Tensor) -> Tensor:
@@ -151,12 +163,9 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(2 * width, width, bias=False)
 
     def forward(self, x: Tensor, turn: Tensor, memory: Memory, index: int) -> Tensor:
-        """x [R, T, C], `turn` as `turns` gives; `index` is this layer's place in `memory`."""
-        rows, steps, width = x.shape
-        mixed = F.linear(self.attention_norm(x), self.paired()).float().view(rows, steps, 3, self.heads, -1)
-        mixed = _Turn.apply(mixed, turn.unsqueeze(2))
-        seen = memory.attend(index, *mixed.permute(2, 0, 3, 1, 4).unbind(0))  # [R, H, T, D]
-        x = x + self.attention_out(seen.transpose(1, 2).reshape(rows, steps, width))
+        """x [N, C], `turn` [N, 1, D/2] as `turns` gives; `index` is this layer's place in `memory`."""
+        mixed = F.linear(self.attention_norm(x), self.paired()).float().view(len(x), 3, self.heads, -1)
+        x = x + self.attention_out(memory.attend(index, _Turn.apply(mixed, turn.unsqueeze(1))))
         return x + self.mlp_out(_GatedUnit.apply(self.mlp_in(self.mlp_norm(x))))
 
     def paired(self) -> Tensor:
@@ -165,6 +174,31 @@ class Block(nn.Module):
         """
         weight = self.attention_in.weight.unflatten(0, (3, self.heads, 2, -1))  # [3, H, 2, D/2, C]
         return torch.cat([weight[:2].transpose(3, 2).flatten(0, 3), weight[2].flatten(0, 2)])
+
+
+class _Take(torch.autograd.Function):
+    """torch's own gradient adds row by row, in case that one was taken twice, which takes ten times as long."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(x)
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
+
+
+def take(x: Tensor, places: Tensor) -> Tensor:
+    """The rows `places` of x, each at most once."""
+    return _Take.apply(x, places)
+
+
+def by_head(mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [R, H, T, D] of mixed [R, T, 3, H, D]."""
+    return mixed.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def additive(seen: Tensor) -> Tensor:
@@ -179,7 +213,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor
 
 
 def turns(positions: Tensor, size: int) -> Tensor:
-    """Rotary positions [R, T] as complex numbers of length 1, [R, T, 1, D/2] (arXiv 2104.09864)."""
+    """Rotary positions [...] as complex numbers of length 1, [..., 1, D/2] (arXiv 2104.09864)."""
     frequencies = 10_000.0 ** (-torch.arange(0, size, 2, device=positions.device) / size)
     angles = positions[..., None, None] * frequencies
     return torch.polar(torch.ones_like(angles), angles)
