@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable
 
@@ -39,15 +41,34 @@ def user_error(error: BaseException | None) -> UserError | None:
 
 def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], ...] = (OSError,)) -> None:
     """Run a program; what the user can mend (and `also`: a file that can't be read or written) is one line and exit
-    code 2, Ctrl-C one line and 130."""
+    code 2, Ctrl-C one line and 130. Where nobody reads what is printed any more (`| head`), it ends with 141, as a
+    program does that the system ends for that."""
     try:
         program()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("error: ended by Ctrl-C; the same command goes on with what is done", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        if not stdout_is_gone():
+            raise
+        sys.exit(141)
     except Exception as error:  # jsonargparse wraps what a constructor raises
         cause = user_error(error) or (error if isinstance(error, also) else None)
         if cause is None:
             raise
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def stdout_is_gone() -> bool:
+    """Whether what is printed has no reader; what waits to be printed is then dropped, so that the end is quiet."""
+    try:
+        asked = select.poll()
+        asked.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it is no file of the system's
+        return False
+    gone = any(event & select.POLLERR for _, event in asked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone

@@ -29,6 +29,17 @@ def test_import_when_no_stage_is_run(tmp_path: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
 
 
+@pytest.mark.parametrize("asked", [["--help"], ["headline", "--help"], ["doctor"]])
+def test_end_when_nobody_reads_what_is_printed(asked: list[str]) -> None:
+    """As `| head` leaves it: no traceback, and the exit code that the system's own signal has."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "lightning_paras2s", *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    command.stdout.close()
+    said = command.stderr.read()
+    assert command.wait() == 141 and "Traceback" not in said and "Exception" not in said, said
+
+
 def test_error_when_the_config_is_missing(capsys, monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command_line, "PACKAGED_CONFIGS", tmp_path)
     (tmp_path / "paper").mkdir()
