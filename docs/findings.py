@@ -128,6 +128,14 @@ GENERALISATION = (
     *(Claim(f"RL on the {a} half of the topics gains on the {b}", f"Table 8: {told}", "domains", "domain", a, a,
             "higher", TRAINED, b) for (a, b), told in TABLE_8.items()),
 )  # fmt: skip
+HELD = ("reward_on", "held")
+ANCHORS = (
+    *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
+            (stream, "none"), "any") for stream, name in (("text", "words"), ("audio", "voice"))),
+    *(Claim(f"The voice held, or not: reward on {name}", "not ablated", "anchors", HELD, (stream, "audio"),
+            (stream, "none"), "any")
+      for stream, name in (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))),
+)  # fmt: skip
 HACKING = tuple(
     Claim(f"Whole judge in the loop against {name}", "not shown", "hacking", "judge", "whole", name, "any")
     for name in ("no gibberish rule", "no WER limit", "neither")
@@ -205,6 +213,7 @@ GROUPS = (
     ("Without any demonstration or label", UNLABELLED, ("unlabelled",)),
     ("A budget of labels, split (Fig. 2b)", BUDGET, ("budget",)),
     ("Other speech, other topics (section 5.5, Table 8)", GENERALISATION, ("generalisation", "domains")),
+    ("Which stream the reward moves, and an anchor that holds the voice", ANCHORS, ("anchors",)),
     ("A judge that lacks a rule", HACKING, ("hacking",)),
 )
 

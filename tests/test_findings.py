@@ -65,6 +65,22 @@ def test_domains_are_told_apart(findings):
     assert halves == ["agrees, 3 seeds"] * 4
 
 
+def test_points_of_two_values_are_told_apart(findings):
+    scores = {("text", "none"): 2.0, ("text", "audio"): 3.0, ("both", "none"): 4.0}
+    rows = [row({"reward_on": stream, "held": held, "weights": {"text": 1.0}}, seed, {"grpo": score + seed / 100}, 120)
+            for (stream, held), score in scores.items() for seed in (1, 2, 3)]  # fmt: skip
+    failed = {"point": {"reward_on": "both", "held": "audio"}, "seed": 1, "status": "failed", "reason": "no answers"}
+    write(findings.ROOT / "results/sweep_anchors.jsonl", [*rows, failed])
+    told = verdicts(findings.claims(findings.ANCHORS))
+    assert told == {
+        "Reward on both streams against on the words alone": "higher, 3 seeds",
+        "Reward on both streams against on the voice alone": "open: not run",
+        "The voice held, or not: reward on the words": "higher, 3 seeds",
+        "The voice held, or not: reward on the voice": "open: not run",
+        "The voice held, or not: reward on both streams": "open: failed (no answers)",
+    }
+
+
 def test_correlation_is_held_against_the_papers(findings):
     for values, expected in (((0.80, 0.81), "agrees"), ((0.5, 0.51), "disagrees"), ((0.6, 0.8), "undecided")):
         rows = [row({"share": 0.9}, seed, {"grpo": 2.0}, 120) | {"columns": {"correlation": value}}

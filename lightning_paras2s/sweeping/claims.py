@@ -13,6 +13,7 @@ from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.sweeping.efficiency import times_fewer
 from lightning_paras2s.sweeping.points import (
     Difference,
+    Key,
     Metric,
     Results,
     Row,
@@ -33,7 +34,7 @@ class Claim(NamedTuple):
     text: what the paper says; "" = it says nothing.
     figure: where, and the digits that it prints.
     sweep: whose rows tell.
-    first, then: the points whose difference tells, by the value of `key`.
+    first, then: the points whose difference tells, by the value of `key`, or by the values of its several keys.
     expected: what that difference is if the claim holds.
     systems: of the first and the other point.
     domain: only the pairs about these topics (`data/domains.py`); "" = all.
@@ -43,7 +44,7 @@ class Claim(NamedTuple):
     text: str
     figure: str
     sweep: str
-    key: str
+    key: Key
     first: Any
     then: Any
     expected: str
@@ -52,7 +53,8 @@ class Claim(NamedTuple):
     other: str = ""
 
     def line(self, results: Results) -> str:
-        about = f"| {self.text} | {self.figure} | {self.key} {self.shown()} "
+        named = f"{self.key} " if isinstance(self.key, str) else ""
+        about = f"| {self.text} | {self.figure} | {named}{self.shown()} "
         places = ((self.sweep, self.first), (self.other or self.sweep, self.then))
         for sweep, value in places:
             if value not in results.by(sweep, self.key):
@@ -69,9 +71,10 @@ class Claim(NamedTuple):
         return difference(first, then, self.systems, metric)
 
     def shown(self) -> str:
+        first, then = (", ".join(value) if isinstance(value, tuple) else value for value in (self.first, self.then))
         if self.systems == ("grpo", "grpo") and not self.other:
-            return f"{self.first} - {self.then}"
-        return f"{self.first}{'' if self.first == self.then else f' - {self.then}'}: {' - '.join(self.systems)}"
+            return f"{first} - {then}"
+        return f"{first}{'' if first == then else f' - {then}'}: {' - '.join(self.systems)}"
 
 
 class EveryClaim(NamedTuple):

@@ -21,6 +21,7 @@ from lightning_paras2s.sweeping.rows import rows_in
 
 Row = dict[str, Any]
 Part = tuple[float, float]  # a variance, and its degrees of freedom
+Key = str | tuple[str, ...]  # of a point: what tells it from the others of its sweep
 Metric = Literal["pairs", "audit_pairs"]  # scores by the judge's ears, and by the audit's
 
 
@@ -54,15 +55,19 @@ class Results(NamedTuple):
     def points(self, sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
         return points_of(read_rows(self.folder / f"sweep_{sweep}.jsonl"))
 
-    def by(self, sweep: str, key: str) -> dict[Any, list[Row]]:
-        """A point's value -> its rows."""
-        return {point[key]: rows for point, rows in self.points(sweep)}
+    def by(self, sweep: str, key: Key) -> dict[Any, list[Row]]:
+        """A point's value, or its values of several keys -> its rows."""
+        return {value_at(point, key): rows for point, rows in self.points(sweep)}
 
-    def lack(self, sweep: str, key: str, values: Sequence[Any]) -> str:
+    def lack(self, sweep: str, key: Key, values: Sequence[Any]) -> str:
         """Why there is no row of a point."""
         rows = rows_in(self.folder / f"sweep_{sweep}.jsonl")
-        failed = [row for row in rows if row["status"] != "ok" and row["point"].get(key) in values]
+        failed = [row for row in rows if row["status"] != "ok" and value_at(row["point"], key) in values]
         return f"open: failed ({failed[0]['reason'].replace('|', '/')})" if failed else "open: not run"
+
+
+def value_at(point: dict[str, Any], key: Key) -> Any:
+    return point.get(key) if isinstance(key, str) else tuple(point.get(one) for one in key)
 
 
 def read_rows(path: Path) -> list[Row]:
