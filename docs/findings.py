@@ -185,15 +185,19 @@ def systems_curve(sweep: str) -> str:
 
 
 def more(rows: Sequence[Row]) -> str:
-    """What a sweep's rows hold besides: changes of skills, columns of its own, Whisper's word error rate."""
+    """What a sweep's rows hold besides: changes of skills, columns of its own, Whisper's word error rate and the score
+    by what it heard."""
     told = [
         f"{skill} {mean(rows, lambda row, skill=skill: row['skills'][skill]['grpo']['change'], '+.2f')}"
         for skill in rows[0].get("skills", {})
     ]
     told += [f"{name} {column(rows, name).value:.2f}" for name in rows[0].get("columns", {})]
     if any("outside" in row for row in rows):
-        wer = mean(rows, lambda row: row.get("outside", {}).get("systems", {}).get("grpo", {}).get("wer_outside"))
-        told.append(f"Whisper's WER {wer}")
+        wer, score_by_it = (
+            mean(rows, lambda row, key=key: row.get("outside", {}).get("systems", {}).get("grpo", {}).get(key), ".2f")
+            for key in ("wer_outside", "score_outside")
+        )
+        told.append(f"Whisper's WER {wer}, score {score_by_it}")
     return ", ".join(told) or "-"
 
 
