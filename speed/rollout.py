@@ -25,7 +25,7 @@ from measure import DTYPES, Contender, autocast, finish, measure_ceiling, parse,
 from policies import POLICIES, Policy, text_twin
 from torch import Tensor
 
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Sampling, sampling_noise
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, sampling_noise
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -64,11 +64,12 @@ def reforward(args: argparse.Namespace, policy: Policy, steps: range) -> Callabl
         tables = model._tables()
         for step in steps:
             given = torch.ones(len(prompt), 2, step + 1, dtype=torch.long, device=args.device)
-            finished = torch.zeros(len(prompt), dtype=torch.bool, device=args.device)
+            last = torch.zeros_like(given, dtype=torch.bool)
+            last[..., -1] = True
             with autocast(args):
-                states = model._hidden(tables, prompt, Completion(given, given.bool(), finished))
+                states = model._states(tables, prompt, given, last)
                 for stream, table in ((TEXT, tables.text_output), (AUDIO, tables.audio_output)):
-                    plain_draw(F.linear(states[stream][:, -1], table), noise[:, stream, step])
+                    plain_draw(F.linear(states[stream], table), noise[:, stream, step])
 
     return run
 
