@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
@@ -17,9 +18,11 @@ from lightning_paras2s.running.checkpoints import checkpoints, number_of
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch) -> Path:
+def place(tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored behind a script
+    yield tmp_path
+    signal.signal(signal.SIGINT, before)
 
 
 class Interrupt(L.Callback):
