@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 import pytest
 
-from lightning_paras2s.data.embedded import Line, Utterance, spoken_chunks
+from lightning_paras2s.data.embedded import Line, Utterance, in_time, spoken_chunks
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Style
 
@@ -30,6 +31,22 @@ def test_corpus_when_a_line_crashes_the_synthesizer() -> None:
     found = [u for part in spoken_chunks(chunks, fragile) for u in part]
     assert [u.text for u in found] == ["a", "b", "c", "crash", "d", "e", "f"]
     assert [u.acoustics[0, 0] for u in found] == [0, 0, 0, 1, 0, 0, 0]
+
+
+def slow(line: Line) -> Utterance:
+    if line.text == "hang" and line.seed == 0:
+        time.sleep(60)
+    return Utterance(np.full((4, 66), line.seed, np.float16), line.text, line.style)
+
+
+def stuck(lines: list[Line]) -> list[Utterance]:
+    return [in_time(slow, line, patience=1.0) for line in lines]
+
+
+def test_corpus_when_the_synthesizer_hangs() -> None:
+    """As one that crashes: the line is spoken with the next seed, and the others as they are."""
+    found = [u for part in spoken_chunks([lines("a"), lines("b", "hang")], stuck) for u in part]
+    assert [(u.text, u.acoustics[0, 0]) for u in found] == [("a", 0), ("b", 0), ("hang", 1)]
 
 
 def test_corpus_when_a_line_always_crashes() -> None:

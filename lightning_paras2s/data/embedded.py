@@ -8,6 +8,7 @@ another split appears there.
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import hashlib
 import json
@@ -209,7 +210,18 @@ def corpus_audio(lines: list[Line]) -> list[Audio]:
 
 def _speak_all(lines: list[Line]) -> list[Utterance]:
     torch.set_num_threads(1)
-    return [speak(line) for line in lines]
+    return [in_time(speak, line) for line in lines]
+
+
+def in_time(speak: Callable[[Line], Utterance], line: Line, patience: float = 20.0) -> Utterance:
+    """What a worker says of a line; one that takes longer than `patience` seconds ends the worker, as a crash does. The
+    lines that crash eSpeak NG write over its lock, too, for which it may wait for ever."""
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
+        try:
+            return speak(line)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def corpus(lines: list[Line], cache_dir: str | Path = "cache") -> list[Utterance]:
@@ -234,7 +246,8 @@ def spoken_chunks(
     speak_all: Callable[[list[Line]], list[Utterance]] = _speak_all,
     told: str = "speaking",
 ) -> list[list[Utterance]]:
-    """Speak chunks in two processes. eSpeak NG crashes on a few lines (docs/embedded.md); `_rescued` finds them."""
+    """Speak chunks in two processes. eSpeak NG crashes or hangs on a few lines (docs/embedded.md); `_rescued` finds
+    them."""
     # An executor, because a Pool waits forever for a worker that was killed.
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1), mp_context=_SPAWN) as pool, Progress(console=_STDERR) as bar:
         waiting = [pool.submit(speak_all, chunk) for chunk in chunks]
