@@ -214,8 +214,8 @@ def _speak_all(lines: list[Line]) -> list[Utterance]:
 
 
 def in_time(speak: Callable[[Line], Utterance], line: Line, patience: float = 20.0) -> Utterance:
-    """What a worker says of a line; one that takes longer than `patience` seconds ends the worker, as a crash does. The
-    lines that crash eSpeak NG write over its lock, too, for which it may wait for ever."""
+    """What a worker says of a line; one that takes longer than `patience` seconds ends the worker, as a crash does:
+    eSpeak NG, which is loaded anew for each line, was once seen to wait for a lock of its own that no thread held."""
     with open(os.devnull, "w") as nowhere:
         faulthandler.dump_traceback_later(patience, exit=True, file=nowhere)
         try:
