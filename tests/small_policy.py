@@ -13,9 +13,7 @@ SAMPLING = Sampling(max_steps=14, text_temperature=0.8, audio_temperature=1.3)
 def small_policy() -> TinySpeechLM:
     torch.manual_seed(0)
     model = TinySpeechLM(WORDS, FEATURES, LEVELS, width=24, heads=2, shared_layers=2, text_layers=1, audio_layers=2)
-    with (
-        torch.no_grad()
-    ):  # far from uniform, so that wrong positions or masks change the logits by far more than rounding
+    with torch.no_grad():  # wrong positions or masks then change the logits by far more than rounding
         for parameter in model.parameters():
             parameter.mul_(1.5)
     return model

@@ -11,7 +11,7 @@ import yaml
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import fit
-from lightning_paras2s.running.preflight import Launched, check_trainer, device_count, launched
+from lightning_paras2s.running.preflight import Launched, check_sizes, check_trainer, device_count, launched
 
 ROOT = Path(__file__).parents[1]
 FSDP2 = yaml.safe_load((ROOT / "configs/trainer/fsdp2_8gpu.yaml").read_text())["trainer"]
@@ -115,3 +115,10 @@ def test_grpo_is_refused_in_one_line_when_its_trainer_is(options, gpus, must, mo
     errors = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
     assert stop.value.code == 2 and len(errors) == 1 and errors[0].startswith("error: ") and must in errors[0]
     assert before == (set(os.listdir("runs")) if Path("runs").is_dir() else set())
+
+
+@pytest.mark.parametrize("name", ["batch_size", "val_batch_size"])
+def test_batch_of_nothing_is_refused_by_its_own_name(name: str) -> None:
+    check_sizes({"data": {"init_args": {name: 1}}, "trainer": {}})
+    with pytest.raises(UserError, match=f"a batch size must be at least 1; got 0; set data.{name}$"):
+        check_sizes({"data": {"init_args": {name: 0}}, "trainer": {}})

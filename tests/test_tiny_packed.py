@@ -6,7 +6,7 @@ from small_policy import SAMPLING, make_prompt, rollout, small_policy
 
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
-from lightning_paras2s.models.tiny.transformer import Block, take
+from lightning_paras2s.models.tiny.transformer import Block
 
 
 @pytest.fixture
@@ -79,8 +79,3 @@ def test_a_first_step_alone_needs_no_response_step(model, read):
     whole = model.logps(prompt, ended(completion, text=[9, 9, 9], audio=[9, 9, 9]), SAMPLING).values
     torch.testing.assert_close(short[:, TEXT, 0], whole[:, TEXT, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(short[[0, 2], AUDIO, 0], whole[[0, 2], AUDIO, 0], atol=1e-5, rtol=0)
-
-
-def test_taken_rows_get_their_gradient_and_the_others_none():
-    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: take(t, torch.tensor([4, 0, 2])), (x,))

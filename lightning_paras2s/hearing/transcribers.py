@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import is_silent, resample
+from lightning_paras2s.batches import by_length
 from lightning_paras2s.data import embedded
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
@@ -84,11 +85,12 @@ class TinyTranscriber(Transcriber):
         self.batch_size, self.min_confidence = batch_size, min_confidence
 
     def transcribe(self, audios: list[Audio]) -> list[str]:
-        order = sorted(range(len(audios)), key=lambda i: len(audios[i].samples))
-        heard, rows = [i for i in order if not is_silent(audios[i])], []
-        for start in range(0, len(heard), self.batch_size):
-            rows += self._batch([audios[i] for i in heard[start : start + self.batch_size]])
-        texts = dict(zip(heard, read(rows), strict=True))
+        heard = [i for i, audio in enumerate(audios) if not is_silent(audio)]
+        places, rows = [], []
+        for batch in by_length([len(audios[i].samples) for i in heard], self.batch_size):
+            part = [heard[place] for place in batch]
+            places, rows = places + part, rows + self._batch([audios[i] for i in part])
+        texts = dict(zip(places, read(rows), strict=True))
         return [texts.get(i, "") for i in range(len(audios))]
 
     def strange(self, audios: list[Audio]) -> list[bool]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_paras2s.batches import by_length
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
 from lightning_paras2s.models.sampling import OwnDraws
@@ -84,11 +85,9 @@ class TransformersChat(ChatLLM):
 
     def complete(self, conversations: list[Conversation]) -> list[Reply]:
         prompts = [self.prompt(conversation) for conversation in conversations]
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         size, seen = 1 if self.temperature else self.batch_size, {}
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), size):
-            index = order[start : start + size]
+        for index in by_length([len(prompt) for prompt in prompts], size):
             key = str(prompts[index[0]])
             seen[key] = seen.get(key, -1) + 1
             written = self.write([prompts[i] for i in index], f"{self.seed}/{seen[key]}/{key}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lightning_paras2s.audio import in_range
+from lightning_paras2s.batches import by_length
 from lightning_paras2s.data.dialogue import SPEECH_RATE
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
@@ -59,12 +60,9 @@ def speak(
 
 
 def decode_codes(tokenizer: SpeechTokenizer, codes: list[Tensor]) -> list[Audio]:
-    """Codes of several responses, [T] each, to waveforms; those of like lengths together, since padding costs as much
-    as speech."""
-    order = sorted(range(len(codes)), key=lambda i: len(codes[i]))
+    """Codes of several responses, [T] each, to waveforms; those of like length together."""
     found: dict[int, Audio] = {}
-    for start in range(0, len(order), TOGETHER):
-        part = order[start : start + TOGETHER]
+    for part in by_length([len(c) for c in codes], TOGETHER):
         lengths = torch.tensor([len(codes[i]) for i in part])
         padded = pad_sequence([*(codes[i] for i in part), codes[0].new_zeros(1)], batch_first=True)[:-1]
         wav, samples = tokenizer.decode(padded, lengths)

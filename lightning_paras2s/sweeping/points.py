@@ -67,7 +67,7 @@ class Results(NamedTuple):
 
 
 def value_at(point: dict[str, Any], key: Key) -> Any:
-    return point.get(key) if isinstance(key, str) else tuple(point.get(one) for one in key)
+    return point[key] if isinstance(key, str) else tuple(point[one] for one in key)
 
 
 def read_rows(path: Path) -> list[Row]:

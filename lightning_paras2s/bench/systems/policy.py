@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_paras2s.batches import by_length
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem, digest
 from lightning_paras2s.data.dialogue import Dialogue, HeardUtterance
 from lightning_paras2s.errors import InputPath, UserError
@@ -112,10 +113,8 @@ def answer_items(
     Args:
         noise: [len(items), 2, max_steps], see `SpeechLM.generate`; may be None if greedy.
     """
-    order = sorted(range(len(items)), key=lambda i: (processor.length(items[i]), i))
     answers: dict[int, Answer] = {}
-    for start in range(0, len(order), rows):
-        index = order[start : start + rows]
+    for index in by_length([processor.length(item) for item in items], rows):
         batch = processor.to_device(processor.collate([items[i] for i in index]), torch.device(device))
         completion = policy.generate(batch.prompt, sampling, None if noise is None else noise[index].to(device))
         parts = [torch.tensor([row]) for row in range(len(index))] if processor.speaks_alone else [slice(None)]

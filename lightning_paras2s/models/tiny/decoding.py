@@ -98,10 +98,10 @@ class Rollout:
 
     def _run(self, x: Tensor, turn: Tensor, attend: Attend, writing: bool) -> list[Tensor]:
         """Trunk and branches over x [N, C]: the text and the audio states, before their norms."""
-        fork, ends = self.model.shared_layers, self.model.shared_layers + self.model.text_layers
-        x = self.trunk.run(x, turn, range(fork), attend)
-        text = self.trunk.run(x, turn, range(fork, ends), attend) if writing else x
-        return [text, self.trunk.run(x, turn, range(ends, len(self.trunk.layers)), attend)]
+        shared, text, audio = self.model.parts
+        x = self.trunk.run(x, turn, shared, attend)
+        words = self.trunk.run(x, turn, text, attend) if writing else x
+        return [words, self.trunk.run(x, turn, audio, attend)]
 
     def _keep(self, index: Tensor) -> None:
         self.memory.keep(index)

@@ -113,7 +113,7 @@ def vocode(features: Tensor, lengths: Tensor | None = None, seed: int = 0) -> Te
     """[B, T, 66] as `acoustics` gives -> wav [B, T * 160], always the same for the same features, in any precision.
 
     Args:
-        lengths: frames of each row [B], which then sounds as if alone; None = all.
+        lengths: frames of each row [B], which then sounds as if alone, and behind its end not at all; None = all.
     """
     if lengths is not None:  # a row's last frame goes on, as it does at the end of the longest
         index = torch.arange(features.shape[1]).minimum((lengths[:, None] - 1).clamp(min=0))  # [B, T]
@@ -134,7 +134,8 @@ def vocode(features: Tensor, lengths: Tensor | None = None, seed: int = 0) -> Te
     noise = torch.randn(1, length, generator=torch.Generator().manual_seed(seed)).expand(batch, -1)
     source = mix * pulses + (1 - mix) * noise
     if lengths is not None:
-        source = source * (torch.arange(length) < (lengths * HOP)[:, None])
+        inside = torch.arange(length) < (lengths * HOP)[:, None]  # [B, T * 160]
+        source = source * inside
     window = torch.hann_window(WINDOW)
     padded = F.pad(source, (WINDOW, WINDOW))
     stft = torch.stft(padded, FFT, HOP, WINDOW, window, center=True, pad_mode="constant", return_complex=True)
@@ -148,4 +149,5 @@ def vocode(features: Tensor, lengths: Tensor | None = None, seed: int = 0) -> Te
     gains = torch.lerp(envelope.index_select(1, left), envelope.index_select(1, right), (index - left)[:, None])
     torch.view_as_real(stft).mul_(gains.transpose(1, 2).unsqueeze(-1))  # frame after frame in memory, both
     wav = torch.istft(stft, FFT, HOP, WINDOW, window, center=True, length=padded.shape[-1])
-    return wav[:, WINDOW : WINDOW + length].clamp(-1, 1)
+    wav = wav[:, WINDOW : WINDOW + length].clamp(-1, 1)
+    return wav if lengths is None else wav * inside

@@ -32,7 +32,6 @@ from lightning_paras2s.models.tiny.transformer import (
     PromptMemory,
     ResponseMemory,
     RMSNorm,
-    take,
     turns,
 )
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
@@ -105,7 +104,7 @@ class TinySpeechLM(SpeechLM):
         self.audio_table = nn.Parameter(torch.empty(self.codes + 5, width))
         self.input_levels = nn.Parameter(torch.empty(sum(levels), width))
         self.output_levels = nn.Parameter(torch.empty(sum(levels), width))
-        # [codes, levels of all dimensions], 1 = the code's: as a product, their sums take a tenth of looking them up.
+        # [codes, levels of all dimensions], 1 = the code's: as a product, their sums take a third of looking them up.
         marks = torch.zeros(self.codes, sum(levels)).scatter_(1, level_rows(levels), 1.0)
         self.register_buffer("level_marks", marks, persistent=False)
         # Each stream is normalised before the sum: left to themselves, the audio's scale drowns the text's.
@@ -208,20 +207,20 @@ class TinySpeechLM(SpeechLM):
         return turns(positions, self.settings["width"] // self.heads)
 
     def _run(self, layers: range, x: Tensor, turn: Tensor, memory: Memory) -> Tensor:
-        """Some of the layers over x [N, C]."""
-        for index in layers:
+        """Some of the layers over x [N, C]; none where there is no position."""
+        for index in layers if len(x) else ():
             x = self.layers[index](x, turn, memory, index)
         return x
 
     @property
-    def _parts(self) -> tuple[range, range, range]:
+    def parts(self) -> tuple[range, range, range]:
         """The layers of the trunk, the text branch and the audio branch."""
         fork, ends = self.shared_layers, self.shared_layers + self.text_layers
         return range(fork), range(fork, ends), range(ends, len(self.layers))
 
     def _prefill(self, tables: Tables, prompt: Prompt) -> tuple[PromptMemory, Tensor, Tensor]:
         """Read the prompt: its keys and values, and the text and audio states of its last position, [B, C]."""
-        shared, text, audio = self._parts
+        shared, text, audio = self.parts
         memory, turn = PromptMemory(prompt.mask), self._turns((prompt.mask.cumsum(-1) - 1).clamp(min=0).flatten())
         x = self._run(shared, self._prompt_embedding(tables, prompt).flatten(0, 1), turn, memory)
         states = [self._run(branch, x, turn, memory).unflatten(0, prompt.mask.shape)[:, -1] for branch in (text, audio)]
@@ -243,16 +242,12 @@ class TinySpeechLM(SpeechLM):
         first = [state.repeat_interleave(group_size, 0) for state in first]  # [R, C], before the first step
         steps = torch.arange(tokens.shape[2], device=tokens.device)
         reads = (wanted * steps).amax(-1)  # [R, 2], steps before the last one that is wanted
-        there = steps[:-1] < reads.amax(1, keepdim=True)  # [R, T - 1]
-        there = there[:, : int(there.sum(1).amax())]
-        if there.shape[1] == 0:
-            later = [state[:0] for state in first]
-        else:
-            later = self._read(tables, memory, tokens[..., : there.shape[1]], there, reads[:, TEXT])
+        ends = reads[:, TEXT], reads.amax(1)
+        there = steps[: int(ends[AUDIO].amax())] < ends[AUDIO][:, None]  # [R, steps that any row reads]
+        later = self._read(tables, memory, tokens[..., : there.shape[1]], there, ends[TEXT])
         norms = self.text_norm, self.audio_norm
-        ends = reads[:, TEXT], there.sum(1)
         return tuple(
-            norm(take(torch.cat([start, rest]), places_of(wanted[:, stream], end)))
+            norm(torch.cat([start, rest]).index_select(0, places_of(wanted[:, stream], end)))
             for stream, (norm, start, rest, end) in enumerate(zip(norms, first, later, ends, strict=True))
         )
 
@@ -262,7 +257,7 @@ class TinySpeechLM(SpeechLM):
         """States behind the response steps `there` [R, T]: of the text branch, which reads each row's first
         `text_reads` [R] alone, and of the audio branch, [N, C].
         """
-        shared, text, audio = self._parts
+        shared, text, audio = self.parts
         group_size, start = len(there) // len(past.mask), past.mask.sum(-1)
         steps = torch.arange(there.shape[1], device=there.device)
         x = self._embed(tables, *(ids[there] for ids in tokens.unbind(1)))
@@ -270,10 +265,8 @@ class TinySpeechLM(SpeechLM):
         memory = ResponseMemory(past, group_size, there)
         x = self._run(shared, x, turn, memory)
         written = steps < text_reads[:, None]  # [R, T]
-        index, width = written[there].nonzero().squeeze(-1), int(text_reads.amax())
-        words = take(x, index)
-        if width:
-            words = self._run(text, words, turn[index], ResponseMemory(past, group_size, written[:, :width]))
+        index, written = written[there].nonzero().squeeze(-1), written[:, : int(text_reads.amax())]
+        words = self._run(text, x.index_select(0, index), turn[index], ResponseMemory(past, group_size, written))
         return words, self._run(audio, x, turn, memory)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lightning_paras2s.audio import resample
+from lightning_paras2s.batches import by_length
 from lightning_paras2s.data.dialogue import Dialogue, Utterance
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.embedded import hear
@@ -203,7 +204,7 @@ def encode_all(
 ) -> list[torch.Tensor]:
     """Codes of each utterance, [T]; empty where there is none."""
     codes = [torch.zeros(0, dtype=torch.long)] * len(utterances)
-    for index in by_length(utterances, batch_size):
+    for index in batches_of(utterances, batch_size):
         found = tokenizer.quantise(with_silence([utterances[i] for i in index]))[1]
         for row, i in zip(found, index, strict=True):
             codes[i] = row[: len(utterances[i].acoustics) // 4].clone()
@@ -216,18 +217,18 @@ def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None
     if network is None:
         raise no_transcriber()
     texts = [""] * len(utterances)
-    for index in by_length(utterances, batch_size):
+    for index in batches_of(utterances, batch_size):
         logits = network(stack_acoustics([torch.from_numpy(utterances[i].acoustics).float() for i in index]))
         for text, i in zip(read_ctc(logits, [len(utterances[i].acoustics) for i in index]), index, strict=True):
             texts[i] = text
     return texts
 
 
-def by_length(utterances: list[Utterance | None], batch_size: int) -> list[list[int]]:
+def batches_of(utterances: list[Utterance | None], batch_size: int) -> list[list[int]]:
     """Batches of the indices of those that are there, the shortest first."""
-    there = (i for i, u in enumerate(utterances) if u is not None)
-    order = sorted(there, key=lambda i: len(utterances[i].acoustics))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    there = [i for i, u in enumerate(utterances) if u is not None]
+    batches = by_length([len(utterances[i].acoustics) for i in there], batch_size)
+    return [[there[place] for place in batch] for batch in batches]
 
 
 def with_silence(utterances: list[Utterance]) -> torch.Tensor:

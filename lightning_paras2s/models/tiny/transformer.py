@@ -40,7 +40,7 @@ class PromptMemory(Memory):
         assert layer == len(self.layers)
         query, key, value = by_head(mixed.unflatten(0, self.mask.shape))
         self.layers.append((key, value))
-        return attention(query, key, value, self.seen).transpose(1, 2).flatten(2).flatten(0, 1)
+        return attention(query, key, value, self.seen)
 
 
 class ResponseMemory(Memory):
@@ -63,8 +63,7 @@ class ResponseMemory(Memory):
         query, key, value = by_head(rows.unflatten(0, self.shape))
         past_key, past_value = self.prompt.layers[layer]
         key, value = self._after(past_key, key), self._after(past_value, value)
-        found = attention(query, key, value, self.seen).transpose(1, 2).flatten(2).flatten(0, 1)  # [R * T, C]
-        return take(found, self.places)
+        return attention(query, key, value, self.seen).index_select(0, self.places)
 
     def _after(self, past: Tensor, new: Tensor) -> Tensor:
         """Each prompt's [B, H, P, D] before its rows' own [R, H, T, D], in one copy: [R, H, P + T, D]."""
@@ -176,26 +175,6 @@ class Block(nn.Module):
         return torch.cat([weight[:2].transpose(3, 2).flatten(0, 3), weight[2].flatten(0, 2)])
 
 
-class _Take(torch.autograd.Function):
-    """torch's own gradient adds row by row, in case that one was taken twice, which takes ten times as long."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.size = len(x)
-        return x.index_select(0, places)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
-
-
-def take(x: Tensor, places: Tensor) -> Tensor:
-    """The rows `places` of x, each at most once."""
-    return _Take.apply(x, places)
-
-
 def by_head(mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [R, H, T, D] of mixed [R, T, 3, H, D]."""
     return mixed.permute(2, 0, 3, 1, 4).unbind(0)
@@ -207,9 +186,11 @@ def additive(seen: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
-    """Attention in float32: on a CPU a bfloat16 training step is faster so (backward 0.8 s, not 1.3, 64 rows)."""
+    """What queries [R, H, T, D] see, [R * T, C]. In float32: on a CPU a bfloat16 training step is faster so (backward
+    0.8 s, not 1.3, 64 rows)."""
     with torch.autocast(query.device.type, enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), seen)
+        found = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), seen)
+    return found.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def turns(positions: Tensor, size: int) -> Tensor:
