@@ -101,6 +101,7 @@ UNLABELLED = (
     Claim("... against SFT on 5 %", "not shown", "unlabelled", "share", 0.0, 0.05, "any", ("rejection", "sft"),
           other="labels"),
 )  # fmt: skip
+TRAINED = ("grpo", "sft_fifth")
 BUDGET = (
     Claim("More of the budget for demonstrations is better", "Fig. 2b, no digits", "budget", "share", 0.7, 0.1,
           "higher"),
@@ -108,10 +109,19 @@ BUDGET = (
     ColumnClaim("A tenth of the budget makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
                 "budget", "share", 0.9, "correlation", 0.7),
 )  # fmt: skip
+REWARD_LABELS = (
+    ColumnClaim("A tenth of the labels makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
+                "reward_labels", "labels", 204, "correlation", 0.7),
+    ValueClaim("Ten times as many labels correlate better", "section 5.4, no digits", "reward_labels", "labels", 2040,
+               204, "correlation", ("columns", "correlation")),
+    *(Claim(f"RL gains by a reward model of {labels:,} labels", "section 5.2, no digits", "reward_labels", "labels",
+            labels, labels, "higher", TRAINED) for labels in (204, 2040)),
+    Claim("... and by ten times as many labels more", "section 5.2: additional gains, no digits", "reward_labels",
+          "labels", 2040, 204, "higher"),
+)  # fmt: skip
 CONDITIONS = ("as in the test", "without noise", "noise at -15 dB", "noise at -5 dB", "larger speakers",
               "smaller speakers", "wider prosody", "Piper")  # fmt: skip
 REAL = "section 5.5, real speech: + 0.137 (IEMOCAP), + 0.042 (MELD)"
-TRAINED = ("grpo", "sft_fifth")
 TABLE_8 = {
     ("first", "first"): "+ 0.098 (IEMOCAP)",
     ("second", "second"): "+ 0.593 (MELD)",
@@ -216,6 +226,7 @@ GROUPS = (
     ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels",)),
     ("Without any demonstration or label", UNLABELLED, ("unlabelled",)),
     ("A budget of labels, split (Fig. 2b)", BUDGET, ("budget",)),
+    ("How few labels make a usable reward model (section 5.4)", REWARD_LABELS, ("reward_labels",)),
     ("Other speech, other topics (section 5.5, Table 8)", GENERALISATION, ("generalisation", "domains")),
     ("Which stream the reward moves, and an anchor that holds the voice", ANCHORS, ("anchors",)),
     ("A judge that lacks a rule", HACKING, ("hacking",)),

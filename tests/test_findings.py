@@ -91,6 +91,23 @@ def test_correlation_is_held_against_the_papers(findings):
         assert told["More of the budget for demonstrations is better"] == "open: not run"
 
 
+def test_few_labels_are_held_against_all(findings):
+    rows = [
+        row({"labels": labels}, seed, {"sft_fifth": 2.0, "grpo": 2.0 + gain + seed / 100}, 120)
+        | {"columns": {"correlation": correlation + seed / 100}}
+        for labels, gain, correlation in ((204, 0.2, 0.5), (2040, 0.5, 0.7))
+        for seed in range(3)
+    ]
+    write(findings.ROOT / "results/sweep_reward_labels.jsonl", rows)
+    assert verdicts(findings.claims(findings.REWARD_LABELS)) == {
+        "A tenth of the labels makes a usable reward model": "disagrees, 3 seeds",
+        "Ten times as many labels correlate better": "agrees, 3 seeds",
+        "RL gains by a reward model of 204 labels": "agrees, 3 seeds",
+        "RL gains by a reward model of 2,040 labels": "agrees, 3 seeds",
+        "... and by ten times as many labels more": "agrees, 3 seeds",
+    }
+
+
 def test_what_is_forgotten_and_equal_groups_are_held_against_the_papers_over_seeds(findings):
     def beta(value: float, change: float, seeds: int) -> list[dict]:
         skills = {skill: {"grpo": {"change": change}} for skill in ("repeat", "read")}

@@ -71,7 +71,7 @@ def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     assert "8 against 2: open, not run" in shown
 
 
-@pytest.mark.parametrize(("name", "figures"), [("labels", 2), ("generalisation", 2), ("hacking", 1)])
+@pytest.mark.parametrize(("name", "figures"), [("labels", 3), ("generalisation", 2), ("hacking", 1)])
 def test_figure_groups_say_in_a_fresh_clone_what_was_not_run(tmp_path, name, figures):
     shown = execute(name, tmp_path)
     assert shown.count("image/png") >= figures
@@ -89,7 +89,7 @@ def test_labels_draw_the_reward_models_correlation(tmp_path):
         line["systems"]["sft"] = sweep_row(0.0, 1, 3.0)["systems"]["grpo"]
     shown = execute_with(tmp_path, "budget", lines, "labels")
     assert "judge: 0.7 - 0.1 = +0.60 [+0.57, +0.63], higher; 2 seeds, 40 pairs" in shown
-    assert "0.7: grpo - sft = +0.7" in shown and "0.75" in shown and shown.count("image/png") == 3
+    assert "0.7: grpo - sft = +0.7" in shown and "0.75" in shown and shown.count("image/png") == 4
 
 
 def label_rows(seeds: dict[float, int]) -> list[dict]:

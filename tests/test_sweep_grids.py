@@ -98,6 +98,18 @@ def init_of(run: Path) -> str:
     return yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["init_from"]
 
 
+def test_reward_models_of_few_labels_start_from_one_policy(place):
+    result = run("reward_labels", points=[{"labels": 8}], **asked("embedded"))
+    assert result["failed"] == []
+    (row,) = result["table"]
+    assert set(row["systems"]) == {"sft_fifth", "grpo"} and -1 <= row["columns"]["correlation"] <= 1
+    assert list(row["seconds"]) == ["samples", "reward", "grpo", "evaluate"] and row["steps"] == 1
+    folder = next((place / "runs/sweep_reward_labels").glob("labels*"))
+    assert init_of(folder / "grpo").endswith("embedded/sft_fifth.safetensors")
+    scorer = yaml.safe_load((folder / "grpo/config.yaml").read_text())["model"]["init_args"]["reward"]["init_args"]
+    assert Path(scorer["scorer"]["init_args"]["path"]).resolve() == (folder / "reward/scorer.safetensors").resolve()
+
+
 def test_unlabelled_learns_from_the_base_policys_own_answers(place):
     few = {
         "samples": f" --trainer.limit_predict_batches 2 --data.batch_size 4 --model.samples 2 {ONLY}",
