@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.sweeping.claims import (
     HEADER,
     METRICS,
@@ -25,10 +26,11 @@ from lightning_paras2s.sweeping.claims import (
     signed,
 )
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
-from lightning_paras2s.sweeping.points import Results, Row, column, difference, gain, score
+from lightning_paras2s.sweeping.points import Results, Row, column, correlation_within, difference, gain, score
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
+JUDGED = ("beta", "G_steps", "domains", "anchors")  # the reward of all their runs is the judge's, by what is heard
 BESIDE = ("labels", "unlabelled")  # several systems a run, of which the first is what the others start from
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
@@ -40,6 +42,8 @@ ABLATIONS = (
         for skill, name in (("repeat", "repeating"), ("read", "reading aloud"))
     ),
     Claim("With too large a beta the score falls", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8, "higher"),
+    ValueClaim("With too large a beta less is learned", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8,
+               "reward, last quarter of steps", ("last_quarter", "reward")),
     Claim("G = 2 is worse than 8 at equal steps", "Fig. 3b, no digits", "G_steps", "G", 8, 2, "higher"),
     ValueClaim("Two answers get the same score more often than eight", "A.6: often, no digits", "G_steps", "G", 2, 8,
                "equal groups", ("zero_variance_share",)),
@@ -50,7 +54,7 @@ ABLATIONS = (
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
 )
-SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:6])
+SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:7])
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
     "grpo_constrained": "RL, reward model of as many labels",
@@ -160,6 +164,23 @@ def claims(asked: Sequence[AnyClaim]) -> str:
     return "\n".join([HEADER, *(claim.line(Results(ROOT / "results")) for claim in asked)])
 
 
+def why_seeds_differ() -> str:
+    """Whether a seed that learned more also scores more, over the runs that the judge rewarded."""
+    points = [
+        [(row["last_quarter"]["reward"], row["systems"]["grpo"]["mean"]) for row in rows if "taken_from" not in row]
+        for sweep in JUDGED
+        for _, rows in rows_of(sweep)
+    ]
+    try:
+        found = correlation_within(points)
+    except UserError:
+        return "Too few points have several seeds yet."
+    return (
+        f"Of {found.n} runs of {found.clusters} points with several seeds, the judge in the loop, a run's reward in "
+        f"its last quarter of steps and its score in the test correlate by {interval(found)} within the points."
+    )
+
+
 def curve(sweep: str) -> str:
     """A line a point."""
     lines = [
@@ -242,6 +263,7 @@ def tables() -> str:
                 parts.append(f"![The points of sweep_{sweep}, with their seeds](findings_{sweep}.png)")
             table = (systems_curve if sweep in BESIDE else curve)(sweep)
             parts.append(f"The points of `results/sweep_{sweep}.jsonl`:\n\n{table}")
+    parts += ["### Why seeds differ", why_seeds_differ()]
     return "\n\n".join(parts) + "\n"
 
 

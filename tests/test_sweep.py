@@ -21,7 +21,15 @@ from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
-from lightning_paras2s.sweeping.points import column, difference, first_worse, part_of, points_of, score
+from lightning_paras2s.sweeping.points import (
+    column,
+    correlation_within,
+    difference,
+    first_worse,
+    part_of,
+    points_of,
+    score,
+)
 from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
@@ -477,6 +485,23 @@ def test_first_probe_that_hears_it_is_told():
     assert first_worse(whole, fallen, "judge", "lower") is None  # it is better
     assert first_worse(fallen, whole, "wer", "higher") is None
     assert first_worse(fallen[:1], whole, "judge", "lower") is None  # one seed says nothing of the others
+
+
+def test_correlation_within_points_takes_out_what_a_point_does():
+    random = np.random.default_rng(0)
+    points, sizes = [], (5, 5, 3, 3, 2)
+    for place, size in enumerate(sizes):  # the points' own means go the other way
+        learned = random.normal(size=size)
+        points.append(list(zip(learned + 9 * place, learned + random.normal(size=size) - 9 * place, strict=True)))
+    found = correlation_within([*points, [(100.0, 100.0)]])
+    # a partial correlation given the points: residuals of least squares on their indicators
+    of = np.repeat(np.eye(len(sizes)), sizes, axis=0)
+    rest = [y - of @ np.linalg.lstsq(of, y, rcond=None)[0] for y in np.concatenate([np.array(p) for p in points]).T]
+    assert found.value == pytest.approx(np.corrcoef(rest)[0, 1]) and (found.n, found.clusters) == (18, 5)
+    reach = 1.959964 / np.sqrt(18 - (len(sizes) - 1) - 3)  # Fisher's, with as many given as there are indicators
+    assert np.arctanh(found.ci95) == pytest.approx([np.arctanh(found.value) - reach, np.arctanh(found.value) + reach])
+    with pytest.raises(UserError, match=r"three runs more than points; got 4 of 2"):
+        correlation_within([points[0][:2], points[1][:2]])
 
 
 def test_findings_page_is_current():

@@ -123,6 +123,24 @@ def apart(first: Sequence[float], then: Sequence[float]) -> Estimate:
     return Estimate(value, float(low), float(high), n, n)
 
 
+def correlation_within(points: Sequence[Sequence[tuple[float, float]]]) -> Estimate:
+    """Correlation of two values of a run over the seeds of each point: what a point does to both is taken out, and each
+    point's mean costs a degree of freedom of the interval, which is Fisher's (1924). Points of one seed say nothing.
+
+    Raises:
+        UserError: fewer than three runs are left for the interval.
+    """
+    several = [np.array(point, float) for point in points if len(point) > 1]
+    runs, left = sum(map(len, several)), sum(map(len, several)) - len(several) - 2
+    if left < 1:
+        raise UserError(f"points of several seeds must have three runs more than points; got {runs} of {len(several)}")
+    apart_from_means = np.concatenate([point - point.mean(0) for point in several])
+    found = float(np.corrcoef(apart_from_means.T)[0, 1])
+    reach = float(stats.norm.ppf(0.975)) / np.sqrt(left)
+    low, high = np.tanh([np.arctanh(found) - reach, np.arctanh(found) + reach])
+    return Estimate(found, float(low), float(high), runs, len(several))
+
+
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
     """The macro average over factors, of the seeds of a point. With one seed it holds for that seed."""
     values, design = pooled(rows, system, metric)
