@@ -58,6 +58,7 @@ def judged() -> Batches:
             [hiss(100 + i) for i in rows],
             torch.tensor([1.0 + i % 5 for i in rows]),
             [""] * len(rows),
+            [f"q{i // 4}" for i in rows],
         )
     )
 

@@ -68,8 +68,20 @@ def test_factor_when_the_scorer_tells_none(tmp_path: Path) -> None:
 
 def test_agreement_when_some_are_unscored() -> None:
     """Of (1, 2), (2, 4), (3, 6): both correlations 1, mean error (1 + 2 + 3) / 3."""
-    found = agreement(torch.tensor([1.0, 2.0, 3.0, torch.nan]), torch.tensor([2.0, 4.0, 6.0, 1.0]))
-    assert found == pytest.approx({"pearson": 1.0, "spearman": 1.0, "mae": 2.0})
+    scores = torch.tensor([1.0, 2.0, 3.0, torch.nan]), torch.tensor([2.0, 4.0, 6.0, 1.0])
+    found = agreement(*scores, ["a", "a", "b", "b"])
+    assert found == pytest.approx({"pearson": 1.0, "pearson_within": 1.0, "spearman": 1.0, "mae": 2.0})
+
+
+def test_agreement_within_queries_is_blind_to_what_they_differ_by() -> None:
+    """Two queries of which one gets higher scores of both: the order of their own answers is told wrong."""
+    expected, judged = torch.tensor([1.0, 2.0, 4.0, 5.0]), torch.tensor([2.0, 1.0, 5.0, 4.0])
+    found = agreement(expected, judged, ["a", "a", "b", "b"])
+    assert found["pearson"] == pytest.approx(0.8) and found["pearson_within"] == pytest.approx(-1.0)
+    # one answer a query: nothing differs within them; rounding is no difference
+    assert agreement(expected, judged, ["a", "b", "c", "d"])["pearson_within"] == 0.0
+    assert agreement(expected, torch.full((4,), 0.1), ["a"] * 4)["pearson_within"] == 0.0
+    assert agreement(expected[:0], judged[:0], [])["pearson"] == 0.0
 
 
 def test_preferences_when_built_twice(tmp_path: Path) -> None:

@@ -322,7 +322,8 @@ class ToyPreferences(L.LightningDataModule):
     def collate(self, items: list[int]) -> PreferenceBatch:
         wave = np.sin(np.arange(800) / 3).astype(np.float32)
         responses = [Audio(wave * (0.2 * (i % 5) + 0.1), 16_000) for i in items]
-        return PreferenceBatch(responses, responses, torch.tensor([1.0 + i % 5 for i in items]), [""] * len(items))
+        scores = torch.tensor([1.0 + i % 5 for i in items])
+        return PreferenceBatch(responses, responses, scores, [""] * len(items), [f"q{i // 4}" for i in items])
 
 
 class Largest(TorchDispatchMode):

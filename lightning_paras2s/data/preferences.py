@@ -52,12 +52,13 @@ class PreferenceBatch:
     responses: list[Audio]
     scores: Tensor  # [B], 1..5
     factors: list[str]
+    query_ids: list[str]
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def to(self, device) -> PreferenceBatch:
-        return PreferenceBatch(self.queries, self.responses, self.scores.to(device), self.factors)
+        return replace(self, scores=self.scores.to(device))
 
 
 class PreferenceDataModule(L.LightningDataModule):
@@ -103,7 +104,9 @@ class PreferenceDataModule(L.LightningDataModule):
         queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
         responses = [Recording(folder / p.response_audio, self.sample_rate) for p, folder in items]
         scores = torch.tensor([p.score for p, _ in items])
-        return PreferenceBatch(queries, responses, scores, [p.factor for p, _ in items])
+        return PreferenceBatch(
+            queries, responses, scores, [p.factor for p, _ in items], [p.query_id for p, _ in items]
+        )
 
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

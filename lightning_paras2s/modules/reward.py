@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from lightning_paras2s.types import FACTORS
 
 class RewardModule(SupervisedModule):
     """Trains a scorer; validation compares its expected scores with the judge's. Writes `scorer.safetensors`.
+
+    `val/pearson` is the correlation that the paper tells (section 5.4). `val/pearson_within` is that of differences
+    from a query's mean: GRPO's advantages see nothing else of a reward.
 
     Args:
         scorer: builds the scorer; random parts are drawn from `seed`.
@@ -44,7 +49,7 @@ class RewardModule(SupervisedModule):
         )
         self.build, self.factor_weight = scorer, factor_weight
         self.scorer: ResponseScorer | None = None
-        self.judged: list[tuple[Tensor, Tensor]] = []
+        self.judged: list[tuple[Tensor, Tensor, list[str]]] = []
 
     @property
     def trained(self) -> ResponseScorer:
@@ -70,12 +75,14 @@ class RewardModule(SupervisedModule):
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         logits = self.scorer.score_logits(batch.queries, batch.responses)
         self.log("val/loss", score_loss(logits, batch.scores), batch_size=len(batch), sync_dist=True)
-        self.judged.append((expected_score(logits), batch.scores))
+        self.judged.append((expected_score(logits), batch.scores, batch.query_ids))
 
     def on_validation_epoch_end(self) -> None:
-        expected, judged = (torch.cat(parts).float().cpu() for parts in zip(*self.judged, strict=True))
+        *scores, ids = zip(*self.judged, strict=True)
         self.judged.clear()
-        self.log_dict({f"val/{name}": value for name, value in agreement(expected, judged).items()})
+        expected, judged = (torch.cat(parts).float().cpu() for parts in scores)
+        found = agreement(expected, judged, [one for part in ids for one in part])
+        self.log_dict({f"val/{name}": value for name, value in found.items()})
 
 
 def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
@@ -97,13 +104,23 @@ def factor_loss(logits: Tensor, factors: list[str]) -> Tensor:
     return F.cross_entropy(logits.float(), known, ignore_index=-1, reduction="sum") / (known >= 0).sum().clamp(min=1)
 
 
-def agreement(expected: Tensor, judged: Tensor) -> dict[str, float]:
-    """Pearson, Spearman, mean absolute error over rows with both scores; a correlation with a constant is 0."""
-    both = expected.isfinite() & judged.isfinite()
-    a, b = expected[both].double().numpy(), judged[both].double().numpy()
-    varied = len(a) > 1 and a.std() > 0 and b.std() > 0
+def agreement(expected: Tensor, judged: Tensor, query_ids: Sequence[str]) -> dict[str, float]:
+    """Pearson, Spearman, mean absolute error over rows with both scores [N], and Pearson of the differences from each
+    query's mean; a correlation with a constant is 0."""
+    both = (expected.isfinite() & judged.isfinite()).numpy()
+    scores = np.stack([expected.double().numpy(), judged.double().numpy()])[:, both]
+    _, query = np.unique(np.array(query_ids, str)[both], return_inverse=True)
+    means = [np.bincount(query, of) / np.bincount(query) for of in scores]
+    within = scores - np.stack([mean[query] for mean in means])
     return {
-        "pearson": float(pearsonr(a, b).statistic) if varied else 0.0,
-        "spearman": float(spearmanr(a, b).statistic) if varied else 0.0,
-        "mae": float(abs(a - b).mean()) if len(a) else float("nan"),
+        "pearson": correlation(pearsonr, scores),
+        "pearson_within": correlation(pearsonr, within),
+        "spearman": correlation(spearmanr, scores),
+        "mae": float(abs(scores[0] - scores[1]).mean()) if scores.size else float("nan"),
     }
+
+
+def correlation(of: Callable, pair: NDArray) -> float:
+    """Of [2, N]; what is less than rounding is no variation."""
+    varied = pair.shape[1] > 1 and (pair.std(1) > 1e-9).all()
+    return float(of(*pair).statistic) if varied else 0.0

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_paras2s.running.next_stage import command_after
 from lightning_paras2s.shown.screen import WIDTH, Result, Shown, table, with_ends
 
-TOLD = ("train/reward", "train/loss", "train/kl", "val/reward", "val/loss", "val/pearson")
+TOLD = ("train/reward", "train/loss", "train/kl", "val/reward", "val/loss", "val/pearson", "val/pearson_within")
 
 
 def fit(result: Result, options: Result) -> Shown:
