@@ -3,13 +3,16 @@ compare). A picture is current if it was made of the rows that are there: it hol
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.sweeping.claims import (
@@ -26,7 +29,17 @@ from lightning_paras2s.sweeping.claims import (
     signed,
 )
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
-from lightning_paras2s.sweeping.points import Results, Row, column, correlation_within, difference, gain, score
+from lightning_paras2s.sweeping.points import (
+    Results,
+    Row,
+    column,
+    correlation_within,
+    difference,
+    gain,
+    over_seeds,
+    score,
+)
+from lightning_paras2s.types import STYLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
@@ -142,6 +155,11 @@ GENERALISATION = (
     *(Claim(f"RL on the {a} half of the topics gains on the {b}", f"Table 8: {told}", "domains", "domain", a, a,
             "higher", TRAINED, b) for (a, b), told in TABLE_8.items()),
 )  # fmt: skip
+ORDERS = (
+    "How the reward models' expected scores correlate with the judge's (`results/reward_labels_val.jsonl.gz`, four "
+    "answers of `sft_fifth` to each of 320 held-out queries, n = 1,280 a seed): over all, as the paper tells it, and "
+    "within the answers to a query, all that GRPO sees, also for each factor. Intervals are over seeds."
+)
 HELD = ("reward_on", "held")
 ANCHORS = (
     *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
@@ -162,6 +180,26 @@ def rows_of(sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
 
 def claims(asked: Sequence[AnyClaim]) -> str:
     return "\n".join([HEADER, *(claim.line(Results(ROOT / "results")) for claim in asked)])
+
+
+def orders() -> str:
+    """A line an amount of labels: correlations of the reward models of `sweep_reward_labels` with the judge, over all,
+    and within the answers to a query, of all and of each factor; the shipped one hears the first one's samples."""
+    from lightning_paras2s.modules.reward import agreement
+
+    path = ROOT / "results/reward_labels_val.jsonl.gz"
+    found: dict[Any, list[list[float]]] = {}
+    for line in gzip.open(path, "rt", encoding="utf-8") if path.is_file() else ():
+        of = json.loads(line)
+        expected, judged, factors = torch.tensor(of["expected"]), torch.tensor(of["judged"]), np.array(of["factors"])
+        parts = [np.full(len(factors), True), *(factors == factor for factor in STYLES)]
+        within = [agreement(expected[k], judged[k], np.array(of["query_ids"])[k].tolist()) for k in parts]
+        found.setdefault(of["labels"], []).append([within[0]["pearson"], *(w["pearson_within"] for w in within)])
+    lines = [f"| labels | seeds | over all | within a query | {' | '.join(STYLES)} |", "|" + "---|" * (4 + len(STYLES))]
+    for labels, seeds in sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])):
+        told = [interval(over_seeds(values)) for values in zip(*seeds, strict=True)]
+        lines.append(f"| {labels} | {len(seeds)} | {' | '.join(told)} |")
+    return "\n".join(lines)
 
 
 def why_seeds_differ() -> str:
@@ -263,6 +301,8 @@ def tables() -> str:
                 parts.append(f"![The points of sweep_{sweep}, with their seeds](findings_{sweep}.png)")
             table = (systems_curve if sweep in BESIDE else curve)(sweep)
             parts.append(f"The points of `results/sweep_{sweep}.jsonl`:\n\n{table}")
+        if "reward_labels" in sweeps:
+            parts.append(f"{ORDERS}\n\n{orders()}")
     parts += ["### Why seeds differ", why_seeds_differ()]
     return "\n\n".join(parts) + "\n"
 
