@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.modules.reward import agreement
 from lightning_paras2s.sweeping.claims import (
     HEADER,
     METRICS,
@@ -45,9 +46,10 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
 JUDGED = ("beta", "G_steps", "domains", "anchors")  # the reward of all their runs is the judge's, by what is heard
 BESIDE = ("labels", "unlabelled")  # several systems a run, of which the first is what the others start from
+TRAINED = ("grpo", "sft_fifth")
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
-ABLATIONS = (
+BETA_AND_G = (
     Claim("The score without a KL against that of beta .2", "not told in words", "beta", "beta", 0.2, 0.0, "any"),
     *(
         ValueClaim(f"Without a KL more is forgotten: {name}", "Fig. 3c: VoiceBench drops, no digits", "beta", "beta",
@@ -60,6 +62,10 @@ ABLATIONS = (
     Claim("G = 2 is worse than 8 at equal steps", "Fig. 3b, no digits", "G_steps", "G", 8, 2, "higher"),
     ValueClaim("Two answers get the same score more often than eight", "A.6: often, no digits", "G_steps", "G", 2, 8,
                "equal groups", ("zero_variance_share",)),
+)  # fmt: skip
+SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in BETA_AND_G)
+ABLATIONS = (
+    *BETA_AND_G,
     Claim("G = 16 is no better than 8", "Fig. 3b, no digits", "G_steps", "G", 16, 8, "any"),
     Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
     Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
@@ -67,7 +73,6 @@ ABLATIONS = (
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
 )
-SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in ABLATIONS[:7])
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
     "grpo_constrained": "RL, reward model of as many labels",
@@ -118,7 +123,6 @@ UNLABELLED = (
     Claim("... against SFT on 5 %", "not shown", "unlabelled", "share", 0.0, 0.05, "any", ("rejection", "sft"),
           other="labels"),
 )  # fmt: skip
-TRAINED = ("grpo", "sft_fifth")
 BUDGET = (
     Claim("More of the budget for demonstrations is better", "Fig. 2b, no digits", "budget", "share", 0.7, 0.1,
           "higher"),
@@ -155,11 +159,6 @@ GENERALISATION = (
     *(Claim(f"RL on the {a} half of the topics gains on the {b}", f"Table 8: {told}", "domains", "domain", a, a,
             "higher", TRAINED, b) for (a, b), told in TABLE_8.items()),
 )  # fmt: skip
-ORDERS = (
-    "How the reward models' expected scores correlate with the judge's (`results/reward_labels_val.jsonl.gz`, four "
-    "answers of `sft_fifth` to each of 320 held-out queries, n = 1,280 a seed): over all, as the paper tells it, and "
-    "within the answers to a query, all that GRPO sees, also for each factor. Intervals are over seeds."
-)
 HELD = ("reward_on", "held")
 ANCHORS = (
     *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
@@ -183,19 +182,22 @@ def claims(asked: Sequence[AnyClaim]) -> str:
 
 
 def orders() -> str:
-    """A line an amount of labels: correlations of the reward models of `sweep_reward_labels` with the judge, over all,
-    and within the answers to a query, of all and of each factor; the shipped one hears the first one's samples."""
-    from lightning_paras2s.modules.reward import agreement
-
+    """A line an amount of labels of `sweep_reward_labels`; the shipped reward model hears the first one's samples."""
     path = ROOT / "results/reward_labels_val.jsonl.gz"
     found: dict[Any, list[list[float]]] = {}
-    for line in gzip.open(path, "rt", encoding="utf-8") if path.is_file() else ():
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines() if path.is_file() else ():
         of = json.loads(line)
         expected, judged, factors = torch.tensor(of["expected"]), torch.tensor(of["judged"]), np.array(of["factors"])
         parts = [np.full(len(factors), True), *(factors == factor for factor in STYLES)]
         within = [agreement(expected[k], judged[k], np.array(of["query_ids"])[k].tolist()) for k in parts]
         found.setdefault(of["labels"], []).append([within[0]["pearson"], *(w["pearson_within"] for w in within)])
-    lines = [f"| labels | seeds | over all | within a query | {' | '.join(STYLES)} |", "|" + "---|" * (4 + len(STYLES))]
+    lines = [
+        "How the reward models' expected scores correlate with the judge's (`results/reward_labels_val.jsonl.gz`, four "
+        "answers of `sft_fifth` to each of 320 held-out queries, n = 1,280 a seed): over all, as the paper tells it, "
+        "and within the answers to a query, all that GRPO sees, also for each factor. Intervals are over seeds.\n",
+        f"| labels | seeds | over all | within a query | {' | '.join(STYLES)} |",
+        "|" + "---|" * (4 + len(STYLES)),
+    ]
     for labels, seeds in sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])):
         told = [interval(over_seeds(values)) for values in zip(*seeds, strict=True)]
         lines.append(f"| {labels} | {len(seeds)} | {' | '.join(told)} |")
@@ -302,7 +304,7 @@ def tables() -> str:
             table = (systems_curve if sweep in BESIDE else curve)(sweep)
             parts.append(f"The points of `results/sweep_{sweep}.jsonl`:\n\n{table}")
         if "reward_labels" in sweeps:
-            parts.append(f"{ORDERS}\n\n{orders()}")
+            parts.append(orders())
     parts += ["### Why seeds differ", why_seeds_differ()]
     return "\n\n".join(parts) + "\n"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from lightning_paras2s.sweeping.rows import rows_in
 
 ROOT = Path(__file__).parents[1]
 TITLE = "## 2026-11-29: a reward model of a tenth of the labels misleads\n"
-
-
-def rows(name: str) -> list[dict]:
-    return [json.loads(line) for line in (ROOT / f"results/{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def section() -> str:
@@ -18,7 +15,8 @@ def section() -> str:
 
 
 def test_reward_rises_where_the_judges_score_falls():
-    (run,) = [r for r in rows("sweep_reward_labels") if (r["point"]["labels"], r["seed"]) == (204, 1)]
+    rows = rows_in(ROOT / "results/sweep_reward_labels.jsonl")
+    (run,) = [row for row in rows if (row["point"]["labels"], row["seed"]) == (204, 1)]
     curve = run["curves"]["reward"]
     start, end = (run["systems"][name] for name in ("sft_fifth", "grpo"))
     for before, after in (
@@ -30,7 +28,7 @@ def test_reward_rises_where_the_judges_score_falls():
 
 
 def test_correlation_over_steps_of_training():
-    told = {row["step"]: row for row in rows("reward_labels_steps")}
+    told = {row["step"]: row for row in rows_in(ROOT / "results/reward_labels_steps.jsonl")}
     for step in (400, 500, 1500):
         assert f"{told[step]['pearson']:.2f} after {step:,} steps".removeprefix("0") in section()
     assert f"from {told[500]['loss']:.2f} to {told[1500]['loss']:.2f}" in section()

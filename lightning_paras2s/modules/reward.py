@@ -110,8 +110,8 @@ def agreement(expected: Tensor, judged: Tensor, query_ids: Sequence[str]) -> dic
     both = (expected.isfinite() & judged.isfinite()).numpy()
     scores = np.stack([expected.double().numpy(), judged.double().numpy()])[:, both]
     _, query = np.unique(np.array(query_ids, str)[both], return_inverse=True)
-    means = [np.bincount(query, of) / np.bincount(query) for of in scores]
-    within = scores - np.stack([mean[query] for mean in means])
+    means = np.stack([np.bincount(query, of) for of in scores]) / np.bincount(query)
+    within = scores - means[:, query]
     return {
         "pearson": correlation(pearsonr, scores),
         "pearson_within": correlation(pearsonr, within),

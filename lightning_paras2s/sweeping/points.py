@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lightning_paras2s.bench.people.resampling import FISHER
 from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, Parts, error_of, estimate, macro_parts, rest_of
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
@@ -131,13 +132,13 @@ def correlation_within(points: Sequence[Sequence[tuple[float, float]]]) -> Estim
         UserError: fewer than three runs are left for the interval.
     """
     several = [np.array(point, float) for point in points if len(point) > 1]
-    runs, left = sum(map(len, several)), sum(map(len, several)) - len(several) - 2
+    runs = sum(map(len, several))
+    left = runs - len(several) - 2
     if left < 1:
         raise UserError(f"points of several seeds must have three runs more than points; got {runs} of {len(several)}")
     apart_from_means = np.concatenate([point - point.mean(0) for point in several])
     found = float(np.corrcoef(apart_from_means.T)[0, 1])
-    reach = float(stats.norm.ppf(0.975)) / np.sqrt(left)
-    low, high = np.tanh([np.arctanh(found) - reach, np.arctanh(found) + reach])
+    low, high = FISHER.back(FISHER.to(found) + stats.norm.interval(0.95, scale=left**-0.5))
     return Estimate(found, float(low), float(high), runs, len(several))
 
 
