@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
+
+from lightning_paras2s.models.remembered import remembered
 
 SAMPLE_RATE, HOP, FFT = 16_000, 160, 400
 
 
-@lru_cache(maxsize=4)
+@remembered(4)
 def mel_filters(bands: int) -> Tensor:
     """Slaney filters with Slaney normalisation, 0-8000 Hz: [FFT / 2 + 1, bands]."""
     from transformers.audio_utils import mel_filter_bank

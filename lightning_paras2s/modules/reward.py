@@ -113,14 +113,14 @@ def agreement(expected: Tensor, judged: Tensor, query_ids: Sequence[str]) -> dic
     means = np.stack([np.bincount(query, of) for of in scores]) / np.bincount(query)
     within = scores - means[:, query]
     return {
-        "pearson": correlation(pearsonr, scores),
-        "pearson_within": correlation(pearsonr, within),
-        "spearman": correlation(spearmanr, scores),
+        "pearson": coefficient(pearsonr, scores),
+        "pearson_within": coefficient(pearsonr, within),
+        "spearman": coefficient(spearmanr, scores),
         "mae": float(abs(scores[0] - scores[1]).mean()) if scores.size else float("nan"),
     }
 
 
-def correlation(of: Callable, pair: NDArray) -> float:
+def coefficient(of: Callable, pair: NDArray) -> float:
     """Of [2, N]; what is less than rounding is no variation."""
     varied = pair.shape[1] > 1 and (pair.std(1) > 1e-9).all()
     return float(of(*pair).statistic) if varied else 0.0

@@ -4,7 +4,7 @@ device, once a query whatever G is."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from lightning_paras2s.models.kimi.released import load_codes, load_detokenizer,
 from lightning_paras2s.models.kimi.text import KimiText
 from lightning_paras2s.models.kimi.tokenizer import KimiTokenizer
 from lightning_paras2s.models.processor import RawItem, RawProcessor
+from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
 from lightning_paras2s.turns import Turn
@@ -155,7 +156,7 @@ class KimiProcessor(RawProcessor):
 # Shared by all processors of a run: they are the same for every policy.
 
 
-@lru_cache(1)
+@remembered(1)
 def load_ears(released: Released) -> KimiTokenizer:
     """A tokenizer that only hears.
 
@@ -168,7 +169,7 @@ def load_ears(released: Released) -> KimiTokenizer:
     return KimiTokenizer(glm4, whisper, None, read_config(folder), released.seed).eval().requires_grad_(False)
 
 
-@lru_cache(1)
+@remembered(1)
 def load_voice(released: Released) -> KimiTokenizer:
     """A tokenizer that only speaks; raises as `load_ears`."""
     folder, kind = Path(released.path), getattr(torch, released.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ from lightning_paras2s.models.qwen_omni.memory import check_card
 from lightning_paras2s.models.qwen_omni.released import base_of, load_speaker, read_omni_config
 from lightning_paras2s.models.qwen_omni.scorer import AUDIO_MARKS, MAX_SECONDS, SHORTEST_SECONDS, audio_tokens
 from lightning_paras2s.models.qwen_omni.voice import OmniEars, OmniVoice
+from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
 from lightning_paras2s.speaking.codec import SpokenResponse, speak
 from lightning_paras2s.turns import Turn
@@ -213,12 +214,12 @@ def shapes(config) -> dict:
     return {name: v for name, v in parts.items() if name not in ("audio_config", "vision_config", "use_cache")}
 
 
-@lru_cache(2)
+@remembered(2)
 def load_ears(path: str, dtype: str) -> OmniEars:
     """Shared by all processors of a run: ears don't train."""
     return OmniEars(path, read_omni_config(path), getattr(torch, dtype))
 
 
-@lru_cache(2)
+@remembered(2)
 def load_voice(path: str, speaker: str, seed: int, ode_points: int) -> OmniVoice:
     return OmniVoice(path, read_omni_config(path), speaker, seed, ode_points)

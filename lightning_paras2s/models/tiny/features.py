@@ -8,12 +8,12 @@ short-time spectrum is shaped by the mel envelope.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.signals import melscale_fbanks
 
 SAMPLE_RATE, HOP, WINDOW, FFT, MELS = 16_000, 160, 400, 512, 64
@@ -26,7 +26,7 @@ _FLOOR = 1e-4
 _GAIN = 0.5  # of a unit source whose spectrum follows the mel envelope; measured, so that `vocode` keeps the level
 
 
-@lru_cache
+@remembered()
 def _filters() -> Tensor:
     return melscale_fbanks(FFT // 2 + 1, 40.0, 8000.0, MELS, SAMPLE_RATE, norm="slaney", mel_scale="htk")
 
@@ -82,14 +82,14 @@ def acoustics_of(wav: Tensor) -> Tensor:
     return _acoustics_of(wav.numpy().tobytes())
 
 
-@lru_cache(maxsize=REMEMBERED)
+@remembered(REMEMBERED)
 def _acoustics_of(samples: bytes) -> Tensor:
     wav = torch.frombuffer(bytearray(samples), dtype=torch.float32) if samples else torch.zeros(0)
     size = max(1, -(-len(wav) // (FRAMES * HOP))) * FRAMES * HOP
     return acoustics(F.pad(wav, (0, size - len(wav)))[None])[0]
 
 
-@lru_cache
+@remembered()
 def _mel_to_linear() -> Tensor:
     """[MELS, FFT // 2 + 1], linear interpolation of the log envelope between the filters' centres."""
     filters = _filters()

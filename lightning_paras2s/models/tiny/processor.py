@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from lightning_paras2s.data.embedded import hear
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc
 from lightning_paras2s.models.processor import Processor
+from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
 from lightning_paras2s.models.tiny.features import stack_acoustics
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
@@ -107,7 +108,7 @@ class Ears:
         # One recording a pass: padding to a batch's longest could change what is heard.
         self.transcriber = TinyTranscriber(transcriber, batch_size=1) if transcriber else None
         self.vocab, self.ids = TextVocab(), AudioIds(self.tokenizer.vocab_size)
-        self.remembered = lru_cache(REMEMBERED)(self.example)
+        self.remembered = remembered(REMEMBERED)(self.example)
 
     def example(self, samples: bytes, sample_rate: int) -> Example:
         if self.transcriber is None:
@@ -123,7 +124,7 @@ class Ears:
         return Example(*prompt, audio=audio)
 
 
-@lru_cache(maxsize=4)
+@remembered(4)
 def load_ears(tokenizer: str, transcriber: str | None) -> Ears:
     return Ears(tokenizer, transcriber)
 
