@@ -45,7 +45,7 @@ from lightning_paras2s.types import STYLES
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
 JUDGED = ("beta", "G_steps", "domains", "anchors")  # the reward of all their runs is the judge's, by what is heard
-BESIDE = ("labels", "unlabelled")  # several systems a run, of which the first is what the others start from
+BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
 TRAINED = ("grpo", "sft_fifth")
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
@@ -75,9 +75,9 @@ ABLATIONS = (
 )
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
-    "grpo_constrained": "RL, reward model of as many labels",
-    "grpo_unconstrained": "RL, reward model of all labels",
-    "grpo": "RL, judge in the loop",
+    "grpo": ("labels", "RL, judge in the loop"),
+    "grpo_constrained": ("labels_reward", "RL, reward model of as many labels"),
+    "grpo_unconstrained": ("labels_reward", "RL, reward model of all labels"),
 }
 EVERY = {"grpo_constrained": "section 5.2: in all data regimes, no digits"}
 TIMES = (
@@ -87,29 +87,29 @@ TIMES = (
 )
 LABELS = (
     *(
-        EveryClaim(f"{name}: better than SFT at every amount", EVERY.get(system, "not in words"), "labels", "share",
+        EveryClaim(f"{name}: better than SFT at every amount", EVERY.get(system, "not in words"), sweep, "share",
                    SHARES, (system, "sft"))
-        for system, name in CURVES.items()
+        for system, (sweep, name) in CURVES.items()
     ),
     *(
-        TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, "labels", "share", share, times,
+        TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, sweep, "share", share, times,
                    (system, "sft"))
-        for system, name in CURVES.items()
+        for system, (sweep, name) in CURVES.items()
         for share, times, said in TIMES
     ),
     *(
-        RatioClaim(f"{name}, 10%: 1.171 times the score of SFT", "section 5.3: more than 17.1 %", "labels", "share",
+        RatioClaim(f"{name}, 10%: 1.171 times the score of SFT", "section 5.3: more than 17.1 %", sweep, "share",
                    0.1, 1.171, (system, "sft"))
-        for system, name in CURVES.items()
+        for system, (sweep, name) in CURVES.items()
     ),
     *(
         Claim(f"A reward model of all labels gains more, share {share}", "section 5.2: additional gains, no digits",
-              "labels", "share", share, share, "higher", ("grpo_unconstrained", "grpo_constrained"))
+              "labels_reward", "share", share, share, "higher", ("grpo_unconstrained", "grpo_constrained"))
         for share in SHARES[:-1]
     ),
     *(
         Claim(f"The judge in the loop against a reward model of all labels, share {share}", "not shown", "labels",
-              "share", share, share, "any", ("grpo", "grpo_unconstrained"))
+              "share", share, share, "any", ("grpo", "grpo_unconstrained"), other="labels_reward")
         for share in SHARES
     ),
 )  # fmt: skip
@@ -284,7 +284,7 @@ GROUPS = (
         ("beta", "G_steps", "G_rollouts", "B_steps", "B_rollouts"),
     ),
     ("The short recipe: 40 steps of 4 queries", SHORT, ("beta_short", "G_steps_short")),
-    ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels",)),
+    ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels", "labels_reward")),
     ("Without any demonstration or label", UNLABELLED, ("unlabelled",)),
     ("A budget of labels, split (Fig. 2b)", BUDGET, ("budget",)),
     ("How few labels make a usable reward model (section 5.4)", REWARD_LABELS, ("reward_labels",)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_paras2s.sweeping.efficiency import crossing, times_fewer
 from lightning_paras2s.sweeping.pictures import picture
@@ -100,17 +101,29 @@ def test_picture_of_labels_says_what_was_not_run_and_joins_nothing_over_it(tmp_p
     made = {s: rows for s, rows in curve(3.5).items() if s not in (0.2, 1.0)}
     rows = [*made[0.05], *made[0.1][:1], *made[0.5]]
     for one in rows:
-        one["systems"] |= {"grpo_constrained": one["systems"]["rl"]}
+        one["systems"] |= {"grpo": one["systems"]["rl"]}
     write(tmp_path / "sweep_labels.jsonl", rows)
     write(tmp_path / "sweep_unlabelled.jsonl", [row(0.0, 1, base=2.0, rejection=2.25)])
     axis = picture("labels", Results(tmp_path)).axes[0]
     ticks = [tick.get_text() for tick in axis.get_xticklabels()]
     assert ticks == ["0%\n1 seed", "5%\n3 seeds", "10%\n1 seed", "20%\nnot run", "50%\n3 seeds", "100%\nnot run"]
-    joined = [line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 5 and line.get_color() == "#c8553d"]
+    joined = [line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 5 and line.get_color() == "#4a8f5b"]
     assert np.isfinite(joined[0]).tolist() == [True, True, False, True, False]
     flat = [line.get_ydata() for line in axis.lines if line.get_linestyle() == "--"]
     assert [list(line) for line in flat] == [[2.25, 2.25]]  # rejection sampling, at every amount
+    learned = [one | {"systems": {"grpo_constrained": one["systems"]["rl"]}} for one in made[0.5][:2]]
+    write(tmp_path / "sweep_labels_reward.jsonl", learned)
+    axis = picture("labels", Results(tmp_path)).axes[0]
+    ticks = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert ticks[1] == "5%\n3 seeds\nnot run*" and ticks[4] == "50%\n3 seeds\n2 seeds*"
+    assert axis.get_xlabel().endswith("*: with a reward model")
     picture("labels", Results(tmp_path / "none"))  # without rows, too
+
+
+def test_grids_over_labels_train_the_same_supervised_policies():
+    grids = (Path(__file__).parents[1] / f"configs/sweeps/{name}.yaml" for name in ("labels", "labels_reward"))
+    first, then = (yaml.safe_load(path.read_text()) for path in grids)
+    assert first["stages"]["sft"] == then["stages"]["sft"] and first["points"] == then["points"]
 
 
 def test_picture_of_beta_has_a_place_for_every_point(tmp_path: Path):

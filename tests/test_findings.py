@@ -145,8 +145,15 @@ def label_rows(seeds: dict[float, int], gains: tuple[float, float, float] = (0.3
     return made
 
 
+def write_labels(findings, rows: list[dict]) -> None:
+    """Each sweep's rows with its own systems."""
+    for sweep, systems in (("labels", ("sft", *SYSTEMS[:1])), ("labels_reward", ("sft", *SYSTEMS[1:]))):
+        own = [one | {"systems": {s: one["systems"][s] for s in systems}} for one in rows]
+        write(findings.ROOT / f"results/sweep_{sweep}.jsonl", own)
+
+
 def test_curves_over_labels_are_held_against_the_papers(findings):
-    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows(dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), 3)))
+    write_labels(findings, label_rows(dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), 3)))
     told = verdicts(findings.claims(findings.LABELS))
     every = [verdict for claim, verdict in told.items() if claim.endswith("at every amount")]
     assert every == ["agrees, 3 seeds or more"] * 3
@@ -162,7 +169,7 @@ def test_curves_over_labels_are_held_against_the_papers(findings):
 
 
 def test_curves_over_labels_are_open_where_seeds_lack(findings):
-    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 3, 0.1: 1, 0.2: 3, 0.5: 2}))
+    write_labels(findings, label_rows({0.05: 3, 0.1: 1, 0.2: 3, 0.5: 2}))
     told = verdicts(findings.claims(findings.LABELS))
     name = "RL, judge in the loop"
     assert (
@@ -173,15 +180,16 @@ def test_curves_over_labels_are_open_where_seeds_lack(findings):
     assert told[f"{one}0.1"].startswith("open: one seed") and told[f"{one}1.0"] == "open: not run"
     at = told[f"{name}, 10%: SFT needs 5 times as many"]
     assert at == "open: fewer than 2 seeds here or at another amount"
-    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 2, 0.1: 2}, (-0.3, -0.3, -0.3)))
+    write_labels(findings, label_rows({0.05: 2, 0.1: 2}, (-0.3, -0.3, -0.3)))
     told = verdicts(findings.claims(findings.LABELS))
     assert told[f"{name}: better than SFT at every amount"] == "disagrees at 0.05, 0.1"
-    table = findings.systems_curve("labels").splitlines()
-    assert len(table) == 2 + 2 * 4 and "nan" not in "".join(table)
+    for sweep, systems in (("labels", 2), ("labels_reward", 3)):
+        table = findings.systems_curve(sweep).splitlines()
+        assert len(table) == 2 + 2 * systems and "nan" not in "".join(table)
 
 
 def test_warm_up_is_held_against_none(findings):
-    write(findings.ROOT / "results/sweep_labels.jsonl", label_rows({0.05: 3}))
+    write_labels(findings, label_rows({0.05: 3}))
     rows = [row({"share": 0.0}, k, {"base": 1.5, "rejection": 1.7 + k / 1000, "grpo": 1.6 + k / 1000}, 120)
             for k in range(3)]  # fmt: skip
     write(findings.ROOT / "results/sweep_unlabelled.jsonl", rows)
@@ -195,7 +203,7 @@ def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings,
     findings.PAGE.parent.mkdir()
     findings.PAGE.write_text(f"# Page\n\n{findings.START}{findings.END}\nend\n")
     rows = label_rows({0.05: 2, 0.1: 1})
-    write(findings.ROOT / "results/sweep_labels.jsonl", rows)
+    write_labels(findings, rows)
     findings.main()
     picture = findings.PAGE.with_name("findings_labels.png")
     assert picture.stat().st_size > 5000 and findings.PAGE.read_text().endswith("end\n")
@@ -205,7 +213,7 @@ def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings,
     findings.main()
     assert capsys.readouterr().out == "docs/findings.md is current\n"
     rows[0]["seconds"] = {"sft": 1.0}  # no table says it
-    write(findings.ROOT / "results/sweep_labels.jsonl", rows)
+    write_labels(findings, rows)
     monkeypatch.setattr(findings.sys, "argv", ["findings.py", "--check"])
     with pytest.raises(SystemExit):
         findings.main()

@@ -112,21 +112,23 @@ def test_labels_draw_all_curves_with_times(tmp_path):
     none["systems"] = {name: none["systems"]["grpo"] for name in ("base", "rejection", "grpo")}
     (tmp_path / "results/sweep_unlabelled.jsonl").write_text(json.dumps(none) + "\n")
     rows = label_rows(dict.fromkeys((0.05, 0.1, 0.2, 0.5, 1.0), 3))
-    (tmp_path / "results/sweep_labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
+    for sweep in ("labels", "labels_reward"):
+        (tmp_path / f"results/sweep_{sweep}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rows))
     shown = execute("labels", tmp_path)
     for name in ("RL, reward model of as many labels", "RL, reward model of all labels", "RL, judge in the loop"):
         # SFT has 0.2 more two amounts on: at 20 % for the 5 % of RL
         assert f"5%, {name} - SFT = +0.20 [" in shown and f"20%, {name} - SFT = +0.20 [" in shown
     # seeds lift it by .002 on average: 0.05 * 4 * 2.5 ** .02 of it is 4.07 times
     assert "higher; SFT needs x 4.1 [" in shown and "SFT needs x 5 or more [" in shown
-    assert "0.0: rejection - base = +0.00, open: one seed" in shown and "SFT against RL: open" not in shown
+    assert "0.0: rejection - base = +0.00, open: one seed" in shown and "in the loop: open" not in shown
 
 
 def test_labels_are_open_where_few_rows_are_there(tmp_path):
     shown = execute_with(tmp_path, "labels", label_rows({0.05: 3, 0.2: 1}), "labels")
     name = "RL, judge in the loop"
     assert f"20%, {name} - SFT = +0.20, open: one seed" in shown and f"5%, {name} - SFT = +0.20 [" in shown
-    assert shown.count("times: open, fewer than 2 seeds or amounts") == 6  # three curves at two amounts
+    assert shown.count("times: open, fewer than 2 seeds or amounts") == 2
+    assert "RL, reward model of all labels: open, not run" in shown
     assert "rejection - base: open, not run" in shown
 
 

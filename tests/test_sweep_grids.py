@@ -72,20 +72,32 @@ def test_budget_goes_from_demonstrations_and_judged_samples_to_a_policy(place):
     assert (folder / "reward/scorer.safetensors").is_file() and not (folder / "preferences/data").exists()
 
 
-def test_labels_share_a_supervised_policy_and_bound_one_reward_model(place):
-    result = run("labels", points=[{"share": 0.005, "labels": 8}], keep_checkpoints=True, **asked("embedded"))
+def test_labels_go_from_a_supervised_policy_to_the_judge(place):
+    point = {"share": 0.005, "labels": 8, "renditions": 1}
+    result = run("labels", points=[point], keep_checkpoints=True, **asked("embedded"))
     assert result["failed"] == []
     (row,) = result["table"]
-    assert set(row["systems"]) == {"sft", "grpo", "grpo_constrained", "grpo_unconstrained"}
+    assert set(row["systems"]) == {"sft", "grpo"} and row["steps"] == 1
+    assert list(row["seconds"]) == ["sft", "grpo", "evaluate"]
+    folder = next((place / "runs/sweep_labels").glob("share*"))
+    assert Path(init_of(folder / "grpo")).resolve() == (folder / "sft/policy.safetensors").resolve()
+
+
+def test_labels_reward_shares_a_supervised_policy_and_bounds_one_reward_model(place):
+    point = {"share": 0.005, "labels": 8, "renditions": 1}
+    result = run("labels_reward", points=[point], keep_checkpoints=True, **asked("embedded"))
+    assert result["failed"] == []
+    (row,) = result["table"]
+    assert set(row["systems"]) == {"sft", "grpo_constrained", "grpo_unconstrained"}
     assert set(row["columns"]) == {"constrained", "constrained_within", "unconstrained", "unconstrained_within"}
     assert row["steps"] == 1
-    folder = next((place / "runs/sweep_labels").glob("share*"))
+    folder = next((place / "runs/sweep_labels_reward").glob("share*"))
     assert list(row["seconds"]) == [
-        *("sft", "grpo", "samples", "reward_constrained", "grpo_constrained"),
+        *("sft", "samples", "reward_constrained", "grpo_constrained"),
         *("more_samples", "reward_unconstrained", "grpo_unconstrained", "evaluate"),
     ]
     # all RL starts from the one supervised policy
-    for stage in ("grpo", "grpo_constrained", "grpo_unconstrained"):
+    for stage in ("grpo_constrained", "grpo_unconstrained"):
         assert Path(init_of(folder / stage)).resolve() == (folder / "sft/policy.safetensors").resolve()
     # one reward model has the labels of 8 recordings; the other hears these and 8 more
     heard = [json.loads(line) for line in (folder / "samples/data/train.jsonl").read_text().splitlines()]

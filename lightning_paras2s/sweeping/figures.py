@@ -94,7 +94,7 @@ class Figures:
         figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), constrained_layout=True)
         tell(left, said)
         label_curves(right, self.results)
-        if self.points("labels"):
+        if self.points("labels") or self.points("labels_reward"):
             right.legend(fontsize="small")
         else:
             right.text(0.02, 0.5, to_run("labels"), transform=right.transAxes)
@@ -102,14 +102,14 @@ class Figures:
 
     def label_verdicts(self) -> None:
         """At each amount each curve against SFT, in the same runs, and how many times more demonstrations SFT needs."""
-        rows = self.results.by("labels", "share")
-        for system, (name, *_) in LABELS.items():
+        for system, (sweep, name, *_) in LABELS.items():
+            rows = self.results.by(sweep, "share")
             for share, of in rows.items() if system != "sft" else ():
                 found = times_fewer(rows, share, (system, "sft"))
                 times = f"SFT needs x {found.told()}" if found else "times: open, fewer than 2 seeds or amounts"
                 print(f"{share:.0%}, {name} - SFT = {told(gain(of, (system, 'sft')), of)}; {times}")
-        if not rows:
-            print("SFT against RL: open, not run")
+            if not rows:
+                print(f"{name}: open, not run")
 
     def compare(
         self,

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 BLUE, RED, GREEN, GREY, VIOLET = "#3b6fb6", "#c8553d", "#4a8f5b", "#6b7280", "#8e5ea2"
 SKILLS = {"answer": BLUE, "repeat": RED, "name": GREEN, "read": VIOLET}
-LABELS = {
-    "sft": ("SFT alone", GREY, "s"),
-    "grpo_constrained": ("RL, reward model of as many labels", RED, "o"),
-    "grpo_unconstrained": ("RL, reward model of all labels", BLUE, "o"),
-    "grpo": ("RL, judge in the loop", GREEN, "^"),
+LABELS = {  # system: the sweep that has it, its name and look
+    "sft": ("labels", "SFT alone", GREY, "s"),
+    "grpo_constrained": ("labels_reward", "RL, reward model of as many labels", RED, "o"),
+    "grpo_unconstrained": ("labels_reward", "RL, reward model of all labels", BLUE, "o"),
+    "grpo": ("labels", "RL, judge in the loop", GREEN, "^"),
 }
 UNLABELLED = {
     "base": ("base policy, no labels", GREY, "s"),
@@ -34,7 +34,11 @@ UNLABELLED = {
     "grpo": ("", GREEN, "^"),  # the same curve's left end
 }
 NONE = 0.02  # where the amount 0 stands on the logarithmic axis
-SOURCES = {"beta": ("beta", "start"), "beta_short": ("beta_short", "start"), "labels": ("labels", "unlabelled")}
+SOURCES = {
+    "beta": ("beta", "start"),
+    "beta_short": ("beta_short", "start"),
+    "labels": ("labels", "labels_reward", "unlabelled"),
+}
 
 
 def picture(name: str, results: Results) -> Figure:
@@ -58,21 +62,26 @@ def picture(name: str, results: Results) -> Figure:
 
 def label_curves(axis: Axes, results: Results, metric: Metric = "pairs") -> None:
     """Scores over the share of demonstrations, and what is reached without any (Fig. 2a)."""
-    planned = {share: [] for share in values_of("labels", "share")} | results.by("labels", "share")
+    planned = sorted({*values_of("labels", "share"), *results.by("labels", "share")})
+    made = {
+        sweep: [results.by(sweep, "share").get(share, []) for share in planned] for sweep in ("labels", "labels_reward")
+    }
     none = results.by("unlabelled", "share").get(0.0, [])
-    for i, (system, look) in enumerate(LABELS.items()):
-        places = [share * 1.03 ** (i - 1.5) for share in planned]
-        curve(axis, places, list(planned.values()), system, metric, *look)
+    for i, (system, (sweep, *look)) in enumerate(LABELS.items()):
+        curve(axis, [share * 1.03 ** (i - 1.5) for share in planned], made[sweep], system, metric, *look)
     shown = {system: look for system, look in UNLABELLED.items() if none and system in none[0]["systems"]}
     for i, (system, look) in enumerate(shown.items()):
         curve(axis, [NONE * 1.06 ** (i - 1)], [none], system, metric, *look)
     if "rejection" in shown:
         axis.axhline(score(none, "rejection", metric).value, color=VIOLET, lw=1, ls="--")
     axis.set_xscale("log")
-    ticks = {NONE: f"0%\n{seeds(none)}"} | {share: f"{share:.0%}\n{seeds(rows)}" for share, rows in planned.items()}
-    axis.set_xticks(list(ticks), list(ticks.values()))
+    ticks = [f"{share:.0%}\n{seeds(rows)}" for share, rows in zip(planned, made["labels"], strict=True)]
+    if any(made["labels_reward"]):
+        ticks = [f"{tick}\n{seeds(rows)}*" for tick, rows in zip(ticks, made["labels_reward"], strict=True)]
+    axis.set_xticks([NONE, *planned], [f"0%\n{seeds(none)}", *ticks])
     axis.set_xticks([], minor=True)
-    axis.set(xlim=(NONE / 1.4, 1.4), xlabel="share of the demonstrations", ylabel="score, 1 to 5, 95 %")
+    amounts = "share of the demonstrations" + "; *: with a reward model" * any(made["labels_reward"])
+    axis.set(xlim=(NONE / 1.4, 1.4), xlabel=amounts, ylabel="score, 1 to 5, 95 %")
     axis.set_title("judge" if metric == "pairs" else "audit (another ear for tone)", fontsize="medium")
 
 
