@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.bench.people.resampling import FISHER, jackknife
+from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.modules.reward import agreement
 from lightning_paras2s.sweeping.claims import (
     HEADER,
@@ -27,16 +29,18 @@ from lightning_paras2s.sweeping.claims import (
     TimesClaim,
     ValueClaim,
     interval,
+    number,
     signed,
 )
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
 from lightning_paras2s.sweeping.points import (
+    MIN_SEEDS,
     Results,
     Row,
     column,
-    correlation_within,
     difference,
     gain,
+    noise_of,
     over_seeds,
     score,
 )
@@ -54,7 +58,8 @@ BETA_AND_G = (
     *(
         ValueClaim(f"Without a KL more is forgotten: {name}", "Fig. 3c: VoiceBench drops, no digits", "beta", "beta",
                    0.2, 0.0, "kept", ("skills", skill, "grpo", "change"))
-        for skill, name in (("repeat", "repeating"), ("read", "reading aloud"))
+        for skill, name in (("repeat", "repeating"), ("read", "reading aloud"), ("answer", "answering"),
+                            ("name", "naming"))
     ),
     Claim("With too large a beta the score falls", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8, "higher"),
     ValueClaim("With too large a beta less is learned", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8,
@@ -133,6 +138,8 @@ BUDGET = (
 REWARD_LABELS = (
     ColumnClaim("A tenth of the labels makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
                 "reward_labels", "labels", 204, "correlation", 0.7),
+    ColumnClaim("... and all of them do", "section 5.4: a strong one, no digits", "reward_labels", "labels", 2040,
+                "correlation", 0.7),
     ValueClaim("Ten times as many labels correlate better", "section 5.4, no digits", "reward_labels", "labels", 2040,
                204, "correlation", ("columns", "correlation")),
     *(Claim(f"RL gains by a reward model of {labels:,} labels", "section 5.2, no digits", "reward_labels", "labels",
@@ -205,19 +212,49 @@ def orders() -> str:
 
 
 def why_seeds_differ() -> str:
-    """Whether a seed that learned more also scores more, over the runs that the judge rewarded."""
-    points = [
-        [(row["last_quarter"]["reward"], row["systems"]["grpo"]["mean"]) for row in rows if "taken_from" not in row]
-        for sweep in JUDGED
-        for _, rows in rows_of(sweep)
+    """How much of a point's spread is the test's noise, and whether a seed that learned more also scores more."""
+    lines = [
+        "How far the scores of a point's seeds are apart, and how much of that is the noise of a test of so few "
+        "queries (points with three seeds or more, whose reward was the judge's):\n",
+        "| point | seeds | queries | deviation of the seeds | share of the test's noise |",
+        "|" + "---|" * 5,
     ]
-    try:
-        found = correlation_within(points)
-    except UserError:
-        return "Too few points have several seeds yet."
+    runs: list[tuple[str, str, float, float]] = []
+    for sweep in JUDGED:
+        for point, rows in rows_of(sweep):
+            own = [row for row in rows if "taken_from" not in row]
+            told = ", ".join(f"{key} {value}" for key, value in point.items() if not isinstance(value, dict | list))
+            if len(own) >= MIN_SEEDS:
+                scores = [row["systems"]["grpo"]["mean"] for row in own]
+                cells = [told, len(own), own[0]["systems"]["grpo"]["n"], f"{np.std(scores, ddof=1):.2f}"]
+                lines.append(f"| {' | '.join(map(str, cells))} | {number(noise_of(own, 'grpo'))} |")
+            runs += [
+                (f"{sweep} {told}", f"{sweep} {row['seed']}", row["last_quarter"]["reward"], score)
+                for row, score in zip(own, [row["systems"]["grpo"]["mean"] for row in own], strict=True)
+                if len(own) > 1
+            ]
+    return "\n".join([*lines, "", learned_more(runs)]) if runs else "Too few points have several seeds yet."
+
+
+def learned_more(runs: Sequence[tuple[str, str, float, float]]) -> str:
+    """Correlation of reward and score within points.
+
+    Args:
+        runs: point, seed (those of a sweep share draws, whatever their point), reward, score.
+    """
+    points, seeds = (np.array([run[i] for run in runs]) for i in (0, 1))
+    values = np.array([run[2:] for run in runs])
+
+    def within(kept: NDArray) -> float:
+        apart = [values[kept][points[kept] == point] for point in np.unique(points[kept])]
+        return float(np.corrcoef(np.concatenate([of - of.mean(0) for of in apart]).T)[0, 1])
+
+    found, ends = within(np.arange(len(runs))), jackknife(within, seeds.tolist(), FISHER, fewest=8)
+    told = interval(Estimate(found, ends.low, ends.high, len(runs), len(np.unique(seeds))))
     return (
-        f"Of {found.n} runs of {found.clusters} points with several seeds, the judge in the loop, a run's reward in "
-        f"its last quarter of steps and its score in the test correlate by {interval(found)} within the points."
+        f"Within the points, a run's reward in its last quarter of steps and its score in the test correlate by {told} "
+        f"({len(runs)} runs of {len(np.unique(points))} points; the interval is over the {len(np.unique(seeds))} seeds "
+        "of the sweeps, since runs of one seed share draws)."
     )
 
 
@@ -230,7 +267,7 @@ def curve(sweep: str) -> str:
     start = Results(ROOT / "results").by("start", "policy").get("sft_fifth", [])
     for point, rows in rows_of(sweep):
         told = {key: value for key, value in point.items() if not isinstance(value, dict | list)}
-        values: list[str] = [", ".join(f"{key} {value}" for key, value in told.items()), str(len(rows))]
+        values: list[str] = [", ".join(f"{key} {value}" for key, value in told.items()), seeds_of(sweep, point, rows)]
         values += [interval(score(rows, "grpo", metric)) for metric in METRICS]
         alike = {row["queries_sha"] for row in start} == {rows[0]["queries_sha"]}
         values.append(signed(difference(rows, start, TRAINED)) if alike else "-")
@@ -247,7 +284,7 @@ def systems_curve(sweep: str) -> str:
     for point, rows in rows_of(sweep):
         first, *_ = systems = list(rows[0]["systems"])
         for system in systems:
-            values: list[str] = [", ".join(f"{key} {value}" for key, value in point.items()), str(len(rows)), system]
+            values = [", ".join(f"{key} {value}" for key, value in point.items()), seeds_of(sweep, point, rows), system]
             values += [interval(score(rows, system, metric)) for metric in METRICS]
             values.append("-" if system == first else signed(gain(rows, (system, first))))
             values.append(more(rows) if system == first else "-")
@@ -255,13 +292,21 @@ def systems_curve(sweep: str) -> str:
     return "\n".join(lines)
 
 
+def seeds_of(sweep: str, point: dict[str, Any], rows: Sequence[Row]) -> str:
+    """How many, and how many failed: those that are left may be the luckier ones."""
+    failed = Results(ROOT / "results").failed(sweep, tuple(point), [tuple(point.values())])
+    return f"{len(rows)}, {len(failed)} failed" if failed else str(len(rows))
+
+
 def more(rows: Sequence[Row]) -> str:
     """What a sweep's rows hold besides: changes of skills, columns of its own, Whisper's word error rate and the score
     by what it heard."""
+    asked = [row for row in rows if "skills" in row]
     told = [
-        f"{skill} {mean(rows, lambda row, skill=skill: row['skills'][skill]['grpo']['change'], '+.2f')}"
-        for skill in rows[0].get("skills", {})
+        f"{skill} {mean(asked, lambda row, skill=skill: row['skills'][skill]['grpo']['change'], '+.2f')}"
+        for skill in (asked[0]["skills"] if asked else ())
     ]
+    told += [f"of {len(asked)} seeds"] if asked and len(asked) < len(rows) else []
     told += [f"{name} {column(rows, name).value:.2f}" for name in rows[0].get("columns", {})]
     if any("outside" in row for row in rows):
         wer, score_by_it = (
@@ -295,9 +340,10 @@ GROUPS = (
 
 
 def tables() -> str:
-    parts = []
-    for title, asked, sweeps in GROUPS:
-        parts += [f"### {title}", claims(asked)]
+    told = {title: claims(asked) for title, asked, _ in GROUPS}
+    parts = [by_chance("\n".join(told.values()).splitlines())]
+    for title, _, sweeps in GROUPS:
+        parts += [f"### {title}", told[title]]
         for sweep in (sweep for sweep in sweeps if rows_of(sweep)):
             if sweep in SOURCES:
                 parts.append(f"![The points of sweep_{sweep}, with their seeds](findings_{sweep}.png)")
@@ -307,6 +353,18 @@ def tables() -> str:
             parts.append(orders())
     parts += ["### Why seeds differ", why_seeds_differ()]
     return "\n\n".join(parts) + "\n"
+
+
+def by_chance(lines: Sequence[str]) -> str:
+    """How many verdicts would be given if nothing were there."""
+    verdicts = [line.split(" | ")[-1] for line in lines if line.startswith("| ") and line != HEADER]
+    verdicts = [told for told in verdicts if not told.startswith(("open", "no interval", "verdict"))]
+    sure = sum(not told.startswith(("undecided", "fewer are enough")) for told in verdicts)
+    return (
+        f"Of the {len(verdicts)} claims with a verdict below, {sure} leave 0, or the paper's figure, to one side. Of "
+        f"as many claims about nothing, {len(verdicts) / 20:.1f} would, on average: no interval is corrected for their "
+        "number."
+    )
 
 
 def rows_sha(name: str) -> str:

@@ -62,12 +62,12 @@ def test_ablations_show_the_shipped_rows_in_a_fresh_clone(tmp_path):
 
 def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     (tmp_path / "results").mkdir()
-    lines = [sweep_row(beta, seed, 3.0 + beta + seed / 100) for beta in (0.0, 0.2, 0.8) for seed in (1, 2)]
+    lines = [sweep_row(beta, seed, 3.0 + beta + seed / 100) for beta in (0.0, 0.2, 0.8) for seed in (1, 2, 3)]
     (tmp_path / "results/sweep_beta.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = execute("ablations", tmp_path)
-    # pairs differ alike; each point's seeds are 0.01 apart: half width t(2) * sqrt(2 * 0.00005 / 2) = 0.03
-    assert "judge: 0.2 - 0.0 = +0.20 [+0.17, +0.23], higher; 2 seeds, 40 pairs" in shown
-    assert "judge: 0.2 - 0.8 = -0.60 [-0.63, -0.57], lower; 2 seeds, 40 pairs" in shown
+    # pairs differ alike; each point's seeds are 0.01 apart: half width t(4) * sqrt(2 * 0.0001 / 3) = 0.02
+    assert "judge: 0.2 - 0.0 = +0.20 [+0.18, +0.22], higher; 3 seeds, 40 pairs" in shown
+    assert "judge: 0.2 - 0.8 = -0.60 [-0.62, -0.58], lower; 3 seeds, 40 pairs" in shown
     assert "8 against 2: open, not run" in shown
 
 
@@ -83,12 +83,12 @@ def test_labels_draw_the_reward_models_correlation(tmp_path):
         sweep_row(0.0, seed, 3.0 + share + seed / 100)
         | {"point": {"share": share}, "columns": {"correlation": 0.8 - share / 2}}
         for share in (0.1, 0.7)
-        for seed in (1, 2)
+        for seed in (1, 2, 3)
     ]
     for line in lines:
         line["systems"]["sft"] = sweep_row(0.0, 1, 3.0)["systems"]["grpo"]
     shown = execute_with(tmp_path, "budget", lines, "labels")
-    assert "judge: 0.7 - 0.1 = +0.60 [+0.57, +0.63], higher; 2 seeds, 40 pairs" in shown
+    assert "judge: 0.7 - 0.1 = +0.60 [+0.58, +0.62], higher; 3 seeds, 40 pairs" in shown
     assert "0.7: grpo - sft = +0.7" in shown and "0.75" in shown and shown.count("image/png") == 4
 
 

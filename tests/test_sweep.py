@@ -23,9 +23,9 @@ from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
 from lightning_paras2s.sweeping.points import (
     column,
-    correlation_within,
     difference,
     first_worse,
+    noise_of,
     part_of,
     points_of,
     score,
@@ -204,7 +204,15 @@ def test_run_that_another_sweep_has_done_gives_its_row(place):
 
 def test_sweep_of_failures_alone_says_that_nothing_came_out(place):
     result = sweep(**GRID | {"points": [{"lr": 2.0}]})
-    assert "no run of this sweep ended well" in show("sweep", result, GRID, "P", True)
+    assert "no run that was asked for ended well" in show("sweep", result, GRID, "P", True)
+
+
+def test_the_one_run_that_was_asked_for_fails_the_command(place):
+    """As of an array's task: others that ended well do not make it one that did."""
+    sweep(**GRID | {"seeds": [1]})
+    result = sweep(**GRID | {"points": [*GRID["points"], {"lr": 2.0}], "seeds": [1]}, only=2)
+    assert (result["runs"], result["ok"], len(result["failed"])) == (1, 0, 1)
+    assert "no run that was asked for ended well; failed: lr 2.0" in show("sweep", result, GRID, "P", True)
 
 
 def test_run_is_another_when_what_it_is_made_from_changes(place):
@@ -425,7 +433,7 @@ def test_points_pool_seeds_and_are_compared_by_pair():
     # Pairs differ alike (no variance of theirs); seeds of a point are 0.1 apart: variance 0.005 / 2 of each mean, so
     # t(2 degrees of freedom) * sqrt(2 * 0.0025) = 4.3027 * 0.070711
     assert found.value == pytest.approx(1.0) and found.high - found.value == pytest.approx(4.3027 * 0.070711, abs=1e-4)
-    assert found.verdict == "higher" and found.detectable == pytest.approx((1.95996 + 0.84162) * 0.070711, abs=1e-4)
+    assert found.verdict == "higher" and found.detectable == pytest.approx((4.3027 + 1.0607) * 0.070711, abs=1e-4)
     assert difference(first, then, ("grpo", "grpo")).verdict == "lower"
     with pytest.raises(UserError, match="must share their queries"):
         score([*low, row(2, scored(2.0, noise)) | {"queries_sha": "y"}], "grpo")
@@ -451,7 +459,7 @@ def test_pairs_that_differ_widen_a_comparison():
 def test_points_are_compared_by_the_names_of_their_pairs():
     noise = [0.0] * 10
     others = {name.replace("age", "emotion"): scores for name, scores in scored(2.0, noise).items()}
-    with pytest.raises(UserError, match="must have answered the same queries"):
+    with pytest.raises(UserError, match="must have answered the same pairs"):
         difference([row(0, scored(2.0, noise))], [row(0, others)], ("grpo", "grpo"))
     # of the same texts, heard otherwise: another manifest, and comparable
     heard = row(0, scored(2.5, noise)) | {"queries_sha": "y"}
@@ -487,21 +495,37 @@ def test_first_probe_that_hears_it_is_told():
     assert first_worse(fallen[:1], whole, "judge", "lower") is None  # one seed says nothing of the others
 
 
-def test_correlation_within_points_takes_out_what_a_point_does():
+def test_noise_is_the_tests_share_of_what_seeds_differ_by():
     random = np.random.default_rng(0)
-    points, sizes = [], (5, 5, 3, 3, 2)
-    for place, size in enumerate(sizes):  # the points' own means go the other way
-        learned = random.normal(size=size)
-        points.append(list(zip(learned + 9 * place, learned + random.normal(size=size) - 9 * place, strict=True)))
-    found = correlation_within([*points, [(100.0, 100.0)]])
-    # a partial correlation given the points: residuals of least squares on their indicators
-    of = np.repeat(np.eye(len(sizes)), sizes, axis=0)
-    rest = [y - of @ np.linalg.lstsq(of, y, rcond=None)[0] for y in np.concatenate([np.array(p) for p in points]).T]
-    assert found.value == pytest.approx(np.corrcoef(rest)[0, 1]) and (found.n, found.clusters) == (18, 5)
-    reach = 1.959964 / np.sqrt(18 - (len(sizes) - 1) - 3)  # Fisher's, with as many given as there are indicators
-    assert np.arctanh(found.ci95) == pytest.approx([np.arctanh(found.value) - reach, np.arctanh(found.value) + reach])
-    with pytest.raises(UserError, match=r"three runs more than points; got 4 of 2"):
-        correlation_within([points[0][:2], points[1][:2]])
+    ease, pairs = random.normal(3, 1, 100), 100
+
+    def seeds(apart: float) -> list[dict]:
+        """Sixty, of which the answers to each of 200 queries vary by 1 beside what the seeds do."""
+        made = []
+        for seed in range(60):
+            halves = ease + apart * random.normal() + random.normal(0, 1, (2, pairs))
+            names = [f"{f}/{i}" for f in ("age", "gender") for i in range(pairs // 2)]
+            made.append(row(seed, dict(zip(names, halves.T.tolist(), strict=True))))
+        return made
+
+    # the mean of 200 queries varies by 1 / 200 beside the seeds' own variance
+    assert noise_of(seeds(0.0), "grpo") == pytest.approx(1.0, abs=0.35)
+    assert noise_of(seeds(0.2), "grpo") == pytest.approx(0.005 / (0.04 + 0.005), abs=0.06)
+
+
+def test_rows_of_two_recipes_are_no_seeds_of_one_point():
+    rows_ = [row(seed, scored(2.0, [0.0] * 10)) for seed in (0, 1)]
+    with pytest.raises(UserError, match=r"seeds of their own, and one recipe; .* got seeds 0, 0, 1"):
+        points_of([*rows_, rows_[0] | {"config_sha": "another"}])
+    with pytest.raises(UserError, match="got 120 steps, precision .*; 40 steps"):
+        points_of([rows_[0] | {"steps": 120}, rows_[1] | {"steps": 40}])
+
+
+def test_points_of_two_judges_are_not_compared():
+    first, then = ([row(0, scored(2.0, [0.0] * 10))] for _ in range(2))
+    then[0]["judge"] = "another"
+    with pytest.raises(UserError, match="one judge and source of labels"):
+        difference(first, then, ("grpo", "grpo"))
 
 
 def test_findings_page_is_current():

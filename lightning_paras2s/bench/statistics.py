@@ -236,9 +236,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
-def detectable_difference(standard_error: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Minimal detectable difference of a two-sided test: (z_{1-alpha/2} + z_power) * SE."""
-    return float((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * standard_error)
+def detectable_difference(
+    standard_error: float, alpha: float = 0.05, power: float = 0.8, freedom: float = np.inf
+) -> float:
+    """Minimal detectable difference of a two-sided test: (t_{1-alpha/2} + t_power) * SE, Student's quantiles of an
+    error that so many degrees of freedom know."""
+    return float((stats.t.ppf(1 - alpha / 2, freedom) + stats.t.ppf(power, freedom)) * standard_error)
 
 
 def compare_systems(

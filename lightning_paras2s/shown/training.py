@@ -79,7 +79,7 @@ def sweep(result: Result, options: Result) -> Shown:
     failed = [f"failed: {point_text(one['point'])}, seed {one['seed']}: {one['reason']}" for one in result["failed"]]
     parts = [table(("point", "seed", "system", "score [95 %]", "n", "audit", "KL", *more), rows), *failed]
     told = f"{result['ok']} of {result['runs']} runs done, {len(result['failed'])} failed; rows: {result['rows']}"
-    missing = "" if result["ok"] else "no run of this sweep ended well" + "".join(f"; {one}" for one in failed[:1])
+    missing = "" if result["ok"] else "no run that was asked for ended well" + "".join(f"; {one}" for one in failed[:1])
     again = f"sweep --config {options['name'].removeprefix('sweep_')}.yaml --retry true" if failed else ""
     return Shown([*parts, told], again, missing)
 

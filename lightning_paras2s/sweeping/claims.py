@@ -12,6 +12,7 @@ import numpy as np
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.sweeping.efficiency import times_fewer
 from lightning_paras2s.sweeping.points import (
+    MIN_SEEDS,
     Difference,
     Key,
     Metric,
@@ -20,6 +21,7 @@ from lightning_paras2s.sweeping.points import (
     apart,
     column,
     difference,
+    few_seeds,
     gain,
     part_of,
     ratio,
@@ -62,6 +64,7 @@ class Claim(NamedTuple):
         first, then = (within(results.by(sweep, self.key)[value], self.domain) for sweep, value in places)
         judge, audit = (self.difference(first, then, metric) for metric in METRICS)
         told = verdict(self.expected, judge, first[0]["steps"] > 0)
+        told += "".join(results.failures(sweep, self.key, [value]) for sweep, value in dict.fromkeys(places))
         return f"{about}| {signed(judge)} | {signed(audit)} | {number(judge.detectable)} | {told} |"
 
     def difference(self, first: Sequence[Row], then: Sequence[Row], metric: Metric) -> Difference:
@@ -98,7 +101,8 @@ class EveryClaim(NamedTuple):
             signed(gain(of[least], self.systems, "audit_pairs")),
             number(found[least].detectable),
         ]
-        return f"{about}, least at {self.key} {least} | {' | '.join(values)} | {self.verdict(found)} |"
+        told = self.verdict(found) + results.failures(self.sweep, self.key, self.points)
+        return f"{about}, least at {self.key} {least} | {' | '.join(values)} | {told} |"
 
     def verdict(self, found: dict[Any, Difference]) -> str:
         """Every point must agree; one that disagrees is enough against it."""
@@ -108,8 +112,8 @@ class EveryClaim(NamedTuple):
             return f"disagrees at {', '.join(against)}"
         if len(agree) == len(self.points):
             return f"agrees, {min(one.seeds for one in found.values())} seeds or more"
-        few = [point for point in self.points if point not in found or found[point].seeds < 2]
-        state = f"open: {len(few)} points with fewer than 2 seeds" if few else "undecided"
+        few = [point for point in self.points if point not in found or few_seeds(found[point].seeds)]
+        state = f"open: {len(few)} points with fewer than {MIN_SEEDS} seeds" if few else "undecided"
         return f"{state}; agrees at {len(agree)} of {len(self.points)}"
 
 
@@ -132,7 +136,8 @@ class TimesClaim(NamedTuple):
         judge, audit = (times_fewer(of, self.first, self.systems, metric) for metric in METRICS)
         if judge is None or audit is None:
             return f"{about}| - | - | - | open: fewer than 2 seeds here or at another amount |"
-        told = f"{self.verdict(judge.low, judge.high)}, {judge.seeds} seeds"
+        told = of_seeds(self.verdict(judge.low, judge.high), judge.seeds)
+        told += results.failures(self.sweep, self.key, list(of))
         return f"{about}| x {judge.told()} | x {audit.told()} | - | {told} |"
 
     def verdict(self, low: float, high: float) -> str:
@@ -162,7 +167,7 @@ class RatioClaim(NamedTuple):
         if not rows:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
         judge, audit = (ratio(rows, self.systems, metric) for metric in METRICS)
-        told = f"{at_least(judge, self.least)}, {len(rows)} seeds" if len(rows) > 1 else "open: one seed"
+        told = of_seeds(at_least(judge, self.least), len(rows)) + results.failures(self.sweep, self.key, [self.first])
         return f"{about}| x {interval(judge)} | x {interval(audit)} | - | {told} |"
 
 
@@ -183,7 +188,7 @@ class ColumnClaim(NamedTuple):
         if self.first not in of:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
         found = column(of[self.first], self.column)
-        told = f"{at_least(found, self.least)}, {found.n} seeds" if found.n > 1 else "open: one seed"
+        told = of_seeds(at_least(found, self.least), found.n) + results.failures(self.sweep, self.key, [self.first])
         return f"{about}| {interval(found)} | - | - | {told} |"
 
 
@@ -205,8 +210,9 @@ class ValueClaim(NamedTuple):
         if lacking := [point for point in (self.first, self.then) if point not in of]:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
         found = apart(*([reduce(getitem, self.path, row) for row in of[point]] for point in (self.first, self.then)))
-        told = "agrees" if found.low > 0 else "disagrees" if found.high < 0 else "undecided"
-        told = f"{told}, {found.n} seeds" if found.n > 1 else "open: one seed"
+        known = "agrees" if found.low > 0 else "disagrees" if found.high < 0 else "undecided"
+        told = of_seeds(known if np.isfinite(found.low) else "no interval", found.n)
+        told += results.failures(self.sweep, self.key, [self.first, self.then])
         return f"{about}| {interval(found)} | - | - | {told} |"
 
 
@@ -214,13 +220,18 @@ AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueCla
 
 
 def verdict(expected: str, found: Difference, trained: bool) -> str:
-    """One seed says nothing of the others, so it settles nothing; policies that are not trained have no seeds."""
-    if found.seeds < 2 and trained:
+    """Few seeds say little of the others, so they settle nothing; policies that are not trained have no seeds."""
+    if few_seeds(found.seeds) and trained:
         return found.told()
     of = f"{found.seeds} seeds" if trained else "these policies alone"
     if found.verdict in ("undecided", "no interval") or expected == "any":
         return f"{found.verdict}, {of}"
     return f"{'agrees' if found.verdict == expected else 'disagrees'}, {of}"
+
+
+def of_seeds(told: str, seeds: int) -> str:
+    """A verdict with the seeds that it is of; open with few."""
+    return few_seeds(seeds) or f"{told}, {seeds} seeds"
 
 
 def at_least(found: Estimate, least: float) -> str:

@@ -1,6 +1,7 @@
 """What the rows of a sweep say of each point: seeds pooled, with intervals over contrast pairs and seeds.
 
-Both were drawn (`bench/seeds.py`). Only runs that answered the same queries are pooled or compared.
+Both were drawn (`bench/seeds.py`). Only runs of one recipe that answered the same queries are pooled, and only those
+that one judge has heard are compared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_paras2s.bench.people.resampling import FISHER
 from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, Parts, error_of, estimate, macro_parts, rest_of
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
@@ -24,11 +24,12 @@ Row = dict[str, Any]
 Part = tuple[float, float]  # a variance, and its degrees of freedom
 Key = str | tuple[str, ...]  # of a point: what tells it from the others of its sweep
 Metric = Literal["pairs", "audit_pairs"]  # scores by the judge's ears, and by the audit's
+MIN_SEEDS = 3  # of a point, for a verdict: the intervals of two are too narrow (speed/intervals.py)
 
 
 class Difference(NamedTuple):
-    """Score of one point minus that of another, on the same queries; `detectable` is the smallest difference that this
-    many seeds and pairs would show (80 % power)."""
+    """Score of one point minus that of another, on the same pairs; `detectable` is the smallest difference that this
+    many seeds and pairs would show (80 % power); `seeds` are those of the point with fewer."""
 
     value: float
     low: float
@@ -44,8 +45,9 @@ class Difference(NamedTuple):
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "undecided"
 
     def told(self, trained: bool = True) -> str:
-        """The verdict; open with one seed, which says nothing of others. Policies that are not trained have none."""
-        return f"open: one seed, in which the first is {self.verdict}" if self.seeds < 2 and trained else self.verdict
+        """The verdict; open with few seeds, which say little of others. Policies that are not trained have none."""
+        few = few_seeds(self.seeds) if trained else ""
+        return f"{few}, in which the first is {self.verdict}" if few else self.verdict
 
 
 class Results(NamedTuple):
@@ -57,14 +59,37 @@ class Results(NamedTuple):
         return points_of(read_rows(self.folder / f"sweep_{sweep}.jsonl"))
 
     def by(self, sweep: str, key: Key) -> dict[Any, list[Row]]:
-        """A point's value, or its values of several keys -> its rows."""
-        return {value_at(point, key): rows for point, rows in self.points(sweep)}
+        """A point's value, or its values of several keys -> its rows.
+
+        Raises:
+            UserError: two points have the same value, so that something else tells them apart.
+        """
+        found: dict[Any, list[Row]] = {}
+        for point, rows in self.points(sweep):
+            if (value := value_at(point, key)) in found:
+                raise UserError(f"points of sweep_{sweep} must differ in {key}; got {value!r} twice; name more keys")
+            found[value] = rows
+        return found
+
+    def failed(self, sweep: str, key: Key, values: Sequence[Any]) -> list[Row]:
+        """The rows of a point's runs that ended badly."""
+        rows = rows_in(self.folder / f"sweep_{sweep}.jsonl")
+        return [row for row in rows if row["status"] != "ok" and value_at(row["point"], key) in values]
 
     def lack(self, sweep: str, key: Key, values: Sequence[Any]) -> str:
         """Why there is no row of a point."""
-        rows = rows_in(self.folder / f"sweep_{sweep}.jsonl")
-        failed = [row for row in rows if row["status"] != "ok" and value_at(row["point"], key) in values]
+        failed = self.failed(sweep, key, values)
         return f"open: failed ({failed[0]['reason'].replace('|', '/')})" if failed else "open: not run"
+
+    def failures(self, sweep: str, key: Key, values: Sequence[Any]) -> str:
+        """What stands behind a verdict whose points have lost runs: those that are left may be the luckier ones."""
+        failed = self.failed(sweep, key, values)
+        return f"; without {len(failed)} failed" if failed else ""
+
+
+def few_seeds(seeds: int) -> str:
+    """Why a point with so few has no verdict; nothing where it has enough."""
+    return "" if seeds >= MIN_SEEDS else f"open: {seeds if seeds > 1 else 'one'} seed{'s' * (seeds > 1)}"
 
 
 def value_at(point: dict[str, Any], key: Key) -> Any:
@@ -77,10 +102,21 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
-    """Each point and the rows of its seeds: points of numbers in their order, others as their first rows came."""
+    """Each point and the rows of its seeds: points of numbers in their order, others as their first rows came.
+
+    Raises:
+        UserError: rows of a point are not of one recipe, so that they are no seeds of one thing.
+    """
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(json.dumps(row["point"]), []).append(row)
+    for point, of in found.items():
+        seeds = [row["seed"] for row in of]
+        recipes = sorted({f"{row.get('steps')} steps, precision {row.get('precision')}" for row in of})
+        if len(set(seeds)) < len(seeds) or len(recipes) > 1:
+            got = "; ".join(recipes) if len(recipes) > 1 else f"seeds {', '.join(map(str, sorted(seeds)))}"
+            raise UserError(f"a point's rows must have seeds of their own, and one recipe; {point} got {got}; "
+                            "take the rows of the other recipe out of the file")  # fmt: skip
     points = [(json.loads(point), of) for point, of in found.items()]
     ordered = all(isinstance(value, int | float) for point, _ in points for value in point.values())
     return sorted(points, key=lambda one: list(one[0].values())) if ordered else points
@@ -114,32 +150,22 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 
 def apart(first: Sequence[float], then: Sequence[float]) -> Estimate:
-    """The mean of one point's values a seed less that of another's, which shares no seed with it (Welch's t); no
-    interval with one seed of either."""
+    """The mean of one point's values a seed less that of another's, as if no draw were common to both (Welch's t); no
+    interval with one seed of either, or where neither point's seeds differ."""
     n = min(len(first), len(then))
     value = float(np.mean(first) - np.mean(then))
-    if n < 2:
+    if n < 2 or max(np.ptp(first), np.ptp(then)) < 1e-9:
         return Estimate(value, np.nan, np.nan, n, n)
     low, high = stats.ttest_ind(first, then, equal_var=False).confidence_interval()
     return Estimate(value, float(low), float(high), n, n)
 
 
-def correlation_within(points: Sequence[Sequence[tuple[float, float]]]) -> Estimate:
-    """Correlation of two values of a run over the seeds of each point: what a point does to both is taken out, and each
-    point's mean costs a degree of freedom of the interval, which is Fisher's (1924). Points of one seed say nothing.
-
-    Raises:
-        UserError: fewer than three runs are left for the interval.
-    """
-    several = [np.array(point, float) for point in points if len(point) > 1]
-    runs = sum(map(len, several))
-    left = runs - len(several) - 2
-    if left < 1:
-        raise UserError(f"points of several seeds must have three runs more than points; got {runs} of {len(several)}")
-    apart_from_means = np.concatenate([point - point.mean(0) for point in several])
-    found = float(np.corrcoef(apart_from_means.T)[0, 1])
-    low, high = FISHER.back(FISHER.to(found) + stats.norm.interval(0.95, scale=left**-0.5))
-    return Estimate(found, float(low), float(high), runs, len(several))
+def noise_of(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> float:
+    """How much of the variance of a point's scores over its seeds is that of a test of so few queries, 0 to 1: more
+    queries would take it away, and more steps hardly. NaN where seeds don't differ."""
+    values, design = pooled(rows, system, metric)
+    of_seeds = seed_variance(values, design)[0]
+    return min(1.0, rest_of(macro_parts(values, design), design) / of_seeds) if of_seeds else np.nan
 
 
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
@@ -153,8 +179,9 @@ def difference(
 ) -> Difference:
     """Score of `first` - score of `then`, each the mean of its seeds, paired by query.
 
-    Two points share the queries, but no seed: what seeds add to the variance is added for each. With several seeds and
-    fewer than `MIN_OF_SEEDS` pairs there is no interval, as of a mean (`bench/seeds.py`).
+    Seeds are not paired, although those of the same number may share draws: what they add to the variance is added for
+    each point, which makes the interval wider where they go together. With several seeds and fewer than `MIN_OF_SEEDS`
+    pairs there is no interval, as of a mean (`bench/seeds.py`).
 
     Mean squares of pairs, seeds and rest are independent, and the variance is the first two less the third (Searle,
     Casella and McCulloch 1992, chapter 4): its degrees of freedom are Satterthwaite's (1946) of these three. Where
@@ -163,7 +190,9 @@ def difference(
     """
     (a, design), (b, _) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
     if halves(first[0], systems[0], metric) != halves(then[0], systems[1], metric):
-        raise UserError("two points must have answered the same queries to be compared; got others; run them again")
+        raise UserError("two points must have answered the same pairs to be compared; got others; run them again")
+    if len(judged := {(rows[0]["judge"], rows[0]["label_source"]) for rows in (first, then)}) > 1:
+        raise UserError(f"two points must have one judge and source of labels; got {sorted(judged)}; judge one again")
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
     spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
@@ -171,7 +200,8 @@ def difference(
     variance, freedom = combined(spread[:1], spread[1:], rests)
     enough = max(len(a), len(b)) == 1 or len(design.factor_of) >= MIN_OF_SEEDS
     reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance) if variance > 0 and enough else np.nan
-    detectable, pairs = detectable_difference(float(np.sqrt(variance))), len(design.factor_of)
+    detectable = detectable_difference(float(np.sqrt(variance)), freedom=freedom)
+    pairs = len(design.factor_of)
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
 
 
@@ -196,7 +226,7 @@ def parts_of(rows: Sequence[Row], system: str, metric: Metric) -> tuple[Parts, D
 def told_by(parts: Parts, design: Design) -> Difference:
     """A difference whose seeds are paired, too."""
     found, error = estimate(parts, design), error_of(parts, design)
-    return Difference(*found[:3], detectable_difference(error.standard), *parts.errors.shape)
+    return Difference(*found[:3], detectable_difference(error.standard, freedom=error.freedom), *parts.errors.shape)
 
 
 def combined(pairs: list[Part], seeds: list[Part], rests: list[Part]) -> Part:

@@ -19,7 +19,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
-from lightning_paras2s.sweeping.runs import seconds_of
+from lightning_paras2s.sweeping.runs import commits_of, seconds_of
 from lightning_paras2s.types import Verdict, answered, finite
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "we
         "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
 PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
+PART_OF = {"skills": "skills", "outside": "audit", "columns": "columns"}  # the other keys are the policy's
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
 
@@ -66,6 +67,7 @@ class Rows:
         found = {}
         for run in runs:
             if row := next((row for row in rows if run.parts.items() <= row["parts"].items()), None):
+                row = {key: value for key, value in row.items() if PART_OF.get(key, "policy") in run.parts}
                 about = {key: value for key, value in row_of(run, "ok", "").items() if key in PLACED}
                 found[run.sha] = row | about | {"taken_from": f"{row['sweep']} {row['config_sha']}"}
         return found
@@ -116,6 +118,7 @@ def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
         "parts": run.parts,
         "rows": ROWS,
         "version": lightning_paras2s.__version__,
+        "commits": commits_of(run.work),
         "status": status,
         "reason": reason,
         "precision": precision_of(run),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from lightning_paras2s.bench.chain import end_with_parent
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
+from lightning_paras2s.running.source import PACKAGE
 
 if TYPE_CHECKING:
     from lightning_paras2s.sweeping.planning import Run
@@ -42,6 +44,17 @@ class Work:
 
 class Failed(Exception):
     """A subcommand ended badly; the text says which, and why."""
+
+
+@cache
+def commit() -> str:
+    """Of the checkout that the package is read from, with "-dirty" where it was changed; "" of what is installed."""
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return told if (PACKAGE.parent / ".git").exists() else ""
 
 
 def run_all(name: str, runs: Sequence[Run], rows: Rows, workers: int, keep_checkpoints: bool) -> None:
@@ -113,7 +126,7 @@ def chain(work: Work) -> Iterator[subprocess.Popen]:
             yield process
             if process.returncode:
                 raise Failed(f"{step}: {why(work.folder / f'{step}.log', process.returncode)}")
-            replace_file(stamp, f"{time.perf_counter() - started:.1f}\n")
+            replace_file(stamp, f"{time.perf_counter() - started:.1f} {commit()}\n")
     return "done"
 
 
@@ -147,5 +160,13 @@ def seconds_of(work: Work) -> dict[str, float]:
     found = {}
     for step in work.commands:
         with suppress(OSError, ValueError):
-            found[step] = float((work.folder / f"{step}.done").read_text())
+            found[step] = float((work.folder / f"{step}.done").read_text().split()[0])
     return found
+
+
+def commits_of(work: Work) -> list[str]:
+    """The versions of the source that its steps ended with, in their order: more than one where the run was stopped and
+    went on with another."""
+    stamps = [work.folder / f"{step}.done" for step in work.commands]
+    told = [stamp.read_text().split()[1:] for stamp in stamps if stamp.is_file()]
+    return list(dict.fromkeys(commit for words in told for commit in words))

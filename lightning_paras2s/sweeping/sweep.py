@@ -113,11 +113,11 @@ def sweep(
         return array_script(folder, len(made), [i for i, run in enumerate(made) if run in todo], again, slurm)
     chosen = [run for i, run in enumerate(made) if run in todo and only in (-1, i)]
     run_all(name, chosen, rows, workers or most_workers(run_gb, threads), keep_checkpoints)
-    return outcome(name, made, rows)
+    return outcome(name, made if only == -1 else [made[only]], rows)
 
 
 def outcome(name: str, made: Sequence[Run], rows: Rows) -> dict[str, Any]:
-    """What stands in the rows of these runs."""
+    """What stands in the rows of these runs; of the one alone that was asked for: its failure is the command's."""
     found = rows.read()
     table = [found[run.sha] for run in made if run.sha in found]
     failed = [row for row in table if row["status"] != "ok"]
