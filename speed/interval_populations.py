@@ -189,15 +189,21 @@ def of_factors(n: int, random: np.random.Generator) -> Met:
     return tuple(macro_accuracy([rows], NEUTRAL)["ci95"]), float(np.mean(shares))
 
 
-def of_points(n: int, random: np.random.Generator) -> Met:
-    """Two points of a sweep that answer the same n pairs a factor, three seeds each; their seeds differ."""
+def of_points(
+    n: int, random: np.random.Generator, seeds: tuple[int, int] = (3, 3), spread: tuple[float, float] = (0.1, 0.1)
+) -> Met:
+    """Two points of a sweep that answer the same n pairs a factor; their seeds differ.
+
+    Args:
+        seeds, spread: of the two points, how many, and the deviation of what a seed does.
+    """
     names = [f"{factor}/{i}" for factor in FACTORS for i in range(n)]
     ease = random.normal(3, 1, len(names))
     points = []
-    for gain in (0.3, 0.0):
+    for gain, count, deviation in zip((0.3, 0.0), seeds, spread, strict=True):
         rows = []
-        for _ in range(3):
-            scores = ease + gain + 0.1 * random.normal() + np.round(random.normal(0, 1, (2, len(names))))
+        for _ in range(count):
+            scores = ease + gain + deviation * random.normal() + np.round(random.normal(0, 1, (2, len(names))))
             pairs = dict(zip(names, scores.T.tolist(), strict=True))
             rows.append({"queries_sha": "q", "judge": "j", "label_source": "gold", "systems": {"s": {"pairs": pairs}}})
         points.append(rows)

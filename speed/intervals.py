@@ -1,23 +1,25 @@
 """Do the 95 % intervals cover the truth? Coverage of every interval that the benchmark shows, at few and many pairs.
 
     python speed/intervals.py --json results/coverage.jsonl
+    python speed/intervals.py --points results/coverage_points.jsonl
 
 Populations are contrast pairs as policies answer them (`POPULATIONS`: scores of the halves, and against the other
 half's style, at the rates of the shipped systems' pairs); an experiment draws n pairs (of each factor for "overall"),
 and the truth is the population's own value. Shown is the share of experiments in which there is an interval at all; the
 rest have none, with fewer than `statistics.MIN_CLUSTERS` pairs or no spread. Figures of agreement, of recordings and of
-word error rates have populations of their own (`interval_populations.py`).
+word error rates have populations of their own (`interval_populations.py`). `--points` asks instead how many seeds the
+difference of two points of a sweep needs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from interval_populations import EXPERIMENTS, Experiment
+from interval_populations import EXPERIMENTS, Experiment, of_points
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.pairs.arena import rank
@@ -112,13 +114,28 @@ def experiments_of(seed: int) -> dict[str, Callable[[int], tuple]]:
     return {name: lambda n, e=experiment, own=draws[name]: e(n, own) for name, experiment in found.items()}
 
 
+def by_seeds(repeats: int, seed: int) -> Iterator[dict]:
+    """Coverage of the difference of two points with 25 pairs a factor, whose seeds deviate by so much."""
+    for seeds in ((2, 2), (2, 3), (3, 3), (5, 5)):
+        for spread in ((0.1, 0.1), (0.3, 0.3), (0.1, 0.3), (0.3, 0.1)):
+            random = np.random.default_rng(seed)
+            found = share_covered(lambda r=random, s=seeds, d=spread: of_points(25, r, s, d), repeats)
+            yield {"seeds": seeds, "spread": spread, "repeats": repeats, "seed": seed} | found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="experiments a number of pairs")
     parser.add_argument("--seed", type=int, default=0, help="of the populations and the draws")
     parser.add_argument("--only", default="", help="those whose names hold this")
     parser.add_argument("--json", default=None, help="write one JSON object a line to this file; with --only, replace")
+    parser.add_argument("--points", default=None, help="only the difference of two points, by seeds, to this file")
     options = parser.parse_args()
+    if options.points:
+        rows = [json.dumps(row) + "\n" for row in by_seeds(options.repeats, options.seed)]
+        Path(options.points).write_text("".join(rows))
+        print("".join(rows), end="")
+        return
     lines = {}
     for name, experiment in experiments_of(options.seed).items():
         if options.only not in name:

@@ -12,11 +12,13 @@ import pytest
 from scipy import stats
 
 from lightning_paras2s.bench.shares import tango
+from lightning_paras2s.sweeping.points import MIN_SEEDS
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "speed"))
 import intervals as script  # noqa: E402
 
+SEEDS = ((2, 2), (2, 3), (3, 3), (5, 5))
 ROWS = [json.loads(line) for line in (ROOT / "results/coverage.jsonl").read_text().splitlines()]
 
 
@@ -113,3 +115,13 @@ def test_every_interval_of_the_package_has_its_coverage_measured():
     for rows in MADE.values():
         for start in rows.split(", "):
             assert any(name.startswith(start) or f", {start}" in name for name in names), start
+
+
+def test_two_seeds_are_too_few_and_three_are_enough():
+    """docs/log.md, 2026-11-29."""
+    rows = [json.loads(line) for line in (ROOT / "results/coverage_points.jsonl").read_text().splitlines()]
+    of = {seeds: [row["coverage"] for row in rows if row["seeds"] == list(seeds)] for seeds in SEEDS}
+    assert {len(values) for values in of.values()} == {4} and {row["repeats"] for row in rows} == {1000}
+    assert sorted(of[2, 2])[:2] == [0.917, 0.921] and min(of[2, 3]) == 0.921
+    assert (min(of[3, 3]), min(of[5, 5])) == (0.957, 0.942)
+    assert MIN_SEEDS == 3

@@ -197,9 +197,22 @@ def test_run_that_another_sweep_has_done_gives_its_row(place):
     (given,) = (row for row in rows(place) if row["point"]["lr"] == 0.5)
     assert taken["taken_from"] == f"toy {given['config_sha']}" and taken["systems"] == given["systems"]
     assert (taken["sweep"], taken["config_sha"]) != (given["sweep"], given["config_sha"])
+    assert "outside" in given and "outside" not in taken  # which was not asked for
     # what that row does not tell, or tells of another policy, is run
     assert sweep(**other | {"name": "more", "audit": "--pairs 2"}, dry_run=True, step_seconds=1.0)["todo"] == 2
     assert sweep(**other | {"name": "pairs", "pairs": 1}, dry_run=True, step_seconds=1.0)["todo"] == 2
+
+
+def test_row_says_with_which_source_its_steps_ended(place, monkeypatch):
+    monkeypatch.setattr(sweep_runs, "commit", lambda: "0a1b2c3")
+    sweep(**GRID | {"seeds": [1], "points": [{"lr": 0.1}]})
+    assert rows(place)[0]["commits"] == ["0a1b2c3"] and rows(place)[0]["seconds"]["grpo"] >= 0
+    stamp = next((place / "runs/toy").glob("*/evaluate.done"))
+    stamp.write_text("1.5 4d5e6f7\n")
+    Path("results/toy.jsonl").unlink()
+    sweep(**GRID | {"seeds": [1], "points": [{"lr": 0.1}]})  # what is stamped is not done again
+    (row,) = rows(place)
+    assert row["commits"] == ["0a1b2c3", "4d5e6f7"] and row["seconds"]["evaluate"] == 1.5
 
 
 def test_sweep_of_failures_alone_says_that_nothing_came_out(place):

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 Part = tuple[float, float]  # a variance, and its degrees of freedom
 Key = str | tuple[str, ...]  # of a point: what tells it from the others of its sweep
 Metric = Literal["pairs", "audit_pairs"]  # scores by the judge's ears, and by the audit's
-MIN_SEEDS = 3  # of a point, for a verdict: the intervals of two are too narrow (speed/intervals.py)
+MIN_SEEDS = 3  # of a point, for a verdict: with two, intervals can be too narrow (results/coverage_points.jsonl)
 
 
 class Difference(NamedTuple):
