@@ -1,5 +1,5 @@
-"""What goes wrong in training is told and survived: seeds, gradients that are not finite, signals, folders, loggers,
-and options with which nothing would train. In this process, on toys.
+"""What goes wrong in training is told and survived: seeds, gradients that are not finite, signals, folders and
+loggers. In this process, on toys.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_resume_properties import Killed, end, fit, logged, weights
-from torch import Tensor
+from toy_runs import refused, run
 from toys import ToyData, ToyLM, quiet_trainer
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.rewards import Reward, TokenCountReward
+from lightning_paras2s.judging.rewards import TokenCountReward
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.modules.training import initial_policy
 from lightning_paras2s.running import checkpoints as saving
 from lightning_paras2s.running.checkpoints import checkpoints
 from lightning_paras2s.running.runs import ResumableLoader
@@ -94,31 +93,6 @@ class Term(L.Callback):
 def sick(first: int, last: int) -> tuple[str, ...]:
     name = f"{__name__}.Sick"
     return (f"--trainer.callbacks+={name}", f"--trainer.callbacks.first={first}", f"--trainer.callbacks.last={last}")
-
-
-def refused(stage: str, *options: str, command: str = "fit") -> str:
-    """The one line of a run that must not begin; it leaves no folder."""
-    with pytest.raises(UserError) as error:
-        run(stage, *options, command=command)
-    assert not Path("runs").exists()
-    return str(error.value)
-
-
-def run(stage: str, *options: str, command: str = "fit") -> None:
-    """As `main`, which tells a `UserError` in one line, with the error itself."""
-    from test_runs import toy_config
-
-    from lightning_paras2s.cli import dispatch
-    from lightning_paras2s.errors import user_error
-
-    Path("toy.yaml").write_text(toy_config(stage))
-    try:
-        dispatch([command, "--config", "toy.yaml", *options])
-    except Exception as error:
-        if (mistake := user_error(error)) is None:
-            raise
-        assert "\n" not in " ".join(str(mistake).split())
-        raise mistake from error
 
 
 # ---- one seed
@@ -410,81 +384,6 @@ def test_nothing_is_said_of_weights_only(caplog):
     assert not [record for record in caplog.records if "weights_only" in record.message]
 
 
-# ---- options with which something else, or nothing, would run
-
-
-@pytest.mark.parametrize(
-    ("stage", "options", "must"),
-    [
-        ("grpo", ["--trainer.precision=16-true"], "precision must be 32-true or bf16-mixed; got 16-true"),
-        ("sft", ["--trainer.precision=bf16-true"], "got bf16-true"),
-        ("sft", ["--trainer.precision=64"], "got 64"),
-        ("grpo", ["--trainer.precision=16-mixed"], "got 16-mixed"),
-        ("grpo", ["--trainer.accumulate_grad_batches=2"], "GRPOModule makes its own optimizer steps"),
-        ("grpo", ["--trainer.gradient_clip_val=1.0"], "set model.max_grad_norm"),
-        ("sft", ["--trainer.gradient_clip_val=1.0"], "SFTModule clips its gradients itself"),
-        ("reward", ["--trainer.gradient_clip_val=1.0"], "RewardModule clips its gradients itself"),
-        ("grpo", ["--trainer.enable_checkpointing=false"], "enable_checkpointing must not be false"),
-        ("grpo", ["--trainer.strategy=ddp_spawn"], "must start its processes anew, as ddp does; got ddp_spawn"),
-        ("grpo", ["--trainer.devices=4096"], "at most the cores of this machine"),
-        ("sft", ["--trainer.overfit_batches=1"], "overfit_batches must be 0"),
-        ("sft", ["--trainer.max_steps=-1", "--trainer.max_time=00:00:01:00"], "must know its length"),
-        ("reward", ["--trainer.max_steps=-1", "--trainer.max_epochs=-1"], "must know its length"),
-        ("grpo", ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--model.lr_decay=true"], "lr_decay falls over"),
-        ("grpo", ["--data.batch_size=0"], "a batch size must be at least 1; got 0"),
-        ("grpo", ["--trainer.max_steps=0"], "trainer.max_steps must be at least 1, or -1 for no limit; got 0"),
-        ("sft", ["--data.batch_size=-3"], "a batch size must be at least 1; got -3"),
-        ("sft", ["--data.batch_size=17"], "must hold a global batch, 17 queries; got 16; lower data.batch_size"),
-        ("grpo", ["--model.sampling.max_steps=0"], "sampling.max_steps must be at least 1; got 0"),
-        ("grpo", ["--model.sampling.text_temperature=0"], "text_temperature must be above 0, or all answers are one"),
-        ("grpo", ["--model.sampling.audio_temperature=-1"], "audio_temperature must be above 0"),
-        ("grpo", ["--model.sampling.audio_top_k=10"], "sampling.audio_top_k must be off where samples are scored"),
-        ("grpo", ["--model.sampling.text_top_p=0.9"], "sampling.text_top_p must be off where samples are scored"),
-        ("sft", ["--model.lr=-0.1"], "lr must be above 0, or nothing trains; got -0.1"),
-        ("reward", ["--model.max_grad_norm=0"], "max_grad_norm must be above 0, or nothing trains; got 0"),
-        ("grpo", ["--model.weight_decay=-1"], "weight_decay must not be negative"),
-        ("grpo", ["--model.beta=-0.1"], "beta must not be negative"),
-        ("grpo", ["--model.clip_low=0"], "clip_low must be above 0"),
-        ("grpo", ["--model.beta.text=0.04"], "audio"),
-        ("sft", ["--checkpoint.keep=0"], "keep must be at least 1, or -1 for all; got 0"),
-        ("sft", ["--checkpoint.every_n_batches=-1"], "every_n_batches must be at least 0"),
-    ],
-)  # fmt: skip
-def test_run_is_refused_when_it_would_not_be_what_was_asked(stage: str, options: list[str], must: str):
-    assert must in refused(stage, *options)
-
-
-@pytest.mark.parametrize("command", ["test", "predict"])
-def test_stage_is_refused_when_it_has_no_such_command(command: str):
-    assert f"GRPOModule can fit, validate; got {command}" in refused("grpo", command=command)
-
-
-def test_weights_are_refused_when_the_policys_options_would_be_overruled():
-    """The toy's dropout, as TinySpeechLM's delay: the file's would win in silence."""
-    ToyLM(dropout=0.1).save(Path("a.safetensors"))
-    with pytest.raises(UserError, match="must fit the configured policy; got dropout 0.1 for 0.3"):
-        initial_policy(lambda: ToyLM(dropout=0.3), "a.safetensors", 0)
-
-
-def test_run_is_refused_when_the_demonstrations_delay_is_not_the_policys():
-    """Before anything is built: no weights are read."""
-    from jsonargparse import Namespace
-
-    from lightning_paras2s.running.defaults import fill
-
-    def config(policy: int, processor: int) -> Namespace:
-        def made(**options) -> Namespace:
-            return Namespace(class_path="C", init_args=Namespace(**options))
-
-        model = made(policy=made(delay=policy), seed=None)
-        trainer = Namespace(logger=None)
-        return Namespace(seed_everything=1, model=model, data=made(processor=made(delay=processor)), trainer=trainer)
-
-    fill(config(3, 3))
-    with pytest.raises(UserError, match="data.processor.delay must be the policy's, 3; got 2; "):
-        fill(config(3, 2))
-
-
 # ---- what is said at the end
 
 
@@ -537,90 +436,3 @@ def test_next_command_of_each_stage():
     assert (command, config, option) == ("evaluate", "evaluate.yaml", "--systems")
     (system,) = yaml.safe_load(systems).values()
     assert system["init_args"] == {"policy": "runs/a b/policy.safetensors", "processor": "TinyProcessor"}
-
-
-# ---- rewards
-
-
-class Half(Reward):
-    """Scores only some answers, by their place in the group."""
-
-    needs_audio = False
-
-    def __init__(self, scored: int) -> None:
-        self.scored = scored
-
-    def score(self, batch, responses) -> Tensor:
-        found = torch.arange(len(responses)) % 4
-        return torch.where(found < self.scored, found.float(), torch.nan)
-
-
-def test_run_ends_when_no_rollout_has_anything_to_learn_from():
-    """All answers are worth the same, and such groups are dropped: `max_steps` would never come."""
-
-    class Same(Reward):
-        needs_audio = False
-
-        def score(self, batch, responses) -> Tensor:
-            return torch.ones(len(responses))
-
-    module = GRPOModule(ToyLM, Same, group_size=4, drop_zero_variance=True, max_skipped=3)
-    with pytest.raises(UserError, match="something to learn from; got none in 3 in a row"):
-        quiet_trainer(5, Path(".")).fit(module, ToyData(labelled=False))
-
-
-def test_reference_is_neither_built_nor_asked_when_beta_is_0(monkeypatch):
-    def build(self) -> None:
-        raise AssertionError("a reference was built")
-
-    monkeypatch.setattr(ToyLM, "reference", build)
-    options = {"sampling": Sampling(max_steps=4), "group_size": 4, "beta": 0.0, "mu": 2}
-    module = GRPOModule(ToyLM, lambda: TokenCountReward(2), **options)
-    trainer = quiet_trainer(2, Path("."))
-    trainer.fit(module, ToyData(labelled=False))
-    assert "train/reward" in trainer.callback_metrics and "train/kl" not in trainer.callback_metrics
-
-
-def test_gradient_is_the_scored_answers_mean_when_some_are_unscored():
-    """Two of four scored: the gradient is that of groups of these two, and not half of it (decision: unscored answers
-    leave the denominator, too). With rewards 0 and 1 either group's advantages are those of its scored pair.
-    """
-    from lightning_paras2s.losses import group_advantages, grpo_loss, loss_denominator
-
-    generator = torch.Generator().manual_seed(0)
-    logps = torch.randn(4, 2, 3, generator=generator).requires_grad_()
-    actions = torch.ones(4, 2, 3, dtype=torch.bool)
-    rewards = torch.tensor([0.0, 1.0, torch.nan, torch.nan])
-
-    def gradient(rows: slice) -> Tensor:
-        scored = actions[rows] & rewards[rows].isfinite()[:, None, None]
-        advantages = group_advantages(rewards[rows], len(rewards[rows]))
-        old = logps[rows].detach()
-        share = loss_denominator(scored)
-        loss = grpo_loss(logps[rows], old, None, advantages, scored, denominator=share, beta=0.0).loss
-        return torch.autograd.grad(loss, logps)[0]
-
-    torch.testing.assert_close(gradient(slice(0, 4)), gradient(slice(0, 2)))
-    assert gradient(slice(0, 2)).abs().max() > 0.01
-
-
-def test_module_divides_by_the_answers_that_are_scored():
-    """Of one query's four answers two are, so that the loss is divided by 2 and not by 4."""
-    from lightning_paras2s.models.speech_lm import Completion, Prompt
-    from lightning_paras2s.modules.objective import Experience
-    from lightning_paras2s.modules.rollouts import Rollout
-
-    prompt = Prompt(torch.zeros(1, 2, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.bool))
-    answers = torch.ones(4, 2, 5, dtype=torch.long)
-    rollout = Rollout(prompt, Completion(answers, answers.bool(), torch.ones(4, dtype=torch.bool)), [])
-    learned = Experience(rollout, torch.tensor([0.0, 1.0, torch.nan, torch.nan]), torch.zeros(4), None, None, {}, None)
-    module = GRPOModule(ToyLM, lambda: TokenCountReward(2), group_size=4)
-    assert float(module.denominator(learned, torch.tensor([0]))) == 2
-
-
-@pytest.mark.parametrize("normalizer", ["response", "token", "constant"])
-def test_denominator_is_0_when_a_rank_has_nothing(normalizer: str):
-    from lightning_paras2s.losses import loss_denominator
-
-    assert float(loss_denominator(torch.zeros(3, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
-    assert float(loss_denominator(torch.zeros(0, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
