@@ -45,7 +45,8 @@ def test_verdict_counts_what_failed_and_wants_three_seeds(findings):
     rows = [row({"domain": "first"}, seed, {"sft_fifth": 2.0, "grpo": 2.5 + seed / 100}, 120) for seed in range(3)]
     failed = {"point": {"domain": "first"}, "seed": 7, "status": "failed", "reason": "fit: the loss is NaN"}
     name = "RL on the first half of the topics gains on the first"
-    write(findings.ROOT / "results/sweep_domains.jsonl", [*rows, failed, failed | {"seed": 8}])
+    again = failed | {"seed": 2}  # which ended well another time
+    write(findings.ROOT / "results/sweep_domains.jsonl", [*rows, failed, failed | {"seed": 8}, again])
     assert verdicts(findings.claims(findings.GENERALISATION))[name] == "agrees, 3 seeds; without 2 failed"
     assert "| domain first | 3, 2 failed |" in findings.curve("domains")
     write(findings.ROOT / "results/sweep_domains.jsonl", rows[:2])

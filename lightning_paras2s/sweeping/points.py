@@ -72,9 +72,11 @@ class Results(NamedTuple):
         return found
 
     def failed(self, sweep: str, key: Key, values: Sequence[Any]) -> list[Row]:
-        """The rows of a point's runs that ended badly."""
+        """The rows of a point's runs that ended badly, but for those that ended well another time."""
         rows = rows_in(self.folder / f"sweep_{sweep}.jsonl")
-        return [row for row in rows if row["status"] != "ok" and value_at(row["point"], key) in values]
+        well = [(row["point"], row["seed"]) for row in rows if row["status"] == "ok"]
+        ill = [row for row in rows if row["status"] != "ok" and (row["point"], row["seed"]) not in well]
+        return [row for row in ill if value_at(row["point"], key) in values]
 
     def lack(self, sweep: str, key: Key, values: Sequence[Any]) -> str:
         """Why there is no row of a point."""
