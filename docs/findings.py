@@ -48,7 +48,7 @@ from lightning_paras2s.types import STYLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
-JUDGED = ("beta", "G_steps", "domains", "anchors")  # the reward of all their runs is the judge's, by what is heard
+JUDGED = ("beta", "G_steps", "domains", "anchors", "reward")  # runs whose reward is the judge's, by what is heard
 BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
 TRAINED = ("grpo", "sft_fifth")
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
@@ -77,6 +77,8 @@ ABLATIONS = (
     Claim("A larger batch at equal rollouts", "not shown", "B_rollouts", "B", 32, 4, "any"),
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
+    Claim("The judge in the loop against the shipped reward model", "not ablated", "reward", "asked", "judge",
+          "reward model", "any"),
 )
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
@@ -222,7 +224,7 @@ def why_seeds_differ() -> str:
     runs: list[tuple[str, str, float, float]] = []
     for sweep in JUDGED:
         for point, rows in rows_of(sweep):
-            own = [row for row in rows if "taken_from" not in row]
+            own = [row for row in rows if "taken_from" not in row and point.get("asked") != "reward model"]
             told = ", ".join(f"{key} {value}" for key, value in point.items() if not isinstance(value, dict | list))
             if len(own) >= MIN_SEEDS:
                 scores = [row["systems"]["grpo"]["mean"] for row in own]
@@ -326,7 +328,7 @@ GROUPS = (
     (
         "Beta, G and B (Fig. 3), and what the paper leaves open",
         ABLATIONS,
-        ("beta", "G_steps", "G_rollouts", "B_steps", "B_rollouts"),
+        ("beta", "G_steps", "G_rollouts", "B_steps", "B_rollouts", "streams", "scale", "reward"),
     ),
     ("The short recipe: 40 steps of 4 queries", SHORT, ("beta_short", "G_steps_short")),
     ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels", "labels_reward")),
