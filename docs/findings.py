@@ -225,16 +225,13 @@ def why_seeds_differ() -> str:
     for sweep in JUDGED:
         for point, rows in rows_of(sweep):
             own = [row for row in rows if "taken_from" not in row and point.get("asked") != "reward model"]
-            told = ", ".join(f"{key} {value}" for key, value in point.items() if not isinstance(value, dict | list))
+            scores = [row["systems"]["grpo"]["mean"] for row in own]
             if len(own) >= MIN_SEEDS:
-                scores = [row["systems"]["grpo"]["mean"] for row in own]
-                cells = [told, len(own), own[0]["systems"]["grpo"]["n"], f"{np.std(scores, ddof=1):.2f}"]
+                cells = [named(point), len(own), own[0]["systems"]["grpo"]["n"], f"{np.std(scores, ddof=1):.2f}"]
                 lines.append(f"| {' | '.join(map(str, cells))} | {number(noise_of(own, 'grpo'))} |")
-            runs += [
-                (f"{sweep} {told}", f"{sweep} {row['seed']}", row["last_quarter"]["reward"], score)
-                for row, score in zip(own, [row["systems"]["grpo"]["mean"] for row in own], strict=True)
-                if len(own) > 1
-            ]
+            for row, scored in zip(own, scores, strict=True) if len(own) > 1 else ():
+                learned = row["last_quarter"]["reward"]
+                runs.append((f"{sweep} {named(point)}", f"{sweep} {row['seed']}", learned, scored))
     return "\n".join([*lines, "", learned_more(runs)]) if runs else "Too few points have several seeds yet."
 
 
@@ -268,8 +265,7 @@ def curve(sweep: str) -> str:
     ]
     start = Results(ROOT / "results").by("start", "policy").get("sft_fifth", [])
     for point, rows in rows_of(sweep):
-        told = {key: value for key, value in point.items() if not isinstance(value, dict | list)}
-        values: list[str] = [", ".join(f"{key} {value}" for key, value in told.items()), seeds_of(sweep, point, rows)]
+        values: list[str] = [named(point), seeds_of(sweep, point, rows)]
         values += [interval(score(rows, "grpo", metric)) for metric in METRICS]
         alike = {row["queries_sha"] for row in start} == {rows[0]["queries_sha"]}
         values.append(signed(difference(rows, start, TRAINED)) if alike else "-")
@@ -286,12 +282,17 @@ def systems_curve(sweep: str) -> str:
     for point, rows in rows_of(sweep):
         first, *_ = systems = list(rows[0]["systems"])
         for system in systems:
-            values = [", ".join(f"{key} {value}" for key, value in point.items()), seeds_of(sweep, point, rows), system]
+            values: list[str] = [named(point), seeds_of(sweep, point, rows), system]
             values += [interval(score(rows, system, metric)) for metric in METRICS]
             values.append("-" if system == first else signed(gain(rows, (system, first))))
             values.append(more(rows) if system == first else "-")
             lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def named(point: dict[str, Any]) -> str:
+    """By its plain values: a point with trees of options has a name beside them."""
+    return ", ".join(f"{key} {value}" for key, value in point.items() if not isinstance(value, dict | list))
 
 
 def seeds_of(sweep: str, point: dict[str, Any], rows: Sequence[Row]) -> str:

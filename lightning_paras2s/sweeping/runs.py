@@ -49,12 +49,13 @@ class Failed(Exception):
 @cache
 def commit() -> str:
     """Of the checkout that the package is read from, with "-dirty" where it was changed; "" of what is installed."""
+    if not (PACKAGE.parent / ".git").exists():
+        return ""
     command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
-    return told if (PACKAGE.parent / ".git").exists() else ""
 
 
 def run_all(name: str, runs: Sequence[Run], rows: Rows, workers: int, keep_checkpoints: bool) -> None:
