@@ -128,6 +128,16 @@ def test_a_recording_is_read_once_however_often_it_is_scored(scorer, tmp_path):
     assert torch.equal(scorer.score_logits(again[:1], again[1:]), wanted)
 
 
+def test_what_is_heard_of_a_recording_is_the_same_beside_others(folder):
+    several = [*sounds(0.05, 1.3, 0.7, 2.0), Audio(np.zeros(0, np.float32), 16_000)]
+    alone, together, pairs = (TinyScorer(*(str(folder / f"{e}.safetensors") for e in ("transcriber", "style"))).ears
+                              for _ in range(3))  # fmt: skip
+    wanted = [alone([audio])[0] for audio in several]
+    for found in (together(several[::-1])[::-1], [*pairs(several[:2]), *pairs([*several[2:], several[0]])[:-1]]):
+        for one, other in zip(found, wanted, strict=True):
+            assert one.words == other.words and torch.equal(one.whole, other.whole) and one.empty == other.empty
+
+
 def test_saved_scorer_is_loaded_from_a_folder_of_its_own(scorer, tmp_path):
     """That of a run, say, in which no ears lay."""
     scorer.save(tmp_path / "scorer.safetensors")

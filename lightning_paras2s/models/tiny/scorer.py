@@ -25,7 +25,7 @@ from lightning_paras2s.audio import Recording
 from lightning_paras2s.data.embedded import lexicon
 from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
-from lightning_paras2s.hearing.transcribers import CTCNetwork, pad_acoustics, read_ctc
+from lightning_paras2s.hearing.transcribers import CTCNetwork, pad_acoustics, phone_logps, read
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.running.shipped import weights_file
@@ -48,7 +48,11 @@ class Heard(NamedTuple):
 
 
 class Ears(nn.Module):
-    """Hears recordings one by one, with frozen networks; remembers what it heard."""
+    """Hears recordings with frozen networks, and remembers what it heard.
+
+    The networks hear one after another: in a batch, a recording's end would depend on the padding behind it. Words are
+    read from what they say of all of them at once, which takes a quarter of the time.
+    """
 
     def __init__(self, transcriber: CTCNetwork, style: StyleNetwork) -> None:
         super().__init__()
@@ -59,32 +63,40 @@ class Ears(nn.Module):
     def train(self, mode: bool = True) -> Ears:
         return super().train(False)
 
-    def forward(self, audio: Audio) -> Heard:
-        if isinstance(audio, Recording):
-            key = audio.path
-        else:
-            key = hashlib.blake2b(audio.samples.tobytes(), digest_size=16).digest()
-        if key not in self.remembered:
-            if len(self.remembered) >= REMEMBERED:
-                self.remembered.clear()
-            self.remembered[key] = self._hear(audio)
-        return self.remembered[key]
+    def forward(self, audios: list[Audio]) -> list[Heard]:
+        keys = [recording_key(audio) for audio in audios]
+        new = {key: audio for key, audio in zip(keys, audios, strict=True) if key not in self.remembered}
+        if len(self.remembered) + len(new) > REMEMBERED:
+            new = dict(zip(keys, audios, strict=True))
+            self.remembered.clear()
+        self.remembered.update(zip(new, self._hear(list(new.values())), strict=True))
+        return [self.remembered[key] for key in keys]
 
     @torch.no_grad()
-    def _hear(self, audio: Audio) -> Heard:
-        empty = not len(audio.samples)
-        if audio.seconds < 0.1:  # too short to hear: counts as a tenth of a second of silence
-            audio = Audio(np.zeros(1600, np.float32), 16_000)
-        # In full precision whatever the trainer's: what is remembered must not depend on who asked first.
-        with torch.autocast("cpu", enabled=False):
-            frames, lengths = pad_acoustics([audio])
-            logits = self.transcriber(frames)
-            words = tuple(read_ctc(logits, lengths)[0].split()[:MAX_WORDS])
-            best = logits.float().log_softmax(-1).amax(-1)
-            styles = self.style(frames, torch.tensor(lengths))
-            probabilities = torch.cat([styles[name][0].softmax(-1) for name in HEADS])
-        whole = torch.cat([probabilities, best.mean()[None], torch.tensor([audio.seconds]).log()]).float()
-        return Heard(words, whole, empty)
+    def _hear(self, audios: list[Audio]) -> list[Heard]:
+        phones, wholes = [], []
+        for audio in audios:
+            if audio.seconds < 0.1:  # too short to hear: counts as a tenth of a second of silence
+                audio = Audio(np.zeros(1600, np.float32), 16_000)
+            # In full precision whatever the trainer's: what is remembered must not depend on who asked first.
+            with torch.autocast("cpu", enabled=False):
+                frames, lengths = pad_acoustics([audio])
+                logits = self.transcriber(frames)
+                phones += phone_logps(logits, lengths)
+                best = logits.float().log_softmax(-1).amax(-1)
+                styles = self.style(frames, torch.tensor(lengths))
+                probabilities = torch.cat([styles[name][0].softmax(-1) for name in HEADS])
+            wholes.append(torch.cat([probabilities, best.mean()[None], torch.tensor([audio.seconds]).log()]).float())
+        texts = [tuple(text.split()[:MAX_WORDS]) for text in read(phones)]
+        empty = [not len(audio.samples) for audio in audios]
+        return [Heard(*one) for one in zip(texts, wholes, empty, strict=True)]
+
+
+def recording_key(audio: Audio) -> bytes | Path:
+    """By which what was heard of a recording is remembered."""
+    if isinstance(audio, Recording):
+        return audio.path
+    return hashlib.blake2b(audio.samples.tobytes(), digest_size=16).digest()
 
 
 class TinyScorer(ResponseScorer):
@@ -122,13 +134,14 @@ class TinyScorer(ResponseScorer):
                 shutil.copyfile(file, beside)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
-        heard = [[self.ears(audio) for audio in audios] for audios in (queries, responses)]
-        logits = self.body(*heard)
-        empty = torch.tensor([response.empty for response in heard[1]], device=logits.device)
+        heard = self.ears([*queries, *responses])
+        of_queries, of_responses = heard[: len(queries)], heard[len(queries) :]
+        logits = self.body(of_queries, of_responses)
+        empty = torch.tensor([response.empty for response in of_responses], device=logits.device)
         return logits.masked_fill(empty[:, None], float("nan"))
 
     def factor_logits(self, queries: list[Audio]) -> Tensor:
-        return self.body.factor(self.body.gist([self.ears(audio) for audio in queries]))
+        return self.body.factor(self.body.gist(self.ears(queries)))
 
 
 class TrainedScorer(TinyScorer):
