@@ -127,3 +127,11 @@ def test_best_emotion_is_none_when_it_is_improbable_or_not_ours():
     assert best_emotion(labels, [0.7, 0.2, 0.1, 0.0], 0.5) == "angry"
     assert best_emotion(labels, [0.4, 0.3, 0.2, 0.1], 0.5) is None
     assert best_emotion(labels, [0.1, 0.1, 0.8, 0.0], 0.5) is None
+
+
+def test_overlaps_name_a_chinese_text_that_differs_in_one_character():
+    """A clause was one word, so that no two texts without spaces were alike, and any two that share a clause were."""
+    train = [query("t", "happy", text="我今天真的很高兴见到你，一起走吧", topic="A", voice="a")]
+    near = query("n", "sad", text="我今天真的很高兴见到您，一起走吧", topic="B", voice="b")
+    far = query("f", "sad", text="他明天可能不会再来上班了，一起走吧", topic="B", voice="b")
+    assert overlaps([near, far], train) == {"n": "text: the training data has one like it"}

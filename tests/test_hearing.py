@@ -12,7 +12,7 @@ from lightning_paras2s.bench.queries.filters import filter
 from lightning_paras2s.hearing.evidence import Ears, Said, hear, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.judges import MAX_WER, Judge, heard_failure
 from lightning_paras2s.judging.rewards import JudgeReward, ToneReward, judge_scores
 from lightning_paras2s.judging.rubric import Score
 from lightning_paras2s.speaking.codec import SpokenResponse
@@ -114,3 +114,22 @@ def test_filter_hears_numbers_as_they_are_spoken(tmp_path):
         keep_halves=True,
     )
     assert counts["kept"] == 1
+
+
+CHINESE = "我今天真的很高兴见到你，我们一起走吧"
+
+
+def test_a_right_answer_in_chinese_is_no_mismatch_and_a_wrong_one_is():
+    """One character of seventeen, and a comma that the ear leaves out: the voice says what the text says."""
+    heard = [make_evidence([Said("s/q/0", VOICE, CHINESE)], Ears(Ear(words), Tone("calm")))[0]
+             for words in ("我今天真的很高兴见到您我们一起走吧", "天气不好")]  # fmt: skip
+    assert heard[0].wer == round(1 / 17, 4) and heard_failure(heard[0], MAX_WER) is None
+    assert heard_failure(heard[1], MAX_WER) is not None
+
+
+def test_filter_keeps_a_chinese_query_whose_comma_is_not_heard(tmp_path):
+    write_audio(tmp_path / "a.wav", VOICE)
+    row = Query("q", "p", "emotion", "test", CHINESE, {"emotion": "sad"}, "t", "a.wav")
+    (tmp_path / "queries.jsonl").write_text(to_json(row) + "\n")
+    paths = str(tmp_path / "queries.jsonl"), str(tmp_path / "kept.jsonl")
+    assert filter(*paths, Ear("我今天真的很高兴见到你我们一起走"), Tone(None), keep_halves=True)["kept"] == 1

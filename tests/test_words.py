@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_paras2s.hearing.words import plain_words, said_numbers, word_error_rate
+from lightning_paras2s.bench.measures import overlap
+from lightning_paras2s.hearing.words import compared, plain_words, said_numbers, said_words, word_error_rate
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -223,3 +224,32 @@ def test_words_import_nothing_heavy(doing, without):
     code = f"import sys; {doing}; print([m for m in {without} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "heard", "errors", "units"),
+    [
+        ("我今天真的很高兴见到你", "我今天真的很高兴见到您", 1, 11),  # one character of eleven
+        ("你好，世界", "你好世界", 0, 4),  # an ear leaves commas out
+        ("今天天气很好，我们走吧", "今天天气很好 我们走吧", 0, 10),
+        ("今日はとても嬉しいです。", "今日はとても嬉しいです", 0, 11),
+        ("だいがく", "たいかく", 2, 4),  # a voicing mark is heard
+        ("ｶﾞﾗｽ", "ガラス", 0, 3),  # half-width kana
+        ("สวัสดีครับ วันนี้", "สวัสดีครับวันนี้", 0, 16),
+        ("สวัสดี", "สวัสดา", 1, 6),  # a vowel that stands above
+        ("안녕하세요 만나서 반갑습니다", "안녕하세요 만나서", 1, 3),  # Korean has spaces: words
+        ("我在 YouTube 上看到的", "我在YouTube上看到的", 0, 7),  # an English word is one of the seven
+        ("我在 YouTube 上看到的", "我在油管上看到的", 2, 7),  # two characters for a word: one wrong, one more
+        ("他说 that's 42", "他说 that is forty two", 0, 5),  # 他, 说, that, is, 42
+        ("我很好", "", 3, 3),
+    ],
+)
+def test_word_errors_count_characters_when_a_script_has_no_spaces(text, heard, errors, units):
+    assert word_error_rate(text, heard) == pytest.approx(errors / units)
+    assert overlap.wording_errors(text, heard) == word_error_rate(text, heard)  # the measures' notion of it, too
+
+
+def test_words_with_spaces_are_cut_as_they_were_when_an_ear_hears_another_script():
+    """An English text decides how both sides are cut: a heard clause of Han stays one word."""
+    assert compared("that's 42") == said_words("that's 42") == ("that", "is", "42")
+    assert word_error_rate("good morning", "good 早上好") == 0.5

@@ -83,7 +83,8 @@ def make_evidence(
     """What is heard in each response: words, tone, and how far the words are from the response's own text.
 
     A response that was answered well ("ok") but in which there is nothing to hear is "silent"; one whose tone the
-    recogniser was asked for and did not tell is "no_tone". Silence has no word error rate, nor has an unknown text.
+    recogniser was asked for and did not tell is "no_tone". Silence has no word error rate (`words.word_error_rate`: of
+    characters in a script without spaces), nor has an unknown text.
     """
     heard = listen(
         {s.id: s.audio for s in said if s.audio is not None}, ears.transcriber, ears.recognizer, "response", transcripts

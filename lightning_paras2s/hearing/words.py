@@ -2,7 +2,8 @@
 
 Text writes "$80" where a voice says "eighty dollars", so both sides of a word error rate go through one normaliser,
 OpenAI Whisper's for English as `transformers` keeps it (Radford et al. 2022, appendix C): numbers, currency, percent,
-contractions, titles, accents; and what it does not read gets one form before (`spoken_forms.py`).
+contractions, titles, accents; and what it does not read gets one form before (`spoken_forms.py`). Of a script that puts
+no spaces between words each character counts as a word (the mixed error rate of speech that switches languages).
 
 Importing this module must stay cheap: `transformers` comes with the first comparison.
 """
@@ -12,12 +13,17 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jiwer
 
 from lightning_paras2s.hearing import spoken_forms
 
+# Thai and Lao, Burmese, Khmer, kana, Han, half-width kana. Hangul has spaces; Tibetan has a mark after each syllable.
+UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+)"
+)
 _QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u0060\uff07", "'"))
 # What the normaliser reads in one order or spelling only, and a voice says alike.
 _ALIKE = (
@@ -53,6 +59,24 @@ def plain_text(text: str) -> str:
     return " ".join(plain_words(text))
 
 
+def plain_units(text: str) -> list[str]:
+    """`plain_words`; each character of a script without spaces by itself."""
+    return _units(text, plain_words)
+
+
+def _units(text: str, words: Callable[[str], Iterable[str]]) -> list[str]:
+    """The characters of scripts without spaces one by one (letters, marks and digits, of one width), and the words of
+    what stands between them."""
+    found: list[str] = []
+    for i, piece in enumerate(UNSPACED.split(text)):  # by turns what has spaces and what has none
+        found += _characters(piece) if i % 2 else words(piece)
+    return found
+
+
+def _characters(piece: str) -> list[str]:
+    return [c for c in unicodedata.normalize("NFKC", piece) if unicodedata.category(c)[0] in "LMN"]
+
+
 @functools.lru_cache(maxsize=20_000)
 def said_words(text: str) -> tuple[str, ...]:
     """The words of a text such that its written and its spoken form have the same: "that's 42" and "that is forty two"
@@ -72,9 +96,18 @@ def said_numbers(text: str) -> set[str]:
     return {word for word in said_words(text) if any(c.isdigit() for c in word)} - {"0", "1"}
 
 
+def compared(text: str, alike: str | None = None) -> tuple[str, ...]:
+    """What an error rate counts in a text: its `said_words`, and each character of a script without spaces, if the text
+    it is compared with (`alike`, itself if not given) has any."""
+    has_unspaced = UNSPACED.search(text if alike is None else alike)
+    return tuple(_units(text, said_words)) if has_unspaced else said_words(text)
+
+
 def word_error_rate(text: str, heard: str) -> float:
-    """Of the words that were heard against a text; where the text has no words: 1 if any were heard, else 0."""
-    reference, hypothesis = said_words(text), said_words(heard)
+    """Of the words that were heard against a text, or characters where a script has no spaces (Han that is written in
+    its other form, simplified or traditional, is another character); where the text has no words: 1 if any were heard,
+    else 0."""
+    reference, hypothesis = compared(text), compared(heard, text)
     if not reference:
         return float(bool(hypothesis))
     return float(jiwer.wer(" ".join(reference), " ".join(hypothesis)))

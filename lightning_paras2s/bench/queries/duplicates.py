@@ -1,7 +1,8 @@
 """Near-duplicate texts: the stated method behind the text set, `mine` and `filter`.
 
-Two texts are alike when they share at least 60 % of their words (Jaccard index of the sets of lower-case words), or are
-equal but for one word in one place. Where texts have been embedded (meaning.py), near in meaning counts, too.
+Two texts are alike when they share at least 60 % of their words (Jaccard index of the sets of lower-case words; of a
+script without spaces each character is a word), or are equal but for one word in one place. Where texts have been
+embedded (meaning.py), near in meaning counts, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.sparse import csr_array
 
-from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.hearing.words import plain_units
 
 MIN_OVERLAP = 0.6
 CHUNK = 1000  # texts compared with all others at a time
@@ -19,7 +20,7 @@ CHUNK = 1000  # texts compared with all others at a time
 
 def alike(first: str, second: str, min_overlap: float = MIN_OVERLAP) -> bool:
     """Whether two texts are near duplicates."""
-    a, b = plain_text(first).split(), plain_text(second).split()
+    a, b = plain_units(first), plain_units(second)
     union = set(a) | set(b)
     overlap = len(set(a) & set(b)) / len(union) if union else 1.0
     one_word = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) <= 1
@@ -31,7 +32,7 @@ def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> l
     index: dict[str, int] = {}
     rows, columns = [], []
     for row, text in enumerate(texts):
-        for word in set(plain_text(text).split()):
+        for word in set(plain_units(text)):
             rows.append(row)
             columns.append(index.setdefault(word, len(index)))
     bags = csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(texts), max(1, len(index))))

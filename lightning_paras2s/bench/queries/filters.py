@@ -61,7 +61,7 @@ def filter(
         out: manifest to write, in the same folder (audio paths stay relative to it).
         transcriber: hears the words; without one, words are not checked.
         recognizer: hears the style; without one, styles are not checked.
-        max_wer: word error rate above which a query is dropped.
+        max_wer: word error rate above which a query is dropped; of a script without spaces each character is a word.
         factors_heard: factors whose style the recognizer must hear (the paper: emotion).
         train_manifest: queries whose topics, texts and voices may not occur.
         keep_halves: keep a half whose other half was dropped.
