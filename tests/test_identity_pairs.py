@@ -14,9 +14,10 @@ from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.pairs.arena import arena, from_listeners, rank
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.bench.people import annotate
+from lightning_paras2s.bench.people.agreement import agreement
 from lightning_paras2s.bench.people.annotate import SCORES, folders_of, keep, load_items, remaining
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import Battle, Human, Response, append_jsonl, read_jsonl
+from lightning_paras2s.types import Battle, Human, Response, Verdict, append_jsonl, read_jsonl
 
 
 @pytest.fixture
@@ -114,3 +115,38 @@ def test_choices_are_read_whatever_the_names_hold(tmp_path):
     append_jsonl(tmp_path / "h.jsonl", [Human(f"{a} | {b}", "ann", verdict="a")])
     game = from_listeners(str(tmp_path / "h.jsonl"))[0]
     assert (game.query_id, game.a, game.b) == ("q|1/x", "org/model | 2", "50%")
+
+
+def test_a_listening_test_refuses_two_runs_that_hold_answers_of_one_id(study, tmp_path):
+    """Ratings name an answer by its id: of two recordings under one, nobody could tell which was heard."""
+    path, runs, _ = study
+    append_jsonl(tmp_path / "z/responses.jsonl", [Response("q3", "x", 1, status="timeout"), Response("q3", "z")])
+    for pairwise in (False, True):
+        with pytest.raises(UserError, match=r"must hold answers of ids of their own; got 'x/q3/1' in .*/x and in .*/z"):
+            load_items(path, [*runs, str(tmp_path / "z")], pairwise, None, 0)
+
+
+def test_agreement_refuses_two_runs_that_hold_verdicts_of_one_id_in_either_order(tmp_path):
+    """The last run's verdict won, so that the order of --runs decided the figure."""
+    path = manifest(tmp_path)
+    for name, score in (("a", 1.0), ("b", 5.0)):
+        rows = [Verdict("x/q0/0", "j", score), Verdict(f"{name}/q1/0", "j", 2.0)]
+        append_jsonl(tmp_path / name / "verdicts.jsonl", rows)
+    append_jsonl(tmp_path / "human.jsonl", [Human("a/q1/0", "ann", 2.0)])
+    runs = [str(tmp_path / name) for name in "ab"]
+    for order in (runs, runs[::-1]):
+        with pytest.raises(UserError, match=r"ids of their own; got 'x/q0/0' in .* and in .*; evaluate"):
+            agreement(str(tmp_path / "human.jsonl"), order, path)
+
+
+def test_one_folder_is_refused_as_two_runs_whatever_it_is_called(study, tmp_path):
+    path, (x, y), out = study
+    (tmp_path / "link").symlink_to(x)
+    for same in (x, f"{x}/", f"{y}/../x", str(tmp_path / "link")):
+        for refused in (
+            lambda same=same: load_items(path, [x, same], False, None, 0),
+            lambda same=same: agreement(out, [x, same], path),
+            lambda same=same: arena(str(tmp_path / "out"), runs=[x, same]),
+        ):
+            with pytest.raises(UserError, match="runs must be different folders; got .* name it once"):
+                refused()

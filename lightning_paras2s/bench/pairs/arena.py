@@ -20,6 +20,7 @@ from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
+from lightning_paras2s.bench.pairs.runs import require_folders
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
@@ -78,6 +79,7 @@ def arena(
     """
     if bool(battles) == bool(runs):
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
+    require_folders(runs)
     if page is not None and (not runs or manifest is None):
         raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
     if judge is not None and not (runs and manifest):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from lightning_paras2s.bench.pairs.runs import require_folders, require_own_ids
 from lightning_paras2s.bench.people import reliability as measures
 from lightning_paras2s.bench.summary import OVERALL, mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
@@ -43,7 +44,7 @@ def agreement(humans: InputPath, runs: list[InputPath], manifest: InputPath, out
 
     Args:
         humans: JSON lines of `annotate` with scores.
-        runs: folders of `evaluate` whose responses they rated, all by one judge.
+        runs: folders of `evaluate` whose responses they rated, all by one judge, whose systems have names of their own.
         manifest: the queries.
         out: a JSON file to write.
 
@@ -66,11 +67,12 @@ def agreement(humans: InputPath, runs: list[InputPath], manifest: InputPath, out
 def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     """Ratings, scores and clusters of every rated response; the judge's name."""
     queries = {q.id: q for q in read_jsonl(manifest, Query)}
-    judges, scores = set(), {}
-    for run in runs:
-        judging, verdicts = verdicts_of(Path(run))
-        judges.add(judging)
-        scores |= {name: mean_score(found) for name, found in scores_of(verdicts).items()}
+    require_folders(runs)
+    held = {run: verdicts_of(Path(run)) for run in runs}
+    require_own_ids({run: [v.response_id for v in verdicts] for run, (_, verdicts) in held.items()})
+    judges = {judging for judging, _ in held.values()}
+    verdicts = [v for _, found in held.values() for v in found]
+    scores = {name: mean_score(found) for name, found in scores_of(verdicts).items()}
     if len(judges) != 1:
         raise UserError(f"all runs must have one judge; got {len(judges)}; score them again")
     rated = [h for h in read_jsonl(humans, Human) if h.score is not None]

@@ -17,6 +17,7 @@ import numpy as np
 
 from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.bench.pairs.arena import VERDICTS
+from lightning_paras2s.bench.pairs.runs import require_folders, require_own_ids
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.turns import Turn
@@ -73,7 +74,7 @@ def annotate(
 
     Args:
         manifest: queries.jsonl.
-        runs: folders of `evaluate` with responses.jsonl.
+        runs: folders of `evaluate` with responses.jsonl, whose systems have names of their own.
         out: JSON lines to append to.
         pairwise: two systems' responses side by side (a, b, both_good, both_bad) instead of one with a score.
         limit: items.
@@ -104,8 +105,11 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     queries = {q.id: q for q in read_jsonl(manifest, Query)}
     audio = {name: str(root / q.audio) for name, q in queries.items()}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}  # query -> system -> its answers
-    for run in runs:
-        for r in Log(Path(run)).read("responses", Response):
+    require_folders(runs)
+    held = {run: Log(Path(run)).read("responses", Response) for run in runs}
+    require_own_ids({run: [r.id for r in rows] for run, rows in held.items()})
+    for run, rows in held.items():
+        for r in rows:
             if r.status == "ok" and r.query_id in audio:
                 systems = responses.setdefault(r.query_id, {})
                 systems.setdefault(r.system, []).append((r.id, str(Path(run) / r.audio)))
