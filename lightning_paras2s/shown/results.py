@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
+from lightning_paras2s.bench.pairs.runs import clustered
 from lightning_paras2s.shown.screen import OVERALL, Result, Shown, cell, counted, quoted, table, with_ends
 
 
@@ -128,6 +129,7 @@ def arena(result: Result, options: Result) -> Shown:
     ]
     shown = table(("system", "strength [95 %]", "Elo", "won", "lost", "both good", "both bad"), rows)
     told = [f"{result['games']} games over {result['queries']} queries; verdicts: {counted(result['verdicts'])}"]
+    told.append(clustered(result["clusters"]))
     chances = result["equal_p"] if isinstance(result["equal_p"], list) else [result["equal_p"]]
     told += [f"strengths would differ so much with p = {p:.2g} if all were equal" for p in chances if p is not None]
     if bias := result["position_bias"]:
@@ -143,7 +145,8 @@ def arena(result: Result, options: Result) -> Shown:
     if (listeners := result.get("listeners")) and listeners["n"]:
         kappa = with_ends(listeners["kappa"], listeners["kappa_ci95"])
         told.append(
-            f"agreement with the other battles: {listeners['agreement']:.3f}, kappa {kappa}, n {listeners['n']}"
+            f"agreement with the other battles: {listeners['agreement']:.3f}, kappa {kappa}, n {listeners['n']} "
+            f"meetings, {listeners['n_votes']} votes"
         )
     told.append(f"records: {options['out']}")
     again = (

@@ -1,7 +1,8 @@
 """Pairwise comparison of systems (S2S-Arena, arXiv 2503.05085), with typed ties, both orders, and intervals.
 
 Strengths are Davidson's (1970, Bradley-Terry with ties): P(a beats b) = s_a / (s_a + s_b + v sqrt(s_a s_b)), P(tie)
-with the middle term; intervals are clustered by query. Online Elo (K = 32, start 1000) is S2S-Arena's and
+with the middle term; intervals are clustered by contrast pair, whose halves have one text, where a manifest tells the
+pairs, else by query. Online Elo (K = 32, start 1000) is S2S-Arena's and
 depends on the order of the games: it is shown with its spread over random orders. A forced win or loss would invent a
 winner in most games (TRACE: both bad in 58 %), so verdicts are a, b, both_good, both_bad.
 """
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
-from lightning_paras2s.bench.pairs.runs import require_folders
+from lightning_paras2s.bench.pairs.runs import about, cluster_of, clusters_of, pairs_of, require_folders
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
@@ -41,7 +43,7 @@ from lightning_paras2s.types import Answered, Battle, Human, Query, answered, re
 
 VERDICTS = ("a", "b", "both_good", "both_bad")
 GOOD = 4.0
-MIN_QUERIES = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
+MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
 
 def arena(
@@ -65,8 +67,9 @@ def arena(
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
-        manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too.
-        games: pairs of responses that the judge hears, drawn evenly; all if not given.
+        manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too. It tells
+            the contrast pairs that intervals are clustered by, as do those that the runs' summaries name.
+        games: pairs of responses that the judge hears, drawn evenly; all if not given. Only with a judge.
         listeners: battles as above, to compare these with: do they agree where both judged a pair?
         orders: random orders of the games for Elo.
         seed: of both draws.
@@ -75,7 +78,8 @@ def arena(
 
     Returns:
         A row a system (strength on Elo's scale with its interval, Elo with its spread, wins, losses, ties by type), how
-        ties were dealt, position bias and order consistency; with a judge, what became of its judgements.
+        ties were dealt, what intervals are clustered by, position bias and order consistency; with a judge, what became
+        of its judgements.
     """
     if bool(battles) == bool(runs):
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
@@ -84,6 +88,11 @@ def arena(
         raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
     if judge is not None and not (runs and manifest):
         raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
+    if games is not None and judge is None:
+        raise UserError(
+            f"games must be given with a judge, which hears them; got games={games} without one; leave it out, and all "
+            "battles count"
+        )
     folder, judging = Path(out), {}
     if judge is not None:
         played, judging = play(folder, judge, draw(runs, games, seed), manifest)
@@ -91,11 +100,12 @@ def arena(
         played = read_battles(battles) if battles else from_runs(runs)
         if runs:
             replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
-    result = rank(played, orders, seed) | judging
+    pairs = pairs_of(runs, manifest)
+    result = rank(played, orders, seed, pairs) | judging
     if manifest is not None:
         result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
-        result["listeners"] = agreement_of(played, read_battles(listeners))
+        result["listeners"] = agreement_of(played, read_battles(listeners), pairs)
     if page is not None:
         result["page"] = write_page(Path(page), played, runs, manifest, result, page_games)
     write_summary(folder / "arena.json", result)
@@ -147,15 +157,18 @@ def two_of(item_id: str) -> tuple[Answered, Answered]:
 
 
 def from_runs(runs: Sequence[str]) -> list[Battle]:
-    """Battles from the scores of `evaluate`, all by one judge; a response without a score has no battle."""
+    """Battles from the scores of `evaluate`, all by one judge, of what the summaries are about; a response without a
+    score has no battle."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     held = {run: verdicts_of(Path(run)) for run in runs}
     judges = {judging for judging, _ in held.values()}
     if len(judges) > 1:
         raise UserError(f"all runs must have one judge; got {', '.join(sorted(j.judge for j in judges))}")
     require_same_queries(runs)
-    names = own_names({run: {answered(v.response_id).system for v in rows} for run, (_, rows) in held.items()})
-    for run, (_, verdicts) in held.items():
+    kept = {run: about(run, [v.response_id for v in rows]) for run, (_, rows) in held.items()}
+    told = {run: [v for v in rows if v.response_id in kept[run]] for run, (_, rows) in held.items()}
+    names = own_names({run: {answered(v.response_id).system for v in rows} for run, rows in told.items()})
+    for run, verdicts in told.items():
         for v in verdicts:
             who = answered(v.response_id)
             if v.status == "ok" and v.score is not None:
@@ -176,12 +189,18 @@ def compare(first: float, second: float) -> str:
     return "both_good" if first >= GOOD else "both_bad"
 
 
-def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
-    """All that `arena` reports; systems that no chain of battles links are ranked in groups of their own."""
+def rank(
+    games: list[Battle], orders: int = 200, seed: int = 0, pairs: Mapping[str, str] = MappingProxyType({})
+) -> dict:
+    """All that `arena` reports; systems that no chain of battles links are ranked in groups of their own.
+
+    Args:
+        pairs: query id -> its contrast pair; a query that it lacks is independent of all others.
+    """
     groups, rows, ties, chances = groups_of(games), [], [], []
     for number, systems in enumerate(groups, 1):
         own = [g for g in games if g.a in systems]
-        found, tie, chance = rank_group(own, systems, orders, np.random.default_rng(seed))
+        found, tie, chance = rank_group(own, systems, orders, np.random.default_rng(seed), pairs)
         rows += [{**row, "group": number} for row in found]
         ties.append(tie)
         chances.append(chance)
@@ -193,12 +212,13 @@ def rank(games: list[Battle], orders: int = 200, seed: int = 0) -> dict:
         "groups": groups,
         "games": len(games),
         "queries": len({g.query_id for g in games}),
+        "clusters": clusters_of({g.query_id for g in games}, pairs),
         "tie_parameter": ties[0] if len(ties) == 1 else ties,
         "equal_p": chances[0] if len(chances) == 1 else chances,
         "verdicts": dict(Counter(g.verdict for g in games)),
         "first_heard_wins": first_heard_wins(games),
         "order_consistency": order_consistency(games),
-        "position_bias": bias._asdict() if (bias := position_bias(games)) else None,
+        "position_bias": bias._asdict() if (bias := position_bias(games, pairs)) else None,
     }
 
 
@@ -211,22 +231,23 @@ def by_tag(games: list[Battle], queries: Mapping[str, Query], orders: int, seed:
             if game.query_id in queries and (name := getattr(queries[game.query_id], tag)):
                 parts[name].append(game)
         if parts:
-            found[key] = {name: rank(part, orders, seed) for name, part in sorted(parts.items())}
+            halves = {q.id: q.pair for q in queries.values()}
+            found[key] = {name: rank(part, orders, seed, halves) for name, part in sorted(parts.items())}
     return found
 
 
 def rank_group(
-    games: list[Battle], systems: list[str], orders: int, random: np.random.Generator
+    games: list[Battle], systems: list[str], orders: int, random: np.random.Generator, pairs: Mapping[str, str]
 ) -> tuple[list[dict], float, float | None]:
     """A row a system, the strongest first, the tie parameter, and the chance of such strengths if all are equal.
 
-    No interval where it would mean nothing: few queries, or a system that lost to nobody (its strength has no upper
+    No interval where it would mean nothing: few clusters, or a system that lost to nobody (its strength has no upper
     end; the number is where the search was stopped).
     """
-    wins, ties, queries = tables(games, systems)
+    wins, ties = tables(games, systems, pairs)
     strength, tie = davidson(wins.sum(0), ties.sum(0))
     bounded = is_bounded(wins.sum(0), ties.sum(0))
-    shown = bounded and len(queries) >= MIN_QUERIES
+    shown = bounded and len(wins) >= MIN_CLUSTERS
     half = half_widths(wins, ties, (strength, tie)) if shown else np.zeros(len(systems))
     ends = on_elo_scale(np.stack([strength - half, strength + half], 1)).tolist()  # [S, 2]
     order = np.array([random.permutation(len(games)) for _ in range(orders)], int).reshape(orders, len(games))
@@ -241,30 +262,42 @@ def rank_group(
     return sorted(rows, key=lambda row: -row["strength"]), tie, chance
 
 
-def agreement_of(games: list[Battle], others: list[Battle]) -> dict:
-    """How often two judges of the same pairs agree, with Cohen's kappa over the four verdicts (interval by query), and
-    how often where both named a winner (S2S-Arena's figure, which forced one)."""
+def agreement_of(games: list[Battle], others: list[Battle], pairs: Mapping[str, str] = MappingProxyType({})) -> dict:
+    """How often two judges of the same meetings agree, with Cohen's kappa over the four verdicts (interval by contrast
+    pair, or query), and how often where both named a winner (S2S-Arena's figure, which forced one).
+
+    A meeting is two systems at a query (`n`). Each of its verdicts, one an order, is compared with each vote of the
+    others (`n_votes`): so many times (`n_compared`), over which the figures are.
+    """
     theirs: dict[tuple, list[int]] = defaultdict(list)
     for game in others:
-        theirs[game.query_id, *sorted((game.a, game.b))].append(place_of(game))
-    met = [(game.query_id, game, other) for game in games for other in theirs[game.query_id, *sorted((game.a, game.b))]]
+        theirs[meeting(game)].append(place_of(game))
+    met = [(meeting(game), place_of(game), other) for game in games for other in theirs.get(meeting(game), ())]
     if not met:
         return {"n": 0}
-    first, second = np.array([place_of(game) for _, game, _ in met]), np.array([other for _, _, other in met])
+    meetings = [who for who, _, _ in met]
+    first, second = np.array([one for _, one, _ in met]), np.array([other for _, _, other in met])
 
     def kappa(rows: np.ndarray) -> float:
         return cohen_kappa(first[rows], second[rows], quadratic=False, scale=range(len(VERDICTS)))
 
     decided = (first < 2) & (second < 2)
-    low, high, _ = jackknife(kappa, [query for query, _, _ in met], DISAGREEMENT)
+    low, high, _ = jackknife(kappa, [cluster_of(query, pairs) for query, *_ in meetings], DISAGREEMENT)
     return {
-        "n": len(met),
+        "n": len(set(meetings)),
+        "n_votes": sum(len(theirs[who]) for who in set(meetings)),
+        "n_compared": len(met),
         "agreement": float((first == second).mean()),
         "kappa": kappa(np.arange(len(met))),
         "kappa_ci95": [rounded(low), rounded(high)],
-        "n_decided": int(decided.sum()),
+        "n_decided": len({who for who, both in zip(meetings, decided, strict=True) if both}),
         "decided_agreement": float((first == second)[decided].mean()) if decided.any() else None,
     }
+
+
+def meeting(game: Battle) -> tuple[str, str, str]:
+    """Who met where: the query, and the systems in alphabetical order."""
+    return game.query_id, *sorted((game.a, game.b))
 
 
 def place_of(game: Battle) -> int:

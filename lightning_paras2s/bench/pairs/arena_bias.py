@@ -7,11 +7,13 @@ one that is named first.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from scipy import stats
 
+from lightning_paras2s.bench.pairs.runs import cluster_of
 from lightning_paras2s.types import Battle
 
 ORDERS = ("ab", "ba")
@@ -22,7 +24,7 @@ class Bias(NamedTuple):
     pairs: judged in both orders.
     first: of them, won both times by whoever was heard first.
     second: won both times by whoever was heard second.
-    p: of so uneven a split by chance: a sign test over the queries (None if no query leans).
+    p: of so uneven a split by chance: a sign test over the contrast pairs, or queries (None if none leans).
     """
 
     pairs: int
@@ -46,8 +48,12 @@ def heard_first_won(game: Battle) -> bool | None:
     return (game.verdict == "a") == (game.order == "ab") if game.verdict in ("a", "b") else None
 
 
-def position_bias(games: Sequence[Battle]) -> Bias | None:
-    """None if no pair was judged in both orders."""
+def position_bias(games: Sequence[Battle], halves: Mapping[str, str] = MappingProxyType({})) -> Bias | None:
+    """None if no pair was judged in both orders.
+
+    Args:
+        halves: query id -> its contrast pair.
+    """
     pairs = in_both_orders(games)
     lean: Counter[str] = Counter()
     counts = {True: 0, False: 0}
@@ -55,7 +61,7 @@ def position_bias(games: Sequence[Battle]) -> Bias | None:
         won = heard_first_won(one)
         if won is not None and won == heard_first_won(other):
             counts[won] += 1
-            lean[one.query_id] += 1 if won else -1
+            lean[cluster_of(one.query_id, halves)] += 1 if won else -1
     signs = [value > 0 for value in lean.values() if value]
     p = float(stats.binomtest(sum(signs), len(signs)).pvalue) if signs else None
     return Bias(len(pairs), counts[True], counts[False], p) if pairs else None

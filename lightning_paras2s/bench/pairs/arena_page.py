@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.pairs.play import places_of
+from lightning_paras2s.bench.pairs.runs import clustered
 from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
@@ -96,6 +97,7 @@ def card(query: Query, meeting: Met, verdicts: list[str], players: list[str], be
 def about(result: dict[str, Any], met: int) -> str:
     """In a line or two: how many games, whether all systems have a common scale, and whether the order mattered."""
     told = [f"{result['games']} battles of {met} meetings over {result['queries']} queries."]
+    told.append(f"{clustered(result['clusters']).capitalize()}.")
     if len(result["groups"]) > 1:
         groups = "; ".join(", ".join(group) for group in result["groups"])
         told.append(f"These groups never met and have no common scale: {groups}.")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.pairs.runs import about
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
@@ -56,8 +57,10 @@ def draw(runs: Sequence[str], count: int | None, seed: int) -> list[Game]:
 
 
 def places_of(runs: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """(query, system as the arena calls it) -> the recording of its answer."""
+    """(query, system as the arena calls it) -> the recording of its answer, of those that the summaries are about."""
     held = {run: Log(Path(run)).read("responses", Response) for run in runs}
+    kept = {run: about(run, [r.id for r in rows]) for run, rows in held.items()}
+    held = {run: [r for r in rows if r.id in kept[run]] for run, rows in held.items()}
     names = own_names({run: {r.system for r in rows} for run, rows in held.items()})
     rows = [(run, r) for run, found in held.items() for r in found if r.status == "ok" and r.audio and r.sample == 0]
     return {(r.query_id, names[run, r.system]): Path(run) / r.audio for run, r in rows}

@@ -1,11 +1,16 @@
-"""Folders of `evaluate` that are compared or listened to: an answer belongs to one of them."""
+"""Folders of `evaluate` that are compared or listened to: an answer belongs to one of them, counts where the folder's
+summary is about it, and hangs together with what was answered to the other half of its query's contrast pair."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import read_summary
+from lightning_paras2s.running.origins import inputs_of, queries_sha
+from lightning_paras2s.types import Query, answered, read_jsonl
 
 
 def require_folders(runs: Sequence[str]) -> None:
@@ -32,3 +37,89 @@ def require_own_ids(ids: Mapping[str, Iterable[str]]) -> None:
                     f"runs must hold answers of ids of their own; got {name!r} in {known[name]} and in {run}; evaluate "
                     "one of the systems under another name, or take one run at a time"
                 )
+
+
+def about(run: str, ids: Iterable[str]) -> set[str]:
+    """Those of a folder's responses that its summary is about; all where it has none. (A folder holds every system,
+    sample and query that was ever evaluated there.)
+
+    Args:
+        ids: of the folder's responses.
+
+    Raises:
+        UserError: the folder holds answers to more queries than the summary is about, and its manifest does not tell
+            which.
+    """
+    summary = _summary(run)
+    if not summary:
+        return set(ids)
+    asked = [(name, answered(name)) for name in ids]
+    samples = summary.get("samples", float("inf"))
+    asked = [(name, who) for name, who in asked if who.system in summary["systems"] and who.sample < samples]
+    held, count = {who.query_id for _, who in asked}, _count(summary)
+    if count is None or len(held) <= count:
+        return {name for name, _ in asked}
+    queries = _queries_of(summary, count)
+    if queries is None:
+        raise UserError(
+            f"the summary of {run} must tell which queries it is about; got {count} of {len(held)}, and a manifest "
+            f"that is gone or another one ({summary.get('manifest')}); run `evaluate` there once more"
+        )
+    return {name for name, who in asked if who.query_id in queries}
+
+
+def pairs_of(runs: Sequence[str], manifest: str | None = None) -> dict[str, str]:
+    """Query id -> its contrast pair, as a manifest has it, else those that the runs' summaries name; {} where there is
+    none."""
+    rows = read_jsonl(manifest, Query) if manifest is not None else [q for run in runs for q in _asked(_summary(run))]
+    return {q.id: q.pair for q in rows}
+
+
+def cluster_of(query_id: str, pairs: Mapping[str, str]) -> str:
+    """What a query's games hang together with: all of its contrast pair, or its own where nobody tells its pair."""
+    return f"pair {pairs[query_id]}" if query_id in pairs else f"query {query_id}"
+
+
+def clusters_of(queries: Iterable[str], pairs: Mapping[str, str]) -> dict[str, int]:
+    """How many independent things queries are: contrast pairs, and queries of which nobody tells the pair."""
+    names = {cluster_of(query, pairs) for query in queries}
+    found = sum(name.startswith("pair ") for name in names)
+    return {"pairs": found, "queries": len(names) - found}
+
+
+def clustered(clusters: Mapping[str, int]) -> str:
+    """`clusters_of` in words."""
+    words = {"pairs": ("contrast pair", "contrast pairs"), "queries": ("query", "queries")}
+    told = [f"{count} {words[name][count != 1]}" for name, count in clusters.items() if count]
+    unknown = "; no manifest tells a query's pair, so halves of one count apart" if clusters["queries"] else ""
+    return f"intervals are clustered by {' and '.join(told)}{unknown}"
+
+
+def _summary(run: str) -> dict[str, Any]:
+    path = Path(run) / "summary.json"
+    return read_summary(path, ("systems",)) if path.is_file() else {}
+
+
+def _asked(summary: Mapping[str, Any]) -> list[Query]:
+    """The queries of the manifest that a summary names; none if it is not where it was."""
+    place = summary.get("manifest")
+    return read_jsonl(place, Query) if place and Path(place).is_file() else []
+
+
+def _count(summary: Mapping[str, Any]) -> int | None:
+    """How many queries a summary is about; None where it does not say."""
+    rows = [row["overall"] for row in summary["systems"].values()]
+    return max((row["n"] + row["n_failed"] for row in rows if "n" in row and "n_failed" in row), default=None)
+
+
+def _queries_of(summary: Mapping[str, Any], count: int) -> set[str] | None:
+    """The queries that a summary is about: the first contrast pairs of each factor, as many as make `count` queries
+    (`evaluate --limit`); None if these are others today."""
+    rows = _asked(summary)
+    places: dict[str, dict[str, int]] = {}  # factor -> pair -> its place
+    place = [(pairs := places.setdefault(q.factor, {})).setdefault(q.pair, len(pairs)) for q in rows]
+    last = sorted(place)[count - 1] if 0 < count <= len(place) else -1
+    found = [q for q, own in zip(rows, place, strict=True) if own <= last]
+    root = Path(summary.get("manifest", "")).parent
+    about = queries_sha(found, {q.id: inputs_of(q, root) for q in found})
+    return {q.id for q in found} if found and summary.get("queries_sha") == about else None

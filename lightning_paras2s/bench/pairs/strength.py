@@ -6,7 +6,8 @@ have no common scale: each linked group is estimated by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.sparse.csgraph import connected_components
 
+from lightning_paras2s.bench.pairs.runs import cluster_of
 from lightning_paras2s.types import Battle
 
 NEWTON_STEPS = 100
@@ -38,20 +40,27 @@ def is_bounded(wins: NDArray, ties: NDArray) -> bool:
     return count == 1
 
 
-def tables(games: Sequence[Battle], systems: Sequence[str]) -> tuple[NDArray, NDArray, list[str]]:
-    """Wins [Q, S, S] (row beats column) and ties [Q, S, S] (symmetric) of each query."""
-    queries, index = sorted({g.query_id for g in games}), {name: i for i, name in enumerate(systems)}
-    place = {query: i for i, query in enumerate(queries)}
-    wins = np.zeros((len(queries), len(systems), len(systems)))
+def tables(
+    games: Sequence[Battle], systems: Sequence[str], pairs: Mapping[str, str] = MappingProxyType({})
+) -> tuple[NDArray, NDArray]:
+    """Wins [C, S, S] (row beats column) and ties [C, S, S] (symmetric) of each cluster: a contrast pair, whose halves
+    have one text, or a query of which nobody tells the pair.
+
+    Args:
+        pairs: query id -> its contrast pair.
+    """
+    clusters, index = [cluster_of(g.query_id, pairs) for g in games], {name: i for i, name in enumerate(systems)}
+    place = {name: i for i, name in enumerate(sorted(set(clusters)))}
+    wins = np.zeros((len(place), len(systems), len(systems)))
     ties = np.zeros_like(wins)
-    for g in games:
-        q, a, b = place[g.query_id], index[g.a], index[g.b]
+    for g, cluster in zip(games, clusters, strict=True):
+        c, a, b = place[cluster], index[g.a], index[g.b]
         if g.verdict in ("a", "b"):
-            wins[q][(a, b) if g.verdict == "a" else (b, a)] += 1
+            wins[c][(a, b) if g.verdict == "a" else (b, a)] += 1
         else:
-            ties[q, a, b] += 1
-            ties[q, b, a] += 1
-    return wins, ties, queries
+            ties[c, a, b] += 1
+            ties[c, b, a] += 1
+    return wins, ties
 
 
 def davidson(wins: NDArray, ties: NDArray, ridge: float = 1e-6) -> tuple[NDArray, float]:
@@ -120,22 +129,22 @@ def _likelihood(x: NDArray, wins: NDArray, ties: NDArray, ridge: float) -> tuple
 
 
 def half_widths(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> NDArray:
-    """Half of each log strength's 95 % interval [S], with Student's t over the queries: a percentile bootstrap is too
-    narrow (0.89 for 20 queries).
+    """Half of each log strength's 95 % interval [S], with Student's t over the clusters: a percentile bootstrap is too
+    narrow (0.89 for 20).
 
     Args:
-        wins, ties: of each query, [Q, S, S].
+        wins, ties: of each cluster, [C, S, S].
     """
     spread = covariance(wins, ties, estimate)
     return stats.t.ppf(0.975, len(wins) - 1) * np.sqrt(np.diag(spread))
 
 
 def equal_p(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> float | None:
-    """How often strengths differ so much by chance if all systems are equal: Hotelling's test over the queries. None
-    with too few of them.
+    """How often strengths differ so much by chance if all systems are equal: Hotelling's test over the clusters.
+    None with too few of them.
 
     Args:
-        wins, ties: of each query, [Q, S, S].
+        wins, ties: of each cluster, [C, S, S].
     """
     count, free = len(wins), len(estimate[0]) - 1
     if count <= free + 1:
@@ -146,16 +155,16 @@ def equal_p(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> fl
 
 
 def covariance(wins: NDArray, ties: NDArray, estimate: tuple[NDArray, float]) -> NDArray:
-    """Of the log strengths, whose mean is 0, [S, S]: a sandwich from the queries' scores, since a query's games hang
-    together.
+    """Of the log strengths, whose mean is 0, [S, S]: a sandwich from the clusters' scores, since the games of a
+    contrast pair, or of a query, hang together.
 
     Args:
-        wins, ties: of each query, [Q, S, S].
+        wins, ties: of each cluster, [C, S, S].
     """
     strength, tie = estimate
     x = np.append(strength, np.log(tie)) if tie else strength
     size, count = len(strength), len(wins)
-    scores = _slope(_outcomes(x, size), wins, ties, len(x) > size)  # [Q, S (+ 1)]
+    scores = _slope(_outcomes(x, size), wins, ties, len(x) > size)  # [C, S (+ 1)]
     bread = np.linalg.pinv(_likelihood(x, wins.sum(0), ties.sum(0), 0.0)[2], rcond=1e-10, hermitian=True)
     spread = (bread @ (scores.T @ scores) @ bread)[:size, :size] * count / (count - 1)
     centre = np.eye(size) - 1 / size
