@@ -11,7 +11,7 @@ import numpy as np
 from lightning_paras2s.bench.diagnostics.judge_table import pearson_gain
 from lightning_paras2s.bench.diagnostics.voice_or_words import AGREE, MISLEAD, NEUTRAL, Named, text_swap_probe
 from lightning_paras2s.bench.diagnostics.voice_or_words import macro_mean as macro_accuracy
-from lightning_paras2s.bench.pairs.arena import agreement_of
+from lightning_paras2s.bench.pairs.meetings import agreement_of
 from lightning_paras2s.bench.people.reliability import (
     CORRELATIONS,
     correlation,

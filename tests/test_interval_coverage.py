@@ -89,7 +89,8 @@ MADE = {
     "bench/skills.py": "mean of a skill, change of a skill",
     "bench/audit.py": "mean word error rate",
     "bench/measuring.py": "mean, mean of a skill, pearson",  # pooled: a jackknife, as of a correlation
-    "bench/pairs/arena.py": "strength, kappa of verdicts",
+    "bench/pairs/arena.py": "strength",
+    "bench/pairs/meetings.py": "kappa of verdicts",
     "bench/people/agreement.py": "pearson, spearman, kendall, alpha",
     "bench/people/reliability.py": "pearson, alpha",
     "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
