@@ -1,4 +1,4 @@
-"""An answer that never came says nothing of how a system answers: it is counted as failed, and changes no other number."""
+"""An answer that never came says nothing of how a system answers: it counts as failed, and changes no other number."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from lightning_paras2s.types import Evidence, Query, Response
 OTHERS = ("response_contrast", "response_contrast_ci95", "tone_change", "names_topic", "writes_topic", "wer")
 
 
+def query(pair: int, style: str) -> Query:
+    return Query(f"{pair}-{style}", f"p{pair}", "emotion", "test", "Where is the oil?", {"emotion": style}, "", "")
+
+
 def asked(failing: dict[tuple[int, int], str], said: str = "the oil is here", pairs: int = 40) -> list:
     """Judged answers of a system that says one thing to both halves; `failing`: (pair, half) -> the answer's status."""
     rows = []
     for pair in range(pairs):
         for half, style in enumerate(("happy", "sad")):
-            query = Query(f"q{pair}{half}", f"p{pair}", "emotion", "test", "Where is the oil?", {"emotion": style}, "", "")
-            name, status = f"s/{query.id}/0", failing.get((pair, half), "ok")
+            asked = query(pair, style)
+            name, status = f"s/{asked.id}/0", failing.get((pair, half), "ok")
             came = status == "ok"
             heard = Evidence(name, said, 0.0, "calm") if came else Evidence(name, status=status)
-            answer = Response(query.id, "s", text=said if came else None, status=status)
+            answer = Response(asked.id, "s", text=said if came else None, status=status)
             score = {name: [3.0 if came else None]}
-            rows.append(judged(query, [name], {name: heard}, score, score, {name: answer}))
+            rows.append(judged(asked, [name], {name: heard}, score, score, {name: answer}))
     return rows
 
 
@@ -48,23 +52,21 @@ def test_silence_is_heard_and_names_no_topic():
 
 def test_speech_that_the_ear_does_not_know_is_compared_with_nothing():
     """What it takes for words is noise, which differs from half to half."""
-    query = [Query(f"q{s}", "p", "emotion", "test", "Where is the oil?", {"emotion": s}, "", "") for s in ("happy", "sad")]
-    heard = {f"s/{q.id}/0": Evidence(f"s/{q.id}/0", f"noise {q.id}", 0.9, q.id, status="foreign_speech") for q in query}
-    found = summarise_system([judged(q, [f"s/{q.id}/0"], heard, {}, {}) for q in query])["overall"]
+    halves = [query(0, style) for style in ("happy", "sad")]
+    heard = {f"s/{q.id}/0": Evidence(f"s/{q.id}/0", q.id, 0.9, q.id, status="foreign_speech") for q in halves}
+    found = summarise_system([judged(q, [f"s/{q.id}/0"], heard, {}, {}) for q in halves])["overall"]
     assert found["response_contrast"] is None and found["tone_change"] is None and found["names_topic"] is None
 
 
 def test_a_tone_that_the_ear_did_not_tell_is_no_change_of_tone():
     rows = asked({}, pairs=2)
-    query = Query("q00", "p0", "emotion", "test", "Where is the oil?", {"emotion": "happy"}, "", "")
-    heard = {"s/q00/0": Evidence("s/q00/0", "the oil is here", 0.0, "", status="no_tone")}
-    rows[0] = judged(query, ["s/q00/0"], heard, {}, {})
+    heard = {"s/0-happy/0": Evidence("s/0-happy/0", "the oil is here", 0.0, "", status="no_tone")}
+    rows[0] = judged(query(0, "happy"), list(heard), heard, {}, {})
     found = summarise_system(rows)["overall"]
     assert (found["response_contrast"], found["tone_change"], found["names_topic"]) == (0, 0, 1)
 
 
 def test_the_first_sample_that_came_stands_for_what_was_heard():
-    query = Query("q", "p", "emotion", "test", "Where is the oil?", {"emotion": "happy"}, "", "")
     heard = {"s/q/0": Evidence("s/q/0", status="timeout"), "s/q/1": Evidence("s/q/1", "the oil", 0.0, "calm")}
-    row = judged(query, list(heard), heard, {}, {})
+    row = judged(query(0, "happy"), list(heard), heard, {}, {})
     assert (row.transcript, row.tone, row.topic, row.heard) == ("the oil", "calm", 1, True)
