@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_paras2s.bench import outside_table
+from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
@@ -22,13 +23,11 @@ from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
 AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
-SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
-ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
-WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
 
 
 def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
-    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears."""
+    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears, which
+    are of the same weights and thresholds as far as that is recorded (`bench/alike.py`)."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
@@ -47,17 +46,8 @@ def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
                 f"all runs must have one judge; {run} differs from {first_run} in {', '.join(differing)}; "
                 "score them again"
             )
-        if others := [WHAT[key] for key in ALIKE if alike(summary, key) != alike(first, key)]:
-            raise UserError(
-                f"all runs of a table must have {' and '.join(others)}; {run} and {first_run} differ in that; "
-                "make a table of each, or evaluate them alike"
-            )
+    require_alike(found)
     return found
-
-
-def alike(summary: dict[str, Any], key: str) -> Any:
-    """What a summary says of its queries or ears; one from before queries were hashed is known by its manifest."""
-    return summary.get(key, summary.get("manifest") if key == "queries_sha" else None)
 
 
 def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -80,7 +70,7 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
     first = next(iter(summaries.values()))
     filtered = {s["manifest"]: s["filtered"] for s in summaries.values() if "filtered" in s}
     found = {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, "filtered": filtered}
-    found["outside"] = outside
+    found |= {"outside": outside, "notes": unrecorded(summaries)}
     return {**found, **{k: first[k] for k in SAME}}
 
 
@@ -179,6 +169,7 @@ def caption(result: dict[str, Any]) -> str:
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
         f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"
         f"{''.join(' ' + filter_line(counts) for counts in result['filtered'].values())}"
+        f"{''.join(' ' + note for note in result['notes'])}"
     )
 
 
