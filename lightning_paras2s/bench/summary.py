@@ -85,7 +85,8 @@ def columns_of(items: Sequence[Judged | Pair], values: Sequence[float]) -> stati
 
 
 def over_factors(items: Sequence[Judged | Pair], values: Sequence[float]) -> Estimate:
-    """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair."""
+    """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair.
+    A factor without any value is not in it: such an average is of another benchmark, and `standings.table` marks it."""
     return statistics.macro_mean(columns_of(items, values))
 
 
