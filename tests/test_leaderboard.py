@@ -7,6 +7,8 @@ import json
 import pytest
 
 from lightning_paras2s.bench.leaderboard import leaderboard, read_summaries, render, table
+from lightning_paras2s.bench.report import html_table
+from lightning_paras2s.bench.standings import half_width
 from lightning_paras2s.errors import UserError
 
 
@@ -134,3 +136,49 @@ def test_no_runs_or_unknown_format_is_one_line():
         leaderboard([])
     with pytest.raises(UserError, match="got 'html'"):
         leaderboard(["x"], "html")
+
+
+def two_systems(tmp_path):
+    """`part` is .5 worse on each factor that both have a score in, and has none on the hardest."""
+    whole = {"age": 2.0, "emotion": 4.0, "gender": 4.0, "sarcasm": 4.0}
+    part = {name: None if name == "age" else mean - 0.5 for name, mean in whole.items()}
+    run = write_run(tmp_path, whole=3.5, part=3.5)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for name, means in (("whole", whole), ("part", part)):
+        cells = {f: cell(1.0) | {"mean": m, "ci95": [None, None] if m is None else [m, m]} for f, m in means.items()}
+        summary["systems"][name] |= cells
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+@pytest.mark.parametrize("mean", [3.5, 3.9])
+def test_an_average_that_lacks_a_factor_is_marked_and_stands_below_the_whole_ones(tmp_path, mean):
+    """Of equal averages, and of one that is higher because the hardest factor is not in it."""
+    run = two_systems(tmp_path)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary["systems"] = {name: summary["systems"][name] for name in ("part", "whole")}
+    summary["systems"]["part"]["overall"]["mean"] = mean
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    result = table(read_summaries([run]))
+    assert [(row["system"], row["overall"]["lacks"]) for row in result["rows"]] == [("whole", []), ("part", ["age"])]
+    told = "An average that lacks a factor, for no answer has a score there, stands below the whole ones."
+    for format in ("markdown", "rich"):
+        text = " ".join(render(result, format).split())
+        assert "lacks" in text and "age)" in text and told in text
+    assert f"| part | {mean:.2f} [3.00, 4.00] (lacks age) |" in render(result, "markdown")
+    assert half_width("3.50 [3.00, 4.00] (lacks age)") == "3.50 ±0.50 (lacks age)"
+    assert "(lacks age)" in html_table(result)
+
+
+def test_whole_averages_are_not_marked(tmp_path):
+    result = table(read_summaries([write_run(tmp_path, a=3.0, b=2.0)]))
+    assert "lacks" not in render(result, "markdown") and "lacks" not in render(result, "rich")
+
+
+def test_an_audit_that_lacks_a_factor_is_marked(tmp_path):
+    run = write_run(tmp_path, a=3.0)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    cells = {"age": {**cell(1.0), "mean": None, "ci95": [None, None]}, "emotion": cell(2.5), "overall": cell(2.5)}
+    summary["audit"] = {"systems": {"a": cells}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert "| 3.00 [2.50, 3.50] | 2.50 [2.00, 3.00] (lacks age) |" in render(table(read_summaries([run])), "markdown")

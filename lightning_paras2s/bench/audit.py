@@ -22,6 +22,7 @@ import torch
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.outside_table import FILE
+from lightning_paras2s.bench.outside_today import answers_sha
 from lightning_paras2s.bench.queries.manifest import read_queries, shard_of
 from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
@@ -108,6 +109,8 @@ def audit(
         "control_texts": controls,
         "pairs_a_factor": part.counts,
         "seed": seed,
+        "queries": [query.id for query in part.queries],
+        "answers_sha": {name: part.answers_sha(name if name in there else controls) for name in numbers},
     }
     write_summary(Path(run) / FILE, result)
     if rows is not None:
@@ -199,6 +202,10 @@ class _Part:
         left = [name for name, rows in found.items() if not rows and name not in named and name in there]
         notes = [f"not heard: {', '.join(left)}, which `systems` does not name"] if left else []
         return {name: rows for name, rows in found.items() if name not in left and rows is not None}, notes
+
+    def answers_sha(self, system: str) -> str:
+        """Which answers were heard: a table shows the figures as long as the folder holds the same."""
+        return answers_sha(self.run, self.responses, system, [query.id for query in self.queries])
 
     def rows(self, name: str, found: list[Outside], judge: Judge | None) -> list[dict[str, Any]]:
         """One dict of numbers an answer; a control has no answer that our ears heard."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_paras2s.bench import outside_table
+from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
@@ -22,13 +23,12 @@ from lightning_paras2s.types import FACTORS
 
 FORMATS = ("rich", "markdown", "csv", "json")
 AUDIT = "audit"  # overall once more, as heard by ears that nothing was trained on
-SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
-ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
-WHAT = {"queries_sha": "the same queries", "providers": "the same ears"}
+LACKS = "An average that lacks a factor, for no answer has a score there, stands below the whole ones."
 
 
 def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
-    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears."""
+    """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears, which
+    are of the same weights and thresholds as far as that is recorded (`bench/alike.py`)."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
         path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
@@ -47,21 +47,16 @@ def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
                 f"all runs must have one judge; {run} differs from {first_run} in {', '.join(differing)}; "
                 "score them again"
             )
-        if others := [WHAT[key] for key in ALIKE if alike(summary, key) != alike(first, key)]:
-            raise UserError(
-                f"all runs of a table must have {' and '.join(others)}; {run} and {first_run} differ in that; "
-                "make a table of each, or evaluate them alike"
-            )
+    require_alike(found)
     return found
 
 
-def alike(summary: dict[str, Any], key: str) -> Any:
-    """What a summary says of its queries or ears; one from before queries were hashed is known by its manifest."""
-    return summary.get(key, summary.get("manifest") if key == "queries_sha" else None)
-
-
 def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Rows of systems, best first; a system's name is followed by its run where two runs hold the same."""
+    """Rows of systems, best first; a system's name is followed by its run where two runs hold the same.
+
+    An average that lacks a factor, because no answer has a score there, is of an easier or a harder benchmark: it is
+    marked (`lacks`), and stands below all that are whole, however high it is.
+    """
     rows, unscored = [], {}
     outside = {run: outside_table.read_outside(Path(run)) for run in summaries}
     for run, summary in summaries.items():
@@ -69,19 +64,31 @@ def table(summaries: dict[str, dict[str, Any]]) -> dict[str, Any]:
             cells = outside_table.beside(cells, OVERALL, outside[run], name)
             shown = shown_name(summaries, run, name)
             audited = summary.get("audit", {}).get("systems", {}).get(name)
-            rows.append({"system": shown, **cells, **({AUDIT: audited[OVERALL]} if audited else {})})
+            rows.append({"system": shown, **cells})
+            if audited:
+                scored = [factor for factor in audited if factor != OVERALL]
+                rows[-1][AUDIT] = {**audited[OVERALL], "lacks": lacking(audited, scored)}
             statuses = summary.get("verdict_statuses", {}).get(name, {})
             if why := {status: count for status, count in statuses.items() if status != "ok"}:
                 unscored[shown] = why
-    rows.sort(key=lambda row: -(row[OVERALL]["mean"] or 0))
     present = {factor for row in rows for factor in row}
     known = [factor for factor in FACTORS if factor in present]
     more = sorted(present - {"system", OVERALL, AUDIT} - set(known)) + [AUDIT] * (AUDIT in present)
+    asked = [factor for factor in [*known, *more] if factor != AUDIT]
+    for row in rows:
+        row[OVERALL] = {**row[OVERALL], "lacks": lacking(row, asked)}
+    rows.sort(key=lambda row: (bool(row[OVERALL]["lacks"]), -(row[OVERALL]["mean"] or 0)))
     first = next(iter(summaries.values()))
     filtered = {s["manifest"]: s["filtered"] for s in summaries.values() if "filtered" in s}
     found = {"columns": [OVERALL, *known, *more], "rows": rows, "unscored": unscored, "filtered": filtered}
-    found["outside"] = outside
+    lacks = [LACKS] * any(row[OVERALL]["lacks"] and row[OVERALL]["mean"] is not None for row in rows)
+    found |= {"outside": outside, "notes": [*lacks, *unrecorded(summaries)]}
     return {**found, **{k: first[k] for k in SAME}}
+
+
+def lacking(row: dict[str, Any], asked: list[str]) -> list[str]:
+    """The factors, of those that were asked about, in which a system has no score; its average is of the others."""
+    return [factor for factor in asked if row.get(factor, {}).get("mean") is None]
 
 
 def shown_name(summaries: dict[str, dict[str, Any]], run: str, system: str) -> str:
@@ -109,9 +116,15 @@ def headings(result: dict[str, Any]) -> list[str]:
 
 def row_cells(row: dict[str, Any], columns: list[str]) -> list[str]:
     whole = row[OVERALL]
-    cells = [with_ends(row[c].get("mean"), row[c]["ci95"], 2) if c in row else "-" for c in columns]
+    cells = [mean_cell(row[c]) if c in row else "-" for c in columns]
     pairs = (with_ends(whole.get(m), whole.get(f"{m}_ci95"), 2) for m in ("pair_accuracy", "label_swap_gain"))
     return [row["system"], *cells, str(whole["n"]), str(whole["n_failed"]), *pairs]
+
+
+def mean_cell(cell: dict[str, Any]) -> str:
+    """ "3.50 [3.21, 3.79]", and which factors a mean lacks, if it is one."""
+    lacks = cell.get("lacks", []) if cell.get("mean") is not None else []
+    return with_ends(cell.get("mean"), cell["ci95"], 2) + (f" (lacks {', '.join(lacks)})" if lacks else "")
 
 
 def rich_table(result: dict[str, Any]) -> Table:
@@ -129,8 +142,9 @@ def rich_table(result: dict[str, Any]) -> Table:
 def half_width(cell: str) -> str:
     """ "3.21 [3.05, 3.37]" as "3.21 ±0.16", for a terminal; the other formats hold both ends."""
     value, _, ends = cell.partition(" [")
-    low, _, high = ends.rstrip("]").partition(", ")
-    return f"{value} ±{(float(high) - float(low)) / 2:.2f}" if high else value
+    between, _, mark = ends.partition("]")
+    low, _, high = between.partition(", ")
+    return f"{value} ±{(float(high) - float(low)) / 2:.2f}{mark}" if high else value
 
 
 def markdown_table(result: dict[str, Any]) -> str:
@@ -179,6 +193,7 @@ def caption(result: dict[str, Any]) -> str:
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."
         f"{' Verdicts without a score: ' + ', '.join(whys) + '.' if whys else ''}"
         f"{''.join(' ' + filter_line(counts) for counts in result['filtered'].values())}"
+        f"{''.join(' ' + note for note in result['notes'])}"
     )
 
 

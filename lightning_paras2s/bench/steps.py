@@ -46,12 +46,14 @@ class Plan:
 
 
 class Heard(NamedTuple):
-    """What one pair of ears heard, and what the judge made of it."""
+    """What one pair of ears heard, and what the judge made of it; `ears_sha`: "transcriber" and "recognizer" -> which
+    weights these are (`part_sha`)."""
 
     responses: dict[str, Response]
     evidence: dict[str, Evidence]
     verdicts: list[Verdict]
     swaps: list[Verdict]
+    ears_sha: dict[str, str]
 
 
 class Steps:
@@ -160,7 +162,8 @@ class Steps:
     def score(self, ears: Ears, log: Log, label: str, transcripts: dict[str, str]) -> Heard:
         """Hear and judge the responses with one pair of ears."""
         responses = {r.id: r for r in self.log.read("responses", Response) if self._asked(r)}
-        self._hear(ears, log, responses, label, transcripts)
+        which = {"transcriber": part_sha(ears.transcriber), "recognizer": part_sha(ears.recognizer)}
+        self._hear(ears, which, log, responses, label, transcripts)
         evidence = {row.response_id: row for row in log.read("evidence", Evidence) if row.response_id in responses}
         labels = self._labels(ears, log)
         verdicts = self._judge(log, "verdicts", responses, evidence, labels, label)
@@ -172,7 +175,7 @@ class Steps:
                 if q in self.other
             }
             swaps = self._judge(log, "swaps", responses, evidence, swapped, label)
-        return Heard(responses, evidence, verdicts, swaps)
+        return Heard(responses, evidence, verdicts, swaps, which)
 
     def batches(self, items: list[Item], about: str, stage: str) -> Iterator[list[Item]]:
         """The items a batch at a time, with progress."""
@@ -203,12 +206,17 @@ class Steps:
         return sha(file_sha(self.log.folder / row.audio) or row.sha256 if row.audio else "", row.text, row.status)
 
     def _hear(
-        self, ears: Ears, log: Log, responses: dict[str, Response], label: str, transcripts: dict[str, str]
+        self,
+        ears: Ears,
+        which: dict[str, str],
+        log: Log,
+        responses: dict[str, Response],
+        label: str,
+        transcripts: dict[str, str],
     ) -> None:
         heard_by = next((e.providers for e in log.read("evidence", Evidence) if e.providers), ears.providers)
         if heard_by != ears.providers:
             raise UserError(f"{log.folder} was heard by {heard_by}; got {ears.providers}; choose another output folder")
-        which = {"transcriber": part_sha(ears.transcriber), "recognizer": part_sha(ears.recognizer)}
         inputs = {name: {"answer": self._answer_sha(row), **which} for name, row in responses.items()}
 
         def again(row: Evidence) -> bool:  # its response has come since

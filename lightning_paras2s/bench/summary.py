@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
+from lightning_paras2s.judging.judges import HEARD_FAILURES
 from lightning_paras2s.judging.rubric import names_topic
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, answered
 
 OVERALL = "overall"
 UNLABELLED = "unlabelled"  # the factor of queries of which nobody told what they are about
+HEARD = ("ok", "no_tone", *HEARD_FAILURES)  # statuses of an answer that came, to ears that know such speech
 
 
 @dataclass(frozen=True)
 class Judged:
     """One query of one system, its samples averaged; NaN = unscored or unknown. `swapped` is the score against the
     pair's other style; `topic` and `topic_written` tell whether the topic is named, in what was heard and in the
-    response's own text."""
+    response's own text; `heard`: an answer came, and the ear knows such speech."""
 
     query_id: str
     pair_id: str
@@ -38,8 +40,9 @@ class Judged:
     transcript: str
     tone: str
     wer: float
-    topic: bool
+    topic: float
     topic_written: float = float("nan")
+    heard: bool = True
 
 
 def summarise_system(items: list[Judged]) -> dict[str, dict[str, Any]]:
@@ -82,13 +85,14 @@ def columns_of(items: Sequence[Judged | Pair], values: Sequence[float]) -> stati
 
 
 def over_factors(items: Sequence[Judged | Pair], values: Sequence[float]) -> Estimate:
-    """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair."""
+    """The one average of this package: the mean over factors of the mean over items, clustered by contrast pair.
+    A factor without any value is not in it: such an average is of another benchmark, and `standings.table` marks it."""
     return statistics.macro_mean(columns_of(items, values))
 
 
 class Pair(NamedTuple):
     """A contrast pair of one factor: scores of its halves [2], scores against the other half's style [2] (NaN where one
-    is missing), what was heard in either half, and in which tone."""
+    is missing), and what was heard in either half, and in which tone ("" where nothing was)."""
 
     factor: str
     pair_id: str
@@ -110,7 +114,8 @@ def pairs_of(items: list[Judged]) -> list[Pair]:
             score, swap = (
                 np.array([mean_score(getattr(i, n) for i in half) for half in one]) for n in ("score", "swapped")
             )
-            said, tones = (tuple(getattr(half[0], n) for half in one) for n in ("transcript", "tone"))
+            heard = [next((item for item in half if item.heard), None) for half in one]
+            said, tones = (tuple(getattr(i, n) if i else "" for i in heard) for n in ("transcript", "tone"))
             made.append(Pair(factor, pair, score, swap, said, tones))
     return made
 
@@ -122,14 +127,17 @@ def accurate_pairs(items: list[Judged]) -> dict[tuple[str, str], float]:
 
 
 def pair_metrics(items: list[Judged]) -> dict[str, Any]:
-    """Contrast-pair numbers over the pairs with both halves scored."""
+    """Contrast-pair numbers over the pairs with both halves scored; contrast and change of tone, for which no judge is
+    asked, over those in both of whose halves words, or a tone, were heard: an answer that never came differs from none.
+    """
     pairs = pairs_of(items)
     whole = [p for p in pairs if np.isfinite(p.matched).all()]
     both = [p for p in whole if np.isfinite(p.swapped).all()]
     matched, swapped = (np.reshape([getattr(p, n) for p in both], (-1, 2)) for n in ("matched", "swapped"))
     scores = np.reshape([p.matched for p in whole], (-1, 2))
-    contrast = [statistics.response_contrast(*p.transcripts) for p in pairs]
-    changed = [float(p.tones[0] != p.tones[1]) for p in pairs]
+    worded, toned = [p for p in pairs if all(p.transcripts)], [p for p in pairs if all(p.tones)]
+    contrast = [statistics.response_contrast(*p.transcripts) for p in worded]
+    changed = [float(p.tones[0] != p.tones[1]) for p in toned]
     accuracy = statistics.macro_share(columns_of(whole, statistics.pair_accuracy(scores)))
     return {
         "n_whole_pairs": len(whole),
@@ -137,8 +145,8 @@ def pair_metrics(items: list[Judged]) -> dict[str, Any]:
         **with_interval("pair_min", over_factors(whole, statistics.pair_min(scores))),
         **with_interval("pair_gap", over_factors(whole, statistics.pair_gap(scores))),
         **with_interval("awareness_gain", over_factors(both, statistics.awareness_gain(matched, swapped))),
-        **with_interval("response_contrast", over_factors(pairs, contrast)),
-        "tone_change": rounded(over_factors(pairs, changed).value),
+        **with_interval("response_contrast", over_factors(worded, contrast)),
+        "tone_change": rounded(over_factors(toned, changed).value),
     }
 
 
@@ -185,9 +193,11 @@ def judged(
     swaps: dict,
     responses: dict[str, Response] | None = None,
 ) -> Judged:
-    """One query's row of the statistics; the first sample stands for what was heard and written."""
+    """One query's row of the statistics; the first sample that came stands for what was heard and written."""
     text = next((r.text for i in ids if (r := (responses or {}).get(i)) and r.text), None)
-    first = next((evidence[i] for i in ids if i in evidence), Evidence(""))
+    told = [evidence[i] for i in ids if i in evidence]
+    first = next((e for e in told if e.status in HEARD), told[0] if told else Evidence("", status="missing"))
+    heard = first.status in HEARD
     wers = [evidence[i].wer for i in ids if i in evidence and evidence[i].wer is not None]
     return Judged(
         query.id,
@@ -199,8 +209,9 @@ def judged(
         first.transcript,
         first.tone,
         mean_score(wers),
-        names_topic(query.text, first.transcript),
+        float(names_topic(query.text, first.transcript)) if heard else float("nan"),
         float("nan") if text is None else float(names_topic(query.text, text)),
+        heard,
     )
 
 

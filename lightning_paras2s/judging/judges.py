@@ -80,7 +80,7 @@ class EmbeddedJudge(Judge):
     rubric_sha = rubrics.RUBRIC_SHA
 
     def __init__(self, acts: InputPath = "checkpoints/embedded/acts.safetensors", max_wer: float = MAX_WER) -> None:
-        self.classifier, self.max_wer = ActClassifier(Path(acts)), max_wer
+        self.classifier, self.max_wer = ActClassifier(Path(acts)), float(max_wer)  # a hash has no whole numbers
         self.name = "embedded-rubric-2"
 
     def judge(self, query: Query, style: Style, evidence: Evidence) -> Verdict:
@@ -125,7 +125,7 @@ class LLMJudge(Judge):
     ) -> None:
         if samples < 1:
             raise UserError(f"a judge must draw at least one sample; got samples={samples}")
-        self.llm, self.samples, self.max_wer = llm, samples, max_wer
+        self.llm, self.samples, self.max_wer = llm, samples, float(max_wer)  # a hash has no whole numbers
         self.prompt = rubrics.read_rubric(rubric) if rubric else rubrics.PROMPT
         self.rubric_sha = rubrics.rubric_sha(self.prompt)
         self.name = f"llm-rubric-{rubrics.PARSER_VERSION}/{llm.name}"

@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
 from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
@@ -36,7 +37,7 @@ from lightning_paras2s.bench.pairs.strength import (
 )
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
+from lightning_paras2s.running.logs import read_summary, replace_file, say, verdicts_of, write_summary
 from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl, to_json
 
 GOOD = 4.0
@@ -154,14 +155,15 @@ def two_of(item_id: str) -> tuple[Answered, Answered]:
 
 
 def from_runs(runs: Sequence[str]) -> list[Battle]:
-    """Battles from the scores of `evaluate`, all by one judge, of what the summaries are about; a response without a
-    score has no battle."""
+    """Battles from the scores of `evaluate`, all by one judge, of what the summaries are about and what the same ears
+    heard (as far as that is recorded: what is not is told); a response without a score has no battle."""
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     held = {run: verdicts_of(Path(run)) for run in runs}
     judges = {judging for judging, _ in held.values()}
     if len(judges) > 1:
         raise UserError(f"all runs must have one judge; got {', '.join(sorted(j.judge for j in judges))}")
     require_same_queries(runs)
+    require_scored_alike(runs)
     kept = {run: about(run, [v.response_id for v in rows]) for run, (_, rows) in held.items()}
     told = {run: [v for v in rows if v.response_id in kept[run]] for run, (_, rows) in held.items()}
     names = own_names({run: {answered(v.response_id).system for v in rows} for run, rows in told.items()})
@@ -178,6 +180,21 @@ def from_runs(runs: Sequence[str]) -> list[Battle]:
     if not games:
         raise UserError(f"runs must hold scores of two systems for a query; got none in {', '.join(runs)}")
     return games
+
+
+def require_scored_alike(runs: Sequence[str]) -> None:
+    """Refuse scores that don't belong in one table, by the runs' summaries; say which have none."""
+    places = {run: Path(run) / "summary.json" for run in runs}
+    summaries = {run: read_summary(place, SAME) for run, place in places.items() if place.is_file()}
+    if summaries:
+        require_alike(summaries)
+    for line in unrecorded(summaries):
+        say(line)
+    if len(runs) > 1 and (bare := [run for run in runs if run not in summaries]):
+        say(
+            "not known, for there is no summary.json, whether queries, judge and ears are the others': "
+            + ", ".join(bare)
+        )
 
 
 def compare(first: float, second: float) -> str:
