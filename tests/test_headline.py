@@ -101,6 +101,18 @@ def test_seeds_are_averaged_over_factors_as_the_mean_is(tmp_path):
     assert grpo["score"]["value"] == 2.5 and grpo["by_seed"] == [2.5, 2.5]
 
 
+def test_answers_are_compared_where_both_systems_are_scored(tmp_path):
+    """GRPO is silent on the pairs where SFT scores 1, and worse on the others: it was told to be better."""
+    sft, grpo = (1, 1, 4, 4, 1, 1, 5, 5), (np.nan, np.nan, 3, 3, np.nan, np.nan, 4, 4)
+    known = dict.fromkeys(("sft_fifth", "grpo"), 0.1)
+    audit = dict.fromkeys(known, 3.0)
+    found = headline([write_run(tmp_path / "seed1", {"sft_fifth": sft, "grpo": grpo}, known, audit)])
+    assert found["gain"]["ratio"] == round(3.5 / 4.5, 4) and not found["gain"]["holds"]  # 3 and 4, of 4 and 5
+    assert found["label_swap_gain"]["value"] == -1.0 and found["systems"]["sft_fifth"]["score"]["value"] == 2.75
+    silent = headline([write_run(tmp_path / "seed2", {"sft_fifth": sft, "grpo": (np.nan,) * 8}, known, audit)])
+    assert silent["gain"] == {"ratio": None, "ci95": [None, None], "p": None, "holds": False}
+
+
 def test_audit_that_ranks_otherwise_is_told(tmp_path):
     assert not headline(runs(tmp_path, (GRPO, GRPO), audit_grpo=1.5))["audit_order"]["holds"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
-from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value
+from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
 from lightning_paras2s.bench.summary import Judged, accurate_pairs, judged, rounded, scores_of
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
@@ -194,26 +194,31 @@ def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[s
 
 
 def difference(found: list[Evaluation], design: Design, a: str, b: str, metric: str) -> dict:
-    """Metric of a - metric of b, with its interval and p, both over pairs and seeds."""
-    first, second = (macro_parts(stack(found, name, metric), design) for name in (a, b))
+    """Metric of a - metric of b where both are known, with its interval and p, both over pairs and seeds."""
+    first, second = parts_of_two(found, design, (a, b), metric)
     return figure(first - second, design) | {"p": rounded(p_value(first - second, design))}
 
 
+def parts_of_two(found: list[Evaluation], design: Design, names: tuple[str, str], metric: str) -> list[Parts]:
+    """A metric of two systems, of the answers of which it is known of both."""
+    return [macro_parts(v, design) for v in shared(*(stack(found, name, metric) for name in names))]
+
+
 def gain(found: list[Evaluation], design: Design, grpo: str, sft: str) -> dict[str, Any]:
-    """Score of GRPO / score of SFT; p is that of a ratio of 1."""
-    after, before = (macro_parts(stack(found, name, "score"), design) for name in (grpo, sft))
+    """Score of GRPO / score of SFT where both are scored; p is that of a ratio of 1."""
+    after, before = parts_of_two(found, design, (grpo, sft), "score")
     ratio, p = figure(after / before, design), rounded(p_value(after / before, design, 1.0))
-    holds = ratio["value"] >= RATIO and p is not None and p < 0.05
+    holds = p is not None and p < 0.05 and ratio["value"] >= RATIO
     return {"ratio": ratio["value"], "ci95": ratio["ci95"], "p": p, "holds": holds}
 
 
 def audit_order(found: list[Evaluation], design: Design, order: list[str]) -> dict[str, Any]:
     """Does the audit rank the systems as they should be, and is each step's interval above 0?"""
-    audits = [macro_parts(stack(found, name, "audit"), design) for name in order]
-    steps = [figure(after - before, design) for before, after in zip(audits, audits[1:], strict=False)]
+    twos = [parts_of_two(found, design, names, "audit") for names in zip(order[1:], order, strict=False)]
+    steps = [figure(after - before, design) for after, before in twos]
     holds = all(step["value"] is not None and step["value"] > 0 for step in steps)
     sure = all(step["ci95"][0] is not None and step["ci95"][0] > 0 for step in steps)
-    means = [rounded(a.value) for a in audits]
+    means = [rounded(macro_parts(stack(found, name, "audit"), design).value) for name in order]
     return {"systems": order, "means": means, "steps": steps, "holds": holds, "each_step_sure": sure}
 
 
