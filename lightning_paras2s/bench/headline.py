@@ -19,12 +19,13 @@ from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
-from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, rounded, scores_of
+from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
+from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, read_summary, replace_file
 from lightning_paras2s.running.origins import inputs_of, queries_sha
-from lightning_paras2s.types import Evidence, Query, Response, Verdict, finite, response_id
+from lightning_paras2s.types import Evidence, Query, Response, finite, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples", "manifest")
@@ -159,12 +160,6 @@ def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
     known |= {"topic": float(row.topic), "topic_written": row.topic_written}
     about = (row.query_id, row.pair_id, row.factor, row.style)
     return Item(system, 0, *about, **{k: rounded(v) for k, v in known.items()}, tone=row.tone, status=status)
-
-
-def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:
-    """Response id -> scores by the summary's judge, guideline and labels."""
-    mine = tuple(summary[key] for key in ("judge", "rubric_sha", "label_source"))
-    return scores_of(v for v in log.read(name, Verdict) if (v.judge, v.rubric_sha, v.label_source) == mine)
 
 
 def item_metrics(items: list[Judged]) -> dict[str, NDArray]:
