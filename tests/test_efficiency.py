@@ -76,6 +76,17 @@ def test_amounts_of_one_seed_are_left_out():
     assert times_fewer({0.1: made[0.1]}, 0.1, ("rl", "sft")) is None
 
 
+def test_times_compare_the_answers_that_all_have():
+    """RL, as good as SFT at five times its amount, is silent on ten pairs of forty, on which all score lower."""
+    made = curve(sft(0.5))
+    for rows in made.values():
+        for one in rows:
+            for name, pair in one["systems"]["rl"]["pairs"].items():
+                pair[:] = [None if int(name.split("/")[1]) % 4 == 0 else x for x in pair]
+    found = times_fewer(made, 0.1, ("rl", "sft"))
+    assert found.value == pytest.approx(5.0) and (found.seeds, found.pairs) == (3, 30)
+
+
 def test_gain_pairs_the_seeds_of_the_same_runs():
     rows = [row(0.1, seed, sft=2.0 + seed, rl=3.0 + seed) for seed in range(3)]
     for one in rows:  # RL gains 0.8 or 1.2, by pair

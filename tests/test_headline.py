@@ -15,6 +15,7 @@ from lightning_paras2s.bench.headline import headline, repetition
 from lightning_paras2s.bench.items import figures, read_items
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.origins import inputs_of, queries_sha
 from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl
 
 PAIRS = {
@@ -30,6 +31,8 @@ QUERIES = [
 GRPO = (5, 4, 2, 1, 3, 3, 1, 1)
 TONE = Audio((0.3 * np.sin(np.arange(6400) / 3)).astype(np.float32), 16_000)
 NAMES = {"judge": "hand", "rubric_sha": "0", "label_source": "gold"}
+EARS = {"transcriber": "ears-1", "recognizer": "tones-1"}
+OUTSIDE = {"transcriber": "audit-1", "recognizer": "tones-2"}
 
 
 def write_run(folder: Path, scores: dict[str, tuple], wer: dict[str, float], audit: dict[str, float]) -> str:
@@ -46,10 +49,21 @@ def write_run(folder: Path, scores: dict[str, tuple], wer: dict[str, float], aud
             append_jsonl(folder / "evidence.jsonl", [Evidence(response.id, "the oil", wer[system], "calm")])
             for name, value in (("verdicts", score), ("swaps", 1), ("audit/verdicts", audit[system])):
                 append_jsonl(folder / f"{name}.jsonl", [Verdict(response.id, "hand", float(value), rubric_sha="0")])
-    cell = {"overall": dict.fromkeys(("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer"), 0)}
-    summary = {"systems": dict.fromkeys(scores, cell), "manifest": str(folder.parent / "queries.jsonl"), "samples": 1}
-    (folder / "summary.json").write_text(json.dumps({**summary, **NAMES, "seconds": {"respond": 2.0, "hear": 1.0}}))
+    summary = {"systems": {}, "manifest": str(folder.parent / "queries.jsonl"), "samples": 1, "providers": EARS}
+    for system, given in scores.items():
+        cell = dict.fromkeys(("mean", "ci95", "label_swap_gain", "pair_accuracy", "wer"), 0)
+        summary["systems"][system] = {"overall": cell | {"n": len(given), "n_failed": 0}}
+    summary |= {**NAMES, "queries_sha": queries_sha(QUERIES, {q.id: inputs_of(q, folder.parent) for q in QUERIES})}
+    heard = {"audit": {**NAMES, "systems": summary["systems"], "providers": OUTSIDE}}
+    (folder / "summary.json").write_text(json.dumps(summary | heard | {"seconds": {"respond": 2.0, "hear": 1.0}}))
     return str(folder)
+
+
+def mend(run: str, **fields: object) -> None:
+    """Change a run's summary; None takes a field away."""
+    path = Path(run) / "summary.json"
+    summary = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({key: value for key, value in summary.items() if value is not None}))
 
 
 def runs(folder: Path, grpo: tuple[tuple, tuple], audit_grpo: float = 3.0) -> list[str]:
@@ -101,6 +115,18 @@ def test_seeds_are_averaged_over_factors_as_the_mean_is(tmp_path):
     assert grpo["score"]["value"] == 2.5 and grpo["by_seed"] == [2.5, 2.5]
 
 
+def test_answers_are_compared_where_both_systems_are_scored(tmp_path):
+    """GRPO is silent on the pairs where SFT scores 1, and worse on the others: it was told to be better."""
+    sft, grpo = (1, 1, 4, 4, 1, 1, 5, 5), (np.nan, np.nan, 3, 3, np.nan, np.nan, 4, 4)
+    known = dict.fromkeys(("sft_fifth", "grpo"), 0.1)
+    audit = dict.fromkeys(known, 3.0)
+    found = headline([write_run(tmp_path / "seed1", {"sft_fifth": sft, "grpo": grpo}, known, audit)])
+    assert found["gain"]["ratio"] == round(3.5 / 4.5, 4) and not found["gain"]["holds"]  # 3 and 4, of 4 and 5
+    assert found["label_swap_gain"]["value"] == -1.0 and found["systems"]["sft_fifth"]["score"]["value"] == 2.75
+    silent = headline([write_run(tmp_path / "seed2", {"sft_fifth": sft, "grpo": (np.nan,) * 8}, known, audit)])
+    assert silent["gain"] == {"ratio": None, "ci95": [None, None], "p": None, "holds": False}
+
+
 def test_audit_that_ranks_otherwise_is_told(tmp_path):
     assert not headline(runs(tmp_path, (GRPO, GRPO), audit_grpo=1.5))["audit_order"]["holds"]
 
@@ -111,20 +137,30 @@ def test_command_prints_json_and_appends_rows(tmp_path, capsys):
     main(["headline", "--runs", json.dumps(given), "--rows", str(rows), "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["gain"]["ratio"] == 1.25
     lines = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert [(r["seed"], r["system"]) for r in lines] == [(s, n) for s in (0, 1) for n in ("base", "sft_fifth", "grpo")]
+    assert [(r["seed"], r["system"]) for r in lines] == [(s, n) for s in (1, 2) for n in ("base", "sft_fifth", "grpo")]
     assert all(r["config_sha"] == "c" and r["cost_seconds"] == 3 for r in lines)
+    other = json.dumps({"run": "another", "system": "grpo", "seed": 1, "mean": 4.5})
+    rows.write_text(f"{other}\n{rows.read_text()}")
+    before = rows.read_bytes()
+    headline(given, rows=str(rows))  # once more: the same rows, and those of another run stay
+    assert rows.read_bytes() == before
 
 
 def test_items_hold_what_every_answer_was_worth(tmp_path):
     given = runs(tmp_path, (GRPO, GRPO))
     line = {"response_id": f"grpo/{QUERIES[0].id}/0", "wer": 0.5, "overall": 3.0, "perplexity_heard": 20.0}
-    (Path(given[0]) / "outside.jsonl").write_text(json.dumps(line) + "\n")
+    silent = {"response_id": f"grpo/{QUERIES[1].id}/0", "text": "", "wer": 1.0, "overall": 3.0}
+    lines = [json.dumps(one) + "\n" for one in (line | {"text": "the oil"}, silent)]
+    (Path(given[0]) / "outside.jsonl").write_text("".join(lines))
     headline(given, items=str(tmp_path / "scores.jsonl.gz"))
     items = read_items(tmp_path / "scores.jsonl.gz")
     assert len(items) == 2 * 3 * 8 and {i.seed for i in items} == {1, 2}
     first = next(i for i in items if (i.system, i.seed, i.query_id) == ("grpo", 1, QUERIES[0].id))
     assert (first.score, first.swapped, first.audit, first.wer, first.topic) == (5, 1, 3, 0.12, 1)
     assert (first.outside_wer, first.naturalness, first.perplexity) == (0.5, 3, 20)
+    # Of an answer without a text of its own there is no word error, though the log says 1.
+    second = next(i for i in items if (i.system, i.seed, i.query_id) == ("grpo", 1, QUERIES[1].id))
+    assert (second.outside_wer, second.naturalness) == (None, 3)
     row = figures([i for i in items if i.system == "grpo"])
     assert (row["mean"], row["by_seed"], row["n"], row["outside_wer"]) == (2.5, [2.5, 2.5], 16, 0.5)
     assert row["perplexity"] == 20
@@ -140,6 +176,72 @@ def test_runs_are_refused_when_they_cannot_be_compared(tmp_path):
         headline(given)
     with pytest.raises(UserError, match="with summary.json; got nowhere"):
         headline(["nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ({"queries_sha": None}, "queries_sha"),
+        ({"providers": EARS | {"transcriber": "ears-2"}}, "providers"),
+        ({"audit": {**NAMES, "providers": EARS}}, "the audit's providers"),
+        ({"audit": None}, "the audit's providers"),
+    ],
+)
+def test_runs_of_other_queries_or_ears_are_no_seeds_of_one_thing(tmp_path, other, name):
+    given = runs(tmp_path, (GRPO, GRPO))
+    mend(given[1], **other)
+    with pytest.raises(UserError, match=rf"evaluated alike; .*seed1 differs from .*seed0 in {name}; evaluate"):
+        headline(given)
+
+
+def test_a_run_that_is_given_twice_is_no_second_seed(tmp_path):
+    (run, _) = runs(tmp_path, (GRPO, GRPO))
+    (tmp_path / "link").symlink_to(run)
+    for again in (run, f"{run}/", str(tmp_path / "link")):
+        with pytest.raises(UserError, match=f"runs must be folders of their own, one a seed; got {again} twice; "):
+            headline([run, again])
+
+
+def test_queries_that_were_never_asked_have_not_failed(tmp_path, monkeypatch):
+    """A run of `evaluate --limit 1` answers a pair of each factor; the other halves of the manifest counted as
+    failures. The folder may hold answers of an earlier run without a limit."""
+    (run, *_) = runs(tmp_path, (GRPO, GRPO))
+    asked = [q for q in QUERIES if q.pair_id in ("p1", "p3")]
+    sha = queries_sha(asked, {q.id: inputs_of(q, tmp_path) for q in asked})
+    systems = json.loads((Path(run) / "summary.json").read_text())["systems"]
+    for cells in systems.values():
+        cells["overall"] |= {"n": 3, "n_failed": 1}
+    mend(run, queries_sha=sha, systems=systems)
+    found = headline([run], items=str(tmp_path / "scores.jsonl.gz"))
+    grpo = found["systems"]["grpo"]
+    assert (found["n"], found["pairs"], grpo["n"], grpo["n_failed"]) == (4, 2, 4, 0)
+    assert grpo["score"]["value"] == 3.75 and len(read_items(tmp_path / "scores.jsonl.gz")) == 3 * 4  # 5, 4; 3, 3
+
+
+def test_a_manifest_that_holds_other_queries_today_is_refused(tmp_path):
+    given = runs(tmp_path, (GRPO, GRPO))
+    for run in given:
+        mend(run, queries_sha="another")
+    with pytest.raises(UserError, match=r"queries.jsonl must hold the queries that .*seed0 was about; got others"):
+        headline(given)
+    (tmp_path / "queries.jsonl").write_text("")
+    append_jsonl(tmp_path / "queries.jsonl", QUERIES[:4])
+    with pytest.raises(UserError, match=r"queries.jsonl must hold the queries that .*seed0 was about; got others"):
+        headline(given)
+
+
+def test_an_audit_or_swaps_of_earlier_answers_are_not_read(tmp_path):
+    """The folder holds the verdicts of an audit, and of swapped labels, that the summary does not tell of."""
+    given = runs(tmp_path, (GRPO, GRPO))
+    for run in given:
+        systems = json.loads((Path(run) / "summary.json").read_text())["systems"]
+        for cells in systems.values():
+            cells["overall"]["label_swap_gain"] = None
+        mend(run, audit=None, systems=systems)
+    found = headline(given, items=str(tmp_path / "scores.jsonl.gz"))
+    assert found["audit_order"]["means"] == [None] * 3 and not found["audit_order"]["holds"]
+    assert found["label_swap_gain"]["value"] is None and found["gain"]["ratio"] == 1.25
+    assert {(i.audit, i.swapped) for i in read_items(tmp_path / "scores.jsonl.gz")} == {(None, None)}
 
 
 def test_repetition_counts_word_pairs_said_before():

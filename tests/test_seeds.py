@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.seeds import Design, estimate, macro_parts
+from lightning_paras2s.bench.seeds import Design, error_of, estimate, macro_parts, rest_of, shared, shared_queries
 
 PAIRS = 48
 ONE = Design(np.repeat(np.arange(PAIRS), 2), np.array(["age"] * PAIRS))
@@ -96,3 +96,47 @@ def test_a_share_has_an_interval_where_all_or_none_succeed():
     none = statistics.macro_share({"": ([0.0] * 40, [str(i) for i in range(40)])})
     z = stats.norm.ppf(0.975) ** 2
     assert none.ci95 == pytest.approx([0, z / (40 + z)])  # Wilson's at 0 of n
+
+
+def test_pairs_without_a_score_give_no_degrees_of_freedom():
+    """Of 100 pairs two were scored: the interval counted 100, had 99 degrees of freedom and covered .62."""
+    design = Design(np.arange(100), np.repeat(["age", "gender"], 50))
+    values, known = np.full((1, 100), np.nan), np.random.default_rng(0).normal(3, 1, 24)
+    values[0, 10:34] = known
+    found = estimate(macro_parts(values, design), design)
+    # gender has no score; the interval is Student's of 24 pairs
+    assert found.ci95 == pytest.approx(stats.t.interval(0.95, 23, known.mean(), stats.sem(known)))
+    assert (found.n, found.clusters) == (24, 24) and error_of(macro_parts(values, design), design).freedom == 23
+    values[0, 14:] = np.nan
+    assert np.isnan(estimate(macro_parts(values, design), design).low)  # four pairs are too few
+    values[0, 10:34], values[0, 60] = known, 3.0
+    assert np.isnan(estimate(macro_parts(values, design), design).low)  # one pair of gender
+    assert np.isnan(error_of(macro_parts(np.full((2, 100), np.nan), design), design).standard)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_an_experiment_with_queries_and_a_seed_that_nobody_scored_is_the_one_without_them(seeds):
+    """Rows, pairs and a factor of NaN add nothing, whatever there is of them."""
+    scored = np.random.default_rng(1).normal(3, 1, (seeds, 96)) + np.arange(seeds)[:, None] / 2
+    more = Design(np.concatenate([ONE.pair_of, np.repeat(np.arange(48, 60), 2)]),
+                  np.array(["age"] * 54 + ["gender"] * 6))  # fmt: skip
+    values = np.full((seeds + 1, 120), np.nan)
+    values[:seeds, :96] = scored
+    small, large = macro_parts(scored, ONE), macro_parts(values, more)
+    assert estimate(large, more) == pytest.approx(estimate(small, ONE), rel=1e-9)
+    assert error_of(large, more) == pytest.approx(error_of(small, ONE), rel=1e-9)
+    assert rest_of(large, more) == pytest.approx(rest_of(small, ONE), rel=1e-9)
+
+
+def test_what_is_compared_has_the_same_values():
+    first, then = np.array([[1, np.nan, 3], [4, 5, np.nan]]), np.array([[1.0, 2, 3], [np.nan, 2, 3]])
+    a, b = shared(first, then)
+    assert np.isfinite(a).tolist() == np.isfinite(b).tolist() == [[True, False, True], [False, True, False]]
+    design = Design(np.arange(3), np.array(["age"] * 3))
+    assert (macro_parts(a, design) - macro_parts(b, design)).value == pytest.approx(1.0)  # 0, 0 and 3
+    with pytest.raises(AssertionError, match="of the same values"):
+        macro_parts(first, design) - macro_parts(then, design)
+    # of seeds of their own, a query counts where both have it in some seed
+    (a, b) = shared_queries(np.array([[1, np.nan, np.nan], [4, 5, np.nan], [np.nan] * 3]), then[:1])
+    assert np.isfinite(a).tolist() == [[True, False, False], [True, True, False]]
+    assert np.isfinite(b).tolist() == [[True, True, False]]

@@ -94,7 +94,7 @@ def place(tmp_path, monkeypatch) -> Path:
     append_jsonl(tmp_path / "verdicts.jsonl", [Verdict(i, "toy", score) for i, score in scores.items()])
     items = [Judged(q.id, q.pair_id, q.factor, q.styles[q.factor], 3.0, 3.0, "", "calm", 0.0, True) for q in made
              if not q.pair_id.endswith("2")]  # two pairs of each factor  # fmt: skip
-    about = {"judge": "toy", "label_source": "gold", "queries_sha": "x"}
+    about = {"judge": "toy", "rubric_sha": "", "label_source": "gold", "queries_sha": "x", "samples": 1}
     (tmp_path / "summary.json").write_text(json_text({"systems": {"grpo": summarise_system(items)}} | about))
     monkeypatch.setattr(sweep_runs, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

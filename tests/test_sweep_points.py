@@ -10,9 +10,11 @@ from lightning_paras2s.sweeping.points import (
     column,
     difference,
     first_worse,
+    gain,
     noise_of,
     part_of,
     points_of,
+    ratio,
     score,
 )
 
@@ -130,3 +132,67 @@ def test_points_of_two_judges_are_not_compared():
     then[0]["judge"] = "another"
     with pytest.raises(UserError, match="one judge and source of labels"):
         difference(first, then, ("grpo", "grpo"))
+
+
+def half_failed(seed: int) -> dict:
+    """Thirty hard pairs at 1 or 2, thirty easy ones at 4 or 5; GRPO is half a point worse on all that it answers, and
+    silent on twenty of the hard ones."""
+    random, base, grpo = np.random.default_rng(seed), {}, {}
+    for i in range(60):
+        low = 1 if i < 30 else 4
+        base[f"age/{i}"] = [float(x) for x in random.integers(low, low + 2, 2)]
+        grpo[f"age/{i}"] = [None, None] if i < 30 and i % 3 else [x - 0.5 for x in base[f"age/{i}"]]
+    about = {"status": "ok", "queries_sha": "x", "judge": "toy", "label_source": "gold"}
+    return {"point": {}, "seed": seed, "systems": {"sft": {"pairs": base}, "grpo": {"pairs": grpo}}} | about
+
+
+def test_a_system_that_fails_on_hard_queries_gains_nothing_by_it():
+    """It was told to be .3 "higher": its easy answers against all of the other's."""
+    rows_ = [half_failed(seed) for seed in (1, 2, 3)]
+    found = gain(rows_, ("grpo", "sft"))
+    assert found.value == pytest.approx(-0.5) and (found.seeds, found.pairs) == (3, 40)
+    assert gain(rows_, ("sft", "grpo")).value == pytest.approx(0.5)
+    before = [x for one in rows_ for name, pair in one["systems"]["sft"]["pairs"].items() for x in pair
+              if one["systems"]["grpo"]["pairs"][name][0] is not None]  # fmt: skip
+    assert ratio(rows_, ("grpo", "sft")).value == pytest.approx(1 - 0.5 / np.mean(before))
+    apart = difference(rows_, rows_, ("grpo", "sft"))
+    assert apart.value == pytest.approx(-0.5) and apart.pairs == 40
+
+
+def test_a_factor_that_one_system_never_answers_counts_for_neither():
+    pairs = scored(2.0, [-0.5, 0.5] * 20)
+    worse = {name: [x - 0.5 if name.startswith("gender") else None for x in of] for name, of in pairs.items()}
+    one = row(0, pairs)
+    one["systems"]["sft"] = {
+        "pairs": {name: [1.0, 1.0] if name.startswith("age") else of for name, of in pairs.items()}
+    }
+    one["systems"]["grpo"] = {"pairs": worse}
+    assert gain([one], ("grpo", "sft")).value == pytest.approx(-0.5)  # age, where SFT scores 1, is left out
+    assert difference([one], [one], ("grpo", "sft")).value == pytest.approx(-0.5)
+
+
+def test_a_difference_counts_the_pairs_and_seeds_that_were_scored():
+    """Nothing of a factor, or of a seed, is scored: the difference is that of rows without them."""
+    noise = list(np.random.default_rng(0).normal(0, 1, 40))
+
+    def seeds(shift: float) -> list[dict]:
+        return [row(k, {f"age/{i}": [shift + n + np.sin(k * i)] * 2 for i, n in enumerate(noise)}) for k in range(3)]
+
+    def with_nothing(rows_: list[dict]) -> list[dict]:
+        nothing = {f"gender/{i}": [None, None] for i in range(9)}
+        found = [row(one["seed"], one["systems"]["grpo"]["pairs"] | nothing) for one in rows_]
+        return [*found, row(9, dict.fromkeys(found[0]["systems"]["grpo"]["pairs"], [None, None]))]
+
+    few = difference(seeds(3.0), seeds(2.0), ("grpo", "grpo"))
+    many = difference(with_nothing(seeds(3.0)), with_nothing(seeds(2.0)), ("grpo", "grpo"))
+    assert many == pytest.approx(few, rel=1e-9) and (many.seeds, many.pairs) == (3, 40) and np.isfinite(many.low)
+    unscored = [row(k, {f"age/{i}": [x if i < 39 else None for x in (2.0 + n,) * 2] for i, n in enumerate(noise)})
+                for k in range(3)]  # fmt: skip
+    assert difference(seeds(3.0), unscored, ("grpo", "grpo")).verdict == "no interval"  # 39 pairs
+
+
+def test_noise_of_a_point_with_one_scored_pair_in_a_factor_is_not_known():
+    pairs = scored(2.0, [0.0] * 10)
+    left = {name for name in pairs if name.startswith("age") or name == "gender/0"}
+    found = [row(k, {n: [x + k if n in left else None for x in of] for n, of in pairs.items()}) for k in range(2)]
+    assert np.isnan(noise_of(found, "grpo")) and np.isnan(difference(found, found, ("grpo", "grpo")).low)

@@ -18,23 +18,27 @@ from numpy.typing import NDArray
 from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.queries.manifest import read_queries
-from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value
-from lightning_paras2s.bench.summary import Judged, accurate_pairs, judged, rounded, scores_of
+from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
+from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
+from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import Log
-from lightning_paras2s.types import Evidence, Response, Verdict, finite, response_id
+from lightning_paras2s.running.logs import Log, read_summary, replace_file
+from lightning_paras2s.running.origins import inputs_of, queries_sha
+from lightning_paras2s.types import Evidence, Query, Response, finite, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
-SAME = ("judge", "rubric_sha", "label_source", "samples")
+SAME = ("judge", "rubric_sha", "label_source", "samples", "manifest")
+ALIKE = ("queries_sha", "providers")  # not in the oldest summaries
 ROW = ("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer")
 METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition")
 
 
 class Evaluation(NamedTuple):
-    """One folder of `evaluate`: system -> metric -> values [Q], NaN = not known; and what is not a mean. `items`: every
-    answer of every system, its seed still 0."""
+    """One folder of `evaluate`: the queries it was about; system -> metric -> values [Q], NaN = not known; and what is
+    not a mean. `items`: every answer of every system, its seed still 0."""
 
+    queries: list[Query]
     values: dict[str, dict[str, NDArray]]
     transcripts: dict[str, list[str]]
     summary: dict[str, Any]
@@ -55,21 +59,23 @@ def headline(
     """Print what several seeds of one experiment show, as JSON with --json.
 
     Args:
-        runs: folders of `evaluate`, one a seed, over the same manifest.
+        runs: folders of `evaluate`, one a seed, over the same queries and with the same ears.
         sft: name of the system that GRPO started from.
         grpo: name of the system that it became.
         base: name of the system before SFT.
         full: name of the system of SFT on all demonstrations.
         topline: name of the system that is told the label.
-        rows: append one JSON line a run and system to this file (results/headline.jsonl).
+        rows: write one JSON line a run and system to this file (results/headline.jsonl), in place of those that it
+            holds of the same run and system; the first run is seed 1.
         items: write what every answer was worth to this file (results/scores.jsonl.gz); in it, the rows of the same
             systems and seeds (the first run is seed 1) are replaced.
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
+    check_own(runs)
     found = [read_evaluation(Path(run)) for run in runs]
-    queries = read_queries(found[0].summary["manifest"], None)
     check_same(runs, found, (sft, grpo))
+    queries = found[0].queries
     names = [n for n in (base, sft, full, grpo, topline) if all(n in e.values for e in found)]
     design = design_of(queries)
     result = {"runs": list(runs), "seeds": len(found), "n": len(queries), "pairs": len(design.factor_of)}
@@ -83,7 +89,7 @@ def headline(
     for metric in ("label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition"):
         result[metric] = difference(found, design, grpo, sft, metric)
     if rows is not None:
-        append_rows(Path(rows), runs, found, names)
+        write_rows(Path(rows), runs, found, names)
     if items is not None:
         write_items(Path(items), [replace(i, seed=seed) for seed, e in enumerate(found, 1) for i in e.items])
     return result
@@ -93,12 +99,14 @@ def read_evaluation(run: Path) -> Evaluation:
     """What a finished `evaluate` left in its folder."""
     if not (run / "summary.json").is_file():
         raise UserError(f"a run must be a folder of `evaluate` with summary.json; got {run}; finish it first")
-    summary = json.loads((run / "summary.json").read_text())
-    queries, log = read_queries(summary["manifest"], None), Log(run)
+    summary = read_summary(run / "summary.json", ("systems", *SAME))
+    queries, log = queries_of(run, summary), Log(run)
     responses = {r.id: r for r in log.read("responses", Response)}
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
-    scores, swaps, audit = (own_scores(Log(folder), name, summary) for folder, name in
-                            ((run, "verdicts"), (run, "swaps"), (run / "audit", "verdicts")))  # fmt: skip
+    # Logs that the summary does not tell of may be of earlier answers.
+    swapped = any(cells[OVERALL]["label_swap_gain"] is not None for cells in summary["systems"].values())
+    scores, swaps = own_scores(log, "verdicts", summary), own_scores(log, "swaps", summary) if swapped else {}
+    audit = own_scores(Log(run / "audit"), "verdicts", summary["audit"]) if "audit" in summary else {}
     values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
@@ -112,14 +120,39 @@ def read_evaluation(run: Path) -> Evaluation:
         rows += [replace(item, **outside.get(ids[item.query_id][0], {})) for item in made]
         transcripts[system] = [item.transcript for item in items]
         shas[system] = next((r.config_sha for r in responses.values() if r.system == system), "")
-    return Evaluation(values, transcripts, summary, shas, rows)
+    return Evaluation(queries, values, transcripts, summary, shas, rows)
+
+
+def queries_of(run: Path, summary: dict[str, Any]) -> list[Query]:
+    """The queries that a run was about: the manifest's, or the first pairs of each factor (`limit` of `evaluate`).
+
+    Raises:
+        UserError: the manifest holds others today.
+    """
+    manifest = summary["manifest"]
+    asked = max(cells[OVERALL]["n"] + cells[OVERALL]["n_failed"] for cells in summary["systems"].values())
+    found = first_of(read_queries(manifest, None), asked)
+    made = queries_sha(found, {q.id: inputs_of(q, Path(manifest).parent) for q in found})
+    if len(found) != asked or summary.get("queries_sha", made) != made:
+        raise UserError(f"{manifest} must hold the queries that {run} was about; got others; run `evaluate` again")
+    return found
+
+
+def first_of(queries: list[Query], count: int) -> list[Query]:
+    """As few of the first pairs of each factor as hold `count` queries, or all."""
+    places: dict[str, dict[str, int]] = {}
+    places_of = [(pairs := places.setdefault(q.factor, {})).setdefault(q.pair, len(pairs)) for q in queries]
+    last = max(sorted(places_of)[:count], default=-1)
+    return [q for q, place in zip(queries, places_of, strict=True) if place <= last]
 
 
 def heard_outside(run: Path) -> dict[str, dict[str, float | None]]:
-    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened."""
+    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened. An answer
+    without a text of its own has no word error rate: the log's is of its words against none."""
     names = {"wer": "outside_wer", "overall": "naturalness", "perplexity_heard": "perplexity"}
     lines = [json.loads(line) for path in sorted(run.glob("outside*.jsonl")) for line in path.read_text().splitlines()]
-    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in lines}
+    told = [row if row.get("text") else row | {"wer": None} for row in lines]
+    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in told}
 
 
 def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
@@ -127,12 +160,6 @@ def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
     known |= {"topic": float(row.topic), "topic_written": row.topic_written}
     about = (row.query_id, row.pair_id, row.factor, row.style)
     return Item(system, 0, *about, **{k: rounded(v) for k, v in known.items()}, tone=row.tone, status=status)
-
-
-def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:
-    """Response id -> scores by the summary's judge, guideline and labels."""
-    mine = tuple(summary[key] for key in ("judge", "rubric_sha", "label_source"))
-    return scores_of(v for v in log.read(name, Verdict) if (v.judge, v.rubric_sha, v.label_source) == mine)
 
 
 def item_metrics(items: list[Judged]) -> dict[str, NDArray]:
@@ -161,14 +188,29 @@ def repetition(transcript: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
+def check_own(runs: list[str]) -> None:
+    places = [Path(run).resolve() for run in runs]
+    if twice := [run for i, run in enumerate(runs) if places[i] in places[:i]]:
+        raise UserError(f"runs must be folders of their own, one a seed; got {twice[0]} twice; name each once")
+
+
 def check_same(runs: list[str], found: list[Evaluation], needed: tuple[str, ...]) -> None:
     for run, evaluation in zip(runs, found, strict=True):
         missing = [name for name in needed if name not in evaluation.values]
         if missing:
             raise UserError(f"{run} must hold the systems {', '.join(needed)}; got {', '.join(evaluation.values)}")
-        differing = [k for k in (*SAME, "manifest") if evaluation.summary[k] != found[0].summary[k]]
-        if differing:
-            raise UserError(f"all runs must be evaluated alike; {run} differs from {runs[0]} in {', '.join(differing)}")
+        about, first = about_of(evaluation.summary), about_of(found[0].summary)
+        if differing := [key for key in about if about[key] != first[key]]:
+            raise UserError(
+                f"all runs must be evaluated alike; {run} differs from {runs[0]} in {', '.join(differing)}; evaluate "
+                "them alike, or take a headline of each"
+            )
+
+
+def about_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run comparable, by name; None where a summary does not tell."""
+    audit = summary.get("audit", {}).get("providers")
+    return {key: summary.get(key) for key in (*SAME, *ALIKE)} | {"the audit's providers": audit}
 
 
 def stack(found: list[Evaluation], system: str, metric: str) -> NDArray:
@@ -194,33 +236,39 @@ def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[s
 
 
 def difference(found: list[Evaluation], design: Design, a: str, b: str, metric: str) -> dict:
-    """Metric of a - metric of b, with its interval and p, both over pairs and seeds."""
-    first, second = (macro_parts(stack(found, name, metric), design) for name in (a, b))
+    """Metric of a - metric of b where both are known, with its interval and p, both over pairs and seeds."""
+    first, second = parts_of_two(found, design, (a, b), metric)
     return figure(first - second, design) | {"p": rounded(p_value(first - second, design))}
 
 
+def parts_of_two(found: list[Evaluation], design: Design, names: tuple[str, str], metric: str) -> list[Parts]:
+    """A metric of two systems, of the answers of which it is known of both."""
+    return [macro_parts(v, design) for v in shared(*(stack(found, name, metric) for name in names))]
+
+
 def gain(found: list[Evaluation], design: Design, grpo: str, sft: str) -> dict[str, Any]:
-    """Score of GRPO / score of SFT; p is that of a ratio of 1."""
-    after, before = (macro_parts(stack(found, name, "score"), design) for name in (grpo, sft))
+    """Score of GRPO / score of SFT where both are scored; p is that of a ratio of 1."""
+    after, before = parts_of_two(found, design, (grpo, sft), "score")
     ratio, p = figure(after / before, design), rounded(p_value(after / before, design, 1.0))
-    holds = ratio["value"] >= RATIO and p is not None and p < 0.05
+    holds = p is not None and p < 0.05 and ratio["value"] >= RATIO
     return {"ratio": ratio["value"], "ci95": ratio["ci95"], "p": p, "holds": holds}
 
 
 def audit_order(found: list[Evaluation], design: Design, order: list[str]) -> dict[str, Any]:
     """Does the audit rank the systems as they should be, and is each step's interval above 0?"""
-    audits = [macro_parts(stack(found, name, "audit"), design) for name in order]
-    steps = [figure(after - before, design) for before, after in zip(audits, audits[1:], strict=False)]
+    twos = [parts_of_two(found, design, names, "audit") for names in zip(order[1:], order, strict=False)]
+    steps = [figure(after - before, design) for after, before in twos]
     holds = all(step["value"] is not None and step["value"] > 0 for step in steps)
     sure = all(step["ci95"][0] is not None and step["ci95"][0] > 0 for step in steps)
-    means = [rounded(a.value) for a in audits]
+    means = [rounded(macro_parts(stack(found, name, "audit"), design).value) for name in order]
     return {"systems": order, "means": means, "steps": steps, "holds": holds, "each_step_sure": sure}
 
 
-def append_rows(path: Path, runs: list[str], found: list[Evaluation], names: list[str]) -> None:
-    """One line a run and system: what it is and what it scored; `seed` counts the runs."""
+def write_rows(path: Path, runs: list[str], found: list[Evaluation], names: list[str]) -> None:
+    """One line a run and system: what it is and what it scored; `seed` counts the runs, from 1. Those of other runs and
+    systems stay."""
     lines = []
-    for seed, (run, evaluation) in enumerate(zip(runs, found, strict=True)):
+    for seed, (run, evaluation) in enumerate(zip(runs, found, strict=True), 1):
         for name in names:
             cell = evaluation.summary["systems"][name]["overall"]
             audit = evaluation.summary.get("audit", {}).get("systems", {}).get(name, {}).get("overall", {})
@@ -228,6 +276,7 @@ def append_rows(path: Path, runs: list[str], found: list[Evaluation], names: lis
             heard = {"audit_mean": audit.get("mean"), "audit_ci95": audit.get("ci95")}
             about = {"run": run, "config_sha": evaluation.config_sha[name], "seed": seed, "system": name}
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write("".join(json.dumps(finite(line), allow_nan=False) + "\n" for line in lines))
+    made = {(line["run"], line["system"]) for line in lines}
+    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    kept = [row for row in kept if (row["run"], row["system"]) not in made]
+    replace_file(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in (*kept, *lines)))

@@ -87,7 +87,7 @@ def service(runs: Runs, names: dict[tuple[str, str], str]) -> dict[str, dict[str
     """What an answer costs and how long it takes: heading -> system -> cell."""
     columns: dict[str, dict[str, str]] = {"first sound, s": {}, "answer, s": {}, "USD an answer": {}}
     for (run, system), name in names.items():
-        rows = [r for (_, s), r in runs[run].responses.items() if s == system] if run in runs else []
+        rows = [r for r in runs[run].answers if r.system == system] if run in runs else []
         columns["first sound, s"][name] = seconds_cell(rows, "first_audio_seconds")
         columns["answer, s"][name] = seconds_cell(rows, "total_seconds")
         columns["USD an answer"][name] = cost_cell(rows)
@@ -137,6 +137,7 @@ def half_html(runs: Runs, names: dict[tuple[str, str], str], query: Query) -> st
 def answer_html(run: Listening, response: Response, style: str) -> str:
     found = run.answer(response, True)
     score = "unscored" if found["score"] is None else f"score {found['score']:g}"
+    score += f", mean of {found['verdicts']} verdicts" if found["verdicts"] > 1 else ""
     notes = [score, found["tone"], "" if found["status"] == "ok" else f"status: {found['status']}"]
     tags = "".join(f"<span class=tag>{escape(note)}</span>" for note in notes if note)
     words = f"“{found['transcript']}”" if found["transcript"] else "no words were heard"

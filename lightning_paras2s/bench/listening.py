@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import soundfile
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.summary import UNLABELLED
+from lightning_paras2s.bench.summary import UNLABELLED, mean_score
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
+from lightning_paras2s.bench.verdicts import own_verdicts
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.turns import Turn
-from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Evidence, Query, Response, Verdict, read_jsonl, response_id
 
 ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III", "audio/mpeg"),
@@ -28,20 +30,21 @@ ENCODINGS = {
 
 
 class Listening:
-    """What a page can show and play of a run, read from its folder; `clips` counts what was played into one."""
+    """What a page can show and play of a run, read from its folder; `clips` counts what was played into one.
+
+    Of several samples the first is played, and its score is the mean of the verdicts on all, as in the summary.
+    """
 
     def __init__(self, run: Path, summary: dict[str, Any], manifest: Path, encoding: str) -> None:
         log = Log(run)
         self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
         self.queries = {q.id: q for q in read_jsonl(manifest, Query)}
-        responses = [r for r in log.read("responses", Response) if r.system in summary["systems"] and r.sample == 0]
-        self.responses = {(r.query_id, r.system): r for r in responses if r.query_id in self.queries}
+        self.samples = summary.get("samples", 1)
+        known = [r for r in log.read("responses", Response) if r.system in summary["systems"]]
+        self.answers = [r for r in known if r.query_id in self.queries and r.sample < self.samples]
+        self.responses = {(r.query_id, r.system): r for r in self.answers if r.sample == 0}
         self.evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
-        mine = (summary["judge"], summary["rubric_sha"], summary["label_source"])
-        pick = lambda name: {  # noqa: E731
-            v.response_id: v for v in log.read(name, Verdict) if (v.judge, v.rubric_sha, v.label_source) == mine
-        }
-        self.verdicts, self.swaps = pick("verdicts"), pick("swaps")
+        self.verdicts, self.swaps = (by_answer(own_verdicts(log, name, summary)) for name in ("verdicts", "swaps"))
 
     def pairs(self, max_pairs: int) -> tuple[list[list[Query]], set[str]]:
         """Contrast pairs with answers, by factor; and the ids of those with audio, at most so many a factor, evenly
@@ -60,12 +63,12 @@ class Listening:
         return pairs, heard
 
     def score_counts(self, systems: list[str]) -> dict[str, dict[str, int]]:
-        """System -> score -> how often, over all responses."""
+        """System -> score -> how often it was given, over all answers and their verdicts."""
         counts: dict[str, dict[str, int]] = {name: {} for name in systems}
-        for (_, system), response in self.responses.items():
-            verdict = self.verdicts.get(response.id)
-            score = "-" if verdict is None or verdict.score is None else str(round(verdict.score))
-            counts[system][score] = counts[system].get(score, 0) + 1
+        for response in self.answers:
+            for given in [v.score for v in self.verdicts.get(response.id, ())] or [None]:
+                score = "-" if given is None else str(round(given))
+                counts[response.system][score] = counts[response.system].get(score, 0) + 1
         return counts
 
     def pair(self, halves: list[Query], systems: list[str], heard: bool) -> dict[str, Any]:
@@ -95,19 +98,27 @@ class Listening:
         )
 
     def answer(self, response: Response, heard: bool) -> dict[str, Any]:
-        evidence, verdict = self.evidence.get(response.id), self.verdicts.get(response.id)
-        swap = self.swaps.get(response.id)
+        """What was heard of an answer; its score is the mean over the samples, of so many `verdicts`."""
+        evidence, about = self.evidence.get(response.id), self.of(self.verdicts, response)
+        scored = [v for v in about if v.score is not None]
+        verdict = next(iter([*scored, *about]), None)
         return {
             "system": response.system,
             "text": response.text or "",
             "transcript": evidence.transcript if evidence else "",
             "tone": (evidence.tone_raw or evidence.tone) if evidence else "",
-            "score": verdict.score if verdict else None,
+            "score": mean_of(about),
+            "verdicts": len(scored),
             "reason": verdict.reason if verdict else "",
             "status": verdict.status if verdict else response.status,
-            "swap": swap.score if swap else None,
+            "swap": mean_of(self.of(self.swaps, response)),
             **self.clip(self.run, response.audio, heard),
         }
+
+    def of(self, verdicts: dict[str, list[Verdict]], response: Response) -> list[Verdict]:
+        """Those on all samples of a response's system and query."""
+        ids = [response_id(response.system, response.query_id, sample) for sample in range(self.samples)]
+        return [v for i in ids for v in verdicts.get(i, ())]
 
     def clip(self, folder: Path, name: str, heard: bool) -> dict[str, Any]:
         """`name` is the recording's place in its folder; "" where there is none."""
@@ -119,6 +130,19 @@ class Listening:
             return {"file": name}
         self.clips += 1
         return {"file": name, "audio": encode(audio, self.encoding), "seconds": round(audio.seconds, 3)}
+
+
+def by_answer(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.response_id, []).append(verdict)
+    return found
+
+
+def mean_of(verdicts: Iterable[Verdict]) -> float | None:
+    """The mean score to show; None where none is scored."""
+    mean = mean_score(v.score for v in verdicts)
+    return round(mean, 2) if math.isfinite(mean) else None
 
 
 def encode(audio: Audio, encoding: str) -> str:

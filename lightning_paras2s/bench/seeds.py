@@ -2,7 +2,7 @@
 
 Their variance has three parts (Owen 2007, "The pigeonhole bootstrap", section 2): of pairs, of seeds, and of what is in
 neither. With few seeds the t of a seed's few degrees of freedom counts (Satterthwaite 1946): three seeds that differ
-say little.
+say little. Pairs and seeds without a score are none: they give an error no degrees of freedom.
 """
 
 from __future__ import annotations
@@ -27,23 +27,54 @@ class Design(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """A mean, and what each seed and pair adds to its error [S, P] (sums to 0)."""
+    """A mean, what each seed and pair adds to its error [S, P] (sums to 0), and how many values they have [S, P].
+
+    Those of two systems are compared only where both have the same values (`shared`, `shared_queries`): a system that
+    fails on hard queries would else be compared by its easy ones.
+    """
 
     value: float
     errors: NDArray
+    counts: NDArray
+
+    @property
+    def pairs(self) -> NDArray:
+        """Which pairs have a value, [P]."""
+        return self.counts.any(0)
+
+    @property
+    def seeds(self) -> NDArray:
+        """Which seeds have a value, [S]."""
+        return self.counts.any(1)
 
     def __sub__(self, other: Parts) -> Parts:
-        return Parts(self.value - other.value, self.errors - other.errors)
+        assert np.array_equal(self.counts, other.counts), "a difference must be of the same values"
+        return Parts(self.value - other.value, self.errors - other.errors, self.counts)
 
     def __truediv__(self, other: Parts) -> Parts:
         """The ratio, linearised."""
+        assert np.array_equal(self.counts, other.counts), "a ratio must be of the same values"
         ratio = self.value / other.value
-        return Parts(ratio, (self.errors - ratio * other.errors) / other.value)
+        return Parts(ratio, (self.errors - ratio * other.errors) / other.value, self.counts)
 
 
 def design_of(queries: list[Query]) -> Design:
     names, pair_of = np.unique([f"{q.factor}/{q.pair_id}" for q in queries], return_inverse=True)
     return Design(pair_of, np.array([name.split("/", 1)[0] for name in names]))
+
+
+def shared(*values: NDArray) -> list[NDArray]:
+    """[S, Q] each, the seeds the same: NaN wherever one of them is, so that all have the same queries in every seed."""
+    known = np.isfinite(values).all(0)
+    return [np.where(known, of, np.nan) for of in values]
+
+
+def shared_queries(*values: NDArray) -> list[NDArray]:
+    """[S, Q] each, of seeds of their own: NaN at each query that one of them has in no seed; seeds without a value are
+    left out."""
+    known = np.all([np.isfinite(of).any(0) for of in values], 0)
+    masked = [np.where(known, of, np.nan) for of in values]
+    return [of[np.isfinite(of).any(1)] for of in masked]
 
 
 def macro_parts(values: NDArray, design: Design) -> Parts:
@@ -61,7 +92,7 @@ def macro_parts(values: NDArray, design: Design) -> Parts:
         total = counts[:, of].sum()
         means.append(sums[:, of].sum() / total)
         errors[:, of] = (sums[:, of] - counts[:, of] * means[-1]) / (total * len(factors))
-    return Parts(float(np.mean(means)) if means else float("nan"), errors)
+    return Parts(float(np.mean(means)) if means else float("nan"), errors, counts)
 
 
 class Error(NamedTuple):
@@ -76,7 +107,7 @@ def estimate(parts: Parts, design: Design) -> Estimate:
     error = error_of(parts, design)
     half = stats.t.ppf(0.975, error.freedom) * error.standard
     ends = float(parts.value - half), float(parts.value + half)
-    return Estimate(parts.value, *ends, parts.errors.size, parts.errors.shape[1])
+    return Estimate(parts.value, *ends, int((parts.counts > 0).sum()), int(parts.pairs.sum()))
 
 
 def p_value(parts: Parts, design: Design, null: float = 0.0) -> float:
@@ -88,12 +119,11 @@ def p_value(parts: Parts, design: Design, null: float = 0.0) -> float:
 
 def error_of(parts: Parts, design: Design) -> Error:
     """None (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several seeds), one pair in a factor, or
-    without variation. With one seed it holds for that seed."""
-    seeds, pairs = parts.errors.shape
+    without variation. With one seed it holds for that seed. Pairs, seeds and factors without a value don't count."""
+    seeds, pairs = int(parts.seeds.sum()), int(parts.pairs.sum())
     by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
     variances, freedoms = [], []
-    for factor in np.unique(design.factor_of):
-        of = design.factor_of == factor
+    for of in known_pairs(parts, design):
         count = int(of.sum())
         if count < 2:
             return Error(np.nan, np.nan)
@@ -113,11 +143,21 @@ def error_of(parts: Parts, design: Design) -> Error:
 
 
 def rest_of(parts: Parts, design: Design) -> float:
-    """The variance that is neither the pairs' nor the seeds', and that both of theirs hold; 0 with one seed."""
-    seeds, rest = len(parts.errors), 0.0
-    for factor in np.unique(design.factor_of) if seeds > 1 else ():
-        error = parts.errors[:, design.factor_of == factor]
+    """The variance that is neither the pairs' nor the seeds', and that both of theirs hold; 0 with one seed, NaN with
+    one pair in a factor."""
+    errors, rest = parts.errors[parts.seeds], 0.0
+    seeds = len(errors)
+    for of in known_pairs(parts, design) if seeds > 1 else ():
+        error = errors[:, of]
         count = error.shape[1]
+        if count < 2:
+            return np.nan
         error = error - error.mean(0) - error.mean(1, keepdims=True) + error.mean()
         rest += (error**2).sum() * count / (count - 1) * seeds / (seeds - 1)
     return float(rest)
+
+
+def known_pairs(parts: Parts, design: Design) -> list[NDArray]:
+    """Which pairs with a value each factor has, [P]; factors without any are left out."""
+    found = [(design.factor_of == factor) & parts.pairs for factor in np.unique(design.factor_of)]
+    return [of for of in found if of.any()]

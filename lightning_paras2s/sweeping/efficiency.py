@@ -12,9 +12,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lightning_paras2s.bench.seeds import Design, Parts
-from lightning_paras2s.sweeping.points import Metric, Row, parts_of, told_by
+from lightning_paras2s.bench.seeds import Design, Parts, macro_parts, shared, shared_queries
+from lightning_paras2s.sweeping.points import Metric, Row, pooled, told_by
 
 TRIED = 100  # amounts between two of the curve, evenly spread in their logarithm
 
@@ -48,7 +49,7 @@ class Times(NamedTuple):
 
 
 class Bracket(NamedTuple):
-    """The curve between two amounts, and the score to reach, in the seeds that all three have."""
+    """The curve between two amounts, and the score to reach, in the seeds and of the answers that all three have."""
 
     low: float
     high: float
@@ -60,7 +61,8 @@ class Bracket(NamedTuple):
         """The score to reach less the curve's at an amount."""
         share = float(np.log(at / self.low) / np.log(self.high / self.low))
         low, high = self.at_low, self.at_high
-        curve = Parts((1 - share) * low.value + share * high.value, (1 - share) * low.errors + share * high.errors)
+        value = (1 - share) * low.value + share * high.value
+        curve = Parts(value, (1 - share) * low.errors + share * high.errors, low.counts)
         return self.reached - curve
 
 
@@ -69,7 +71,8 @@ def times_fewer(
 ) -> Times | None:
     """How many times `amount` the second system needs for the first one's score there; None with fewer than two seeds.
 
-    Runs are paired by seed and query. Amounts of fewer than two of the seeds are left out of the curve.
+    Runs are paired by seed and query: an answer counts only where all that it is compared with are scored. Amounts of
+    fewer than two of the seeds are left out of the curve.
 
     Args:
         curve: amount -> rows, which hold both systems.
@@ -77,24 +80,26 @@ def times_fewer(
     own = {row["seed"] for row in curve.get(amount, ())}
     seeds = {a: own & {row["seed"] for row in rows} for a, rows in curve.items()}
     amounts = sorted(a for a, of in seeds.items() if len(of) > 1)
-    shared = [seeds[low] & seeds[high] for low, high in pairwise(amounts)]
-    if amount not in amounts or not shared or min(map(len, shared)) < 2:
+    common = [seeds[low] & seeds[high] for low, high in pairwise(amounts)]
+    if amount not in amounts or not common or min(map(len, common)) < 2:
         return None
 
-    def parts(at: float, system: str, of: set[int]) -> Parts:
+    def values(at: float, system: str, of: set[int]) -> NDArray:
         rows = sorted((row for row in curve[at] if row["seed"] in of), key=lambda row: row["seed"])
-        return parts_of(rows, system, metric)[0]
+        return pooled(rows, system, metric)[0]
 
-    brackets = [
-        Bracket(low, high, parts(low, systems[1], of), parts(high, systems[1], of), parts(amount, systems[0], of))
-        for (low, high), of in zip(pairwise(amounts), shared, strict=True)
-    ]
-    design = parts_of(curve[amount], systems[0], metric)[1]
-    scores = [parts(a, systems[1], seeds[a]).value for a in amounts]
-    value = crossing(amounts, scores, parts(amount, systems[0], own).value)
+    design = pooled(curve[amount], systems[0], metric)[1]
+    brackets = []
+    for (low, high), of in zip(pairwise(amounts), common, strict=True):
+        three = values(low, systems[1], of), values(high, systems[1], of), values(amount, systems[0], of)
+        brackets.append(Bracket(low, high, *(macro_parts(one, design) for one in shared(*three))))
+    whole = shared_queries(*(values(a, systems[1], seeds[a]) for a in amounts), values(amount, systems[0], own))
+    *scores, score = (macro_parts(one, design).value for one in whole)
+    value = crossing(amounts, scores, score)
     low, high = accepted(brackets, design, value)
     ends = amounts[0] / amount, amounts[-1] / amount
-    return Times(value / amount, low / amount, high / amount, *ends, min(map(len, shared)), len(design.factor_of))
+    known = [(int(b.reached.seeds.sum()), int(b.reached.pairs.sum())) for b in brackets]
+    return Times(value / amount, low / amount, high / amount, *ends, *map(min, zip(*known, strict=True)))
 
 
 def crossing(amounts: Sequence[float], scores: Sequence[float], score: float) -> float:

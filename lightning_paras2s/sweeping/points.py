@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_paras2s.bench.seeds import MIN_OF_SEEDS, Design, Parts, error_of, estimate, macro_parts, rest_of
+from lightning_paras2s.bench.seeds import (
+    MIN_OF_SEEDS,
+    Design,
+    Parts,
+    error_of,
+    estimate,
+    known_pairs,
+    macro_parts,
+    rest_of,
+    shared,
+    shared_queries,
+)
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.sweeping.rows import rows_in
@@ -164,10 +175,10 @@ def apart(first: Sequence[float], then: Sequence[float]) -> Estimate:
 
 def noise_of(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> float:
     """How much of the variance of a point's scores over its seeds is that of a test of so few queries, 0 to 1: more
-    queries would take it away, and more steps hardly. NaN where seeds don't differ."""
+    queries would take it away, and more steps hardly. NaN where seeds don't differ, or a factor has one pair."""
     values, design = pooled(rows, system, metric)
     of_seeds = seed_variance(values, design)[0]
-    return min(1.0, rest_of(macro_parts(values, design), design) / of_seeds) if of_seeds else np.nan
+    return float(np.minimum(1.0, rest_of(macro_parts(values, design), design) / of_seeds)) if of_seeds else np.nan
 
 
 def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimate:
@@ -179,7 +190,8 @@ def score(rows: Sequence[Row], system: str, metric: Metric = "pairs") -> Estimat
 def difference(
     first: Sequence[Row], then: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs"
 ) -> Difference:
-    """Score of `first` - score of `then`, each the mean of its seeds, paired by query.
+    """Score of `first` - score of `then`, each the mean of its seeds, paired by query: one that either point has in no
+    seed counts for neither.
 
     Seeds are not paired, although those of the same number may share draws: what they add to the variance is added for
     each point, which makes the interval wider where they go together. With several seeds and fewer than `MIN_OF_SEEDS`
@@ -195,40 +207,43 @@ def difference(
         raise UserError("two points must have answered the same pairs to be compared; got others; run them again")
     if len(judged := {(rows[0]["judge"], rows[0]["label_source"]) for rows in (first, then)}) > 1:
         raise UserError(f"two points must have one judge and source of labels; got {sorted(judged)}; judge one again")
+    a, b = shared_queries(a, b)
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
-    spread = [pair_variance(parts.errors[0], design), *(seed_variance(values, design) for values in (a, b))]
+    spread = [pair_variance(parts, design), *(seed_variance(values, design) for values in (a, b))]
     rests = [(rest_of(macro_parts(values, design), design), rest_freedom(values, design)) for values in (a, b)]
     variance, freedom = combined(spread[:1], spread[1:], rests)
-    enough = max(len(a), len(b)) == 1 or len(design.factor_of) >= MIN_OF_SEEDS
+    pairs = int(parts.pairs.sum())
+    enough = max(len(a), len(b)) == 1 or pairs >= MIN_OF_SEEDS
     reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance) if variance > 0 and enough else np.nan
     detectable = detectable_difference(float(np.sqrt(variance)), freedom=freedom)
-    pairs = len(design.factor_of)
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
 
 
 def gain(rows: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs") -> Difference:
     """Score of the first system - score of the other in the same runs, paired by query and by seed: what a run's stages
-    share (a supervised policy) is in both."""
-    (first, design), (then, _) = (parts_of(rows, name, metric) for name in systems)
+    share (a supervised policy) is in both, and an answer counts only where the other system's is scored, too."""
+    first, then, design = parts_of_two(rows, systems, metric)
     return told_by(first - then, design)
 
 
 def ratio(rows: Sequence[Row], systems: tuple[str, str], metric: Metric = "pairs") -> Estimate:
     """Score of the first system / score of the other in the same runs, likewise; linearised."""
-    (first, design), (then, _) = (parts_of(rows, name, metric) for name in systems)
+    first, then, design = parts_of_two(rows, systems, metric)
     return estimate(first / then, design)
 
 
-def parts_of(rows: Sequence[Row], system: str, metric: Metric) -> tuple[Parts, Design]:
-    values, design = pooled(rows, system, metric)
-    return macro_parts(values, design), design
+def parts_of_two(rows: Sequence[Row], systems: tuple[str, str], metric: Metric) -> tuple[Parts, Parts, Design]:
+    """Of two systems in the same runs, where both have a score."""
+    (first, design), (then, _) = (pooled(rows, name, metric) for name in systems)
+    return *(macro_parts(values, design) for values in shared(first, then)), design
 
 
 def told_by(parts: Parts, design: Design) -> Difference:
     """A difference whose seeds are paired, too."""
     found, error = estimate(parts, design), error_of(parts, design)
-    return Difference(*found[:3], detectable_difference(error.standard, freedom=error.freedom), *parts.errors.shape)
+    detectable = detectable_difference(error.standard, freedom=error.freedom)
+    return Difference(*found[:3], detectable, int(parts.seeds.sum()), int(parts.pairs.sum()))
 
 
 def combined(pairs: list[Part], seeds: list[Part], rests: list[Part]) -> Part:
@@ -253,27 +268,29 @@ def satterthwaite(variance: float, parts: list[Part]) -> float:
 
 
 def rest_freedom(values: NDArray, design: Design) -> int:
-    """Of the seeds' [S, Q] rest: pairs within their factor times seeds."""
-    return (len(values) - 1) * (len(design.factor_of) - len(np.unique(design.factor_of)))
+    """Of the seeds' [S, Q] rest: pairs within their factor times seeds, of those that have a score."""
+    parts = macro_parts(values, design)
+    return (int(parts.seeds.sum()) - 1) * sum(int(of.sum()) - 1 for of in known_pairs(parts, design))
 
 
-def pair_variance(errors: NDArray, design: Design) -> tuple[float, float]:
-    """Variance that the draw of pairs [P] gives a mean, and its degrees of freedom (Satterthwaite 1946); NaN with too
-    few pairs to know it."""
-    counts = {factor: int((design.factor_of == factor).sum()) for factor in np.unique(design.factor_of)}
-    if len(design.factor_of) < MIN_CLUSTERS or min(counts.values()) < 2:
+def pair_variance(parts: Parts, design: Design) -> tuple[float, float]:
+    """Variance that the draw of pairs gives the mean of one row of scores [1, Q], and its degrees of freedom
+    (Satterthwaite 1946); NaN with too few scored pairs to know it."""
+    known = known_pairs(parts, design)
+    counts = [int(of.sum()) for of in known]
+    if sum(counts) < MIN_CLUSTERS or min(counts) < 2:
         return np.nan, np.nan
-    of = {factor: float((errors[design.factor_of == factor] ** 2).sum()) * n / (n - 1) for factor, n in counts.items()}
-    variance = sum(of.values())
-    return variance, variance**2 / sum(v**2 / (counts[f] - 1) for f, v in of.items()) if variance else 0.0
+    found = [float((parts.errors[0][of] ** 2).sum()) * n / (n - 1) for of, n in zip(known, counts, strict=True)]
+    variance = sum(found)
+    return variance, variance**2 / sum(v**2 / (n - 1) for v, n in zip(found, counts, strict=True)) if variance else 0.0
 
 
 def seed_variance(values: NDArray, design: Design) -> tuple[float, float]:
     """Variance of the mean over seeds [S, Q], and its degrees of freedom; 0, 0 with one seed, of which it is not
-    known."""
-    if len(values) < 2:
+    known. Seeds without a score are none."""
+    means = [macro_parts(row[None], design).value for row in values if np.isfinite(row).any()]
+    if len(means) < 2:
         return 0.0, 0
-    means = [macro_parts(row[None], design).value for row in values]
     return float(np.var(means, ddof=1) / len(means)), len(means) - 1
 
 

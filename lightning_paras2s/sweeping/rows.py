@@ -15,12 +15,14 @@ import yaml
 
 import lightning_paras2s
 from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.bench.summary import mean_score
+from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
 from lightning_paras2s.sweeping.runs import commits_of, seconds_of
-from lightning_paras2s.types import Verdict, answered, finite
+from lightning_paras2s.types import finite, response_id
 
 if TYPE_CHECKING:
     from lightning_paras2s.sweeping.planning import Run
@@ -31,6 +33,7 @@ KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "we
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
 PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
 PART_OF = {"skills": "skills", "outside": "audit", "columns": "columns"}  # the other keys are the policy's
+JUDGED = ("judge", "rubric_sha", "label_source", "samples")  # what tells whose verdicts a summary counts
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
 
@@ -141,16 +144,16 @@ def precision_of(run: Run) -> str:
 def scores_of(run: Run) -> dict[str, Any]:
     """What `evaluate` and `skills` say of each system; scores by contrast pair, so that seeds can be pooled."""
     folder = run.work.folder / "evaluate"
-    summary = read_summary(folder / "summary.json", ("systems", "judge", "label_source", "queries_sha", "manifest"))
+    summary = read_summary(folder / "summary.json", ("systems", "queries_sha", "manifest", *JUDGED))
     queries = {q.id: (f"{q.factor}/{q.pair_id}", q.label) for q in read_queries(summary["manifest"], None)}
-    heard = summary.get("audit", {}).get("systems", {})
+    heard, logs = summary.get("audit", {}).get("systems", {}), {"pairs": own_scores(Log(folder), "verdicts", summary)}
+    logs["audit_pairs"] = own_scores(Log(folder / "audit"), "verdicts", summary["audit"]) if "audit" in summary else {}
     found = {}
     for system, cells in summary["systems"].items():
         whole, audit = cells["overall"], heard.get(system, {}).get("overall", {})
         found[system] = {key: whole.get(key) for key in KEPT}
         found[system] |= {"audit_mean": audit.get("mean"), "audit_ci95": audit.get("ci95")}
-        for key, log in (("pairs", Log(folder)), ("audit_pairs", Log(folder / "audit"))):
-            found[system][key] = by_pair(log, system, queries)
+        found[system] |= {key: by_pair(scores, system, queries, summary["samples"]) for key, scores in logs.items()}
     row = {key: summary[key] for key in ("judge", "label_source", "queries_sha")} | {"systems": found}
     told = run.work.folder / "skills.json"
     if "skills" in run.work.commands:
@@ -161,16 +164,22 @@ def scores_of(run: Run) -> dict[str, Any]:
     return row
 
 
-def by_pair(log: Log, system: str, queries: dict[str, tuple[str, str]]) -> dict[str, list[float | None]]:
-    """Factor/pair -> the scores of its halves, by style; None = unscored."""
-    scores = {}
-    for verdict in log.read("verdicts", Verdict):
-        one = answered(verdict.response_id)
-        if one.system == system:
-            scores[one.query_id] = verdict.score
+def by_pair(
+    scores: dict[str, list[float | None]], system: str, queries: dict[str, tuple[str, str]], samples: int
+) -> dict[str, list[float | None]]:
+    """Factor/pair -> the scores of its halves, by style: each the mean of the scored verdicts on all samples of its
+    answer; None = unscored.
+
+    Args:
+        scores: response id -> scores.
+        queries: query id -> factor/pair and style.
+        samples: answers a query.
+    """
     found: dict[str, list[float | None]] = {}
     for query, (pair, _) in sorted(queries.items(), key=lambda item: item[1]):
-        found.setdefault(pair, []).append(scores.get(query))
+        ids = [response_id(system, query, sample) for sample in range(samples)]
+        score = mean_score(s for i in ids for s in scores.get(i, ()))
+        found.setdefault(pair, []).append(score if np.isfinite(score) else None)
     return found
 
 
