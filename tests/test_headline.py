@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_paras2s.audio import write_audio
+from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.headline import headline, repetition
 from lightning_paras2s.bench.items import figures, read_items
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.outside import Outside, digest
 from lightning_paras2s.running.origins import inputs_of, queries_sha
-from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl
+from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl, read_jsonl, to_json
 
 PAIRS = {
     "age": (("p1", "adult", "child"), ("p2", "adult", "child")),
@@ -148,10 +149,17 @@ def test_command_prints_json_and_appends_rows(tmp_path, capsys):
 
 def test_items_hold_what_every_answer_was_worth(tmp_path):
     given = runs(tmp_path, (GRPO, GRPO))
-    line = {"response_id": f"grpo/{QUERIES[0].id}/0", "wer": 0.5, "overall": 3.0, "perplexity_heard": 20.0}
-    silent = {"response_id": f"grpo/{QUERIES[1].id}/0", "text": "", "wer": 1.0, "overall": 3.0}
-    lines = [json.dumps(one) + "\n" for one in (line | {"text": "the oil"}, silent)]
-    (Path(given[0]) / "outside.jsonl").write_text("".join(lines))
+    ids = [f"grpo/{query.id}/0" for query in QUERIES]
+    path = Path(given[0]) / "responses.jsonl"
+    answers = [replace(r, text="") if r.id == ids[1] else r for r in read_jsonl(path, Response)]
+    path.write_text("".join(to_json(answer) + "\n" for answer in answers))
+    sound = digest(read_audio(Path(given[0]) / "grpo.wav", 16_000))
+    lines = [
+        Outside(ids[0], sound, "the oil", wer=0.5, overall=3.0, perplexity_heard=20.0),
+        Outside(ids[1], sound, "", wer=1.0, overall=3.0),
+        Outside(ids[2], "0" * 64, "the oil", wer=0.9, overall=1.0),  # of an answer that was another
+    ]
+    append_jsonl(Path(given[0]) / "outside.jsonl", lines)
     headline(given, items=str(tmp_path / "scores.jsonl.gz"))
     items = read_items(tmp_path / "scores.jsonl.gz")
     assert len(items) == 2 * 3 * 8 and {i.seed for i in items} == {1, 2}
@@ -161,6 +169,8 @@ def test_items_hold_what_every_answer_was_worth(tmp_path):
     # Of an answer without a text of its own there is no word error, though the log says 1.
     second = next(i for i in items if (i.system, i.seed, i.query_id) == ("grpo", 1, QUERIES[1].id))
     assert (second.outside_wer, second.naturalness) == (None, 3)
+    third = next(i for i in items if (i.system, i.seed, i.query_id) == ("grpo", 1, QUERIES[2].id))
+    assert (third.outside_wer, third.naturalness) == (None, None)
     row = figures([i for i in items if i.system == "grpo"])
     assert (row["mean"], row["by_seed"], row["n"], row["outside_wer"]) == (2.5, [2.5, 2.5], 16, 0.5)
     assert row["perplexity"] == 20
@@ -179,18 +189,27 @@ def test_runs_are_refused_when_they_cannot_be_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "name"),
+    ("other", "told"),
     [
-        ({"queries_sha": None}, "queries_sha"),
-        ({"providers": EARS | {"transcriber": "ears-2"}}, "providers"),
-        ({"audit": {**NAMES, "providers": EARS}}, "the audit's providers"),
-        ({"audit": None}, "the audit's providers"),
+        ({"queries_sha": None}, "must have the same queries"),
+        ({"providers": EARS | {"transcriber": "ears-2"}}, "must have the same ears"),
+        ({"audit": {**NAMES, "providers": EARS}}, "the audits .* must have the same ears"),
+        ({"audit": None}, "must all have an audit, or none; got none of .*seed1"),
     ],
 )
-def test_runs_of_other_queries_or_ears_are_no_seeds_of_one_thing(tmp_path, other, name):
+def test_runs_of_other_queries_or_ears_are_no_seeds_of_one_thing(tmp_path, other, told):
     given = runs(tmp_path, (GRPO, GRPO))
     mend(given[1], **other)
-    with pytest.raises(UserError, match=rf"evaluated alike; .*seed1 differs from .*seed0 in {name}; evaluate"):
+    with pytest.raises(UserError, match=told):
+        headline(given)
+
+
+def test_runs_by_a_judge_of_one_name_and_other_thresholds_are_no_seeds(tmp_path):
+    given = runs(tmp_path, (GRPO, GRPO))
+    assert "by name alone" in headline(given)["notes"][0]
+    for run, sha in zip(given, ("a", "b"), strict=True):
+        mend(run, judge_sha=sha)
+    with pytest.raises(UserError, match="the same judge, with its weights and thresholds; got a in"):
         headline(given)
 
 
@@ -198,7 +217,7 @@ def test_a_run_that_is_given_twice_is_no_second_seed(tmp_path):
     (run, _) = runs(tmp_path, (GRPO, GRPO))
     (tmp_path / "link").symlink_to(run)
     for again in (run, f"{run}/", str(tmp_path / "link")):
-        with pytest.raises(UserError, match=f"runs must be folders of their own, one a seed; got {again} twice; "):
+        with pytest.raises(UserError, match=f"runs must be different folders; got one as {run} and as {again}; "):
             headline([run, again])
 
 

@@ -1,5 +1,5 @@
 """What evaluations must share for their scores to be compared: judge, guideline, labels, queries and ears, each by its
-name and by its content.
+name and by its content; and that they must be several.
 
 A name tells neither weights nor thresholds. Their hashes (`running/parts.py`: no device, thread, batch size or path is
 in them) are in summary.json as `judge_sha` and `providers_sha`, and in its `audit` once more. A summary from before
@@ -8,7 +8,8 @@ they were written is taken at its names, and `unrecorded` tells so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.errors import UserError
@@ -23,6 +24,16 @@ WHAT = {
     "providers_sha": "the same ears, with their weights",
 }
 Summaries = Mapping[str, Mapping[str, Any]]  # run -> its summary.json
+
+
+def require_folders(runs: Sequence[str]) -> None:
+    """Refuse a folder that is named twice: it would be compared with itself."""
+    known: dict[Path, str] = {}
+    for run in runs:
+        place = Path(run).resolve()
+        if place in known:
+            raise UserError(f"runs must be different folders; got one as {known[place]} and as {run}; name it once")
+        known[place] = run
 
 
 def require_alike(summaries: Summaries) -> None:

@@ -16,20 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
+from lightning_paras2s.bench.alike import require_alike, require_folders, unrecorded
+from lightning_paras2s.bench.asked import asked_queries
 from lightning_paras2s.bench.items import Item, write_items
-from lightning_paras2s.bench.queries.manifest import read_queries
+from lightning_paras2s.bench.outside_today import same_answer
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
 from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.running.logs import Log, read_summary, replace_file
-from lightning_paras2s.running.origins import inputs_of, queries_sha
-from lightning_paras2s.types import Evidence, Query, Response, finite, response_id
+from lightning_paras2s.types import Evidence, Query, Response, finite, read_jsonl, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = ("judge", "rubric_sha", "label_source", "samples", "manifest")
-ALIKE = ("queries_sha", "providers")  # not in the oldest summaries
 ROW = ("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer")
 METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition")
 
@@ -72,13 +73,15 @@ def headline(
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
-    check_own(runs)
+    require_folders(runs)
     found = [read_evaluation(Path(run)) for run in runs]
     check_same(runs, found, (sft, grpo))
     queries = found[0].queries
     names = [n for n in (base, sft, full, grpo, topline) if all(n in e.values for e in found)]
     design = design_of(queries)
+    notes = unrecorded({run: e.summary for run, e in zip(runs, found, strict=True)})
     result = {"runs": list(runs), "seeds": len(found), "n": len(queries), "pairs": len(design.factor_of)}
+    result["notes"] = notes
     result["systems"] = {n: system_figures(found, n, design) for n in names}
     result["gain"] = gain(found, design, grpo, sft)
     if full in names:
@@ -100,14 +103,18 @@ def read_evaluation(run: Path) -> Evaluation:
     if not (run / "summary.json").is_file():
         raise UserError(f"a run must be a folder of `evaluate` with summary.json; got {run}; finish it first")
     summary = read_summary(run / "summary.json", ("systems", *SAME))
-    queries, log = queries_of(run, summary), Log(run)
+    queries, log = asked_queries(summary), Log(run)
+    if queries is None:
+        raise UserError(
+            f"{summary['manifest']} must hold the queries that {run} was about; got others; run `evaluate` again"
+        )
     responses = {r.id: r for r in log.read("responses", Response)}
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     # Logs that the summary does not tell of may be of earlier answers.
     swapped = any(cells[OVERALL]["label_swap_gain"] is not None for cells in summary["systems"].values())
     scores, swaps = own_scores(log, "verdicts", summary), own_scores(log, "swaps", summary) if swapped else {}
     audit = own_scores(Log(run / "audit"), "verdicts", summary["audit"]) if "audit" in summary else {}
-    values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run)
+    values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run, responses)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}
         items = [judged(q, ids[q.id], evidence, scores, swaps, responses) for q in queries]
@@ -123,36 +130,17 @@ def read_evaluation(run: Path) -> Evaluation:
     return Evaluation(queries, values, transcripts, summary, shas, rows)
 
 
-def queries_of(run: Path, summary: dict[str, Any]) -> list[Query]:
-    """The queries that a run was about: the manifest's, or the first pairs of each factor (`limit` of `evaluate`).
-
-    Raises:
-        UserError: the manifest holds others today.
-    """
-    manifest = summary["manifest"]
-    asked = max(cells[OVERALL]["n"] + cells[OVERALL]["n_failed"] for cells in summary["systems"].values())
-    found = first_of(read_queries(manifest, None), asked)
-    made = queries_sha(found, {q.id: inputs_of(q, Path(manifest).parent) for q in found})
-    if len(found) != asked or summary.get("queries_sha", made) != made:
-        raise UserError(f"{manifest} must hold the queries that {run} was about; got others; run `evaluate` again")
+def heard_outside(run: Path, responses: dict[str, Response]) -> dict[str, dict[str, float | None]]:
+    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened. Answers
+    that are others today are left out, and one without a text of its own has no word error rate: the log's is of its
+    words against none."""
+    lines = [row for path in sorted(run.glob("outside*.jsonl")) for row in read_jsonl(path, Outside)]
+    found = {}
+    for row in lines:
+        if same_answer(run, responses.get(row.response_id), row) is not False:
+            heard = {"naturalness": row.overall, "perplexity": row.perplexity_heard}
+            found[row.response_id] = {"outside_wer": row.wer if row.text else None, **heard}
     return found
-
-
-def first_of(queries: list[Query], count: int) -> list[Query]:
-    """As few of the first pairs of each factor as hold `count` queries, or all."""
-    places: dict[str, dict[str, int]] = {}
-    places_of = [(pairs := places.setdefault(q.factor, {})).setdefault(q.pair, len(pairs)) for q in queries]
-    last = max(sorted(places_of)[:count], default=-1)
-    return [q for q, place in zip(queries, places_of, strict=True) if place <= last]
-
-
-def heard_outside(run: Path) -> dict[str, dict[str, float | None]]:
-    """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened. An answer
-    without a text of its own has no word error rate: the log's is of its words against none."""
-    names = {"wer": "outside_wer", "overall": "naturalness", "perplexity_heard": "perplexity"}
-    lines = [json.loads(line) for path in sorted(run.glob("outside*.jsonl")) for line in path.read_text().splitlines()]
-    told = [row if row.get("text") else row | {"wer": None} for row in lines]
-    return {row["response_id"]: {new: row.get(old) for old, new in names.items()} for row in told}
 
 
 def as_item(system: str, row: Judged, audit: float, status: str) -> Item:
@@ -188,29 +176,23 @@ def repetition(transcript: str) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
 
-def check_own(runs: list[str]) -> None:
-    places = [Path(run).resolve() for run in runs]
-    if twice := [run for i, run in enumerate(runs) if places[i] in places[:i]]:
-        raise UserError(f"runs must be folders of their own, one a seed; got {twice[0]} twice; name each once")
-
-
 def check_same(runs: list[str], found: list[Evaluation], needed: tuple[str, ...]) -> None:
     for run, evaluation in zip(runs, found, strict=True):
         missing = [name for name in needed if name not in evaluation.values]
         if missing:
             raise UserError(f"{run} must hold the systems {', '.join(needed)}; got {', '.join(evaluation.values)}")
-        about, first = about_of(evaluation.summary), about_of(found[0].summary)
-        if differing := [key for key in about if about[key] != first[key]]:
+        about, first = ({key: e.summary.get(key) for key in SAME} for e in (evaluation, found[0]))
+        if differing := [key for key in SAME if about[key] != first[key]]:
             raise UserError(
                 f"all runs must be evaluated alike; {run} differs from {runs[0]} in {', '.join(differing)}; evaluate "
                 "them alike, or take a headline of each"
             )
-
-
-def about_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run comparable, by name; None where a summary does not tell."""
-    audit = summary.get("audit", {}).get("providers")
-    return {key: summary.get(key) for key in (*SAME, *ALIKE)} | {"the audit's providers": audit}
+    if without := [run for run, e in zip(runs, found, strict=True) if "audit" not in e.summary]:
+        if len(without) < len(runs):
+            raise UserError(
+                f"runs must all have an audit, or none; got none of {', '.join(without)}; evaluate them alike"
+            )
+    require_alike({run: evaluation.summary for run, evaluation in zip(runs, found, strict=True)})
 
 
 def stack(found: list[Evaluation], system: str, metric: str) -> NDArray:

@@ -89,6 +89,7 @@ def headline(result: Result, options: Result) -> Shown:
         f"at least 1.1 and p < .05: {'yes' if gain['holds'] else 'no'}; word error rate "
         f"{with_ends(wer['value'], wer['ci95'])}, not more than .03 worse: {'yes' if wer['holds'] else 'no'}",
         f"{result['seeds']} seeds, {result['n']} queries in {result['pairs']} pairs",
+        *result["notes"],
     ]
     missing = "" if any(row[2] for row in rows) else "no response of these runs has a score"
     title = "mean over seeds, 95 % interval over pairs and seeds"

@@ -18,13 +18,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
+from lightning_paras2s.bench.alike import SAME, require_alike, require_folders, unrecorded
 from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
 from lightning_paras2s.bench.pairs.meetings import VERDICTS, agreement_of, place_of
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
-from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of, require_folders
+from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,

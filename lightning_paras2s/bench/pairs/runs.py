@@ -7,20 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_paras2s.bench.asked import asked_queries, count_asked, manifest_queries
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import read_summary
-from lightning_paras2s.running.origins import inputs_of, queries_sha
 from lightning_paras2s.types import Query, answered, read_jsonl
-
-
-def require_folders(runs: Sequence[str]) -> None:
-    """Refuse a folder that is named twice: it would be compared with itself."""
-    known: dict[Path, str] = {}
-    for run in runs:
-        place = Path(run).resolve()
-        if place in known:
-            raise UserError(f"runs must be different folders; got one as {known[place]} and as {run}; name it once")
-        known[place] = run
 
 
 def require_own_ids(ids: Mapping[str, Iterable[str]]) -> None:
@@ -56,22 +46,24 @@ def about(run: str, ids: Iterable[str]) -> set[str]:
     asked = [(name, answered(name)) for name in ids]
     samples = summary.get("samples", float("inf"))
     asked = [(name, who) for name, who in asked if who.system in summary["systems"] and who.sample < samples]
-    held, count = {who.query_id for _, who in asked}, _count(summary)
+    held, count = {who.query_id for _, who in asked}, count_asked(summary)
     if count is None or len(held) <= count:
         return {name for name, _ in asked}
-    queries = _queries_of(summary, count)
-    if queries is None:
+    found = asked_queries(summary) if "queries_sha" in summary else None
+    if found is None:
         raise UserError(
             f"the summary of {run} must tell which queries it is about; got {count} of {len(held)}, and a manifest "
             f"that is gone or another one ({summary.get('manifest')}); run `evaluate` there once more"
         )
+    queries = {q.id for q in found}
     return {name for name, who in asked if who.query_id in queries}
 
 
 def pairs_of(runs: Sequence[str], manifest: str | None = None) -> dict[str, str]:
     """Query id -> its contrast pair, as a manifest has it, else those that the runs' summaries name; {} where there is
     none."""
-    rows = read_jsonl(manifest, Query) if manifest is not None else [q for run in runs for q in _asked(_summary(run))]
+    asked = [q for run in runs for q in manifest_queries(_summary(run))]
+    rows = asked if manifest is None else read_jsonl(manifest, Query)
     return {q.id: q.pair for q in rows}
 
 
@@ -98,28 +90,3 @@ def clustered(clusters: Mapping[str, int]) -> str:
 def _summary(run: str) -> dict[str, Any]:
     path = Path(run) / "summary.json"
     return read_summary(path, ("systems",)) if path.is_file() else {}
-
-
-def _asked(summary: Mapping[str, Any]) -> list[Query]:
-    """The queries of the manifest that a summary names; none if it is not where it was."""
-    place = summary.get("manifest")
-    return read_jsonl(place, Query) if place and Path(place).is_file() else []
-
-
-def _count(summary: Mapping[str, Any]) -> int | None:
-    """How many queries a summary is about; None where it does not say."""
-    rows = [row["overall"] for row in summary["systems"].values()]
-    return max((row["n"] + row["n_failed"] for row in rows if "n" in row and "n_failed" in row), default=None)
-
-
-def _queries_of(summary: Mapping[str, Any], count: int) -> set[str] | None:
-    """The queries that a summary is about: the first contrast pairs of each factor, as many as make `count` queries
-    (`evaluate --limit`); None if these are others today."""
-    rows = _asked(summary)
-    places: dict[str, dict[str, int]] = {}  # factor -> pair -> its place
-    place = [(pairs := places.setdefault(q.factor, {})).setdefault(q.pair, len(pairs)) for q in rows]
-    last = sorted(place)[count - 1] if 0 < count <= len(place) else -1
-    found = [q for q, own in zip(rows, place, strict=True) if own <= last]
-    root = Path(summary.get("manifest", "")).parent
-    about = queries_sha(found, {q.id: inputs_of(q, root) for q in found})
-    return {q.id for q in found} if found and summary.get("queries_sha") == about else None

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from lightning_paras2s.bench.pairs.runs import require_folders, require_own_ids
+from lightning_paras2s.bench.alike import require_folders
+from lightning_paras2s.bench.pairs.runs import require_own_ids
 from lightning_paras2s.bench.people import reliability as measures
 from lightning_paras2s.bench.summary import OVERALL, mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
