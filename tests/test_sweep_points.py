@@ -130,8 +130,19 @@ def test_rows_of_two_recipes_are_no_seeds_of_one_point():
 def test_points_of_two_judges_are_not_compared():
     first, then = ([row(0, scored(2.0, [0.0] * 10))] for _ in range(2))
     then[0]["judge"] = "another"
-    with pytest.raises(UserError, match="one judge and source of labels"):
+    with pytest.raises(UserError, match="one judge, ears and source of labels; got judge toy and another"):
         difference(first, then, ("grpo", "grpo"))
+
+
+def test_points_of_a_judge_with_other_thresholds_are_not_compared():
+    """It has the same name."""
+    first, then = (row(seed, scored(2.0, [0.0] * 10)) | {"judge_sha": str(seed)} for seed in (0, 1))
+    with pytest.raises(UserError, match="got judge_sha 0 and 1; judge one again"):
+        difference([first], [then], ("grpo", "grpo"))
+    with pytest.raises(UserError, match="to be pooled; got judge_sha 0 and 1; choose one"):
+        score([first, then], "grpo")
+    old = row(2, scored(2.0, [0.0] * 10))  # a row from before is taken at the judge's name
+    assert difference([first], [old], ("grpo", "grpo")).value == 0
 
 
 def half_failed(seed: int) -> dict:

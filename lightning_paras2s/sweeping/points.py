@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from lightning_paras2s.bench.alike import HASHES
 from lightning_paras2s.bench.seeds import (
     MIN_OF_SEEDS,
     Design,
@@ -205,8 +206,8 @@ def difference(
     (a, design), (b, _) = (pooled(rows, name, metric) for rows, name in zip((first, then), systems, strict=True))
     if halves(first[0], systems[0], metric) != halves(then[0], systems[1], metric):
         raise UserError("two points must have answered the same pairs to be compared; got others; run them again")
-    if len(judged := {(rows[0]["judge"], rows[0]["label_source"]) for rows in (first, then)}) > 1:
-        raise UserError(f"two points must have one judge and source of labels; got {sorted(judged)}; judge one again")
+    if told := judged_otherwise([first[0], then[0]]):
+        raise UserError(f"two points must have one judge, ears and source of labels; got {told}; judge one again")
     a, b = shared_queries(a, b)
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
@@ -318,15 +319,23 @@ def first_worse(rows: Sequence[Row], whole: Sequence[Row], ear: str, worse: Lite
     return None
 
 
+def judged_otherwise(rows: Sequence[Row]) -> str:
+    """In what rows' judges or ears differ, by name and, where rows hold it, by content; "" if they don't."""
+    values = {key: [row[key] for row in rows if key in row] for key in ("judge", "label_source", *HASHES)}
+    differ = {key: told for key, of in values.items() if len(told := list(dict.fromkeys(map(str, of)))) > 1}
+    return "; ".join(f"{key} {' and '.join(told)}" for key, told in differ.items())
+
+
 def pooled(rows: Sequence[Row], system: str, metric: Metric) -> tuple[NDArray, Design]:
     """Scores [S, Q] (Q: both halves of every pair), and which pair and factor each is of.
 
     Raises:
         UserError: the rows are about different queries, or another judge's.
     """
-    about = {(row["queries_sha"], row["judge"], row["label_source"]) for row in rows}
-    if len(about) != 1:
-        raise UserError(f"rows must share their queries and their judge to be pooled; got {len(about)}; choose one")
+    if len(about := {row["queries_sha"] for row in rows}) != 1:
+        raise UserError(f"rows must share their queries to be pooled; got {len(about)} sets; choose one")
+    if told := judged_otherwise(rows):
+        raise UserError(f"rows must share their judge and ears to be pooled; got {told}; choose one")
     names = list(rows[0]["systems"][system][metric])
     values = [[half for name in names for half in row["systems"][system][metric][name]] for row in rows]
     counts = [len(rows[0]["systems"][system][metric][name]) for name in names]

@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 import lightning_paras2s
+from lightning_paras2s.bench.alike import HASHES
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import mean_score
 from lightning_paras2s.bench.verdicts import own_scores
@@ -154,7 +155,8 @@ def scores_of(run: Run) -> dict[str, Any]:
         found[system] = {key: whole.get(key) for key in KEPT}
         found[system] |= {"audit_mean": audit.get("mean"), "audit_ci95": audit.get("ci95")}
         found[system] |= {key: by_pair(scores, system, queries, summary["samples"]) for key, scores in logs.items()}
-    row = {key: summary[key] for key in ("judge", "label_source", "queries_sha")} | {"systems": found}
+    about = ("judge", "label_source", "queries_sha", *HASHES)  # the hashes are not in the oldest summaries
+    row = {key: summary[key] for key in about if key in summary} | {"systems": found}
     told = run.work.folder / "skills.json"
     if "skills" in run.work.commands:
         row["skills"] = json.loads(told.read_text().splitlines()[-1])["skills"]
