@@ -61,16 +61,33 @@ class RunLogger(TensorBoardLogger):
             file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drop what was logged from `step` on, and a half line: a resumed run writes it again."""
+    def rewind(self, step: int, validated: bool = True) -> None:
+        """Drop what was logged from `step` on, and a half line: a resumed run writes it again; and without `validated`
+        the validation behind the step before.
+        """
         if not self.metrics_path.is_file():
             return
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+        again = []  # TensorBoard's lines that stay, of the step whose validation goes
+        if not validated:
+            step -= 1
+            rows = [json.loads(line) for line in kept]
+            # gradients that are accumulated share a step: a validation between their batches stands before its line
+            stays = max((i for i, row in enumerate(rows) if any(name.startswith("train/") for name in row)), default=-1)
+            gone = [
+                i > stays and row["step"] == step and any(name.startswith("val/") for name in row)
+                for i, row in enumerate(rows)
+            ]
+            kept = [line for line, drop in zip(kept, gone, strict=True) if not drop]
+            again = [row for row, drop in zip(rows, gone, strict=True) if row["step"] == step and not drop]
         replace_file(self.metrics_path, "".join(kept))
         # TensorBoard's readers leave out what an event file before this one has from here on (`purge_step`)
         start = SessionLog(status=SessionLog.START)
         self.experiment.file_writer.add_event(Event(step=step, session_log=start))
+        for values in again:
+            known = {name: math.nan if value is None else value for name, value in values.items() if name != "step"}
+            super().log_metrics(known, step)
 
     @rank_zero_only
     def save(self) -> None:
