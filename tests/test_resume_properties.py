@@ -64,6 +64,13 @@ def logged(stage: str, version: str) -> list[tuple[int, float]]:
     return [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
 
 
+def validated(stage: str, version: str) -> list[tuple]:
+    """Step and values of every line of validation, in the order of the file."""
+    lines = map(json.loads, Path("runs", stage, version, "metrics.jsonl").read_text().splitlines())
+    found = [(line["step"], [(k, v) for k, v in line.items() if k.startswith("val/")]) for line in lines]
+    return [(step, values) for step, values in found if values]
+
+
 def tensors_of(state: object) -> list[Tensor]:
     if isinstance(state, dict):
         return [t for value in state.values() for t in tensors_of(value)]
@@ -85,6 +92,7 @@ def flags(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
         options.append(f"--trainer.accumulate_grad_batches={draw(st.sampled_from([1, 2, 3]))}")
     if draw(st.booleans()):
         options.append("--trainer.limit_val_batches=1")
+        options.append(f"--trainer.val_check_interval={draw(st.sampled_from([1.0, 0.5]))}")
     else:
         options.append("--trainer.limit_val_batches=0")
     if draw(st.booleans()):
@@ -135,6 +143,7 @@ def test_run_ends_the_same_when_it_was_ended_before(run, batch, term, tmp_path_f
         apart = {name: float((expected[name] - got[name]).abs().max()) for name in expected}
         assert not any(apart.values()), (apart, logged(stage, "whole"), logged(stage, "cut"))
         assert logged(stage, "cut") == logged(stage, "whole")
+        assert validated(stage, "cut") == validated(stage, "whole")
         kept = checkpoints(Path("runs", stage, "cut"))
         assert kept
         for path in kept:

@@ -11,6 +11,7 @@ from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.recognizers import HEADS
 from lightning_paras2s.models.tiny.features import acoustics, stack_acoustics, vocode
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
+from lightning_paras2s.running.runs import PlannedLoader, ranks
 
 
 class SpeechBatch(dict):
@@ -90,15 +91,16 @@ class SpeechDataModule(LightningDataModule):
         count = int(self.decoded * len(utterances))
         return [decode_utterance(tokenizer, u) for u in utterances[:count]] + utterances[count:]
 
-    def train_dataloader(self) -> DataLoader:
-        # Batches of like length, in an order drawn from (seed, epoch).
-        epoch = self.trainer.current_epoch if self.trainer else 0
+    def train_dataloader(self) -> PlannedLoader:
+        return PlannedLoader(self.train, collate, self.plan, self.batch_size, **ranks(self.trainer))
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The utterances of each batch: of like length, in an order drawn from (seed, epoch)."""
         generator = torch.Generator().manual_seed(self.seed * 1000 + epoch)
         jitter = torch.rand(len(self.train), generator=generator) * 40
         order = sorted(range(len(self.train)), key=lambda i: len(self.train[i].acoustics) + float(jitter[i]))
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
-        return DataLoader(self.train, batch_sampler=shuffled, collate_fn=collate)
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def val_dataloader(self) -> list[DataLoader]:
         return [DataLoader(u, 32, collate_fn=collate) for u in (self.val_queries, self.val_responses)]

@@ -21,6 +21,7 @@ from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
+from lightning_paras2s.running.runs import PlannedLoader, ranks
 from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import QUERY_PROSODY, QUERY_VOICES
 from lightning_paras2s.types import FACTORS, Query
@@ -53,15 +54,17 @@ class FactorBatches(LightningDataModule):
     def collate(self, rows: list[Labelled]) -> list[Labelled]:
         return rows
 
-    def train_dataloader(self) -> DataLoader:
-        epoch = self.trainer.current_epoch if self.trainer else 0
+    def train_dataloader(self) -> PlannedLoader:
+        return PlannedLoader(self.train, self.collate, self.plan, self.batch_size, **ranks(self.trainer))
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The recordings of each batch."""
         random = np.random.default_rng([self.seed, epoch])
         batches = []
         for factor in sorted({row.factor for row in self.train}):
             order = random.permutation([i for i, row in enumerate(self.train) if row.factor == factor])
             batches += [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
-        shuffled = [batches[i] for i in random.permutation(len(batches))]
-        return DataLoader(self.train, batch_sampler=shuffled, collate_fn=self.collate)
+        return [batches[i] for i in random.permutation(len(batches))]
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val, self.batch_size, collate_fn=self.collate)

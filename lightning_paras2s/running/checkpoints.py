@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,14 @@ from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.ranks import most_over_ranks
-from lightning_paras2s.running.runs import batches_done, generators, run_dir, set_generators
+from lightning_paras2s.running.runs import (
+    batches_done,
+    generators,
+    run_dir,
+    run_logger,
+    set_generators,
+    steps_logged,
+)
 
 ABANDONED = "abandoned-"  # before the name of a checkpoint that lies ahead of the one that a run went on from
 
@@ -29,11 +37,13 @@ class Stood(NamedTuple):
         batches: done by then.
         loop: Lightning's counts, and the loaders' places.
         generators: of this rank.
+        due: whether the validation behind that batch is still to be made.
     """
 
     batches: int
     loop: dict[str, Any]
     generators: dict[str, Any]
+    due: bool
 
 
 class RunCheckpoint(Checkpoint):
@@ -46,6 +56,9 @@ class RunCheckpoint(Checkpoint):
 
     Every checkpoint is of the end of a batch, wherever SIGTERM comes (behind an epoch, within a validation, between
     the batches of an optimizer step): a run goes on from there, whatever Lightning had counted since.
+
+    A validation that was due behind that batch is made before the next one: Lightning is told that the run was ended
+    within it. One that is due by the clock is not.
 
     A run that goes on from an older checkpoint of its own sets the later ones aside (`abandoned-step-N.ckpt`), or they
     would be taken for its newest.
@@ -65,11 +78,46 @@ class RunCheckpoint(Checkpoint):
                 f"checkpoint.keep must be at least 1, or -1 for all; got {keep}; a run resumes from the last"
             )
         self.every_n_batches, self.keep = every_n_batches, keep
-        self.saved, self.due, self.steps = -1, False, 0
+        self.saved, self.due, self.steps = (-1, False), False, 0
         self.stood: Stood | None = None
+        self.owed = False  # the validation that the run was ended before, or within
+        self.before: tuple[int, Any] = (-1, None)  # trainer.max_steps and val_check_batch, while one is owed
         self.ending = False  # what is saved is where the run stood, and not where it is
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        every, epoch = trainer.check_val_every_n_epoch, checkpoint["epoch"] + 1
+        wanted = trainer.training and trainer.enable_validation and (every is None or epoch % every == 0)
+        if not wanted or not checkpoint.get("validation_due"):
+            return
+        self.owed = True
+        within_validation(checkpoint["loops"]["fit_loop"])
+        if trainer.strategy.restore_checkpoint_after_setup:  # `on_fit_start` is over
+            self.on_fit_start(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run that has no steps left would end before its validation."""
+        loop = trainer.fit_loop.epoch_loop
+        self.before = (loop.max_steps, None)
+        if self.owed and loop.max_steps != -1:
+            loop.max_steps += 1
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.owed and not trainer.sanity_checking:
+            self.owed = False
+            loop = trainer.fit_loop.epoch_loop
+            loop.max_steps, trainer.val_check_batch = self.before
+            loop.val_loop.batch_progress.reset()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.stood is not None and self.stood.batches == batches_done(trainer):
+            self.stood = self.stood._replace(due=False)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.owed:
+            self.before = (self.before[0], trainer.val_check_batch)
+            trainer.val_check_batch = 1  # whatever the options are now
+            if (logger := run_logger(trainer)) is not None:
+                logger.rewind(steps_logged(trainer), validated=False)
         folder, done = run_dir(trainer), batches_done(trainer)
         self.steps = trainer.global_step
         if folder is not None and not trainer.fast_dev_run and trainer.is_global_zero:
@@ -89,7 +137,8 @@ class RunCheckpoint(Checkpoint):
         between = trainer.accumulate_grad_batches == 1 or trainer.global_step > self.steps
         self.steps = trainer.global_step
         if between:
-            self.stood = Stood(batches_done(trainer), copy.deepcopy(trainer.fit_loop.state_dict()), generators())
+            loop, due = copy.deepcopy(trainer.fit_loop.state_dict()), validation_due(trainer)
+            self.stood = Stood(batches_done(trainer), loop, generators(), due)
         if self.due and between:
             self._save(trainer)
 
@@ -105,11 +154,13 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self.ending:
             checkpoint["loops"]["fit_loop"] = self.stood.loop
+        checkpoint["validation_due"] = self.stood is not None and self.stood.due
 
     def _save(self, trainer: Trainer) -> None:
         folder, step = run_dir(trainer), self.stood.batches if self.ending else batches_done(trainer)
         self.due = False
-        if folder is None or trainer.fast_dev_run or step == self.saved:
+        state = (step, self.stood is not None and self.stood.due)
+        if folder is None or trainer.fast_dev_run or state == self.saved:
             return
         refuse_sick(trainer, folder)
         place = folder / "checkpoints" / f"step-{step:08d}.ckpt"
@@ -127,8 +178,29 @@ class RunCheckpoint(Checkpoint):
             if trainer.is_global_zero:
                 remove(part)  # of a disk that is full
             raise
-        self.saved = step
+        self.saved = state
         trainer.strategy.barrier()
+
+
+def validation_due(trainer: Trainer) -> bool:
+    """Whether Lightning validates behind the batch that ends, by its number."""
+    every, interval, loop = trainer.check_val_every_n_epoch, trainer.val_check_batch, trainer.fit_loop.epoch_loop
+    if not trainer.enable_validation or sum(trainer.num_val_batches) == 0 or interval is None:
+        return False
+    if every is not None and (trainer.current_epoch + 1) % every:
+        return False
+    if interval == math.inf:
+        return loop.batch_progress.is_last_batch
+    return ((loop.total_batch_idx if every is None else loop.batch_idx) + 1) % interval == 0
+
+
+def within_validation(loop: dict[str, Any]) -> None:
+    """Make Lightning's counts at the end of a batch those of the beginning of the validation behind it, in place."""
+    batches, validation = loop["epoch_loop.batch_progress"], loop["epoch_loop.val_loop.batch_progress"]
+    for count in ("total", "current"):
+        batches[count]["completed"] = batches[count]["processed"]
+        validation[count] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validation["is_last_batch"] = False
 
 
 def refuse_sick(trainer: Trainer, folder: Path) -> None:

@@ -61,16 +61,33 @@ class RunLogger(TensorBoardLogger):
             file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
 
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drop what was logged from `step` on, and a half line: a resumed run writes it again."""
+    def rewind(self, step: int, validated: bool = True) -> None:
+        """Drop what was logged from `step` on, and a half line: a resumed run writes it again; and without `validated`
+        the validation behind the step before.
+        """
         if not self.metrics_path.is_file():
             return
         lines = self.metrics_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
+        again = []  # TensorBoard's lines that stay, of the step whose validation goes
+        if not validated:
+            step -= 1
+            rows = [json.loads(line) for line in kept]
+            # gradients that are accumulated share a step: a validation between their batches stands before its line
+            stays = max((i for i, row in enumerate(rows) if any(name.startswith("train/") for name in row)), default=-1)
+            gone = [
+                i > stays and row["step"] == step and any(name.startswith("val/") for name in row)
+                for i, row in enumerate(rows)
+            ]
+            kept = [line for line, drop in zip(kept, gone, strict=True) if not drop]
+            again = [row for row, drop in zip(rows, gone, strict=True) if row["step"] == step and not drop]
         replace_file(self.metrics_path, "".join(kept))
         # TensorBoard's readers leave out what an event file before this one has from here on (`purge_step`)
         start = SessionLog(status=SessionLog.START)
         self.experiment.file_writer.add_event(Event(step=step, session_log=start))
+        for values in again:
+            known = {name: math.nan if value is None else value for name, value in values.items() if name != "step"}
+            super().log_metrics(known, step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -126,6 +143,7 @@ class StepSeed(Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.resumed: dict[str, Any] | None = None
+        self.places: list[dict[str, int]] = []  # of the training data's loader, where it can go on
         self.before_validation: dict[str, Any] = {}
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
@@ -146,6 +164,7 @@ class StepSeed(Callback):
         states = checkpoint.get("generators")
         if states is None or not trainer.training:
             return
+        self.places = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
         if len(states) != trainer.world_size:
             raise UserError(
                 f"a run must be resumed by as many processes as saved it, {len(states)}; got {trainer.world_size}; set "
@@ -154,14 +173,12 @@ class StepSeed(Callback):
         self.resumed = states[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        go_on(trainer, self.places)
         done = batches_done(trainer)
         if done:
             rank_zero_info(f"resuming {trainer.log_dir} after {done} batches")
         if (logger := run_logger(trainer)) is not None:
             logger.rewind(steps_logged(trainer))
-        loader = trainer.train_dataloader
-        if isinstance(loader, ResumableLoader):
-            loader.limit = trainer.num_training_batches
         if self.resumed is not None:
             set_generators(self.resumed)
 
@@ -176,7 +193,7 @@ class ResumableLoader:
     """Batches of a data set in an order that is a function of (seed, epoch); its position is saved in checkpoints.
 
     The position counts queries and not batches, so that a run which goes on with another batch size leaves none out and
-    takes none twice.
+    takes none twice, but for what makes no whole batch at the epoch's end.
 
     Args:
         items: a sequence; each batch is `collate([items[i], ...])`.
@@ -209,8 +226,8 @@ class ResumableLoader:
         self.items, self.collate, self.batch_size = items, collate, batch_size
         self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
         self.rank, self.world_size = rank, world_size
-        # `size`: the global batch with which the epoch began; `ahead`: batches that it had then more than it would now
-        self.epoch, self.taken, self.size, self.ahead, self.resumed = 0, 0, self.total, 0, False
+        # `size`: the global batch with which the epoch began; `over`: the trainer takes no more of this epoch
+        self.epoch, self.taken, self.size, self.resumed, self.over = 0, 0, self.total, False, False
         self.limit: int | float = math.inf  # batches an epoch, where the trainer takes fewer than there are
 
     @property
@@ -219,8 +236,8 @@ class ResumableLoader:
         return self.batch_size * self.world_size
 
     def __len__(self) -> int:
-        whole = len(self.items) // self.total if self.drop_last else -(-len(self.items) // self.total)
-        return whole + self.ahead
+        """Batches of a whole epoch."""
+        return len(self.items) // self.total if self.drop_last else -(-len(self.items) // self.total)
 
     def order(self, epoch: int, size: int) -> np.ndarray:
         """The items of an epoch that began with global batches of `size`."""
@@ -231,10 +248,10 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         """One epoch: the rest of the one that was resumed, else the next."""
         order = self.order(self.epoch, self.size)
-        if self.taken and not (self.resumed and self.left(len(order))):
+        if self.taken and (self.over or not self.resumed or not self.left(len(order))):
             self.epoch, self.taken, self.size = self.epoch + 1, 0, self.total
             order = self.order(self.epoch, self.size)
-        self.resumed = False
+        self.resumed, self.over = False, False
         while self.left(len(order)):
             batch = order[self.taken : self.taken + self.total]
             self.taken += len(batch)
@@ -242,18 +259,121 @@ class ResumableLoader:
             if len(share):
                 yield self.collate([self.items[i] for i in share])
 
-    def left(self, size: int) -> bool:
-        """Has this epoch, of `size` queries, another batch?"""
-        after = self.taken + (self.total if self.drop_last else 1)
-        return after <= size and self.taken < self.limit * self.total
+    def left(self, size: int) -> int:
+        """Batches that this epoch, of `size` queries, still has."""
+        rest = int(min(size, self.limit * self.total)) - self.taken
+        return max(0, rest // self.total if self.drop_last else -(-rest // self.total))
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "taken": self.taken, "size": self.size}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epoch, self.taken, self.size, self.resumed = state["epoch"], state["taken"], state["size"], True
-        # Lightning counts batches: with larger ones it would end the epoch before its queries do
-        self.ahead = max(0, self.taken // self.size - self.taken // self.total)
+
+    def behind(self, batches: int) -> int:
+        """Where in an epoch of `batches` it goes on: as many are left as there are of today's size.
+
+        Raises:
+            UserError: none is left of an epoch that has not ended.
+        """
+        if self.over:
+            return batches
+        order = self.order(self.epoch, self.size)
+        if self.taken and not self.left(len(order)):
+            raise UserError(
+                f"a run in the middle of an epoch must have a whole batch of it left; got {len(order) - self.taken} "
+                f"queries for batches of {self.total}; go on with a smaller data.batch_size"
+            )
+        return batches - self.left(len(order))
+
+
+class PlannedLoader(ResumableLoader):
+    """The batches that a plan makes for each epoch (of like length, say, or of one kind), the last of them shorter.
+
+    The position counts batches: within an epoch their size must stay.
+
+    Args:
+        items: a sequence; each batch is `collate([items[i], ...])`.
+        plan: epoch -> the indices of each batch; as many batches in every epoch.
+        batch_size: of the plan.
+        rank, world_size: each rank takes one of `world_size` batches; those that don't go round are left out.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        collate: Callable[[list[Any]], Any],
+        plan: Callable[[int], list[list[int]]],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        check_batch_size(batch_size)
+        self.plan, self.of = plan, batch_size
+        self.was = batch_size  # when the epoch began
+        take = lambda batches: collate([items[i] for i in batches[0]])  # noqa: E731
+        super().__init__(plan(0), take, 1, drop_last=world_size > 1, rank=rank, world_size=world_size)
+
+    def order(self, epoch: int, size: int) -> np.ndarray:
+        self.items = self.plan(epoch)
+        return np.arange(len(self.items))
+
+    def state_dict(self) -> dict[str, int]:
+        return {**super().state_dict(), "of": self.of}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        super().load_state_dict(state)
+        self.was = state["of"]
+
+    def behind(self, batches: int) -> int:
+        """
+        Raises:
+            UserError: the epoch began with another batch size.
+        """
+        if self.was != self.of and not self.over:
+            raise UserError(
+                f"data.batch_size must be {self.was} until this run's epoch ends; got {self.of}; go on with "
+                f"{self.was}, or start another run"
+            )
+        return super().behind(batches)
+
+
+def go_on(trainer: Trainer, places: list[dict[str, int]]) -> None:
+    """Set a run's training data, and Lightning's count of the epoch's batches, to where they were.
+
+    Lightning gives a loader its place too late to ask how many batches it has, not at all where a schedule asked for
+    the run's length before, and not behind the last epoch of a run whose epochs are raised.
+
+    Args:
+        trainer: of the run.
+        places: of the loaders, as the checkpoint has them; none for a run that begins.
+
+    Raises:
+        UserError: another batch size does not fit the epoch that the run is in.
+    """
+    loader, progress = trainer.train_dataloader, trainer.fit_loop.epoch_loop.batch_progress
+    if not isinstance(loader, ResumableLoader):
+        return
+    loader.limit = trainer.num_training_batches
+    if not places:
+        return
+    loader.load_state_dict(places[0])
+    loader.over = progress.is_last_batch or not trainer.fit_loop.restarting
+    was, each = progress.current.ready, trainer.accumulate_grad_batches
+    moved = loader.behind(trainer.num_training_batches) - was
+    if moved and not loader.over and (was + moved) % each:
+        raise UserError(
+            f"another data.batch_size in the middle of an epoch must leave whole optimizer steps of {each} batches; "
+            f"got {was + moved} batches of the new size done; go on with the old size"
+        )
+    progress.current.increment_by(moved)
+
+
+def ranks(trainer: Trainer | None) -> dict[str, int]:
+    """This process's rank and how many there are, as loaders take them."""
+    if trainer is None:
+        return {"rank": 0, "world_size": 1}
+    return {"rank": trainer.global_rank, "world_size": trainer.world_size}
 
 
 def run_logger(trainer: Trainer) -> RunLogger | None:
