@@ -16,7 +16,7 @@ from lightning_paras2s.data.preferences import Preference, PreferenceDataModule,
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.judging.rewards import ScorerReward
+from lightning_paras2s.judging.rewards import ScorerReward, TokenCountReward
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.reward import RewardModule, agreement, factor_loss, score_loss
@@ -52,6 +52,31 @@ def test_loss_when_a_score_lies_between_classes() -> None:
     # p = softmax(0, 0, 0, 0, ln 4) = 1/8, ..., 1/2; score 4.5 is half 4, half 5: (log 8 + log 2) / 2.
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, math.log(4)]])
     assert float(score_loss(logits, torch.tensor([4.5]))) == pytest.approx((math.log(8) + math.log(2)) / 2)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 7.0, 80.0, float("nan")])
+def test_scores_that_are_not_1_to_5_are_refused(score: float, tmp_path: Path) -> None:
+    """As a tone's 0 and 1, or a percentage: their cross-entropy has no lower bound. Rounding is not refused."""
+    with pytest.raises(UserError, match=f"scores must be from 1 to 5; got {score:g}"):
+        score_loss(torch.zeros(2, 5), torch.tensor([3.0, score]))
+    assert float(score_loss(torch.zeros(2, 5), torch.tensor([5.0000005, 0.9999999]))) == pytest.approx(math.log(5))
+    if score == score:
+        rows = [Preference(f"t{i}", 0, "q.wav", "r.wav", s) for i, s in enumerate((5.0, score))]
+        append_jsonl(tmp_path / "train.jsonl", rows)
+        with pytest.raises(UserError, match=f"train.jsonl:2: a score must be from 1 to 5; got {score}"):
+            PreferenceDataModule(str(tmp_path / "train.jsonl"), str(tmp_path / "train.jsonl")).setup()
+
+
+def test_samples_when_a_reward_has_another_scale(tmp_path: Path, capsys) -> None:
+    """A reward of 0..1 is refused before anything of the batch is written, unless tokens are kept: rejection sampling
+    learns of any scale."""
+    build = (ToyLM(), ToyProcessor(), TokenCountReward(2))
+    batch, sampling = next(iter(ToyData(labelled=False).val_dataloader())), Sampling(max_steps=20)
+    with pytest.raises(UserError, match="must be from 1 to 5; got .* of TokenCountReward; .*model.keep_tokens"):
+        build_preferences(*build, [batch], tmp_path / "a", 2, sampling)
+    assert not (tmp_path / "a/done.txt").exists() and not (tmp_path / "a/preferences.jsonl").read_text()
+    found = build_preferences(*build, [batch], tmp_path / "b", 2, sampling, keep_tokens=True)
+    assert len(read_jsonl(found, Preference)) > 4 and "no reward model can learn scores" in capsys.readouterr().err
 
 
 def test_factor_loss_when_some_are_unknown() -> None:

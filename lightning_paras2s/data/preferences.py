@@ -20,6 +20,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.runs import ResumableLoader
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
@@ -98,7 +99,14 @@ class PreferenceDataModule(L.LightningDataModule):
             raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
 
     def _read(self, path: Path) -> list[tuple[Preference, Path]]:
-        return [(preference, path.parent) for preference in read_jsonl(path, Preference)]
+        rows = read_jsonl(path, Preference)
+        for number, row in enumerate(rows, 1):
+            if off_scale(row.score):
+                raise UserError(
+                    f"{path}:{number}: a score must be from 1 to 5; got {row.score}; have a reward of that scale judge, "
+                    "or map its scores onto 1..5"
+                )
+        return [(row, path.parent) for row in rows]
 
     def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
         queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
@@ -163,6 +171,7 @@ def build_preferences(
         found, asked = [], [batch, *swapped(batch, others, seed)]
         for first, responses in pools:
             for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
+                _check_scale(reward, scores, keep_tokens)
                 found += _preferences(queries, batch, responses, scores, first)
             _keep(folder, batch, responses, first)
         for query, audio in zip(batch.queries, batch.audios, strict=True):
@@ -193,6 +202,23 @@ def swapped(batch: DualStreamBatch, others: int, seed: int = 0) -> list[DualStre
         queries, audios = ([items[j] for j in taken] for items in (batch.queries, batch.audios))
         batches.append(replace(batch, queries=queries, audios=audios))
     return batches
+
+
+def _check_scale(reward: Reward, scores: Tensor, keep_tokens: bool) -> None:
+    """A reward model learns 1..5 alone; the best of an answer's tokens can be learned of any scale.
+
+    Raises:
+        UserError: scores off that scale, where no tokens are kept that could be learned in their stead.
+    """
+    if (strange := next((s for s in scores.tolist() if s == s and off_scale(s)), None)) is None:
+        return
+    got = f"got {strange:g} of {type(reward).__name__}"
+    if not keep_tokens:
+        raise UserError(
+            f"the scores that a reward model learns must be from 1 to 5; {got}; map them onto 1..5, or set "
+            "model.keep_tokens to learn the best answers themselves (RejectionDataModule, data.floor on that scale)"
+        )
+    say_once(f"no reward model can learn scores that are not from 1 to 5; {got}; the kept tokens can be learned")
 
 
 def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse], first: int) -> None:
@@ -228,6 +254,12 @@ def _preferences(
 def _recording(query_id: str, sample: int | None = None) -> str:
     """Where the query, or a response to it, lies."""
     return f"audio/{query_id}.flac" if sample is None else f"audio/{query_id}-{sample}.flac"
+
+
+def off_scale(score: float) -> bool:
+    """Whether a score is none of 1..5, the scale that a reward model learns; rounding aside (an expected score of 5
+    may be 5.0000005)."""
+    return not 1 - 1e-4 <= score <= 5 + 1e-4
 
 
 def number_of(name: str) -> int:
