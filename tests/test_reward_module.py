@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyProcessor, ToyScorer
 
+from lightning_paras2s.audio import read_audio
 from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
 from lightning_paras2s.data.written import WrittenAnswers
@@ -143,10 +145,46 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
     more = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", 2, sampling, others=2), Preference)
     assert [p for p in more if not p.answers] == alone
     for swap in (p for p in more if p.answers):
-        assert swap.response_audio.startswith(f"audio/{swap.answers}-")
+        assert swap.response_audio.startswith(f"answers/{swap.answers}-")
         assert swap.query_audio == f"audio/{swap.query_id}.flac"
         assert (tmp_path / "b" / swap.query_audio).is_file()
     assert len(more) > 2 * len(alone) and {p.factor for p in more} == {"emotion"}
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_others_when_they_are_drawn_once_each(size: int, capsys) -> None:
+    """Three others of a batch of 8, both of a batch of 3, none of a batch of 1: two are told of."""
+    batch = next(iter(ToyData(size, labelled=False, size=size).val_dataloader()))
+    found = swapped(batch, 3, draw="distinct")
+    taken = [{b.queries[i].id for b in found} for i in range(size)]
+    assert {len(ids) for ids in taken} == {min(3, size - 1)}
+    assert not any(query.id in ids for query, ids in zip(batch.queries, taken, strict=True))
+    assert ("too few queries for others=3" in capsys.readouterr().err) == (size < 4)
+
+
+def test_recordings_when_an_id_looks_like_an_answers_number(tmp_path: Path) -> None:
+    """The first answer to "clip-1" and the query "clip-1-0" are two recordings: 0.5 s and 0.75 s are the queries."""
+    build, sampling = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer)), Sampling(max_steps=20)
+    batch = next(iter(ToyData(2, labelled=False).val_dataloader()))
+    audios = [Audio(np.full(n, 0.1, np.float32), 16_000) for n in (8000, 12000)]
+    queries = [replace(q, id=i) for q, i in zip(batch.queries, ("clip-1", "clip-1-0"), strict=True)]
+    batch = replace(batch, queries=queries, audios=audios)
+    found = read_jsonl(build_preferences(*build, [batch], tmp_path, 2, sampling), Preference)
+    assert found and {p.query_audio for p in found}.isdisjoint(p.response_audio for p in found)
+    seconds = [read_audio(tmp_path / p.response_audio, 16_000).seconds for p in found]
+    assert max(seconds) < 0.25  # 20 steps of 10 ms
+    old = tmp_path / "old"
+    append_jsonl(old / "preferences.jsonl", [Preference("clip-1", 0, "audio/clip-1.flac", "audio/clip-1-0.flac", 3.0)])
+    with pytest.raises(UserError, match="must hold no answer where a query's recording belongs"):
+        build_preferences(*build, [batch], old, 2, sampling)
+
+
+def test_preferences_when_the_policy_is_another_one(tmp_path: Path) -> None:
+    batches, sampling = list(ToyData(labelled=False).val_dataloader()), Sampling(max_steps=20)
+    build, reward = (lambda: (ToyLM(), ToyProcessor())), ScorerReward(ToyScorer)
+    build_preferences(*build(), reward, batches[:1], tmp_path, 2, sampling)
+    with pytest.raises(UserError, match="must be made from the same; got another policy"):
+        build_preferences(*build(), reward, batches, tmp_path, 2, sampling)
 
 
 def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None:
