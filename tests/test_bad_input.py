@@ -50,7 +50,7 @@ def tone(rate: int = RATE, seconds: float = 1.0) -> np.ndarray:
 
 
 def record(number: int, **changes) -> dict:
-    row = {"id": f"q{number}", "pair_id": "p", "factor": "sarcasm", "split": "test", "text": "We sold the house."}
+    row = {"id": f"q{number}", "pair_id": "p", "factor": "sarcasm", "split": "train", "text": "We sold the house."}
     styles = {"sarcasm": ("sincere", "sarcastic")[number % 2]}
     return {**row, "styles": styles, "topic": "home", "audio": "a.wav", **changes}
 

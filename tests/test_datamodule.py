@@ -262,7 +262,7 @@ def test_codes_are_those_of_the_tokenizer(weights):
 
 
 def record(number: int, **changes) -> dict:
-    row = {"id": f"q{number}", "pair_id": "p", "factor": "emotion", "split": "test", "text": "We sold the house."}
+    row = {"id": f"q{number}", "pair_id": "p", "factor": "emotion", "split": "train", "text": "We sold the house."}
     return {**row, "styles": {"emotion": "sad"}, "topic": "home", "audio": "a.wav", **changes}
 
 

@@ -15,6 +15,7 @@ from lightning_paras2s.data.sources import ManifestDialogues
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.processor import KimiProcessor
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
+from lightning_paras2s.models.tiny.processor import TinyProcessor
 from lightning_paras2s.types import Audio
 
 
@@ -87,6 +88,39 @@ def test_answers_must_be_there_for_every_query(folder, tokenizer):  # noqa: F811
     (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text().splitlines()[0] + "\n")
     with pytest.raises(UserError, match="'q1' has no answer"):
         data(folder, tokenizer, str(folder / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"status": "truncated"}, "a.jsonl:3: an answer to learn must have the status ok; got 'truncated'"),
+        ({"text": None}, "a.jsonl:3: an answer to learn must have its words as text; got None"),
+        ({"text": " - "}, "a.jsonl:3: an answer to learn must have its words as text"),
+        ({}, "a.jsonl:3: a query must have one answer to learn; got a second one to 'q0'"),
+    ],
+)
+def test_answers_that_are_none_to_learn(changes, said, folder):
+    row = {"query_id": "q0", "system": "demo", "sample": 1, "audio": "a0.wav", "text": "oh", **changes}
+    with (folder / "a.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=said):
+        ManifestDialogues(str(folder / "q.jsonl"), None, str(folder / "a.jsonl")).dialogues("train", "")
+
+
+def test_queries_of_the_split_test_are_not_trained_on(folder):
+    path = folder / "q.jsonl"
+    path.write_text(path.read_text().replace('"train"', '"test"'))
+    with pytest.raises(UserError, match="q.jsonl:1: a query to train on must not be of the split test; got 'q0'"):
+        ManifestDialogues(str(path)).dialogues("train", "")
+    assert len(ManifestDialogues(str(path), str(path)).dialogues("val", "")) == 2
+
+
+def test_answers_that_the_embedded_text_stream_cannot_spell(folder):
+    path = folder / "a.jsonl"
+    path.write_text(path.read_text().replace("so sorry", "you have 42 of them"))
+    source = ManifestDialogues(str(folder / "q.jsonl"), None, str(path))
+    with pytest.raises(UserError, match="must be spelt with the letters a to z; got '42' in the one to 'q0'"):
+        DualStreamDataModule(source, TinyProcessor()).setup()
 
 
 def test_training_and_validation_must_not_share_queries(folder, tokenizer):  # noqa: F811

@@ -254,10 +254,10 @@ def test_error_when_a_factor_or_an_arrangement_is_unknown():
         PolyToneDataModule("both")
 
 
-def manifest(folder: Path) -> Path:
-    """Three contrast pairs with a tenth of a second of audio each."""
+def manifest(folder: Path, first: int = 0) -> Path:
+    """Three contrast pairs, numbered from `first`, with a tenth of a second of audio each."""
     rows = []
-    for pair in range(3):
+    for pair in range(first, first + 3):
         for half, style in enumerate(STYLES["sarcasm"]):
             name = f"{pair}-{half}.wav"
             write_audio(folder / name, Audio(np.full(1600, 0.01 * (2 * pair + half), np.float32), 16_000))
@@ -268,19 +268,47 @@ def manifest(folder: Path) -> Path:
 
 
 def test_manifest_styles_when_read(tmp_path):
-    path = str(manifest(tmp_path))
-    data = ManifestStyles(path, path, factors=("sarcasm",), batch_size=4)
+    path, val = str(manifest(tmp_path / "train")), str(manifest(tmp_path / "val", 3))
+    data = ManifestStyles(path, val, factors=("sarcasm",), batch_size=4)
     data.setup()
     batches = list(data.train_dataloader())
     assert sorted(len(b) for b in batches) == [2, 4]
     assert sorted(row.style for b in batches for row in b) == 3 * ["sarcastic"] + 3 * ["sincere"]
     assert {len(row.heard.samples) for b in batches for row in b} == {1600}
-    one = ManifestStyles(path, path, "confounded", ("sarcasm",))
+    one = ManifestStyles(path, val, "confounded", ("sarcasm",))
     one.setup()
     assert [q.pair_id for q in one.train] == ["p0", "p1", "p2"] and len(one.val) == 6
     assert one_style_a_text(one.train) == one.train
     with pytest.raises(UserError, match="must hold queries of age; got none"):
         ManifestStyles(path, path, factors=("age",)).setup()
+
+
+def test_manifest_styles_keep_to_the_recordings_of_their_own_manifest(tmp_path):
+    """Both manifests name `x.wav`: a tenth of a second to train on, and two of validation."""
+    paths = {}
+    for number, split in enumerate(("train", "val"), 1):
+        audio = Audio(np.full(1600 * number, 0.1, np.float32), 16_000)
+        write_audio(tmp_path / split / "x.wav", audio)
+        row = Query(f"{split}-q", f"{split}-p", "sarcasm", split, "Nice.", {"sarcasm": "sincere"}, "t", "x.wav")
+        paths[split] = tmp_path / split / "queries.jsonl"
+        paths[split].write_text(to_json(row) + "\n")
+    data = ManifestStyles(*map(str, paths.values()))
+    data.setup()
+    loaders = data.train_dataloader(), data.val_dataloader()
+    assert [len(row.heard.samples) for loader in loaders for batch in loader for row in batch] == [1600, 3200]
+
+
+def test_manifest_styles_when_training_and_validation_share_queries(tmp_path):
+    paths = [str(manifest(tmp_path / split)) for split in ("train", "val")]
+    with pytest.raises(UserError, match="training and validation must not share queries; got '0-0' in both"):
+        ManifestStyles(*paths).setup()
+
+
+def test_one_style_a_text_when_two_factors_use_one_pair_id():
+    """Two pairs: one half of each stays."""
+    about = {"emotion": ("sad", "happy"), "sarcasm": ("sincere", "sarcastic")}
+    rows = [Query(s, "p1", f, "train", "Nice.", {f: s}, "t", "x.wav") for f, styles in about.items() for s in styles]
+    assert sorted(q.factor for q in one_style_a_text(rows)) == ["emotion", "sarcasm"]
 
 
 def test_shipped_analysers_hear_unseen_voices():

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from toys import ToyData, ToyLM, ToyPreferences, ToyProcessor, ToyScorer
 
+from lightning_paras2s.audio import read_audio
 from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.judging.rewards import ScorerReward
+from lightning_paras2s.judging.rewards import ScorerReward, TokenCountReward
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.reward import RewardModule, agreement, factor_loss, score_loss
@@ -52,6 +54,31 @@ def test_loss_when_a_score_lies_between_classes() -> None:
     # p = softmax(0, 0, 0, 0, ln 4) = 1/8, ..., 1/2; score 4.5 is half 4, half 5: (log 8 + log 2) / 2.
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0, math.log(4)]])
     assert float(score_loss(logits, torch.tensor([4.5]))) == pytest.approx((math.log(8) + math.log(2)) / 2)
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 7.0, 80.0, float("nan")])
+def test_scores_that_are_not_1_to_5_are_refused(score: float, tmp_path: Path) -> None:
+    """As a tone's 0 and 1, or a percentage: their cross-entropy has no lower bound. Rounding is not refused."""
+    with pytest.raises(UserError, match=f"scores must be from 1 to 5; got {score:g}"):
+        score_loss(torch.zeros(2, 5), torch.tensor([3.0, score]))
+    assert float(score_loss(torch.zeros(2, 5), torch.tensor([5.0000005, 0.9999999]))) == pytest.approx(math.log(5))
+    if score == score:
+        rows = [Preference(f"t{i}", 0, "q.wav", "r.wav", s) for i, s in enumerate((5.0, score))]
+        append_jsonl(tmp_path / "train.jsonl", rows)
+        with pytest.raises(UserError, match=f"train.jsonl:2: a score must be from 1 to 5; got {score}"):
+            PreferenceDataModule(str(tmp_path / "train.jsonl"), str(tmp_path / "train.jsonl")).setup()
+
+
+def test_samples_when_a_reward_has_another_scale(tmp_path: Path, capsys) -> None:
+    """A reward of 0..1 is refused before anything of the batch is written, unless tokens are kept: rejection sampling
+    learns of any scale."""
+    build = (ToyLM(), ToyProcessor(), TokenCountReward(2))
+    batch, sampling = next(iter(ToyData(labelled=False).val_dataloader())), Sampling(max_steps=20)
+    with pytest.raises(UserError, match="must be from 1 to 5; got .* of TokenCountReward; .*model.keep_tokens"):
+        build_preferences(*build, [batch], tmp_path / "a", 2, sampling)
+    assert not (tmp_path / "a/done.txt").exists() and not (tmp_path / "a/preferences.jsonl").read_text()
+    found = build_preferences(*build, [batch], tmp_path / "b", 2, sampling, keep_tokens=True)
+    assert len(read_jsonl(found, Preference)) > 4 and "no reward model can learn scores" in capsys.readouterr().err
 
 
 def test_factor_loss_when_some_are_unknown() -> None:
@@ -118,10 +145,46 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
     more = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", 2, sampling, others=2), Preference)
     assert [p for p in more if not p.answers] == alone
     for swap in (p for p in more if p.answers):
-        assert swap.response_audio.startswith(f"audio/{swap.answers}-")
+        assert swap.response_audio.startswith(f"answers/{swap.answers}-")
         assert swap.query_audio == f"audio/{swap.query_id}.flac"
         assert (tmp_path / "b" / swap.query_audio).is_file()
     assert len(more) > 2 * len(alone) and {p.factor for p in more} == {"emotion"}
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_others_when_they_are_drawn_once_each(size: int, capsys) -> None:
+    """Three others of a batch of 8, both of a batch of 3, none of a batch of 1: two are told of."""
+    batch = next(iter(ToyData(size, labelled=False, size=size).val_dataloader()))
+    found = swapped(batch, 3, draw="distinct")
+    taken = [{b.queries[i].id for b in found} for i in range(size)]
+    assert {len(ids) for ids in taken} == {min(3, size - 1)}
+    assert not any(query.id in ids for query, ids in zip(batch.queries, taken, strict=True))
+    assert ("too few queries for others=3" in capsys.readouterr().err) == (size < 4)
+
+
+def test_recordings_when_an_id_looks_like_an_answers_number(tmp_path: Path) -> None:
+    """The first answer to "clip-1" and the query "clip-1-0" are two recordings: 0.5 s and 0.75 s are the queries."""
+    build, sampling = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer)), Sampling(max_steps=20)
+    batch = next(iter(ToyData(2, labelled=False).val_dataloader()))
+    audios = [Audio(np.full(n, 0.1, np.float32), 16_000) for n in (8000, 12000)]
+    queries = [replace(q, id=i) for q, i in zip(batch.queries, ("clip-1", "clip-1-0"), strict=True)]
+    batch = replace(batch, queries=queries, audios=audios)
+    found = read_jsonl(build_preferences(*build, [batch], tmp_path, 2, sampling), Preference)
+    assert found and {p.query_audio for p in found}.isdisjoint(p.response_audio for p in found)
+    seconds = [read_audio(tmp_path / p.response_audio, 16_000).seconds for p in found]
+    assert max(seconds) < 0.25  # 20 steps of 10 ms
+    old = tmp_path / "old"
+    append_jsonl(old / "preferences.jsonl", [Preference("clip-1", 0, "audio/clip-1.flac", "audio/clip-1-0.flac", 3.0)])
+    with pytest.raises(UserError, match="must hold no answer where a query's recording belongs"):
+        build_preferences(*build, [batch], old, 2, sampling)
+
+
+def test_preferences_when_the_policy_is_another_one(tmp_path: Path) -> None:
+    batches, sampling = list(ToyData(labelled=False).val_dataloader()), Sampling(max_steps=20)
+    build, reward = (lambda: (ToyLM(), ToyProcessor())), ScorerReward(ToyScorer)
+    build_preferences(*build(), reward, batches[:1], tmp_path, 2, sampling)
+    with pytest.raises(UserError, match="must be made from the same; got another policy"):
+        build_preferences(*build(), reward, batches, tmp_path, 2, sampling)
 
 
 def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None:

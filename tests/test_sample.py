@@ -13,6 +13,7 @@ from fsdp_worker import said, start
 from toys import ToyData, ToyLM, ToyScorer
 
 from lightning_paras2s.data.preferences import Preference
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.sample import SampleModule, finished_queries, merge
@@ -48,16 +49,16 @@ def scorer() -> ToyScorer:
     return ToyScorer()
 
 
-def sample(folder: str, rank: int = 0, world_size: int = 1) -> int:
-    torch.manual_seed(0)
-    weights = ToyLM()
-    module = Counted(
-        lambda: weights,
-        lambda: ScorerReward(scorer),
-        folder,
-        samples=SAMPLES,
-        sampling=Sampling(max_steps=20),
-    )
+def other_scorer() -> ToyScorer:
+    torch.manual_seed(2)
+    return ToyScorer()
+
+
+def sample(folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, judge=scorer, **options) -> int:
+    torch.manual_seed(weights)
+    policy = ToyLM()
+    defaults = {"samples": SAMPLES, "sampling": Sampling(max_steps=20)}
+    module = Counted(lambda: policy, lambda: ScorerReward(judge), folder, **{**defaults, **options})
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world_size,
@@ -131,6 +132,33 @@ def test_cut_shards_are_resumed_by_another_number_of_ranks(whole, two, tmp_path)
 def test_finished_run_draws_nothing(whole):
     before = (whole / "train.jsonl").read_bytes()
     assert sample(str(whole)) == 0 and (whole / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"weights": 1}, "another policy"),
+        ({"judge": other_scorer}, "another reward"),
+        ({"samples": 3}, r"samples 3 \(was 2\)"),
+        ({"seed": 9}, r"seed 9 \(was 0\)"),
+        ({"others": 1}, r"others 1 \(was 0\)"),
+        ({"keep_tokens": True}, r"keep_tokens True \(was False\)"),
+        ({"sampling": Sampling(max_steps=20, text_temperature=0.5)}, r"sampling.text_temperature 0.5 \(was 1.0\)"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_folder_when_its_answers_were_made_from_something_else(options, said, whole):
+    before = (whole / "train.jsonl").read_bytes()
+    with pytest.raises(UserError, match=f"must be made from the same; got {said}"):
+        sample(str(whole), **options)
+    assert (whole / "train.jsonl").read_bytes() == before
+
+
+def test_folder_of_an_earlier_version_goes_on_and_is_told_of(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "old")
+    (tmp_path / "old/made_from.json").unlink()
+    assert sample(str(tmp_path / "old")) == 0 and "is not recorded; they are kept" in capsys.readouterr().err
+    assert (tmp_path / "old/made_from.json").read_text() == (whole / "made_from.json").read_text()
 
 
 def test_merge_keeps_each_sample_once(tmp_path):

@@ -12,6 +12,9 @@ from lightning_paras2s.audio import Recording, read_audio, write_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork
+from lightning_paras2s.judging.audio_judges import ScorerJudge
+from lightning_paras2s.judging.pair_judges import ScorerPairJudge
+from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.judging.scorer import expected_score
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.tiny.scorer import WHOLE, Heard, TinyScorer, TrainedScorer
@@ -156,3 +159,21 @@ def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_
     (tmp_path / "style.safetensors").unlink()
     with pytest.raises(UserError, match="must be an existing .safetensors file; got .*style.safetensors"):
         TrainedScorer(str(tmp_path / "scorer.safetensors")).eval()
+
+
+def test_scorer_that_nobody_trained_is_refused_where_it_would_score(folder, tmp_path):
+    """One step with a gradient makes it another; what it learned is kept in its file."""
+    ears = [str(folder / f"{ear}.safetensors") for ear in ("transcriber", "style")]
+    judges = (ScorerReward, lambda s: ScorerJudge(s, "x"), lambda s: ScorerPairJudge(s, "x"))
+    for judge in judges:
+        with pytest.raises(UserError, match="must be trained; got a TinyScorer with random weights; .* TrainedScorer"):
+            judge(lambda: TinyScorer(*ears, 16, 1, 2))
+    scorer = TinyScorer(*ears, 16, 1, 2)
+    step = torch.optim.AdamW(scorer.body.parameters(), lr=1e-2)
+    scorer.score_logits(sounds(0.5), sounds(0.4)).log_softmax(-1)[0, 0].neg().backward()
+    step.step()
+    scorer.save(tmp_path / "scorer.safetensors")
+    for judge in judges:
+        judge(lambda: scorer)
+        judge(lambda: TrainedScorer(str(tmp_path / "scorer.safetensors")))
+    assert not TrainedScorer().untrained

@@ -37,7 +37,7 @@ def spoken(role: str, text: str, seconds: float, seed: int) -> HeardTurn:
 
 
 def dialogue(*turns: Turn, name: str = "q0") -> Query:
-    return Query(name, "p", "emotion", "test", "hi", {}, "", "", turns=turns)
+    return Query(name, "p", "emotion", "train", "hi", {}, "", "", turns=turns)
 
 
 @torch.no_grad()

@@ -266,8 +266,8 @@ class TermRank(L.Callback):
 
 
 class DeadlyReward(TokenCountReward):
-    """Ends the process as `kill -9` does at its n-th call, once: there, or in the middle of a line that is written
-    after it."""
+    """Scores 1..5. Ends the process as `kill -9` does at its n-th call, once: there, or in the middle of a line that is
+    written after it."""
 
     def __init__(self, token: int, call: int, marker: str, half_line: bool = False) -> None:
         super().__init__(token)
@@ -280,7 +280,7 @@ class DeadlyReward(TokenCountReward):
             if not self.half_line:
                 os.kill(os.getpid(), signal.SIGKILL)
             preferences.append_jsonl = write_half
-        return super().score(batch, responses)
+        return 1 + 4 * super().score(batch, responses)
 
 
 def write_half(path: Path, items: list) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,14 @@ from torch import Tensor
 from lightning_paras2s.audio import Recording, write_audio
 from lightning_paras2s.data.completions import keep_completions
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.data.made_from import claim, made_from
+from lightning_paras2s.data.swapped import Draw, number_of, swapped
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.runs import ResumableLoader
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
@@ -98,7 +100,13 @@ class PreferenceDataModule(L.LightningDataModule):
             raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
 
     def _read(self, path: Path) -> list[tuple[Preference, Path]]:
-        return [(preference, path.parent) for preference in read_jsonl(path, Preference)]
+        rows = read_jsonl(path, Preference)
+        for number, row in enumerate(rows, 1):
+            if off_scale(row.score):
+                raise UserError(
+                    f"{path}:{number}: a score must be from 1 to 5; got {row.score}; map the reward's scores onto 1..5"
+                )
+        return [(row, path.parent) for row in rows]
 
     def _collate(self, items: list[tuple[Preference, Path]]) -> PreferenceBatch:
         queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
@@ -129,6 +137,7 @@ def build_preferences(
     others: int = 0,
     written: WrittenAnswers | None = None,
     keep_tokens: bool = False,
+    draw: Draw = "repeated",
 ) -> Path:
     """Sample, judge and keep `samples` responses a query; killed and called again, it goes on where it stopped. A
     query's samples are a function of (seed, its id), whatever else is in its batch.
@@ -139,60 +148,91 @@ def build_preferences(
         written: answers of demonstrations beside the sampled ones, or the scorer would never hear a good answer of a
             kind that the policy doesn't give.
         keep_tokens: write the sampled answers' tokens, too, to `completions.jsonl`.
+        draw: how the other queries are drawn, see `swapped`.
 
     Returns:
         The manifest, `folder/preferences.jsonl`; the recordings lie beside it.
+
+    Raises:
+        UserError: the folder has answers that were made from something else; or scores off the scale of 1..5.
     """
     folder = Path(folder)
-    manifest = folder / "preferences.jsonl"
-    append_jsonl(manifest, [])  # mends a half line
-    done = {(p.query_id, p.answers, p.sample) for p in read_jsonl(manifest, Preference)}
-    attempted = folder / "done.txt"
-    finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
-    policy.eval()
+    options = {"samples": samples, "seed": seed, "others": others, "draw": draw, "keep_tokens": keep_tokens}
+    begun = (folder / "preferences.jsonl").is_file()
+    claim(folder, made_from(policy, reward.config_sha, written, sampling, **options), begun)
+    append_jsonl(folder / "preferences.jsonl", [])
     for batch in batches:
-        if all(query.id in finished for query in batch.queries):
-            continue
-        noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
-        completion = policy.generate(batch.prompt, sampling, noise, samples)
-        if keep_tokens:
-            append_jsonl(folder / "completions.jsonl", keep_completions(batch.queries, completion, policy.streams))
-        pools = [(0, processor.speak(completion))]
-        if written is not None:
-            pools.append((samples, written.answer(batch, processor, seed)))
-        found, asked = [], [batch, *swapped(batch, others, seed)]
-        for first, responses in pools:
-            for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
-                found += _preferences(queries, batch, responses, scores, first)
-            _keep(folder, batch, responses, first)
-        for query, audio in zip(batch.queries, batch.audios, strict=True):
-            write_audio(folder / _recording(query.id), audio)
-        new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
-        append_jsonl(manifest, list(new.values()))
-        with attempted.open("a") as file:
-            file.write("".join(f"{query.id}\n" for query in batch.queries))
-    return manifest
+        sample_batch(
+            policy, processor, reward, batch, folder, samples, sampling, seed, others, written, keep_tokens, draw
+        )
+    return folder / "preferences.jsonl"
 
 
-def swapped(batch: DualStreamBatch, others: int, seed: int = 0) -> list[DualStreamBatch]:
-    """`others` batches in which each query's place is taken by another one: by turns one of the same factor and another
-    style (the answer to a sad user, judged for a happy one), and any."""
-    random = np.random.default_rng([seed, number_of(batch.queries[0].id)])
-    batches = []
-    for turn in range(others if len(batch) > 1 else 0):
-        taken = []
-        for i, query in enumerate(batch.queries):
-            any_other = [j for j in range(len(batch)) if j != i]
-            contrast = [
-                j
-                for j in any_other
-                if batch.queries[j].factor == query.factor and batch.queries[j].style != query.style
-            ]
-            pool = contrast if contrast and turn % 2 == 0 else any_other
-            taken.append(pool[random.integers(len(pool))])
-        queries, audios = ([items[j] for j in taken] for items in (batch.queries, batch.audios))
-        batches.append(replace(batch, queries=queries, audios=audios))
-    return batches
+@torch.no_grad()
+def sample_batch(
+    policy: SpeechLM,
+    processor: Processor,
+    reward: Reward,
+    batch: DualStreamBatch,
+    folder: Path,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    others: int,
+    written: WrittenAnswers | None,
+    keep_tokens: bool,
+    draw: Draw,
+) -> None:
+    """`build_preferences` of one batch, in a folder that is made from the same."""
+    manifest, attempted = folder / "preferences.jsonl", folder / "done.txt"
+    append_jsonl(manifest, [])  # mends a half line
+    done = {(p.query_id, p.answers, p.sample): p for p in read_jsonl(manifest, Preference)}
+    finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
+    if all(query.id in finished for query in batch.queries):
+        return
+    policy.eval()
+    noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
+    completion = policy.generate(batch.prompt, sampling, noise, samples)
+    if keep_tokens:
+        append_jsonl(folder / "completions.jsonl", keep_completions(batch.queries, completion, policy.streams))
+    pools = [(0, processor.speak(completion))]
+    if written is not None:
+        pools.append((samples, written.answer(batch, processor, seed)))
+    found, asked = [], [batch, *swapped(batch, others, seed, draw)]
+    for first, responses in pools:
+        for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
+            _check_scale(reward, scores, keep_tokens)
+            found += _preferences(queries, batch, responses, scores, first)
+        _keep(folder, batch, responses, first)
+    answers = {p.response_audio for p in done.values()}
+    for query, audio in zip(batch.queries, batch.audios, strict=True):
+        if (place := _query_audio(query.id)) in answers:
+            raise UserError(
+                f"{folder} must hold no answer where a query's recording belongs; got one at {place}, of an earlier "
+                "version; choose another model.folder"
+            )
+        write_audio(folder / place, audio)
+    new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
+    append_jsonl(manifest, list(new.values()))
+    with attempted.open("a") as file:
+        file.write("".join(f"{query.id}\n" for query in batch.queries))
+
+
+def _check_scale(reward: Reward, scores: Tensor, keep_tokens: bool) -> None:
+    """A reward model learns 1..5 alone; the best of an answer's tokens can be learned of any scale.
+
+    Raises:
+        UserError: scores off that scale, where no tokens are kept that could be learned in their stead.
+    """
+    if (strange := next((s for s in scores.tolist() if s == s and off_scale(s)), None)) is None:
+        return
+    got = f"got {strange:g} of {type(reward).__name__}"
+    if not keep_tokens:
+        raise UserError(
+            f"the scores that a reward model learns must be from 1 to 5; {got}; map them onto 1..5, or set "
+            "model.keep_tokens to learn the best answers themselves (RejectionDataModule, data.floor on that scale)"
+        )
+    say_once(f"no reward model can learn scores that are not from 1 to 5; {got}; the kept tokens can be learned")
 
 
 def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse], first: int) -> None:
@@ -200,7 +240,7 @@ def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse],
     count = len(responses) // len(batch)
     for i, (query, response) in enumerate(zip(repeat(batch.queries, count), responses, strict=True)):
         if len(response.audio.samples):
-            write_audio(folder / _recording(query.id, first + i % count), response.audio)
+            write_audio(folder / _answer_audio(query.id, first + i % count), response.audio)
 
 
 def _preferences(
@@ -213,8 +253,8 @@ def _preferences(
         Preference(
             query.id,
             first + i % samples,
-            _recording(query.id),
-            _recording(own.id, first + i % samples),
+            _query_audio(query.id),
+            _answer_audio(own.id, first + i % samples),
             score,
             response.text,
             "" if own.id == query.id else own.id,
@@ -225,11 +265,16 @@ def _preferences(
     ]
 
 
-def _recording(query_id: str, sample: int | None = None) -> str:
-    """Where the query, or a response to it, lies."""
-    return f"audio/{query_id}.flac" if sample is None else f"audio/{query_id}-{sample}.flac"
+def _query_audio(query_id: str) -> str:
+    return f"audio/{query_id}.flac"
 
 
-def number_of(name: str) -> int:
-    """A number below 2^40 that stands for an id."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:5])
+def _answer_audio(query_id: str, sample: int) -> str:
+    """In a folder of its own: the first answer to "clip-1" is no query "clip-1-0"."""
+    return f"answers/{query_id}-{sample}.flac"
+
+
+def off_scale(score: float) -> bool:
+    """Whether a score is none of 1..5, the scale that a reward model learns; rounding aside (an expected score of 5
+    may be 5.0000005)."""
+    return not 1 - 1e-4 <= score <= 5 + 1e-4

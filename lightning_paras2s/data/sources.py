@@ -29,6 +29,7 @@ from lightning_paras2s.data.embedded import (
 )
 from lightning_paras2s.data.fitting import about_another, about_fitting, fitting_reply
 from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
 from lightning_paras2s.types import STYLES, TONES, Query, Response, Style, read_jsonl
 
@@ -195,7 +196,8 @@ class ManifestDialogues(DialogueSource):
     """Recordings listed in manifests: of queries for RL, reward data and prediction, and of answers for SFT.
 
     Args:
-        manifest: JSON lines of `Query` records, for training; audio paths are relative to the file.
+        manifest: JSON lines of `Query` records, for training, none of the split test; audio paths are relative to the
+            file.
         val: the same for validation; None = there is none.
         answers: JSON lines of `Response` records (`query_id`, `audio`, `text`), one a query of both, for SFT; None =
             queries alone.
@@ -214,6 +216,11 @@ class ManifestDialogues(DialogueSource):
         answers = self._answers(path, queries)
         found = []
         for number, query in enumerate(queries, 1):
+            if split == "train" and query.split == "test":
+                raise UserError(
+                    f"{path}:{number}: a query to train on must not be of the split test; got {query.id!r}; take "
+                    "others, or make its manifest with --split train"
+                )
             try:
                 user = RecordedUtterance(root / query.audio, query.text, query.style)
                 user.seconds  # noqa: B018  refuses what can't be read
@@ -226,11 +233,25 @@ class ManifestDialogues(DialogueSource):
     def _answers(self, path: str, queries: list[Query]) -> dict[str, RecordedUtterance]:
         if self.answers is None:
             return {}
-        root = Path(self.answers).parent
-        found = {r.query_id: r for r in read_jsonl(self.answers, Response)}
+        root, found = Path(self.answers).parent, {}
+        for number, row in enumerate(read_jsonl(self.answers, Response), 1):
+            if why := unfit(row, found):
+                raise UserError(f"{self.answers}:{number}: {why}; mend the line or leave it out")
+            found[row.query_id] = row
         if missing := next((q.id for q in queries if q.id not in found), None):
             raise UserError(f"{self.answers} must answer every query of {path}; {missing!r} has no answer; add it")
-        return {i: RecordedUtterance(root / r.audio, r.text or "", Style()) for i, r in found.items()}
+        return {i: RecordedUtterance(root / r.audio, r.text, Style()) for i, r in found.items()}
+
+
+def unfit(answer: Response, others: dict[str, Response]) -> str:
+    """Why an answer is none to learn; "" where it is. `others` are those before it, by their query."""
+    if answer.status != "ok":
+        return f"an answer to learn must have the status ok; got {answer.status!r}"
+    if not plain_words(answer.text or ""):
+        return f"an answer to learn must have its words as text; got {answer.text!r}"
+    if answer.query_id in others:
+        return f"a query must have one answer to learn; got a second one to {answer.query_id!r}"
+    return ""
 
 
 def demonstrated_queries(share: float) -> list[TextQuery]:

@@ -20,7 +20,7 @@ from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.judges import Judge, ask_samples, judge_audible
 from lightning_paras2s.judging.rubric import PARSER_VERSION, PROMPT, Score, read_rubric, rubric_sha
-from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
+from lightning_paras2s.judging.scorer import ResponseScorer, expected_score, ready
 from lightning_paras2s.judging.turns import turn_parts
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.running.logs import Log
@@ -120,7 +120,7 @@ class ScorerJudge(HearingJudge):
     """
 
     def __init__(self, scorer: Callable[[], ResponseScorer], name: str) -> None:
-        self.scorer = scorer().eval().requires_grad_(False)
+        self.scorer = ready(scorer)
         self.name = f"end-to-end-scorer/{type(self.scorer).__name__}/{name}"
         self.rubric_sha = hashlib.sha256(qwen_omni.GUIDELINE.encode()).hexdigest()
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import torch
 
-from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.judging.scorer import ResponseScorer, ready
 from lightning_paras2s.judging.turns import turn_parts
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.chat import ChatLLM, Reply
@@ -115,7 +115,7 @@ class ScorerPairJudge(PairJudge):
     """
 
     def __init__(self, scorer: Callable[[], ResponseScorer], name: str, margin: float = 0.25) -> None:
-        self.scorer, self.margin = scorer().eval().requires_grad_(False), margin
+        self.scorer, self.margin = ready(scorer), margin
         self.name = f"pairwise-scorer-{margin:g}/{type(self.scorer).__name__}/{name}"
 
     @torch.no_grad()

@@ -17,8 +17,10 @@ from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
-from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.judging.scorer import ResponseScorer, ready
 from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.running.origins import sha
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query, Style
 
@@ -41,6 +43,18 @@ class Reward(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027
         """Move the networks that run on the policy's device; most have none, or choose theirs."""
 
+    @property
+    def config_sha(self) -> str:
+        """Short hash of what its scores depend on: its class, its texts (labels: gold) and numbers, its parts by their
+        weights and rubrics. Whole numbers are taken for counters and batch sizes."""
+        own, parts = {}, {}
+        for name, value in vars(self).items():
+            if isinstance(value, str | float):
+                own[name] = value
+            elif hasattr(value, "__dict__"):
+                parts[name] = [type(value).__name__, getattr(value, "rubric_sha", ""), part_sha(value)]
+        return sha(type(self).__name__, own, parts)
+
 
 class TokenCountReward(Reward):
     """The share of a response's text steps that hold one token (the ladder's first rung: does the estimator work?).
@@ -53,6 +67,10 @@ class TokenCountReward(Reward):
 
     def __init__(self, token: int) -> None:
         self.token = token
+
+    @property
+    def config_sha(self) -> str:
+        return sha(super().config_sha, self.token)
 
     def score(self, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
         return torch.tensor([r.text_ids.count(self.token) / max(1, len(r.text_ids)) for r in responses])
@@ -155,7 +173,7 @@ class ScorerReward(Reward):
     """
 
     def __init__(self, scorer: Callable[[], ResponseScorer], batch_size: int = 64) -> None:
-        self.scorer, self.batch_size = scorer().eval().requires_grad_(False), batch_size
+        self.scorer, self.batch_size = ready(scorer), batch_size
 
     def to(self, device: torch.device) -> None:
         self.scorer.to(device)

@@ -4,6 +4,7 @@ section 4.2)."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from lightning_paras2s.types import Audio
 
 class ResponseScorer(nn.Module, ABC):
     """Scores 1..5 as five classes; the reward is the expected score (docs/design: fewer ties than argmax)."""
+
+    @property
+    def untrained(self) -> bool:
+        """Whether its weights are known to be random."""
+        return False
 
     @abstractmethod
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
@@ -33,6 +39,21 @@ class ResponseScorer(nn.Module, ABC):
         raise UserError(
             f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process"
         )
+
+
+def ready(build: Callable[[], ResponseScorer]) -> ResponseScorer:
+    """A scorer that scores and does not learn.
+
+    Raises:
+        UserError: nobody trained it.
+    """
+    scorer = build().eval().requires_grad_(False)
+    if scorer.untrained:
+        raise UserError(
+            f"a scorer that scores must be trained; got a {type(scorer).__name__} with random weights; name the class "
+            "that reads them from a file, TrainedScorer, and its path"
+        )
+    return scorer
 
 
 def expected_score(logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.queries.manifest import check_labelled, read_queries
+from lightning_paras2s.bench.queries.manifest import check_labelled, placed, read_queries
 from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import Spoken, confounded, every_style, polytone, suggestive_texts
 from lightning_paras2s.errors import InputPath, UserError, check_choice
@@ -145,10 +145,13 @@ class ManifestStyles(FactorBatches):
         super().__init__(batch_size, seed)
         check_choice("arrangement", arrangement, ARRANGEMENTS)
         self.paths, self.arrangement, self.factors = (train, val), arrangement, factors
-        self.folders: dict[str, Path] = {}
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = (self._read(path) for path in self.paths)
+        if shared := {q.id for q in self.train} & {q.id for q in self.val}:
+            raise UserError(
+                f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
+            )
         if self.arrangement == "confounded":
             self.train = one_style_a_text(self.train)
 
@@ -157,11 +160,11 @@ class ManifestStyles(FactorBatches):
         if not rows:
             raise UserError(f"{path} must hold queries of {', '.join(self.factors)}; got none; see `synthesize`")
         check_labelled(rows, "an analyser's queries")
-        self.folders |= {q.id: Path(path).parent for q in rows}
-        return rows
+        root = Path(path).parent
+        return [placed(q, lambda audio: str(root / audio)) for q in rows]
 
     def collate(self, rows: list[Query]) -> list[Labelled]:
-        samples = [read_audio(self.folders[q.id] / q.audio, SAMPLE_RATE).samples for q in rows]
+        samples = [read_audio(Path(q.audio), SAMPLE_RATE).samples for q in rows]
         return [Labelled(NOTHING._replace(samples=s), q.factor, q.styles[q.factor]) for q, s in zip(rows, samples)]
 
 
@@ -169,8 +172,8 @@ def one_style_a_text(queries: list[Query]) -> list[Query]:
     """One half of each contrast pair, the same in every process."""
     pairs: dict[str, list[Query]] = {}
     for query in queries:
-        pairs.setdefault(query.pair_id, []).append(query)
-    return [halves[zlib.crc32(pair.encode()) % len(halves)] for pair, halves in pairs.items()]
+        pairs.setdefault(query.pair, []).append(query)
+    return [halves[zlib.crc32(halves[0].pair_id.encode()) % len(halves)] for halves in pairs.values()]
 
 
 def labelled(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> list[Labelled]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
-from lightning_paras2s.data.preferences import PreferenceBatch
+from lightning_paras2s.data.preferences import PreferenceBatch, off_scale
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
 from lightning_paras2s.modules.training import Optimization, SupervisedModule
 from lightning_paras2s.types import FACTORS
@@ -89,7 +90,12 @@ def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
     """Cross-entropy of scores 1..5, a mean over rows that could be scored: logits [B, 5], scores [B].
 
     A score between two classes (a mean of several verdicts) is shared between them.
+
+    Raises:
+        UserError: a score outside of 1..5, of which a class would get a negative share and the loss no lower bound.
     """
+    if (strange := next((s for s in scores.tolist() if off_scale(s)), None)) is not None:
+        raise UserError(f"scores must be from 1 to 5; got {strange:g}; map the reward's scores onto 1..5")
     scored = logits.isfinite().all(-1)
     low = (scores.floor().clamp(1, 4) - 1).long()  # [B], 0..3
     upper = (scores - 1 - low).unsqueeze(-1)

@@ -11,7 +11,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_paras2s.data.completions import KeptCompletion
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.preferences import Preference, build_preferences
+from lightning_paras2s.data.made_from import claim, made_from
+from lightning_paras2s.data.preferences import Draw, Preference, sample_batch
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import InputPath
 from lightning_paras2s.judging.rewards import Reward
@@ -37,12 +38,14 @@ class SampleModule(L.LightningModule):
         folder: to write: manifests and recordings.
         init_from: the policy's weights (.safetensors); None = those that it brings.
         samples: K.
-        others: queries beside its own that each training response is judged for; held-out responses are judged for
-            their own alone.
+        others: queries of its batch beside its own that each training response is judged for, as far as the batch has
+            so many and `draw` repeats none; held-out responses are judged for their own alone.
         written: adds written answers to the training queries, see `build_preferences`; null = none.
         sampling: temperatures and longest response of the samples.
         keep_tokens: write the samples' tokens, too, to `folder/{train,val}_completions.jsonl`: for rejection sampling.
         seed: with a query's id decides its samples; null follows `seed_everything`.
+        draw: how the other queries are drawn: "distinct" gives each response `others` of them; "repeated" may draw one
+            more than once, which counts once (of 12 about nine remain): the shipped reward model's data were drawn so.
     """
 
     def __init__(
@@ -57,12 +60,13 @@ class SampleModule(L.LightningModule):
         sampling: Sampling = Sampling(),
         keep_tokens: bool = False,
         seed: int | None = None,
+        draw: Draw = "repeated",
     ) -> None:
         super().__init__()
         check_sampling(sampling)
         self.build, self.init_from = (policy, reward), init_from
         self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
-        self.others, self.written, self.keep_tokens = others, written, keep_tokens
+        self.others, self.written, self.keep_tokens, self.draw = others, written, keep_tokens, draw
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
@@ -71,10 +75,21 @@ class SampleModule(L.LightningModule):
             self.policy = initial_policy(policy, self.init_from, self.seed)
             place(self, self.policy)
             self.reward = reward()
+            self.reward_sha = self.reward.config_sha  # before it is used: some parts read their weights when asked
 
     def on_predict_start(self) -> None:
-        """Queries that a run before this one is done with, in whatever shard."""
+        """Queries that a run before this one is done with, in whatever shard.
+
+        Raises:
+            UserError: it made their answers from something else.
+        """
         self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
+        options = {"samples": self.samples, "seed": self.seed, "others": self.others, "draw": self.draw}
+        made = made_from(
+            self.policy, self.reward_sha, self.written, self.sampling, **options, keep_tokens=self.keep_tokens
+        )
+        begun = any(path.stat().st_size for split in SPLITS for path in self.folder.glob(f"{split}-*/*.jsonl"))
+        claim(self.folder, made, begun, self.trainer.is_global_zero)
 
     def predict_step(self, batch: DualStreamBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
         if self.trainer.received_sigterm:  # Lightning's loop over predictions, unlike its others, doesn't look
@@ -85,7 +100,8 @@ class SampleModule(L.LightningModule):
         parts = (self.policy, self.trainer.datamodule.processor, self.reward)
         folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
         extra = (self.others, self.written) if split == "train" else (0, None)
-        build_preferences(*parts, [batch], folder, self.samples, self.sampling, seed, *extra, self.keep_tokens)
+        options = (self.samples, self.sampling, seed, *extra, self.keep_tokens, self.draw)
+        sample_batch(*parts, batch, folder, *options)
         return len(batch) * self.samples
 
     def on_predict_end(self) -> None:

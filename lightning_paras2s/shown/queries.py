@@ -79,6 +79,9 @@ def import_speech(result: Result, options: Result) -> Shown:
     told = [f"kept {kept}; left out: {counted(left)}", f"queries: {result['manifest']}"]
     if "log" in result:  # without labels
         of = f"of {result['recordings']} recordings, {result['hours']:.3f} h; why others were left out: {result['log']}"
+        if options.get("split", "test") == "test":  # which is not trained on
+            again = f"evaluate --config evaluate.yaml --manifest {result['manifest']} --label_source predicted"
+            return Shown([*told, of], again)
         again = f"--data.source ManifestDialogues --data.source.manifest {result['manifest']}"
         small = f" --data.batch_size {kept}" if 0 < kept < BATCH else ""  # a batch must not be larger than the set
         return Shown([*told, of], f"fit --config grpo.yaml {again}{small}")

@@ -22,7 +22,7 @@ from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
 from lightning_paras2s.models.tiny.features import stack_acoustics
 from lightning_paras2s.models.tiny.lm import TinySpeechLM
-from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate
+from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate, unspelt
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer, silence, stack_frames
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.speaking.codec import SpokenResponse, speak, through_codec
@@ -72,6 +72,16 @@ class TinyProcessor(Processor):
                 f"the policy's levels must make the {codes} codes of {self.paths[0]}; got "
                 f"{policy.streams.audio_blank}; set them as the tokenizer's, or name the tokenizer it was trained with"
             )
+
+    def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
+        vocab = TextVocab()
+        for d in dialogues if labelled else []:
+            if d.agent is not None and (word := unspelt(vocab, d.agent.text)):
+                of = f" to {d.query.id!r}" if d.query else ""
+                raise UserError(
+                    f"an answer's words must be spelt with the letters a to z; got {word!r} in the one{of}; write it "
+                    "out as the voice says it"
+                )
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> TinyItems:
         return TinyItems(dialogues, self.ears, self.delay, labelled, cache_dir)

@@ -125,6 +125,11 @@ class TinyScorer(ResponseScorer):
         self.ears = Ears(load_module(CTCNetwork, transcriber), load_module(StyleNetwork, style))
         self.body = ScorerBody(width, layers, heads)
 
+    @property
+    def untrained(self) -> bool:
+        """A norm's first weights are all 1, and the first step moves them."""
+        return bool((self.body.norm.weight == 1).all())
+
     def save(self, path: str | Path) -> None:
         """With its ears beside it, where they are looked for."""
         self.body.settings |= {name: self.settings[name] for name in self.files}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions, pad_prompts
+from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 from lightning_paras2s.models.tiny.vocabulary import BLANK, EOS, TextVocab
 from lightning_paras2s.types import Audio, Query
@@ -111,6 +112,12 @@ def build_completion(
     actions[TEXT, min(step, total - 1) + 1 :] = False
     actions[AUDIO, :delay] = False
     return tokens, actions
+
+
+def unspelt(vocab: TextVocab, text: str) -> str:
+    """The first word of an answer that the text stream can't write in full ("42"); "" if it can. The voice would say
+    what the words leave out."""
+    return next((w for w in plain_words(text) if w not in vocab.index and len(vocab.encode_word(w)) < len(w)), "")
 
 
 def collate(examples: list[Example]) -> DualStreamBatch:
