@@ -20,7 +20,8 @@ from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
 from lightning_paras2s.modules.reward import RewardModule
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.running.runs import ResumableLoader, RunLogger
+from lightning_paras2s.running.loaders import ResumableLoader
+from lightning_paras2s.running.runs import RunLogger
 from lightning_paras2s.types import Audio
 
 

@@ -24,8 +24,9 @@ from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Prompt, Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.running.checkpoints import RunCheckpoint, last_checkpoint
+from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.running.ranks import EndTogether
-from lightning_paras2s.running.runs import ResumableLoader, RunLogger, StepSeed
+from lightning_paras2s.running.runs import RunLogger, StepSeed
 from lightning_paras2s.speaking.codec import speak
 
 HEAVY = ("lightning_paras2s.running.fit", "transformers.models.qwen2.modeling_qwen2", "pytest", "peft")

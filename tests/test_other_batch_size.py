@@ -11,7 +11,7 @@ import pytest
 from test_resume_properties import fit
 from toys import ToyData
 
-from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.running.loaders import ResumableLoader
 
 SIZE = 16
 SEEN: list[list[int]] = []

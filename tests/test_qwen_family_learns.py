@@ -21,7 +21,7 @@ from lightning_paras2s.models.qwen_omni.lm import QwenOmni
 from lightning_paras2s.models.qwen_omni.processor import QwenOmniProcessor
 from lightning_paras2s.models.speech_lm import AUDIO, Completion, Sampling, sampling_noise
 from lightning_paras2s.modules.grpo import GRPOModule
-from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.running.loaders import ResumableLoader
 
 QUERIES, STEPS = 4, 8
 SAMPLING = Sampling(STEPS)

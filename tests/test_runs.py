@@ -19,7 +19,8 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, Prompt
 from lightning_paras2s.modules.rollouts import Rollout, cut
 from lightning_paras2s.running.checkpoints import checkpoints, last_checkpoint, publish, remove
-from lightning_paras2s.running.runs import ResumableLoader, RunLogger, StepSeed, generators, set_generators
+from lightning_paras2s.running.loaders import ResumableLoader
+from lightning_paras2s.running.runs import RunLogger, StepSeed, generators, set_generators
 
 TESTS = Path(__file__).parent
 STAGES = {

@@ -17,7 +17,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.sample import SampleModule, finished_queries, merge
-from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.types import append_jsonl, read_jsonl
 
 SIZE, SAMPLES = 10, 2  # batches of 4: rank 0 of two gets queries 0 to 3 and 8, rank 1 gets 4 to 7 and 9

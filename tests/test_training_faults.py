@@ -27,7 +27,7 @@ from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.running import checkpoints as saving
 from lightning_paras2s.running.checkpoints import checkpoints
-from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.running.loaders import ResumableLoader
 
 STAGES = ("sft", "reward", "grpo")
 

@@ -22,7 +22,8 @@ from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
 from lightning_paras2s.models.tokenizer import SpeechTokenizer
-from lightning_paras2s.running.runs import ResumableLoader, run_dir
+from lightning_paras2s.running.loaders import ResumableLoader
+from lightning_paras2s.running.runs import run_dir
 from lightning_paras2s.speaking.codec import SpokenResponse, speak, through_codec
 from lightning_paras2s.types import Audio, Query, to_json
 

@@ -16,7 +16,7 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.sources import DialogueSource
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.processor import Items, Processor
-from lightning_paras2s.running.runs import ResumableLoader
+from lightning_paras2s.running.loaders import ResumableLoader
 
 
 class BucketedLoader(ResumableLoader):

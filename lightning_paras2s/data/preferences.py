@@ -21,8 +21,8 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
+from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.running.logs import say_once
-from lightning_paras2s.running.runs import ResumableLoader
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, append_jsonl, read_jsonl
 

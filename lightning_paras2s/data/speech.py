@@ -11,7 +11,7 @@ from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.recognizers import HEADS
 from lightning_paras2s.models.tiny.features import acoustics, stack_acoustics, vocode
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
-from lightning_paras2s.running.runs import PlannedLoader, ranks
+from lightning_paras2s.running.loaders import PlannedLoader, ranks
 
 
 class SpeechBatch(dict):

@@ -21,7 +21,7 @@ from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
-from lightning_paras2s.running.runs import PlannedLoader, ranks
+from lightning_paras2s.running.loaders import PlannedLoader, ranks
 from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import QUERY_PROSODY, QUERY_VOICES
 from lightning_paras2s.types import FACTORS, Query
