@@ -152,8 +152,9 @@ def resolve_configs(argv: list[str]) -> list[str]:
     for i, argument in enumerate(argv):
         if i and argv[i - 1] in ("-c", "--config"):
             argument = resolve_config(argument)
-        elif argument.startswith("--config="):
-            argument = "--config=" + resolve_config(argument.removeprefix("--config="))
+        elif argument.startswith(("-c=", "--config=")):
+            key, _, value = argument.partition("=")
+            argument = f"{key}={resolve_config(value)}"
         resolved.append(argument)
     return resolved
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lightning_paras2s.losses import grpo_loss
 from lightning_paras2s.models.speech_lm import Completion, Sampling, SpeechLM
-from lightning_paras2s.modules.training import adamw
+from lightning_paras2s.modules.optimizer import adamw
 
 
 def main(argv: list[str] | None = None) -> dict:

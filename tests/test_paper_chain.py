@@ -111,13 +111,34 @@ def test_training_is_refused_when_its_inputs_changed(runs):
     assert runs.asked[3:] == ["mine", "fit"]
 
 
-def test_a_config_is_known_by_its_content(runs):
+@pytest.mark.parametrize("typed", ["--config own.yaml", "--config=own.yaml", "-c own.yaml", "-c=own.yaml"])
+def test_a_config_is_known_by_its_content(typed, runs):
     Path("configs").mkdir()
     Path("configs/own.yaml").write_text("seed_everything: 1\n")
-    made = {"mine": stages()["mine"], "sft": replace(stages()["sft"], commands=["fit --config own.yaml"])}
+    made = {"mine": stages()["mine"], "sft": replace(stages()["sft"], commands=[f"fit {typed}"])}
     chain(made)
     Path("configs/own.yaml").write_text("seed_everything: 2\n")
     assert [row["state"] for row in chain(made, dry_run=True)["stages"]] == ["done", "changed"]
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "bench --config bench.yaml",
+        "bench --mine '[--config, mine.yaml, --count, \"3\"]'",
+        "sweep --stages '{sft: --config=mine.yaml --model.lr 1}' --evaluate '-c sft.yaml' --name a --points [{}]",
+    ],
+)
+def test_a_config_that_a_steps_options_name_is_known_by_its_content(typed, runs):
+    """`bench` and `sweep` hand their steps options of their own, in a config or as typed."""
+    Path("bench.yaml").write_text("mine: [--config, mine.yaml]\n")
+    Path("mine.yaml").write_text("seed: 1\n")
+    made = {"all": Stage([typed], [], ["made.json"])}
+    runs.WRITES = runs.WRITES | {"bench": "made.json", "sweep": "made.json"}
+    chain(made)
+    assert [row["state"] for row in chain(made, dry_run=True)["stages"]] == ["done"]
+    Path("mine.yaml").write_text("seed: 2\n")
+    assert [row["state"] for row in chain(made, dry_run=True)["stages"]] == ["changed"]
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from lightning_paras2s.models.kimi.config import KimiConfig
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.lora import add_lora
 from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling
-from lightning_paras2s.modules import training as policy
+from lightning_paras2s.modules import optimizer
 from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.modules.optimizer import adamw, set_learning_rate
 from lightning_paras2s.modules.reward import RewardModule
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.modules.training import adamw, place, set_learning_rate
+from lightning_paras2s.modules.training import place
 from lightning_paras2s.running.runs import StepSeed
 
 
@@ -41,7 +42,7 @@ def test_optimizer_errors_are_one_clear_line(monkeypatch):
         adamw(net().requires_grad_(False).parameters(), 0.1, 0.0, (0.9, 0.95))
     with pytest.raises(UserError, match="must be 32 or 8; got 16"):
         adamw(net().parameters(), 0.1, 0.0, (0.9, 0.95), 16)
-    monkeypatch.setattr(policy, "find_spec", lambda name: None)
+    monkeypatch.setattr(optimizer, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"torchao, which is missing; pip install 'lightning_paras2s\[eightbit\]'"
     ):
@@ -121,14 +122,15 @@ def test_every_stage_trains_and_resumes_with_8_bit_moments(stage, tmp_path, monk
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
 
 
-def toy_stage(stage: str, state_bits: int) -> L.LightningModule:
+def toy_stage(stage: str, state_bits: int, **options) -> L.LightningModule:
     """Wide enough that torchao's blocks of 4,096 numbers are full."""
+    options = {"lr": 0.01, "state_bits": state_bits} | options
     if stage == "sft":
-        return SFTModule(lambda: ToyLM(64), lr=0.01, state_bits=state_bits)
+        return SFTModule(lambda: ToyLM(64), **options)
     if stage == "reward":
-        return RewardModule(lambda: ToyScorer(2048), lr=0.01, state_bits=state_bits)
+        return RewardModule(lambda: ToyScorer(2048), **options)
     reward = lambda: TokenCountReward(2)  # noqa: E731
-    options = {"lr": 0.01, "group_size": 4, "sampling": Sampling(6), "state_bits": state_bits}
+    options |= {"group_size": 4, "sampling": Sampling(6)}
     return GRPOModule(lambda: ToyLM(64), reward, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning as L
 import pytest
 from toy_runs import refused
 from toys import ToyLM
@@ -33,6 +34,15 @@ def place(tmp_path, monkeypatch) -> Path:
         ("grpo", ["--trainer.strategy=ddp_spawn"], "must start its processes anew, as ddp does; got ddp_spawn"),
         ("grpo", ["--trainer.devices=4096"], "at most the cores of this machine"),
         ("sft", ["--trainer.overfit_batches=1"], "overfit_batches must be 0"),
+        ("grpo", ["--trainer.reload_dataloaders_every_n_epochs=1"], "reload_dataloaders_every_n_epochs must be 0, for"),
+        ("sft", ["--trainer.barebones=true"], "trainer.barebones must be false"),
+        ("sft", ["--trainer.limit_train_batches=0"], "limit_train_batches must be above 0, or nothing runs; got 0;"),
+        ("reward", ["--trainer.limit_train_batches=0.0"], "limit_train_batches must be above 0, or nothing runs; got"),
+        ("sft", ["--trainer.limit_train_batches=0.1"], "limit_train_batches"),  # of four batches
+        ("grpo", ["--trainer.max_epochs=0"], "trainer.max_epochs must be at least 1, or -1 for no limit; got 0"),
+        ("sft", ["--trainer.max_steps=-2"], "max_steps"),
+        ("sft", ["--trainer.max_time=00:00:00:00"], "trainer.max_time must be above 0, or nothing trains; got"),
+        ("grpo", ["--trainer.max_time={seconds: 0}"], "trainer.max_time must be above 0, or nothing trains; got"),
         ("sft", ["--trainer.max_steps=-1", "--trainer.max_time=00:00:01:00"], "must know its length"),
         ("reward", ["--trainer.max_steps=-1", "--trainer.max_epochs=-1"], "must know its length"),
         ("grpo", ["--trainer.max_steps=-1", "--trainer.max_epochs=1", "--model.lr_decay=true"], "lr_decay falls over"),
@@ -57,6 +67,22 @@ def place(tmp_path, monkeypatch) -> Path:
 )  # fmt: skip
 def test_run_is_refused_when_it_would_not_be_what_was_asked(stage: str, options: list[str], must: str):
     assert must in refused(stage, *options)
+
+
+def test_validation_is_refused_when_it_would_look_at_nothing():
+    options = ["--trainer.limit_val_batches=0", "--trainer.limit_train_batches=0"]  # the latter is not its own
+    assert "limit_val_batches must be above 0, or nothing runs; got 0" in refused("sft", *options, command="validate")
+
+
+class EndsAtOnce(L.Callback):
+    def on_fit_start(self, trainer: L.Trainer, *_) -> None:
+        trainer.should_stop = True
+
+
+def test_run_is_refused_when_it_trained_nothing():
+    """Whatever the reason: it must not be told that it had ended before, and where its weights are."""
+    told = refused("sft", f"--trainer.callbacks+={__name__}.EndsAtOnce")
+    assert "a run must train at least one batch; got none; " in told
 
 
 @pytest.mark.parametrize("command", ["test", "predict"])

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from toys import ToyData, ToyLM
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.modules.optimizer import warmup_cosine
 from lightning_paras2s.modules.sft import SFTModule
-from lightning_paras2s.modules.training import initial_policy, warmup_cosine
+from lightning_paras2s.modules.training import initial_policy
 from lightning_paras2s.running.runs import RunLogger
 
 

@@ -11,7 +11,7 @@ from test_training_faults import place  # noqa: F401
 from torch import Tensor
 
 from lightning_paras2s.losses import group_advantages, grpo_loss, loss_denominator, sft_loss
-from lightning_paras2s.modules.training import clip_gradients, warmup_cosine
+from lightning_paras2s.modules.optimizer import clip_gradients, warmup_cosine
 from lightning_paras2s.running.checkpoints import checkpoints
 
 

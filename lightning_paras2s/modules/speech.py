@@ -23,7 +23,7 @@ class SpeechPartModule(LightningModule):
     """What the three trainings share: AdamW with warm-up and cosine decay, export to safetensors at the end.
 
     Args:
-        lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
+        lr: peak learning rate, after `warmup_steps`; then half a cosine to a fiftieth over the run.
         warmup_steps: optimizer steps over which the learning rate rises.
         export: weights to write at the end (.safetensors); "" = none.
     """

@@ -1,25 +1,23 @@
-"""What the stages share: a model's first weights, its shards, its optimizer and learning rate, and its export."""
+"""What the stages share: a model's first weights, its shards, its steps, and its export."""
 
 from __future__ import annotations
 
 import json
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
+from lightning_paras2s.modules.optimizer import adamw, clip_gradients, set_learning_rate, warmup_cosine
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
 from lightning_paras2s.running.runs import batches_done, run_dir
 
@@ -134,11 +132,22 @@ class StageModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = (self.skipped.count, self.skipped.in_a_row)
+        checkpoint["state_bits"] = self.optimization.state_bits
         if self.device_mesh is None:
             for name in frozen_names(self):
                 checkpoint["state_dict"].pop(name, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """
+        Raises:
+            UserError: a run goes on with moments of other bits, which its optimizer would neither read nor make anew.
+        """
+        bits = self.optimization.state_bits
+        if self.trainer.training and (was := checkpoint.get("state_bits", bits)) != bits:
+            raise UserError(
+                f"model.state_bits must be {was}, as when this run began; got {bits}; set it as it was, or start a new "
+                "run from this one's weights"
+            )
         self.skipped.count, self.skipped.in_a_row = checkpoint.get("skipped", (0, 0))
         if self.device_mesh is None and "state_dict" in checkpoint:
             own = self.state_dict()
@@ -160,7 +169,7 @@ class SupervisedModule(StageModule):
 
     Args:
         lr: peak learning rate, after `warmup_steps`; then half a cosine to a tenth over the run.
-        state_bits: 32, or 8 for an optimizer of less memory, see `policy.adamw`.
+        state_bits: 32, or 8 for an optimizer of less memory, see `optimizer.adamw`.
         max_skipped: the run stops after so many steps in a row whose gradient was not finite; each is left out and
             counted (`train/skipped`).
     """
@@ -220,53 +229,6 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
     return loaded
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float = 0.1) -> float:
-    """Share of the peak learning rate at a step: a linear rise over `warmup_steps`, then half a cosine down to `final`.
-
-    `total_steps` of 0 or less keeps the peak after the rise.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if total_steps <= warmup_steps:
-        return 1.0
-    progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
-    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def adamw(
-    parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, betas: tuple[float, float], state_bits: int = 32
-) -> Optimizer:
-    """AdamW over the parameters that train; matrices decay, vectors don't. On a GPU it runs as one fused kernel.
-
-    Args:
-        state_bits: of each of the two moments, 32 or 8 (block-wise, arXiv 2110.02861; by torchao, which knows FSDP2's
-            shards): 10 bytes a weight with its gradient instead of 16.
-
-    Raises:
-        UserError: nothing trains, other bits, or 8 without torchao.
-    """
-    trained = [p for p in parameters if p.requires_grad]
-    if not trained:
-        raise UserError("at least one weight must train; got none; set lora_rank above 0 or train every weight")
-    parts = ([p for p in trained if p.ndim >= 2], weight_decay), ([p for p in trained if p.ndim < 2], 0.0)
-    groups = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
-    if state_bits == 32:
-        return AdamW(groups, lr=lr, betas=betas, fused=True if all(p.is_cuda for p in trained) else None)
-    if state_bits != 8:
-        raise UserError(f"state_bits must be 32 or 8; got {state_bits}; change model.state_bits")
-    if find_spec("torchao") is None:
-        raise UserError("state_bits: 8 needs torchao, which is missing; pip install 'lightning_paras2s[eightbit]'")
-    from lightning_paras2s.running.adamw8bit import adamw8bit
-
-    return adamw8bit(groups, lr, betas)
-
-
-def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale gradients down to `max_norm`; the norm before, over all ranks' shards."""
-    norm = torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], max_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
-
 def place(module: L.LightningModule, policy: SpeechLM) -> None:
     """Split a policy just built over the strategy's ranks (FSDP2); read it whole where the strategy keeps it whole."""
     if module.device_mesh is None:
@@ -287,12 +249,3 @@ def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: st
     module.trainer.strategy.barrier()
     if module.device_mesh is not None or module.trainer.is_global_zero:
         model.save(folder / name)
-
-
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the rate outright: a checkpoint's rate must not win over the one that was asked for."""
-    for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):  # torchao's, whose compiled step would not see another object
-            group["lr"].fill_(lr)
-        else:
-            group["lr"] = lr

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,11 +243,31 @@ def run(words: Sequence[str]) -> None:
 
 
 def configs_of(stage: Stage) -> list[str]:
-    """Paths of all configs that a stage's commands name."""
-    from lightning_paras2s.cli import resolve_config
+    """Paths of all configs that a stage's commands name, and those that `bench` and `sweep` hand on to their steps."""
+    from lightning_paras2s.cli import resolve_config, resolve_configs
 
-    pairs = [pair for words in stage.words for pair in zip(words, words[1:], strict=False)]
-    return sorted({resolve_config(value) for key, value in pairs if key in ("-c", "--config")})
+    trees = [check(words[0], resolve_configs(words[1:]), files=False) for words in stage.words]
+    names = [name for words in (*stage.words, *words_in(trees)) for name in named_configs(words)]
+    return sorted({resolve_config(name) for name in names if "{" not in name})  # {x} is a sweep's, and no file
+
+
+def named_configs(words: Sequence[str]) -> Iterator[str]:
+    """As the command line takes them: `--config NAME`, `--config=NAME`, and -c likewise."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        key, given, value = word.partition("=")
+        if key in ("-c", "--config"):
+            yield value if given else following
+
+
+def words_in(tree: Any) -> Iterator[list[str]]:
+    """Lists and texts among options that may be the options of another command."""
+    if isinstance(tree, str) and tree.lstrip().startswith(("--", "-c")):
+        yield shlex.split(tree)
+    elif isinstance(tree, list) and all(isinstance(value, str) for value in tree):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            yield from words_in(value)
 
 
 def contents(paths: Sequence[str]) -> dict[str, str]:

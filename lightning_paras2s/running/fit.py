@@ -105,7 +105,7 @@ class StageCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config[self.subcommand].trainer
-        check_sizes(self.config[self.subcommand].as_dict())
+        check_sizes(self.config[self.subcommand].as_dict(), self.subcommand)
         trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
         check_trainer(trainer, visible_gpus(), launched(os.environ))
         small = check_card(self.config[self.subcommand].as_dict(), card_bytes(trainer))
@@ -125,9 +125,14 @@ class StageCLI(LightningCLI):
         """What a person is told at the end.
 
         Raises:
-            UserError: other options were asked of a run that had ended.
+            UserError: nothing was trained, or other options were asked of a run that had ended.
         """
         folder = self._folder()
+        if batches_done(self.trainer) == 0:
+            raise UserError(
+                "a run must train at least one batch; got none; look at the trainer's limits (max_time, "
+                "limit_train_batches) and at callbacks that end a run"
+            )
         if self.changed and isinstance(self.model, StageModule) and not self.model.written:
             raise UserError(
                 f"a run that has ended must keep its options; got {self.changed}; give this one a name of its own "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from lightning_paras2s.errors import UserError, check_batch_size
 
 GPU = ("gpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "32", "bf16")
+LIMITS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}  # limit_..._batches of each command
 STEPS = {"fit": "training_step", "validate": "validation_step", "test": "test_step", "predict": "predict_step"}
 USE_FSDP2 = "use --config trainer/fsdp2_8gpu.yaml (FSDP2)"
 
@@ -27,19 +29,27 @@ class Launched(NamedTuple):
     nodes: int
 
 
-def check_sizes(config: Mapping[str, Any]) -> None:
+def check_sizes(config: Mapping[str, Any], command: str = "fit") -> None:
     """Before anything is built, which takes long.
 
     Raises:
         UserError: a batch, or a run, with nothing in it.
     """
-    data = (config.get("data") or {}).get("init_args") or {}
+    data, trainer = (config.get("data") or {}).get("init_args") or {}, config["trainer"]
     for name in ("batch_size", "val_batch_size"):
         if data.get(name) is not None:
             check_batch_size(data[name], name)
     for name in ("max_steps", "max_epochs"):
-        if config["trainer"].get(name) == 0:
+        if trainer.get(name) == 0:
             raise UserError(f"trainer.{name} must be at least 1, or -1 for no limit; got 0; --check runs nothing")
+    limit = f"limit_{LIMITS[command]}_batches"
+    if trainer.get(limit) == 0:
+        raise UserError(
+            f"trainer.{limit} must be above 0, or nothing runs; got {trainer[limit]}; leave it out for all batches "
+            "(--check runs nothing)"
+        )
+    if (most := trainer.get("max_time")) is not None and not re.search("[1-9]", str(most)):
+        raise UserError(f"trainer.max_time must be above 0, or nothing trains; got {most}; leave it out for no limit")
 
 
 def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | None) -> None:
@@ -61,10 +71,17 @@ def check_trainer(trainer: Mapping[str, Any], gpus: int, started: Launched | Non
             "trainer.enable_checkpointing must not be false, for a run resumes from its checkpoints; got false; "
             "set --checkpoint.every_n_batches 0 for one at the end alone"
         )
+    if trainer.get("barebones"):
+        raise UserError("trainer.barebones must be false, or no checkpoints are kept; got true; leave it out")
     if trainer.get("overfit_batches"):
         raise UserError(
             f"trainer.overfit_batches must be 0, for an epoch's order is its own; got {trainer['overfit_batches']}; "
             "train on a manifest of those queries"
+        )
+    if trainer.get("reload_dataloaders_every_n_epochs"):
+        raise UserError(
+            "trainer.reload_dataloaders_every_n_epochs must be 0, for a loader made anew begins with the first epoch's "
+            f"order; got {trainer['reload_dataloaders_every_n_epochs']}; leave it out"
         )
     devices = device_count(trainer["devices"], gpus)
     if trainer["accelerator"] in GPU or (trainer["accelerator"] == "auto" and devices > 1):
