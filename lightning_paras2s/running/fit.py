@@ -23,6 +23,7 @@ from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill
+from lightning_paras2s.running.inputs import inputs_of_run, require_same
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import (
@@ -120,6 +121,7 @@ class StageCLI(LightningCLI):
         self.changed = ", ".join(found.changes(self._folder()) for found in self._of(RunConfig) if going_on)
         if self.changed:
             rank_zero_info(f"options that were others when this run began: {self.changed}")
+        self._check_inputs()
 
     def after_fit(self) -> None:
         """What a person is told at the end.
@@ -208,6 +210,14 @@ class StageCLI(LightningCLI):
         if asked is not None:
             self._check_checkpoint(Path(asked))
         config.ckpt_path = asked
+
+    def _check_inputs(self) -> None:
+        """Before weights are read that a run must not go on with."""
+        inputs, start = inputs_of_run(self.config[self.subcommand].as_dict()), self.config_init.fit.ckpt_path
+        if start is not None and (told := require_same(Path(start).parent.parent, inputs)):
+            rank_zero_info(told)
+        for found in self._of(RunConfig):
+            found.inputs = inputs
 
     def _check_checkpoint(self, path: Path) -> None:
         """A file was written by one process, a folder by several (FSDP2)."""

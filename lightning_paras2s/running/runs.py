@@ -27,6 +27,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.curves import layout
+from lightning_paras2s.running.inputs import write_inputs
 from lightning_paras2s.running.loaders import go_on
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.precision import machine
@@ -97,7 +98,9 @@ class RunLogger(TensorBoardLogger):
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the whole config to the run's folder; a resumed run replaces it, one that is refused does not."""
+    """Writes the config, and hashes of what lies at its paths, to the run's folder; a refused run writes neither."""
+
+    inputs: dict[str, dict[str, str]] = {}  # noqa: RUF012  set once, by the command line
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Not yet: the checkpoint is read later, and may be another model's."""
@@ -108,6 +111,7 @@ class RunConfig(SaveConfigCallback):
             return
         made = ", ".join(f"{name}: {value}" for name, value in machine(str(trainer.precision)).items())
         replace_file(folder / "config.yaml", f"# {made}\n{self.text}")
+        write_inputs(folder, self.inputs)
 
     @property
     def text(self) -> str:

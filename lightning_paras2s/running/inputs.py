@@ -1,0 +1,117 @@
+"""The files that a run is made from, by content: first weights, adapters' bases, scorers, manifests.
+
+A run that goes on reads them again, and with them the reference of its KL: what lies there must be what lay there when
+the run began. Their hashes stand in the run's folder, by path. A path that is another than before is an option that was
+changed, and told as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.running.named import options_of_class
+from lightning_paras2s.running.origins import EDGE
+from lightning_paras2s.running.shipped import PACKAGE
+
+RECORD = "inputs.json"
+PARTS = ("model", "data")
+GROWING = ("batch_results",)  # a server's replies, which come while a run waits
+
+
+def paths_in(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Option and path of each `InputPath` that a config names: `model.init_from`, `data.train`."""
+    if isinstance(tree, list):
+        for value in tree:
+            yield from paths_in(value, where)
+    if not isinstance(tree, Mapping):
+        return
+    values, known = tree, ()
+    if "class_path" in tree:
+        values, known = tree.get("init_args") or {}, options_of_class(str(tree["class_path"])) or ()
+    files = {o.name for o in known if o.holds("InputPath") and o.name not in GROWING}
+    for name, value in values.items():
+        here = f"{where}.{name}".lstrip(".")
+        if name in files:
+            yield from ((here, text) for text in texts(value))
+        else:
+            yield from paths_in(value, here)
+
+
+def texts(value: Any) -> list[str]:
+    if isinstance(value, list | tuple | Mapping):
+        return [t for one in (value.values() if isinstance(value, Mapping) else value) for t in texts(one)]
+    return [value] if isinstance(value, str) and value else []
+
+
+def inputs_of_run(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Path -> the option that names it, and the hash of what lies there; words that are no path are left out."""
+    found = {}
+    for option, path in paths_in({part: config.get(part) for part in PARTS}):
+        place = Path(path) if Path(path).exists() else PACKAGE / path
+        if path not in found and place.exists():
+            found[path] = {"option": option, "sha": content_sha(place)}
+    return found
+
+
+def require_same(folder: Path, today: Mapping[str, Mapping[str, str]]) -> str:
+    """Compare what a run that goes on is made from with what it began with.
+
+    Returns:
+        A line where nothing tells what it began with; else "".
+
+    Raises:
+        UserError: something else lies at a path.
+    """
+    if not (folder / RECORD).is_file():
+        names = ", ".join(today)
+        return f"{folder} does not tell what it began with; it goes on with {names} as now there" if names else ""
+    before = json.loads((folder / RECORD).read_text())
+    for path, now in today.items():
+        if path in before and before[path]["sha"] != now["sha"]:
+            raise UserError(
+                f"{now['option']} must hold what it held when this run began; got other contents at {path} "
+                f"({now['sha'][:8]}, was {before[path]['sha'][:8]}); put the old ones back, or give this run a name of "
+                "its own (--trainer.logger.version)"
+            )
+    return ""
+
+
+def write_inputs(folder: Path, today: Mapping[str, Mapping[str, str]]) -> None:
+    replace_file(folder / RECORD, json.dumps(today, indent=1) + "\n")
+
+
+def content_sha(path: Path) -> str:
+    """Short hash of a file's content, or of a folder's names, sizes, and both ends of each file (15 GB need not be read
+    through). Tensors that are written twice are the same: safetensors puts what its header tells in any order.
+    """
+    whole = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            if path.is_dir():
+                whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
+            whole.update(ordered_header(opened, size) if file.suffix == ".safetensors" else b"")
+            if path.is_dir() and size - opened.tell() > 2 * EDGE:
+                whole.update(opened.read(EDGE))
+                opened.seek(size - EDGE)
+            while block := opened.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()[:16]
+
+
+def ordered_header(opened: BinaryIO, size: int) -> bytes:
+    """What a safetensors file tells before its tensors (8 bytes of length, and JSON), read and put in order; nothing is
+    read of a file that is none, or cut.
+    """
+    length = int.from_bytes(opened.read(8), "little")
+    try:
+        return json.dumps(json.loads(opened.read(length if length < size else 0)), sort_keys=True).encode()
+    except ValueError:
+        opened.seek(0)
+        return b""
