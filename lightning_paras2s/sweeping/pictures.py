@@ -81,7 +81,8 @@ def label_curves(axis: Axes, results: Results, metric: Metric = "pairs") -> None
     axis.set_xticks([NONE, *planned], [f"0%\n{seeds(none)}", *ticks])
     axis.set_xticks([], minor=True)
     amounts = "share of the demonstrations" + "; *: with a reward model" * any(made["labels_reward"])
-    axis.set(xlim=(NONE / 1.4, 1.4), xlabel=amounts, ylabel="score, 1 to 5, 95 %")
+    axis.set(xlim=(NONE / 1.4, 1.4), xlabel=amounts)
+    score_axis(axis)
     axis.set_title("judge" if metric == "pairs" else "audit (another ear for tone)", fontsize="medium")
 
 
@@ -99,7 +100,7 @@ def beta_scores(axis: Axes, results: Results, sweep: str) -> None:
         if start and any(points) and len(about) == 1:
             value = score(start, "sft_fifth", metric).value
             axis.axhline(value, color=colour, lw=1, ls=":", label=f"its start (sft_fifth), {label}")
-    axis.set(ylabel="score, 1 to 5, 95 %")
+    score_axis(axis)
     if any(points):
         axis.legend(frameon=False, fontsize="small")
 
@@ -132,6 +133,12 @@ def curve(
     """A system's scores, joined by a thin line."""
     found = [score(rows, system, metric) if rows and system in rows[0]["systems"] else None for rows in points]
     marks(axis, places, found, [len(rows) for rows in points], *look)
+
+
+def score_axis(axis: Axes) -> None:
+    """No further than scores go: whiskers of two seeds may."""
+    low, high = axis.get_ylim()
+    axis.set(ylabel="score, 1 to 5, 95 %", ylim=(max(low, 1), min(high, 5)))
 
 
 def marks(
