@@ -124,8 +124,9 @@ def test_a_reward_that_fails_ends_the_step_and_no_later_part_is_scored(overlap: 
 def test_killed_while_a_part_is_scored_and_resumed_it_ends_as_one_that_ran_in_order(tmp_path: Path) -> None:
     """Ten rollouts of two parts; the fifteenth answers are being scored when it is killed, in a thread."""
     config = json.loads(toy_config("grpo"))
-    config["model"]["init_args"] |= {"rollout_parts": 2, "overlap": "never"}
     deadly = {"class_path": "toys.DeadlyReward", "init_args": {"token": 2, "call": 15, "marker": "killed"}}
+    never = deadly | {"init_args": deadly["init_args"] | {"call": 0}}
+    config["model"]["init_args"] |= {"rollout_parts": 2, "overlap": "never", "reward": never}
     (tmp_path / "whole.yaml").write_text(json.dumps(config))
     config["model"]["init_args"] |= {"overlap": "always", "reward": deadly}
     (tmp_path / "cut.yaml").write_text(json.dumps(config))
