@@ -20,6 +20,14 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
+def check_apart(train: Iterable[str], val: Iterable[str]) -> None:
+    """Refuse a query that both training and validation have, by their ids."""
+    if shared := set(train) & set(val):
+        raise UserError(
+            f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
+        )
+
+
 def check_batch_size(size: int, name: str = "batch_size") -> None:
     if size < 1:
         raise UserError(f"a batch size must be at least 1; got {size}; set data.{name}")

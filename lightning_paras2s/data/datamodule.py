@@ -14,7 +14,7 @@ from lightning import LightningDataModule
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.sources import DialogueSource
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_apart
 from lightning_paras2s.models.processor import Items, Processor
 from lightning_paras2s.running.loaders import ResumableLoader
 
@@ -77,11 +77,7 @@ class DualStreamDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self.train is None:
             found = [self.source.dialogues(split, self.cache_dir) for split in ("train", "val")]
-            train, val = ({d.query.id for d in part if d.query} for part in found)
-            if shared := train & val:
-                raise UserError(
-                    f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
-                )
+            check_apart(*([d.query.id for d in part if d.query] for part in found))
             for dialogues in found:
                 self.processor.check_turns(dialogues)
                 self.processor.check(dialogues, self.labelled, self.max_steps)

@@ -5,32 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.running.logs import json_text, replace_file, say
-from lightning_paras2s.running.origins import sha
-from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.parts import settings_sha
 
 FILE = "made_from.json"
 EDGE = 1 << 14  # numbers of each end of a tensor that its hash covers: 7 G weights need not be read through
 
 
-def made_from(
-    policy: nn.Module, reward_sha: str, written: WrittenAnswers | None, sampling: Sampling, **options: Any
-) -> dict[str, Any]:
-    """All that a query's samples and their scores depend on. Which queries there are does not count: more may follow.
+@dataclass(frozen=True)
+class Recipe:
+    """How samples are drawn and judged, beside the policy and the reward; see `build_preferences`."""
 
-    Args:
-        options: K, seed and the like, as they are given.
-    """
+    samples: int
+    sampling: Sampling
+    seed: int = 0
+    others: int = 0
+    written: WrittenAnswers | None = None
+    keep_tokens: bool = False
+    draw: Draw = "repeated"
+
+
+def made_from(policy: nn.Module, reward_sha: str, recipe: Recipe) -> dict[str, Any]:
+    """All that a query's samples and scores depend on. Which queries there are does not count: more may follow."""
+    options = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    sampling, written = options.pop("sampling"), options.pop("written")
     return {
         "policy": weights_sha(policy),
         "reward": reward_sha,
@@ -84,10 +93,3 @@ def weights_sha(policy: nn.Module) -> str:
         for end in (flat[:EDGE], flat[-EDGE:]):
             found.update(end.float().cpu().numpy().tobytes())
     return found.hexdigest()[:16]
-
-
-def settings_sha(part: Any) -> str:
-    """Short hash of a part by its class, its own numbers and texts, and its parts (`part_sha`)."""
-    own = {name: value for name, value in vars(part).items() if isinstance(value, int | float | str)}
-    inner = {name: part_sha(value) for name, value in vars(part).items() if hasattr(value, "__dict__")}
-    return sha(type(part).__name__, own, inner)

@@ -14,10 +14,10 @@ from torch import Tensor
 from lightning_paras2s.audio import Recording, write_audio
 from lightning_paras2s.data.completions import keep_completions
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.made_from import claim, made_from
+from lightning_paras2s.data.made_from import Recipe, claim, made_from
 from lightning_paras2s.data.swapped import Draw, number_of, swapped
 from lightning_paras2s.data.written import WrittenAnswers
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_apart
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM, sampling_noise
@@ -95,9 +95,7 @@ class PreferenceDataModule(L.LightningDataModule):
         drawn = np.random.default_rng(self.seed).random(len(self.train)) < self.lowest
         pairs = zip(self.train, drawn, strict=True)
         self.train = [item for item, kept in pairs if kept or not item[0].answers or item[0].score > 1]
-        shared = {p.query_id for p, _ in self.train} & {p.query_id for p, _ in self.val}
-        if shared:
-            raise UserError(f"training and validation must not share queries; got {sorted(shared)[0]!r} in both")
+        check_apart(*([p.query_id for p, _ in part] for part in (self.train, self.val)))
 
     def _read(self, path: Path) -> list[tuple[Preference, Path]]:
         rows = read_jsonl(path, Preference)
@@ -157,51 +155,38 @@ def build_preferences(
         UserError: the folder has answers that were made from something else; or scores off the scale of 1..5.
     """
     folder = Path(folder)
-    options = {"samples": samples, "seed": seed, "others": others, "draw": draw, "keep_tokens": keep_tokens}
-    begun = (folder / "preferences.jsonl").is_file()
-    claim(folder, made_from(policy, reward.config_sha, written, sampling, **options), begun)
+    recipe = Recipe(samples, sampling, seed, others, written, keep_tokens, draw)
+    claim(folder, made_from(policy, reward.config_sha, recipe), begun=(folder / "preferences.jsonl").is_file())
     append_jsonl(folder / "preferences.jsonl", [])
     for batch in batches:
-        sample_batch(
-            policy, processor, reward, batch, folder, samples, sampling, seed, others, written, keep_tokens, draw
-        )
+        sample_batch(policy, processor, reward, batch, folder, recipe)
     return folder / "preferences.jsonl"
 
 
 @torch.no_grad()
 def sample_batch(
-    policy: SpeechLM,
-    processor: Processor,
-    reward: Reward,
-    batch: DualStreamBatch,
-    folder: Path,
-    samples: int,
-    sampling: Sampling,
-    seed: int,
-    others: int,
-    written: WrittenAnswers | None,
-    keep_tokens: bool,
-    draw: Draw,
+    policy: SpeechLM, processor: Processor, reward: Reward, batch: DualStreamBatch, folder: Path, recipe: Recipe
 ) -> None:
     """`build_preferences` of one batch, in a folder that is made from the same."""
     manifest, attempted = folder / "preferences.jsonl", folder / "done.txt"
     append_jsonl(manifest, [])  # mends a half line
-    done = {(p.query_id, p.answers, p.sample): p for p in read_jsonl(manifest, Preference)}
     finished = set(attempted.read_text().splitlines()) if attempted.is_file() else set()
     if all(query.id in finished for query in batch.queries):
         return
+    done = {(p.query_id, p.answers, p.sample): p for p in read_jsonl(manifest, Preference)}
     policy.eval()
+    samples, sampling, seed = recipe.samples, recipe.sampling, recipe.seed
     noise = torch.cat([sampling_noise(seed, number_of(q.id), samples, sampling.max_steps) for q in batch.queries])
     completion = policy.generate(batch.prompt, sampling, noise, samples)
-    if keep_tokens:
+    if recipe.keep_tokens:
         append_jsonl(folder / "completions.jsonl", keep_completions(batch.queries, completion, policy.streams))
     pools = [(0, processor.speak(completion))]
-    if written is not None:
-        pools.append((samples, written.answer(batch, processor, seed)))
-    found, asked = [], [batch, *swapped(batch, others, seed, draw)]
+    if recipe.written is not None:
+        pools.append((samples, recipe.written.answer(batch, processor, seed)))
+    found, asked = [], [batch, *swapped(batch, recipe.others, seed, recipe.draw)]
     for first, responses in pools:
         for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
-            _check_scale(reward, scores, keep_tokens)
+            _check_scale(reward, scores, recipe.keep_tokens)
             found += _preferences(queries, batch, responses, scores, first)
         _keep(folder, batch, responses, first)
     answers = {p.response_audio for p in done.values()}

@@ -20,7 +20,7 @@ from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_tur
 from lightning_paras2s.judging.scorer import ResponseScorer, ready
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.origins import sha
-from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.running.parts import settings_sha
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query, Style
 
@@ -47,13 +47,7 @@ class Reward(ABC):
     def config_sha(self) -> str:
         """Short hash of what its scores depend on: its class, its texts (labels: gold) and numbers, its parts by their
         weights and rubrics. Whole numbers are taken for counters and batch sizes."""
-        own, parts = {}, {}
-        for name, value in vars(self).items():
-            if isinstance(value, str | float):
-                own[name] = value
-            elif hasattr(value, "__dict__"):
-                parts[name] = [type(value).__name__, getattr(value, "rubric_sha", ""), part_sha(value)]
-        return sha(type(self).__name__, own, parts)
+        return settings_sha(self, str | float)
 
 
 class TokenCountReward(Reward):

@@ -17,7 +17,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.manifest import check_labelled, placed, read_queries
 from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import Spoken, confounded, every_style, polytone, suggestive_texts
-from lightning_paras2s.errors import InputPath, UserError, check_choice
+from lightning_paras2s.errors import InputPath, UserError, check_apart, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
@@ -148,10 +148,7 @@ class ManifestStyles(FactorBatches):
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = (self._read(path) for path in self.paths)
-        if shared := {q.id for q in self.train} & {q.id for q in self.val}:
-            raise UserError(
-                f"training and validation must not share queries; got {min(shared)!r} in both; give other queries"
-            )
+        check_apart(*([q.id for q in part] for part in (self.train, self.val)))
         if self.arrangement == "confounded":
             self.train = one_style_a_text(self.train)
 

@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_paras2s.data.completions import KeptCompletion
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.made_from import claim, made_from
-from lightning_paras2s.data.preferences import Draw, Preference, sample_batch
+from lightning_paras2s.data.made_from import Recipe, claim, made_from
+from lightning_paras2s.data.preferences import Preference, sample_batch
+from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import InputPath
 from lightning_paras2s.judging.rewards import Reward
@@ -65,14 +66,14 @@ class SampleModule(L.LightningModule):
         super().__init__()
         check_sampling(sampling)
         self.build, self.init_from = (policy, reward), init_from
-        self.folder, self.samples, self.sampling, self.seed = Path(folder), samples, sampling, seed or 0
-        self.others, self.written, self.keep_tokens, self.draw = others, written, keep_tokens, draw
+        self.recipe = Recipe(samples, sampling, seed or 0, others, written, keep_tokens, draw)
+        self.folder, self.sampling = Path(folder), sampling
         self.policy: SpeechLM | None = None
 
     def configure_model(self) -> None:
         if self.policy is None:
             policy, reward = self.build
-            self.policy = initial_policy(policy, self.init_from, self.seed)
+            self.policy = initial_policy(policy, self.init_from, self.recipe.seed)
             place(self, self.policy)
             self.reward = reward()
             self.reward_sha = self.reward.config_sha  # before it is used: some parts read their weights when asked
@@ -84,10 +85,7 @@ class SampleModule(L.LightningModule):
             UserError: it made their answers from something else.
         """
         self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
-        options = {"samples": self.samples, "seed": self.seed, "others": self.others, "draw": self.draw}
-        made = made_from(
-            self.policy, self.reward_sha, self.written, self.sampling, **options, keep_tokens=self.keep_tokens
-        )
+        made = made_from(self.policy, self.reward_sha, self.recipe)
         begun = any(path.stat().st_size for split in SPLITS for path in self.folder.glob(f"{split}-*/*.jsonl"))
         claim(self.folder, made, begun, self.trainer.is_global_zero)
 
@@ -98,11 +96,11 @@ class SampleModule(L.LightningModule):
         if all(query.id in self.finished[split] for query in batch.queries):
             return 0
         parts = (self.policy, self.trainer.datamodule.processor, self.reward)
-        folder, seed = self.folder / f"{split}-{self.global_rank}", self.seed + 7919 * dataloader_idx
-        extra = (self.others, self.written) if split == "train" else (0, None)
-        options = (self.samples, self.sampling, seed, *extra, self.keep_tokens, self.draw)
-        sample_batch(*parts, batch, folder, *options)
-        return len(batch) * self.samples
+        recipe = replace(self.recipe, seed=self.recipe.seed + 7919 * dataloader_idx)
+        if split != "train":
+            recipe = replace(recipe, others=0, written=None)
+        sample_batch(*parts, batch, self.folder / f"{split}-{self.global_rank}", recipe)
+        return len(batch) * recipe.samples
 
     def on_predict_end(self) -> None:
         self.trainer.strategy.barrier("all ranks have written their shards")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import singledispatch
+from types import UnionType
 from typing import Any
 
 import numpy as np
 import torch
+
+from lightning_paras2s.running.origins import sha
 
 DEPTH = 4  # a judge holds a classifier, which holds tuples of thresholds
 
@@ -20,6 +23,18 @@ def part_sha(part: Any) -> str:
     for piece in _attributes(part, 0):
         whole.update(piece)
     return whole.hexdigest()[:16]
+
+
+def settings_sha(part: Any, kinds: type | UnionType = int | float | str) -> str:
+    """Short hash of a part by its class, its own values of some kinds, and its parts, each by class, rubric and
+    `part_sha`, which counts no text and no whole number."""
+    own, parts = {}, {}
+    for name, value in vars(part).items():
+        if isinstance(value, kinds):
+            own[name] = value
+        elif hasattr(value, "__dict__"):
+            parts[name] = [type(value).__name__, getattr(value, "rubric_sha", ""), part_sha(value)]
+    return sha(type(part).__name__, own, parts)
 
 
 def _attributes(part: Any, depth: int) -> Iterator[bytes]:
