@@ -70,20 +70,13 @@ class RunLogger(TensorBoardLogger):
         if not self.metrics_path.is_file():
             return
         lines = self.metrics_path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step]
-        again = []  # TensorBoard's lines that stay, of the step whose validation goes
+        rows = [(line, row) for line in lines if line.endswith("\n") and (row := json.loads(line))["step"] < step]
+        again = []  # TensorBoard's rows that stay, of the step whose validation goes
         if not validated:
             step -= 1
-            rows = [json.loads(line) for line in kept]
-            # gradients that are accumulated share a step: a validation between their batches stands before its line
-            stays = max((i for i, row in enumerate(rows) if any(name.startswith("train/") for name in row)), default=-1)
-            gone = [
-                i > stays and row["step"] == step and any(name.startswith("val/") for name in row)
-                for i, row in enumerate(rows)
-            ]
-            kept = [line for line, drop in zip(kept, gone, strict=True) if not drop]
-            again = [row for row, drop in zip(rows, gone, strict=True) if row["step"] == step and not drop]
-        replace_file(self.metrics_path, "".join(kept))
+            rows = without_validation(rows, step)
+            again = [row for _, row in rows if row["step"] == step]
+        replace_file(self.metrics_path, "".join(line for line, _ in rows))
         # TensorBoard's readers leave out what an event file before this one has from here on (`purge_step`)
         start = SessionLog(status=SessionLog.START)
         self.experiment.file_writer.add_event(Event(step=step, session_log=start))
@@ -95,6 +88,18 @@ class RunLogger(TensorBoardLogger):
     def save(self) -> None:
         """Flush the events; `config.yaml` already holds the hyper-parameters."""
         self.experiment.flush()
+
+
+def without_validation(rows: list[tuple[str, dict[str, Any]]], step: int) -> list[tuple[str, dict[str, Any]]]:
+    """Lines of a log, each with what it holds, without the validation behind a step, the last one. Gradients that are
+    accumulated share a step: a validation between their batches stands before its line, and stays."""
+
+    def holds(row: dict[str, Any], part: str) -> bool:
+        return any(name.startswith(part) for name in row)
+
+    stays = max((i for i, (_, row) in enumerate(rows) if holds(row, "train/")), default=-1)
+    gone = [i > stays and row["step"] == step and holds(row, "val/") for i, (_, row) in enumerate(rows)]
+    return [one for one, drop in zip(rows, gone, strict=True) if not drop]
 
 
 class RunConfig(SaveConfigCallback):
