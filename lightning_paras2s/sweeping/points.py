@@ -212,7 +212,7 @@ def difference(
     means = [np.ma.masked_invalid(values).mean(0).filled(np.nan) for values in (a, b)]
     parts = macro_parts((means[0] - means[1])[None], design)
     spread = [pair_variance(parts, design), *(seed_variance(values, design) for values in (a, b))]
-    rests = [(rest_of(macro_parts(values, design), design), rest_freedom(values, design)) for values in (a, b)]
+    rests = [(rest_of(own, design), rest_freedom(own, design)) for own in (macro_parts(v, design) for v in (a, b))]
     variance, freedom = combined(spread[:1], spread[1:], rests)
     pairs = int(parts.pairs.sum())
     enough = max(len(a), len(b)) == 1 or pairs >= MIN_OF_SEEDS
@@ -268,9 +268,8 @@ def satterthwaite(variance: float, parts: list[Part]) -> float:
     return variance**2 / known if known else np.nan
 
 
-def rest_freedom(values: NDArray, design: Design) -> int:
-    """Of the seeds' [S, Q] rest: pairs within their factor times seeds, of those that have a score."""
-    parts = macro_parts(values, design)
+def rest_freedom(parts: Parts, design: Design) -> int:
+    """Of the seeds' rest: pairs within their factor times seeds, of those that have a score."""
     return (int(parts.seeds.sum()) - 1) * sum(int(of.sum()) - 1 for of in known_pairs(parts, design))
 
 
