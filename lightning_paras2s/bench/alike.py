@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import Judging
 
-SAME = ("judge", "rubric_sha", "label_source")  # scores by different judges don't belong in one table
+SAME = Judging._fields  # scores by different judges don't belong in one table
 ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
 HASHES = ("judge_sha", "providers_sha")
 WHAT = {

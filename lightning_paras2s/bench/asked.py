@@ -1,8 +1,11 @@
-"""Which queries a finished evaluation was about, read from its summary and today's manifest."""
+"""Which queries a finished evaluation was about, read from its summary and today's manifest.
+
+Importing this module must stay cheap: what a command shows needs it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,12 @@ def asked_queries(summary: Mapping[str, Any]) -> list[Query] | None:
 
 def first_pairs(queries: list[Query], count: int) -> list[Query]:
     """As few of the first pairs of each factor as hold `count` queries, or all."""
-    places: dict[str, dict[str, int]] = {}  # factor -> pair -> its place
-    place = [(pairs := places.setdefault(q.factor, {})).setdefault(q.pair, len(pairs)) for q in queries]
-    last = max(sorted(place)[:count], default=-1)
-    return [q for q, own in zip(queries, place, strict=True) if own <= last]
+    places = places_of(queries)
+    last = max(sorted(places)[:count], default=-1)
+    return [q for q, place in zip(queries, places, strict=True) if place <= last]
+
+
+def places_of(queries: Iterable[Query]) -> list[int]:
+    """Which of its factor's pairs, in order, each query belongs to: a `limit` takes the first ones."""
+    pairs: dict[str, dict[str, int]] = {}  # factor -> pair -> its place
+    return [(of := pairs.setdefault(q.factor, {})).setdefault(q.pair, len(of)) for q in queries]

@@ -26,11 +26,11 @@ from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.outside import Outside
-from lightning_paras2s.running.logs import Log, read_summary, replace_file
+from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file
 from lightning_paras2s.types import Evidence, Query, Response, finite, read_jsonl, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
-SAME = ("judge", "rubric_sha", "label_source", "samples", "manifest")
+SAME = (*Judging._fields, "samples", "manifest")
 ROW = ("mean", "ci95", "n", "n_failed", "label_swap_gain", "pair_accuracy", "wer")
 METRICS = ("score", "audit", "wer", "label_swap_gain", "pair_accuracy", "seconds", "silence", "repetition")
 

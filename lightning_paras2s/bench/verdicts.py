@@ -6,14 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_paras2s.bench.summary import scores_of
-from lightning_paras2s.running.logs import Log
+from lightning_paras2s.running.logs import Judging, Log
 from lightning_paras2s.types import Verdict
 
 
 def own_verdicts(log: Log, name: str, summary: dict[str, Any]) -> list[Verdict]:
     """Those of a log (verdicts, swaps), several of an answer where the judge was asked several times."""
-    mine = tuple(summary[key] for key in ("judge", "rubric_sha", "label_source"))
-    return [v for v in log.read(name, Verdict) if (v.judge, v.rubric_sha, v.label_source) == mine]
+    return Judging.of(summary).own(log.read(name, Verdict))
 
 
 def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:

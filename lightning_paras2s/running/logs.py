@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -188,6 +188,13 @@ class Judging(NamedTuple):
     rubric_sha: str
     label_source: str
 
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> Judging:
+        return cls(*(summary[name] for name in cls._fields))
+
+    def own(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
+        return [v for v in verdicts if Judging(v.judge, v.rubric_sha, v.label_source) == self]
+
 
 def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     """The verdicts of one judge in a run's folder: the only one there, or the one that its summary.json is about."""
@@ -195,11 +202,11 @@ def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     found = {Judging(v.judge, v.rubric_sha, v.label_source) for v in rows}
     if (run / "summary.json").is_file():
         summary = read_summary(run / "summary.json", Judging._fields)
-        found &= {Judging(*(summary[name] for name in Judging._fields))}
+        found &= {Judging.of(summary)}
     if len(found) != 1:
         raise UserError(f"{run} must hold verdicts of one judge; got {len(found)}; run `evaluate` there to its end")
     judging = found.pop()
-    return judging, [v for v in rows if Judging(v.judge, v.rubric_sha, v.label_source) == judging]
+    return judging, judging.own(rows)
 
 
 def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:

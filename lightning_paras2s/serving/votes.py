@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
-from lightning_paras2s.bench.pairs.arena import VERDICTS
+from lightning_paras2s.bench.pairs.meetings import VERDICTS
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.fields import is_text
 from lightning_paras2s.running.logs import half_line, say

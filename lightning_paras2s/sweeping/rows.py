@@ -19,7 +19,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import mean_score
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Log, read_summary, replace_file, say
+from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
 from lightning_paras2s.sweeping.runs import commits_of, seconds_of
@@ -34,7 +34,6 @@ KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "we
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
 PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
 PART_OF = {"skills": "skills", "outside": "audit", "columns": "columns"}  # the other keys are the policy's
-JUDGED = ("judge", "rubric_sha", "label_source", "samples")  # what tells whose verdicts a summary counts
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
 
@@ -145,7 +144,7 @@ def precision_of(run: Run) -> str:
 def scores_of(run: Run) -> dict[str, Any]:
     """What `evaluate` and `skills` say of each system; scores by contrast pair, so that seeds can be pooled."""
     folder = run.work.folder / "evaluate"
-    summary = read_summary(folder / "summary.json", ("systems", "queries_sha", "manifest", *JUDGED))
+    summary = read_summary(folder / "summary.json", ("systems", "queries_sha", "manifest", "samples", *Judging._fields))
     queries = {q.id: (f"{q.factor}/{q.pair_id}", q.label) for q in read_queries(summary["manifest"], None)}
     heard, logs = summary.get("audit", {}).get("systems", {}), {"pairs": own_scores(Log(folder), "verdicts", summary)}
     logs["audit_pairs"] = own_scores(Log(folder / "audit"), "verdicts", summary["audit"]) if "audit" in summary else {}

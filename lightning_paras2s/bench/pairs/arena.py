@@ -18,13 +18,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from lightning_paras2s.bench.alike import SAME, require_alike, require_folders, unrecorded
+from lightning_paras2s.bench.alike import require_alike, require_folders, unrecorded
 from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
 from lightning_paras2s.bench.pairs.meetings import VERDICTS, agreement_of, place_of
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
-from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of
+from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of, summary_of
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
@@ -37,7 +37,7 @@ from lightning_paras2s.bench.pairs.strength import (
 )
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.running.logs import read_summary, replace_file, say, verdicts_of, write_summary
+from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
 from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl, to_json
 
 GOOD = 4.0
@@ -184,8 +184,7 @@ def from_runs(runs: Sequence[str]) -> list[Battle]:
 
 def require_scored_alike(runs: Sequence[str]) -> None:
     """Refuse scores that don't belong in one table, by the runs' summaries; say which have none."""
-    places = {run: Path(run) / "summary.json" for run in runs}
-    summaries = {run: read_summary(place, SAME) for run, place in places.items() if place.is_file()}
+    summaries = {run: summary for run in runs if (summary := summary_of(run))}
     if summaries:
         require_alike(summaries)
     for line in unrecorded(summaries):

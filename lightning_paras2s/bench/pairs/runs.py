@@ -40,7 +40,7 @@ def about(run: str, ids: Iterable[str]) -> set[str]:
         UserError: the folder holds answers to more queries than the summary is about, and its manifest does not tell
             which.
     """
-    summary = _summary(run)
+    summary = summary_of(run)
     if not summary:
         return set(ids)
     asked = [(name, answered(name)) for name in ids]
@@ -62,9 +62,9 @@ def about(run: str, ids: Iterable[str]) -> set[str]:
 def pairs_of(runs: Sequence[str], manifest: str | None = None) -> dict[str, str]:
     """Query id -> its contrast pair, as a manifest has it, else those that the runs' summaries name; {} where there is
     none."""
-    asked = [q for run in runs for q in manifest_queries(_summary(run))]
-    rows = asked if manifest is None else read_jsonl(manifest, Query)
-    return {q.id: q.pair for q in rows}
+    if manifest is not None:
+        return {q.id: q.pair for q in read_jsonl(manifest, Query)}
+    return {q.id: q.pair for run in runs for q in manifest_queries(summary_of(run))}
 
 
 def cluster_of(query_id: str, pairs: Mapping[str, str]) -> str:
@@ -87,6 +87,7 @@ def clustered(clusters: Mapping[str, int]) -> str:
     return f"intervals are clustered by {' and '.join(told)}{unknown}"
 
 
-def _summary(run: str) -> dict[str, Any]:
+def summary_of(run: str) -> dict[str, Any]:
+    """A folder's summary.json; {} where it has none."""
     path = Path(run) / "summary.json"
     return read_summary(path, ("systems",)) if path.is_file() else {}

@@ -17,7 +17,7 @@ import numpy as np
 
 from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.bench.alike import require_folders
-from lightning_paras2s.bench.pairs.arena import VERDICTS
+from lightning_paras2s.bench.pairs.meetings import VERDICTS
 from lightning_paras2s.bench.pairs.runs import require_own_ids
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, say

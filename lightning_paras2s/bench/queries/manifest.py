@@ -11,6 +11,7 @@ from typing import TypeVar
 import soundfile
 
 from lightning_paras2s.audio import MAX_SECONDS, read_audio
+from lightning_paras2s.bench.asked import places_of
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Query, read_jsonl, to_json
@@ -44,7 +45,6 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
     queries = read_jsonl(manifest, Query)
     if not queries:
         raise UserError(f"a manifest must list at least one query; got none in {manifest}; write it with `synthesize`")
-    kept: dict[str, list[str]] = {}
     for number, query in enumerate(queries, 1):
         for name in ("id", "pair_id"):  # those without a pair would pass for one
             if not getattr(query, name):
@@ -58,11 +58,7 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
                 raise UserError(
                     f"{manifest}:{number}: {name} must be an existing file; got {audio!r}; check the manifest"
                 )
-        pairs = kept.setdefault(query.factor, [])
-        if query.pair not in pairs:
-            pairs.append(query.pair)
-    chosen = {pair for pairs in kept.values() for pair in pairs[:limit]}
-    return [q for q in queries if q.pair in chosen]
+    return [q for q, place in zip(queries, places_of(queries), strict=True) if limit is None or place < limit]
 
 
 def recordings_of(query: Query) -> list[tuple[str, str]]:
