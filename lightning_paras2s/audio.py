@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
+from scipy.signal import firwin, resample_poly
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Audio
@@ -186,7 +186,15 @@ def resample(audio: Audio, sample_rate: int) -> Audio:
 def at_rate(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """Samples at another rate (Hz), of any level."""
     common = gcd(old_rate, new_rate)
-    return resample_poly(samples, new_rate // common, old_rate // common).astype(np.float32)
+    up, down = new_rate // common, old_rate // common
+    low_pass = _low_pass(max(up, down)).astype(np.result_type(samples, np.float32))
+    return resample_poly(samples, up, down, window=low_pass).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=16)
+def _low_pass(factor: int) -> np.ndarray:
+    """The filter that `resample_poly` would design anew for every recording, in as long as it takes to apply it."""
+    return firwin(20 * factor + 1, 1 / factor, window=("kaiser", 5.0)) if factor > 1 else np.ones(1)
 
 
 def rms(samples: np.ndarray) -> float:

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.signal import resample_poly
 
 from lightning_paras2s.audio import (
+    at_rate,
     in_range,
     is_silent,
     mono,
@@ -242,6 +243,17 @@ def test_write_gives_the_samples_back_and_leaves_no_part(tmp_path, suffix):
     write_audio(path, Audio(samples, 16_000))
     assert np.abs(read_audio(path, 16_000).samples - samples / np.abs(samples).max()).max() < 2 / 32768
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("old", "new"), [(22_050, 16_000), (24_000, 16_000), (16_000, 24_000), (48_000, 16_000), (8_000, 8_000)]
+)
+def test_the_remembered_filter_is_the_one_that_scipy_designs(old, new, kind):
+    samples = np.random.default_rng(0).standard_normal(4_000).astype(kind)
+    common = np.gcd(old, new)
+    peer = resample_poly(samples, new // common, old // common).astype(np.float32)
+    np.testing.assert_array_equal(at_rate(samples, old, new), peer)
 
 
 def test_resample_returns_the_same_object_when_there_is_nothing_to_do():
