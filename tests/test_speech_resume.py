@@ -4,6 +4,8 @@ was killed in the middle of one ends with the same bits. In this process, on toy
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -54,8 +56,8 @@ class Utterances(SpeechDataModule):
 class Sum(SpeechPartModule):
     """Its weights tell the order of what it saw."""
 
-    def __init__(self) -> None:
-        super().__init__(0.1, 2, "")
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__(lr, 2, "")
         self.network = torch.nn.Linear(SIZE, 1)
 
     def numbers(self, batch: list[int] | dict) -> list[int]:
@@ -146,6 +148,17 @@ def test_speech_is_refused_when_it_goes_on_with_another_batch_size(capsys):
         fit(Factors, "cut", "--data.batch_size=4")
     told = " ".join(capsys.readouterr().err.split())
     assert stop.value.code == 2 and "data.batch_size must be 3 until this run's epoch ends; got 4; " in told
+
+
+def test_speech_goes_on_at_the_rate_that_is_asked_for():
+    """A checkpoint's rate does not win: from the step after it each is ten times smaller."""
+    fit(Utterances, "whole")
+    fit(Utterances, "cut", *end(8, False))
+    fit(Utterances, "cut", "--model.lr=0.01")
+    logs = [Path(f"runs/default/{version}/metrics.jsonl").read_text().splitlines() for version in ("whole", "cut")]
+    rates = [[row["train/lr"] for row in map(json.loads, log) if "train/lr" in row] for log in logs]
+    assert rates[0][:3] == pytest.approx([0.05, 0.1, 0.1]) and rates[0][-1] < 0.004
+    assert rates[1] == pytest.approx([rate / (1 if step < 8 else 10) for step, rate in enumerate(rates[0])])
 
 
 def test_shares_of_speech_when_there_are_two_ranks():

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
@@ -71,7 +72,7 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float = 0.1) -> float:
+def warmup_cosine(step: int, warmup_steps: int, total_steps: float, final: float = 0.1) -> float:
     """Share of the peak learning rate at a step: a linear rise over `warmup_steps`, then half a cosine down to `final`.
 
     `total_steps` of 0 or less keeps the peak after the rise.
@@ -82,6 +83,19 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, final: float =
         return 1.0
     progress = min(1.0, (step - warmup_steps) / (total_steps - warmup_steps))
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def require_length(trainer: Trainer) -> None:
+    """
+    Raises:
+        UserError: a run has no end over which its learning rate could fall.
+    """
+    # not `estimated_stepping_batches`: it makes the loader before a resumed run's position is there to be loaded
+    if trainer.max_steps == -1 and trainer.max_epochs == -1:
+        raise UserError(
+            "a run whose learning rate falls must know its length; got neither trainer.max_steps nor max_epochs; set "
+            "one (beside trainer.max_time, if that is to end it)"
+        )
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:

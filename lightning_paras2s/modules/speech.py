@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jiwer
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from lightning_paras2s.data.speech import SpeechBatch
 from lightning_paras2s.errors import InputPath
@@ -17,6 +20,7 @@ from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module, save_module
 from lightning_paras2s.models.tiny.features import MELS
 from lightning_paras2s.models.tiny.tokenizer import STRIDE, TinyTokenizer
+from lightning_paras2s.modules.optimizer import require_length, set_learning_rate, warmup_cosine
 
 
 class SpeechPartModule(LightningModule):
@@ -34,19 +38,18 @@ class SpeechPartModule(LightningModule):
         super().__init__()
         self.lr, self.warmup_steps, self.export = lr, warmup_steps, export
 
-    def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.parameters(), self.lr, betas=(0.9, 0.98), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.SequentialLR(
-            optimizer,
-            [
-                torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=self.warmup_steps),
-                torch.optim.lr_scheduler.CosineAnnealingLR(
-                    optimizer, max(1, self.trainer.estimated_stepping_batches - self.warmup_steps), self.lr * 0.02
-                ),
-            ],
-            [self.warmup_steps],
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def configure_optimizers(self) -> Optimizer:
+        return AdamW(self.parameters(), self.lr, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def on_fit_start(self) -> None:
+        require_length(self.trainer)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the rate of the optimizer step that comes, which a resumed run takes from its own options."""
+        total = self.trainer.estimated_stepping_batches
+        lr = self.lr * warmup_cosine(self.global_step, self.warmup_steps, total, final=0.02)
+        set_learning_rate(self.optimizers().optimizer, lr)
+        self.log("train/lr", lr)
 
     def on_train_end(self) -> None:
         if self.export and self.trainer.is_global_zero:

@@ -17,7 +17,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
-from lightning_paras2s.modules.optimizer import adamw, clip_gradients, set_learning_rate, warmup_cosine
+from lightning_paras2s.modules.optimizer import adamw, clip_gradients, require_length, set_learning_rate, warmup_cosine
 from lightning_paras2s.running.checkpoints import refuse_sick, remove
 from lightning_paras2s.running.runs import batches_done, run_dir
 
@@ -175,12 +175,7 @@ class SupervisedModule(StageModule):
     """
 
     def on_fit_start(self) -> None:
-        # not `estimated_stepping_batches`: it makes the loader before a resumed run's position is there to be loaded
-        if self.trainer.max_steps == -1 and self.trainer.max_epochs == -1:
-            raise UserError(
-                "a run whose learning rate falls must know its length; got neither trainer.max_steps nor max_epochs; "
-                "set one (beside trainer.max_time, if that is to end it)"
-            )
+        require_length(self.trainer)
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         self.log("train/grad_norm", self.clip_gradients())
