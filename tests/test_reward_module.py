@@ -14,7 +14,10 @@ from toys import ToyData, ToyLM, ToyPreferences, ToyProcessor, ToyScorer
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.data.embedded import reply_frames, text_queries
-from lightning_paras2s.data.preferences import Preference, PreferenceDataModule, build_preferences, swapped
+from lightning_paras2s.data.judged import sample_batch
+from lightning_paras2s.data.made_from import Recipe
+from lightning_paras2s.data.preferences import Preference, PreferenceDataModule
+from lightning_paras2s.data.swapped import swapped
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import word_error_rate
@@ -26,6 +29,14 @@ from lightning_paras2s.running.runs import RunLogger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
+
+RECIPE = Recipe(2, Sampling(max_steps=20))
+
+
+def judged(policy, processor, reward, batches, folder: Path, recipe: Recipe) -> Path:
+    for batch in batches:
+        sample_batch(policy, processor, reward, batch, folder, recipe)
+    return folder / "preferences.jsonl"
 
 
 def trainer(folder: Path, **options) -> L.Trainer:
@@ -73,11 +84,11 @@ def test_samples_when_a_reward_has_another_scale(tmp_path: Path, capsys) -> None
     """A reward of 0..1 is refused before anything of the batch is written, unless tokens are kept: rejection sampling
     learns of any scale."""
     build = (ToyLM(), ToyProcessor(), TokenCountReward(2))
-    batch, sampling = next(iter(ToyData(labelled=False).val_dataloader())), Sampling(max_steps=20)
+    batch = next(iter(ToyData(labelled=False).val_dataloader()))
     with pytest.raises(UserError, match="must be from 1 to 5; got .* of TokenCountReward; .*model.keep_tokens"):
-        build_preferences(*build, [batch], tmp_path / "a", 2, sampling)
+        judged(*build, [batch], tmp_path / "a", RECIPE)
     assert not (tmp_path / "a/done.txt").exists() and not (tmp_path / "a/preferences.jsonl").read_text()
-    found = build_preferences(*build, [batch], tmp_path / "b", 2, sampling, keep_tokens=True)
+    found = judged(*build, [batch], tmp_path / "b", replace(RECIPE, keep_tokens=True))
     assert len(read_jsonl(found, Preference)) > 4 and "no reward model can learn scores" in capsys.readouterr().err
 
 
@@ -113,15 +124,15 @@ def test_agreement_within_queries_is_blind_to_what_they_differ_by() -> None:
 
 def test_preferences_when_built_twice(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    reward, sampling = ScorerReward(ToyScorer), Sampling(max_steps=20)
+    reward = ScorerReward(ToyScorer)
     policy, data = ToyLM(), ToyData(labelled=False, size=8)
     build = (policy, ToyProcessor(), reward)
-    first = build_preferences(*build, list(data.val_dataloader())[:1], tmp_path, 3, sampling)
+    first = judged(*build, list(data.val_dataloader())[:1], tmp_path, replace(RECIPE, samples=3))
     some = read_jsonl(first, Preference)
     with first.open("a") as file:
         file.write('{"query_id": "q5"')  # cut in the middle of a line
-    build_preferences(*build, data.val_dataloader(), tmp_path, 3, sampling)
-    whole = build_preferences(*build, data.val_dataloader(), tmp_path / "whole", 3, sampling)
+    judged(*build, data.val_dataloader(), tmp_path, replace(RECIPE, samples=3))
+    whole = judged(*build, data.val_dataloader(), tmp_path / "whole", replace(RECIPE, samples=3))
     assert 0 < len(some) < len(read_jsonl(first, Preference))
     assert first.read_text() == whole.read_text()
     assert all((tmp_path / p.response_audio).is_file() for p in some)
@@ -140,9 +151,8 @@ def test_preferences_when_answers_are_judged_for_others(tmp_path: Path) -> None:
     assert torch.equal(contrast.prompt.tokens, batch.prompt.tokens)
 
     build = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer))
-    sampling = Sampling(max_steps=20)
-    alone = read_jsonl(build_preferences(*build, [batch], tmp_path / "a", 2, sampling), Preference)
-    more = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", 2, sampling, others=2), Preference)
+    alone = read_jsonl(judged(*build, [batch], tmp_path / "a", RECIPE), Preference)
+    more = read_jsonl(judged(*build, [batch], tmp_path / "b", replace(RECIPE, others=2)), Preference)
     assert [p for p in more if not p.answers] == alone
     for swap in (p for p in more if p.answers):
         assert swap.response_audio.startswith(f"answers/{swap.answers}-")
@@ -164,27 +174,19 @@ def test_others_when_they_are_drawn_once_each(size: int, capsys) -> None:
 
 def test_recordings_when_an_id_looks_like_an_answers_number(tmp_path: Path) -> None:
     """The first answer to "clip-1" and the query "clip-1-0" are two recordings: 0.5 s and 0.75 s are the queries."""
-    build, sampling = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer)), Sampling(max_steps=20)
+    build = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer))
     batch = next(iter(ToyData(2, labelled=False).val_dataloader()))
     audios = [Audio(np.full(n, 0.1, np.float32), 16_000) for n in (8000, 12000)]
     queries = [replace(q, id=i) for q, i in zip(batch.queries, ("clip-1", "clip-1-0"), strict=True)]
     batch = replace(batch, queries=queries, audios=audios)
-    found = read_jsonl(build_preferences(*build, [batch], tmp_path, 2, sampling), Preference)
+    found = read_jsonl(judged(*build, [batch], tmp_path, RECIPE), Preference)
     assert found and {p.query_audio for p in found}.isdisjoint(p.response_audio for p in found)
     seconds = [read_audio(tmp_path / p.response_audio, 16_000).seconds for p in found]
     assert max(seconds) < 0.25  # 20 steps of 10 ms
     old = tmp_path / "old"
     append_jsonl(old / "preferences.jsonl", [Preference("clip-1", 0, "audio/clip-1.flac", "audio/clip-1-0.flac", 3.0)])
     with pytest.raises(UserError, match="must hold no answer where a query's recording belongs"):
-        build_preferences(*build, [batch], old, 2, sampling)
-
-
-def test_preferences_when_the_policy_is_another_one(tmp_path: Path) -> None:
-    batches, sampling = list(ToyData(labelled=False).val_dataloader()), Sampling(max_steps=20)
-    build, reward = (lambda: (ToyLM(), ToyProcessor())), ScorerReward(ToyScorer)
-    build_preferences(*build(), reward, batches[:1], tmp_path, 2, sampling)
-    with pytest.raises(UserError, match="must be made from the same; got another policy"):
-        build_preferences(*build(), reward, batches, tmp_path, 2, sampling)
+        judged(*build, [batch], old, RECIPE)
 
 
 def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None:
@@ -197,9 +199,9 @@ def test_preferences_when_written_answers_are_judged_too(tmp_path: Path) -> None
 
     batch = next(iter(ToyData(labelled=False, size=8).val_dataloader()))
     build = (ToyLM(), ToyProcessor(), ScorerReward(ToyScorer))
-    arguments = ([batch], tmp_path / "a", 3, Sampling(max_steps=20), 0, 1)
-    rows = read_jsonl(build_preferences(*build, *arguments, written=Loud()), Preference)
-    plain = read_jsonl(build_preferences(*build, [batch], tmp_path / "b", *arguments[2:]), Preference)
+    recipe = replace(RECIPE, samples=3, others=1)
+    rows = read_jsonl(judged(*build, [batch], tmp_path / "a", replace(recipe, written=Loud())), Preference)
+    plain = read_jsonl(judged(*build, [batch], tmp_path / "b", recipe), Preference)
     assert [p for p in rows if p.sample < 3] == plain
     written = [p for p in rows if p.sample >= 3]
     assert {p.sample for p in written} == {3, 4} and {p.text for p in written} == {"a word"}

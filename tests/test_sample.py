@@ -54,7 +54,9 @@ def other_scorer() -> ToyScorer:
     return ToyScorer()
 
 
-def sample(folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, judge=scorer, **options) -> int:
+def sample(
+    folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, judge=scorer, voice: tuple = (), **options
+) -> int:
     torch.manual_seed(weights)
     policy = ToyLM()
     defaults = {"samples": SAMPLES, "sampling": Sampling(max_steps=20)}
@@ -67,7 +69,9 @@ def sample(folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, ju
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.predict(module, Queries(labelled=False), return_predictions=False)
+    data = Queries(labelled=False)
+    data.processor.files = voice
+    trainer.predict(module, data, return_predictions=False)
     (Path(folder) / f"drawn-{rank}").write_text(str(module.drawn))
     return module.drawn
 
@@ -138,6 +142,7 @@ def test_finished_run_draws_nothing(whole):
     "options, said",
     [
         ({"weights": 1}, "another policy"),
+        ({"voice": ("checkpoints/embedded/tokenizer.safetensors",)}, "another processor"),
         ({"judge": other_scorer}, "another reward"),
         ({"samples": 3}, r"samples 3 \(was 2\)"),
         ({"seed": 9}, r"seed 9 \(was 0\)"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_paras2s.data import preferences
+from lightning_paras2s.data import judged
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.judging.rewards import TokenCountReward
@@ -280,7 +280,7 @@ class DeadlyReward(TokenCountReward):
             self.marker.touch()
             if not self.half_line:
                 os.kill(os.getpid(), signal.SIGKILL)
-            preferences.append_jsonl = write_half
+            judged.append_jsonl = write_half
         return 1 + 4 * super().score(batch, responses)
 
 

@@ -14,10 +14,13 @@ from torch import nn
 from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.running.logs import json_text, replace_file, say
+from lightning_paras2s.running.origins import weights_sha as files_sha
 from lightning_paras2s.running.parts import settings_sha
+from lightning_paras2s.running.shipped import shipped
 
 FILE = "made_from.json"
 EDGE = 1 << 14  # numbers of each end of a tensor that its hash covers: 7 G weights need not be read through
@@ -25,7 +28,19 @@ EDGE = 1 << 14  # numbers of each end of a tensor that its hash covers: 7 G weig
 
 @dataclass(frozen=True)
 class Recipe:
-    """How samples are drawn and judged, beside the policy and the reward; see `build_preferences`."""
+    """How samples are drawn and judged, beside the policy, its processor and the reward.
+
+    Attributes:
+        samples: sampled responses a query.
+        sampling: their temperatures and longest response.
+        seed: with a query's id decides its samples.
+        others: each response is also judged as an answer to so many other queries of its batch (`swapped`), or the
+            scorer could learn which answers are good, and not for whom.
+        written: answers of demonstrations beside the sampled ones, or the scorer would never hear a good answer of a
+            kind that the policy doesn't give.
+        keep_tokens: write the sampled answers' tokens, too, to `completions.jsonl`.
+        draw: how the other queries are drawn, see `swapped`.
+    """
 
     samples: int
     sampling: Sampling
@@ -36,12 +51,13 @@ class Recipe:
     draw: Draw = "repeated"
 
 
-def made_from(policy: nn.Module, reward_sha: str, recipe: Recipe) -> dict[str, Any]:
+def made_from(policy: nn.Module, processor: Processor, reward_sha: str, recipe: Recipe) -> dict[str, Any]:
     """All that a query's samples and scores depend on. Which queries there are does not count: more may follow."""
     options = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     sampling, written = options.pop("sampling"), options.pop("written")
     return {
         "policy": weights_sha(policy),
+        "processor": ", ".join(files_sha(shipped(path)) for path in processor.files),
         "reward": reward_sha,
         "written": "" if written is None else settings_sha(written),
         **{f"sampling.{name}": value for name, value in asdict(sampling).items()},
@@ -50,8 +66,8 @@ def made_from(policy: nn.Module, reward_sha: str, recipe: Recipe) -> dict[str, A
 
 
 def claim(folder: Path, made: dict[str, Any], begun: bool, write: bool = True) -> None:
-    """Keep what a folder is made from; one that has answers goes on with the same alone. An earlier version's folder,
-    that names nothing, is taken at its word.
+    """Keep what a folder is made from; one that has answers goes on with the same alone. An earlier version's folder is
+    taken at its word where it names nothing.
 
     Args:
         begun: whether it has answers.
@@ -63,7 +79,7 @@ def claim(folder: Path, made: dict[str, Any], begun: bool, write: bool = True) -
     path, made = folder / FILE, json.loads(json_text(made))
     if path.is_file():
         was = json.loads(path.read_text(encoding="utf-8"))
-        if begun and (other := [name for name in {**was, **made} if was.get(name) != made.get(name)]):
+        if begun and (other := [name for name in made if was.get(name, made[name]) != made[name]]):
             raise UserError(
                 f"all answers in {folder} must be made from the same; got {told(other, was, made)}; set what it was "
                 "made from, or choose another model.folder"
@@ -78,7 +94,7 @@ def claim(folder: Path, made: dict[str, Any], begun: bool, write: bool = True) -
 
 def told(names: Iterable[str], was: dict[str, Any], made: dict[str, Any]) -> str:
     """ "another policy, samples 8 (was 2)"."""
-    hashed = ("policy", "reward", "written")
+    hashed = ("policy", "processor", "reward", "written")
     return ", ".join(
         f"another {name}" if name in hashed else f"{name} {made.get(name)} (was {was.get(name)})" for name in names
     )

@@ -20,8 +20,9 @@ from lightning_paras2s.data.completions import KeptCompletion, demonstration
 from lightning_paras2s.data.datamodule import DualStreamDataModule
 from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions
-from lightning_paras2s.data.preferences import Preference, number_of
+from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.sources import DialogueSource
+from lightning_paras2s.data.swapped import number_of
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.processor import Items, Processor
 from lightning_paras2s.types import Query, read_jsonl

@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_paras2s.data.completions import KeptCompletion
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.data.judged import sample_batch
 from lightning_paras2s.data.made_from import Recipe, claim, made_from
-from lightning_paras2s.data.preferences import Preference, sample_batch
+from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import InputPath
@@ -41,7 +42,7 @@ class SampleModule(L.LightningModule):
         samples: K.
         others: queries of its batch beside its own that each training response is judged for, as far as the batch has
             so many and `draw` repeats none; held-out responses are judged for their own alone.
-        written: adds written answers to the training queries, see `build_preferences`; null = none.
+        written: adds written answers to the training queries, see `Recipe`; null = none.
         sampling: temperatures and longest response of the samples.
         keep_tokens: write the samples' tokens, too, to `folder/{train,val}_completions.jsonl`: for rejection sampling.
         seed: with a query's id decides its samples; null follows `seed_everything`.
@@ -85,7 +86,7 @@ class SampleModule(L.LightningModule):
             UserError: it made their answers from something else.
         """
         self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
-        made = made_from(self.policy, self.reward_sha, self.recipe)
+        made = made_from(self.policy, self.trainer.datamodule.processor, self.reward_sha, self.recipe)
         begun = any(path.stat().st_size for split in SPLITS for path in self.folder.glob(f"{split}-*/*.jsonl"))
         claim(self.folder, made, begun, self.trainer.is_global_zero)
 
