@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +47,8 @@ def write_run(folder: Path, scores: dict[str, tuple], wer: dict[str, float], aud
     for system, given in scores.items():
         write_audio(folder / f"{system}.wav", TONE)
         for query, score in zip(QUERIES, given, strict=True):
-            response = Response(query.id, system, 0, f"{system}.wav", "", "the oil", 0.4, config_sha="c")
+            latency = {"total_seconds": 0.1 + zlib.crc32(folder.name.encode()) / 2**32}
+            response = Response(query.id, system, 0, f"{system}.wav", "", "the oil", 0.4, latency, config_sha="c")
             append_jsonl(folder / "responses.jsonl", [response])
             append_jsonl(folder / "evidence.jsonl", [Evidence(response.id, "the oil", wer[system], "calm")])
             for name, value in (("verdicts", score), ("swaps", 1), ("audit/verdicts", audit[system])):
@@ -219,6 +222,13 @@ def test_a_run_that_is_given_twice_is_no_second_seed(tmp_path):
     for again in (run, f"{run}/", str(tmp_path / "link")):
         with pytest.raises(UserError, match=f"runs must be different folders; got one as {run} and as {again}; "):
             headline([run, again])
+
+
+def test_a_copy_of_a_run_is_no_second_seed(tmp_path):
+    (run, other) = runs(tmp_path, (GRPO, GRPO))
+    shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(UserError, match=f"{tmp_path}/copy holds the responses of {run}, to the byte"):
+        headline([run, other, str(tmp_path / "copy")])
 
 
 def test_queries_that_were_never_asked_have_not_failed(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ they were written is taken at its names, and `unrecorded` tells so.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,25 @@ def require_folders(runs: Sequence[str]) -> None:
         if place in known:
             raise UserError(f"runs must be different folders; got one as {known[place]} and as {run}; name it once")
         known[place] = run
+
+
+def require_seeds(runs: Sequence[str]) -> None:
+    """Refuse runs that are one: a folder that is named twice, or the copy of one.
+
+    Raises:
+        UserError: naming both.
+    """
+    require_folders(runs)
+    known: dict[str, str] = {}
+    for run in runs:
+        files = sorted(Path(run).glob("responses*.jsonl"))
+        responses = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        if files and responses in known:  # with their latencies, which no other run repeats
+            raise UserError(
+                f"runs must be of different seeds; {run} holds the responses of {known[responses]}, to the byte; "
+                "a copy tells nothing new: name one of them"
+            )
+        known[responses] = run
 
 
 def require_alike(summaries: Summaries) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_paras2s.audio import read_audio, silence_fraction
-from lightning_paras2s.bench.alike import require_alike, require_folders, unrecorded
+from lightning_paras2s.bench.alike import require_alike, require_seeds, unrecorded
 from lightning_paras2s.bench.asked import asked_queries
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.outside_today import same_answer
@@ -73,7 +73,7 @@ def headline(
     """
     if not runs:
         raise UserError("a headline must have at least one run; got none; give --runs")
-    require_folders(runs)
+    require_seeds(runs)
     found = [read_evaluation(Path(run)) for run in runs]
     check_same(runs, found, (sft, grpo))
     queries = found[0].queries

@@ -14,7 +14,7 @@ from lightning_paras2s.batches import by_length
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
 from lightning_paras2s.models.sampling import OwnDraws
-from lightning_paras2s.running.origins import weights_sha
+from lightning_paras2s.running.origins import sha, weights_sha
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
@@ -63,6 +63,11 @@ class TransformersChat(ChatLLM):
         self.name = f"{Path(path).resolve().name}-{weights_sha(Path(path))[:8]}-{dtype}"
         if temperature:
             self.name += f"-t{temperature:g}-s{seed}"
+
+    @property
+    def config_sha(self) -> str:
+        """Of all that its replies depend on but the conversation, weights read or not."""
+        return sha(self.name, self.max_tokens)
 
     @cached_property
     def tokenizer(self):
