@@ -1,4 +1,4 @@
-"""`deal`: queries dealt to parts."""
+"""`deal`: queries dealt to parts, of which no two share a text or a pair."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_demonstrate import query, write_manifest
 
-from lightning_paras2s.bench.queries.deal import deal
+from lightning_paras2s.bench.queries.deal import deal, dealt
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Query, read_jsonl
 
@@ -40,3 +42,77 @@ def test_deal_gives_each_part_its_share_and_no_two_a_text(tmp_path):
     assert before == {p: [q.id for q in read_jsonl(tmp_path / "out" / p / "train.jsonl", Query)] for p in shares}
     with pytest.raises(UserError, match="together at most 1"):
         deal([manifest], str(tmp_path / "out"), {"a": 0.7, "b": 0.4})
+    with pytest.raises(UserError, match="manifests must name at least one"):
+        deal([], str(tmp_path / "out"), shares)
+
+
+STYLES = {"emotion": ("happy", "sad"), "sarcasm": ("sincere", "sarcastic")}
+
+
+def halves(factor: str, name: str, texts: list[str], split: str = "train") -> list[Query]:
+    """A pair of a factor, whose halves may say different texts."""
+    pair = f"{factor}-{split}-{name}"
+    made = [query(f"{pair}-{i}", split=split, pair=pair, text=text) for i, text in enumerate(texts)]
+    return [replace(q, factor=factor, styles={factor: s}) for q, s in zip(made, STYLES[factor], strict=True)]
+
+
+def parts_of(out, shares) -> dict[str, list[Query]]:
+    return {part: [q for path in (out / part).glob("*.jsonl") for q in read_jsonl(path, Query)] for part in shares}
+
+
+def test_deal_gives_a_text_of_two_factors_and_of_two_splits_to_one_part(tmp_path):
+    """Of 60 texts of emotion and 45 of sarcasm 30 are the same, and emotion's val holds 20 of its train."""
+    own = {"emotion": range(60), "sarcasm": [*range(30), *range(100, 115)]}
+    queries = [q for f, numbers in own.items() for i in numbers for q in halves(f, str(i), [f"text {i}"] * 2)]
+    queries += [q for i in range(20, 40) for q in halves("emotion", str(i), [f"Text {i}!"] * 2, "val")]
+    shares = {"sft": 0.5, "rl": 0.5}
+    deal([write_manifest(tmp_path / "in", queries)], str(tmp_path / "out"), shares)
+    sft, rl = parts_of(tmp_path / "out", shares).values()
+    assert not {q.text.lower().strip("!") for q in sft} & {q.text.lower().strip("!") for q in rl}
+    assert len(sft) + len(rl) == len(queries)
+    # each group's pairs by its share; of 45, and of val's 20, which are all shared, one is more than half
+    counts = Counter((q.factor, q.split) for q in sft)
+    assert counts["emotion", "train"] == 60 and counts["sarcasm", "train"] in (44, 46)
+    assert counts["emotion", "val"] in (18, 20, 22)
+
+
+def test_deal_gives_speech_without_words_by_its_pair(tmp_path):
+    """A hundred recordings, and a pair that says nothing, which stays one."""
+    bare = [replace(query(f"s-{i}", pair=f"s-{i}", text=""), factor="", styles={}) for i in range(100)]
+    queries = bare + halves("emotion", "mute", ["", "?"])
+    shares = {"sft": 0.5, "rl": 0.5}
+    deal([write_manifest(tmp_path / "in", queries)], str(tmp_path / "out"), shares)
+    parts = parts_of(tmp_path / "out", shares)
+    assert {part: sum(not q.factor for q in rows) for part, rows in parts.items()} == {"sft": 50, "rl": 50}
+    assert sorted(sum(q.factor != "" for q in rows) for rows in parts.values()) == [0, 2]
+
+
+def test_deal_keeps_a_pair_whose_halves_say_different_words(tmp_path):
+    queries = [q for i in range(40) for q in halves("emotion", str(i), [f"first {i}", f"second {i}"])]
+    shares = {"sft": 0.5, "rl": 0.5}
+    deal([write_manifest(tmp_path / "in", queries)], str(tmp_path / "out"), shares)
+    parts = parts_of(tmp_path / "out", shares)
+    assert {part: len({q.pair_id for q in rows}) for part, rows in parts.items()} == {"sft": 20, "rl": 20}
+    assert all(Counter(Counter(q.pair_id for q in rows).values()).keys() == {2} for rows in parts.values())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 63), min_size=40, max_size=200), st.integers(0, 3))
+def test_every_group_has_its_shares_however_texts_are_shared(masks, seed):
+    """A text's mask says which of six groups hold it: each part has its share of each group. A text may be all that is
+    left for two groups that lack different parts, so that no bound holds in general; three texts are never reached.
+    """
+    groups = [(factor, split) for factor in STYLES for split in ("train", "val", "test")]
+    queries = [
+        query(f"{f}-{s}-{i}", split=s, pair=f"{f}-{s}-{i}", text=f"text {i}")
+        for i, mask in enumerate(masks)
+        for n, (f, s) in enumerate(groups)
+        if mask >> n & 1
+    ]
+    queries = [replace(q, factor=q.pair_id.split("-")[0]) for q in queries]
+    shares = {"prompts": 0.2, "preferences": 0.2, "queries": 0.5}
+    parts = dealt(queries, shares, seed)
+    assert all(len({p for q, p in zip(queries, parts, strict=True) if q.text == f"text {i}"}) <= 1 for i in range(200))
+    for group in groups:
+        found = Counter(p for q, p in zip(queries, parts, strict=True) if (q.factor, q.split) == group)
+        assert all(abs(found[part] - share * found.total()) < 3 for part, share in shares.items()), (group, found)

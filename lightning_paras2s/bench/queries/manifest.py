@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -59,6 +59,11 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
                     f"{manifest}:{number}: {name} must be an existing file; got {audio!r}; check the manifest"
                 )
     return [q for q, place in zip(queries, places_of(queries), strict=True) if limit is None or place < limit]
+
+
+def check_manifests(manifests: Sequence[str]) -> None:
+    if not manifests:
+        raise UserError("manifests must name at least one list of queries; got none; write one with `synthesize`")
 
 
 def recordings_of(query: Query) -> list[tuple[str, str]]:
