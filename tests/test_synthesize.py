@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.scripts import load_scripts, pair_voices, plan
@@ -19,8 +20,9 @@ from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
+from lightning_paras2s.speaking.altered import AlteredSynthesizer
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
-from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Voice
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, EspeakSynthesizer, Voice
 from lightning_paras2s.types import FACTORS, Audio, Query, Style, read_jsonl
 
 
@@ -85,6 +87,52 @@ def test_synthesize_refuses_a_folder_when_it_holds_another_synthesis(made, tmp_p
     with pytest.raises(UserError, match="out must be new"):
         synthesize(str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_synthesize_refuses_a_folder_when_an_inner_synthesizer_is_another(tmp_path):
+    """The outer one's own settings are the same. A number is the same whole or not."""
+
+    def speak(limit: int, **inner):
+        altered = AlteredSynthesizer(EspeakSynthesizer(**inner), noise_db=-10)
+        return synthesize(str(tmp_path), factors=["gender"], limit=limit, synthesizer=altered)
+
+    speak(1, variation=0, noise=False)
+    for other in ({"variation": 3.0, "noise": False}, {"variation": 0.0, "noise": True}):
+        with pytest.raises(UserError, match="one setting of synthesizer.synthesizer."):
+            speak(2, **other)
+    assert speak(2, variation=0.0, noise=False)["resumed"] == 2
+
+
+def test_synthesize_refuses_a_folder_when_its_transcriber_has_other_weights(tmp_path):
+    """One name, another network: it would choose other candidates."""
+    source = write_scripts(tmp_path / "scripts.jsonl", [script("emotion", ("happy", "sad"))])
+
+    def speak(weight: float):
+        transcriber = CountingTranscriber()
+        transcriber.network = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(transcriber.network.weight, weight)
+        torch.nn.init.zeros_(transcriber.network.bias)
+        options = {"factors": ["emotion"], "synthesizer": FlakySynthesizer(0), "candidates": 2}
+        return synthesize(str(tmp_path / "out"), source, transcriber=transcriber, **options)
+
+    speak(1.0)
+    with pytest.raises(UserError, match="one setting of transcriber_sha;"):
+        speak(2.0)
+    assert speak(1.0)["resumed"] == 2
+
+
+def test_synthesize_goes_on_from_a_record_that_tells_less(made, tmp_path):
+    """An earlier version named a synthesizer's own settings alone: those must be the same, others are taken at its
+    word, and are held to from then on."""
+    shutil.copytree(made[0], tmp_path / "out")
+    path = tmp_path / "out/synthesize.json"
+    full = json.loads(path.read_text())
+    espeak = {"frame_samples": 640, "name": "espeak-ng", "noise": True, "variation": 1.0}
+    was = {"candidates": 1, "seed": 0, "source": "embedded", "split": "test", "synthesizer": espeak}
+    path.write_text(json.dumps(was | {"transcriber": None}))
+    with pytest.raises(UserError, match="one setting of synthesizer.variation;"):
+        synthesize(str(tmp_path / "out"), limit=2, synthesizer=EspeakSynthesizer(variation=0.0))
+    assert synthesize(str(tmp_path / "out"), limit=2)["resumed"] == 16 and json.loads(path.read_text()) == full
 
 
 def test_command_prints_one_line_when_an_option_is_wrong(tmp_path):

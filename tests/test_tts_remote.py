@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 import soundfile
 from loopback import Loopback, Sent
 
-from lightning_paras2s.bench.queries.synthesize import synthesize
+from lightning_paras2s.bench.queries.synthesize import synthesize, synthesizer_sha
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
+from lightning_paras2s.speaking.altered import AlteredSynthesizer
 from lightning_paras2s.speaking.prompted import CosyVoice, read_pcm
 from lightning_paras2s.speaking.remote import OPENAI_VOICES, OpenAITTS
 from lightning_paras2s.types import Query, Style, read_jsonl
@@ -87,6 +89,40 @@ def test_cosyvoice_sends_the_speakers_recording_when_synthesize_uses_it(speakers
     queries = read_jsonl(tmp_path / "out/queries.jsonl", Query)
     assert all(q.voice.startswith("test-") for q in queries)
     assert all(q.styles["age"] == ("child" if "child" in q.voice else "adult") for q in queries)
+
+
+def test_a_folder_is_refused_when_its_recorded_speakers_are_others(speakers, tmp_path):
+    """The list is the same file; its recordings may move, and the server, but must hold the same speech."""
+    pcm = (TONE * 32767).astype("<i2").tobytes()
+
+    def speak(url: str, place=speakers, concurrency: int = 2):
+        tts = CosyVoice(str(place), url.removesuffix("/v1"), 24_000, concurrency, patience=QUICK)
+        return synthesize(str(tmp_path / "out"), factors=["gender"], limit=1, synthesizer=tts)
+
+    with Loopback(lambda path, body, times: Sent(200, pcm)) as server:
+        speak(server.url)
+    with Loopback(lambda path, body, times: Sent(200, pcm)) as server:
+        (tmp_path / "moved").mkdir()
+        moved = [shutil.copy(speakers.parent / name, tmp_path / "moved") for name in ("kid.wav", speakers.name)]
+        assert speak(server.url, moved[1], concurrency=1)["resumed"] == 2 and not server.requests
+        soundfile.write(moved[0], TONE[::-1], 24_000)
+        with pytest.raises(UserError, match="one setting of synthesizer_sha;"):
+            speak(server.url, moved[1])
+        told = speakers.read_text()
+        speakers.write_text(told.replace("Hi.", "Bye."))
+        with pytest.raises(UserError, match="one setting of synthesizer_sha;"):
+            speak(server.url)
+        speakers.write_text(told)
+        assert speak(server.url)["resumed"] == 2 and not server.requests
+
+
+def test_a_synthesizer_is_another_with_another_describer_and_the_same_at_another_address(tmp_path):
+    one = OpenAITTS()
+    elsewhere = OpenAITTS(base_url="http://127.0.0.1:1/v1", api_key_env="MINE", concurrency=1, patience=QUICK)
+    assert synthesizer_sha(elsewhere) == synthesizer_sha(one)
+    models = [OpenAIChat(model, cache_dir=str(tmp_path)) for model in ("gpt-4.1", "gpt-4.1-mini")]
+    others = [OpenAITTS(describer=describer) for describer in (Director(), *models)]
+    assert len({synthesizer_sha(tts) for tts in (one, *others, *map(AlteredSynthesizer, (one, *others)))}) == 8
 
 
 def test_samples_are_refused_when_they_are_an_error_or_cut():

@@ -18,6 +18,7 @@ from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.running.logs import json_text, replace_file, say
+from lightning_paras2s.running.origins import contradictions
 from lightning_paras2s.running.origins import weights_sha as files_sha
 from lightning_paras2s.running.parts import settings_sha
 from lightning_paras2s.running.shipped import shipped
@@ -79,7 +80,7 @@ def claim(folder: Path, made: dict[str, Any], begun: bool, write: bool = True) -
     path, made = folder / FILE, json.loads(json_text(made))
     if path.is_file():
         was = json.loads(path.read_text(encoding="utf-8"))
-        if begun and (other := [name for name in made if was.get(name, made[name]) != made[name]]):
+        if begun and (other := contradictions(was, made)):
             raise UserError(
                 f"all answers in {folder} must be made from the same; got {told(other, was, made)}; set what it was "
                 "made from, or choose another model.folder"

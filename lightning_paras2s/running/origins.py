@@ -58,6 +58,19 @@ class Origins:
         return min(reversed(others), key=len, default=[UNKNOWN])
 
 
+def contradictions(was: Mapping[str, Any], made: Mapping[str, Any], inside: str = "") -> list[str]:
+    """Names under which a folder's record says something else than `made`, "synthesizer.variation" for one inside of
+    another. A record of an earlier version is taken at its word where it names nothing."""
+    found = []
+    for name, value in made.items():
+        before = was.get(name, value)
+        if isinstance(before, dict) and isinstance(value, dict):
+            found += contradictions(before, value, f"{inside}{name}.")
+        elif before != value:
+            found.append(f"{inside}{name}")
+    return found
+
+
 def made_from(of: str, rows: Sequence[Any], inputs: Sequence[Inputs]) -> list[Made]:
     """The lines to write before the records themselves are written."""
     return [Made(of, row_sha(row), dict(found)) for row, found in zip(rows, inputs, strict=True)]

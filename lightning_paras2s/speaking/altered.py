@@ -26,7 +26,8 @@ class AlteredSynthesizer(Synthesizer):
     def __init__(self, synthesizer: Synthesizer, noise_db: float | None = None, tract: float = 1.0) -> None:
         if not 0.5 <= tract <= 2:
             raise UserError(f"tract must lie between 0.5 and 2; got {tract}; set it nearer to 1")
-        self.synthesizer, self.noise_db, self.tract = synthesizer, noise_db, tract
+        self.synthesizer, self.tract = synthesizer, float(tract)
+        self.noise_db = None if noise_db is None else float(noise_db)
         self.sample_rate = synthesizer.sample_rate
         self.name = f"{synthesizer.name}, tract {tract:g}, noise {'none' if noise_db is None else f'{noise_db:g} dB'}"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.running.origins import file_sha, sha
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, post
 from lightning_paras2s.speaking.synthesizers import Voice
@@ -46,6 +49,12 @@ class PromptVoices:
                 )
         if len(self.speakers) < len(rows):
             raise UserError(f"{path}: names must be unique; got {len(rows)} lines with {len(self.speakers)} names")
+
+    @cached_property
+    def config_sha(self) -> str:
+        """Of who they are, what they say and how, wherever list and recordings lie."""
+        rows = [asdict(row) | {"audio": file_sha(self.recording(name))} for name, row in self.speakers.items()]
+        return sha(sorted(rows, key=itemgetter("name")))
 
     def of(self, split: str) -> dict[str, Voice]:
         return {n: Voice(n, s.gender, s.age) for n, s in self.speakers.items() if s.split == split}

@@ -135,7 +135,7 @@ class EspeakSynthesizer(Synthesizer):
     sample_rate = 16_000
 
     def __init__(self, variation: float = 1.0, noise: bool = True, frame_samples: int = 640) -> None:
-        self.variation, self.noise, self.frame_samples = variation, noise, frame_samples
+        self.variation, self.noise, self.frame_samples = float(variation), noise, frame_samples
 
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         if voice == AGENT_VOICE:

@@ -18,7 +18,7 @@ from threading import Lock
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.queries.demonstrate_words import Written
 from lightning_paras2s.bench.queries.scripts import Job
-from lightning_paras2s.bench.queries.synthesize import Budget, speak
+from lightning_paras2s.bench.queries.synthesize import Budget, speak, synthesizer_sha
 from lightning_paras2s.hearing.evidence import Ears, hear
 from lightning_paras2s.hearing.tone_words import agrees
 from lightning_paras2s.running.logs import Log, safe_name, unanswered
@@ -63,7 +63,7 @@ class Speaker:
         self.lock, self.written = Lock(), {}
         self.made: dict[str, dict[int, Response]] = {}  # query -> number of the candidate -> it
         self.heard: dict[str, Evidence] = {}
-        self.who = sha(voice.synthesizer.name, settings_of(voice.synthesizer), part_sha(voice.synthesizer))
+        self.who = synthesizer_sha(voice.synthesizer)
         self.listeners = {"transcriber": part_sha(ears.transcriber), "recognizer": part_sha(ears.recognizer)}
 
     def resume(self, written: Mapping[str, Written]) -> None:
@@ -182,9 +182,3 @@ class Speaker:
             return None
         wanted = [self.written[answered(row.response_id).query_id].tone for row in rows]
         return sum(agrees(tone, row.tone) for tone, row in zip(wanted, rows, strict=True)) / len(rows)
-
-
-def settings_of(synthesizer: Synthesizer) -> dict[str, str | int | float | bool]:
-    """What of a synthesizer's options decides how it sounds."""
-    found = {k: v for k, v in vars(synthesizer).items() if isinstance(v, str | int | float | bool)}
-    return {k: v for k, v in found.items() if k not in ("concurrency", "api_key_env", "url", "device")}

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.manifest import write_manifest
@@ -25,13 +25,15 @@ from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file, say
-from lightning_paras2s.running.origins import sha
+from lightning_paras2s.running.origins import contradictions, sha
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, user_voices
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer
 from lightning_paras2s.types import FACTORS, SPLITS, Audio, Query, append_jsonl, read_jsonl
 
 MAX_SECONDS = 60.0
 CHUNK = 32
+ELSEWHERE = ("concurrency", "api_key_env", "url", "device")  # a voice sounds the same wherever it is computed
 WORDS_A_MINUTE = 120.0  # slower than people speak, so that estimates lie above
 
 
@@ -205,15 +207,32 @@ def describe(
     source: str, split: str, seed: int, synthesizer: Synthesizer, candidates: int, transcriber: Transcriber | None
 ) -> dict:
     """What fixes the bytes of an utterance, apart from its script."""
-    settings = {k: v for k, v in vars(synthesizer).items() if isinstance(v, str | int | float | bool)}
     return {
         "source": source,
         "split": split,
         "seed": seed,
-        "synthesizer": {"name": synthesizer.name, **settings},
+        "synthesizer": {"name": synthesizer.name, **settings_of(synthesizer)},
+        "synthesizer_sha": synthesizer_sha(synthesizer),
         "candidates": candidates,
         "transcriber": transcriber.name if transcriber else None,
+        "transcriber_sha": part_sha(transcriber) if transcriber else None,
     }
+
+
+def synthesizer_sha(synthesizer: Synthesizer) -> str:
+    """Short hash of all of a synthesizer that decides how it sounds: options, weights, recorded speakers, describer."""
+    return sha(synthesizer.name, settings_of(synthesizer), part_sha(synthesizer))
+
+
+def settings_of(synthesizer: Synthesizer) -> dict[str, Any]:
+    """What of a synthesizer's options decides how it sounds, those of one inside of it too."""
+    found: dict[str, Any] = {}
+    for name, value in vars(synthesizer).items():
+        if isinstance(value, Synthesizer):
+            found[name] = settings_of(value)
+        elif isinstance(value, str | int | float | bool) and name not in ELSEWHERE:
+            found[name] = value
+    return found
 
 
 def claim(folder: Path, settings: dict) -> None:
@@ -221,14 +240,11 @@ def claim(folder: Path, settings: dict) -> None:
     path = folder / "synthesize.json"
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [k for k in settings if before.get(k) != settings[k]]
-        if changed:
+        if changed := contradictions(json.loads(path.read_text()), settings):
             raise UserError(
                 f"{folder} must have one setting of {', '.join(changed)}; got another; choose another folder"
             )
-        return
-    if folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"out must be new or a folder that `synthesize` began; got {folder} with other files; choose another"
         )
