@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
 
@@ -18,6 +18,13 @@ class UserError(Exception):
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+
+
+def check_some(name: str, values: Sequence[str], choices: Sequence[str], none: bool = False) -> None:
+    """Refuse what is no list of some of the choices; `none`: an empty one is a choice, too."""
+    if set(values) - set(choices) or len(set(values)) < len(values) or not (values or none):
+        got = ", ".join(values) or "none"
+        raise UserError(f"{name} must be some of {', '.join(choices)}, each once; got {got}")
 
 
 def check_apart(train: Iterable[str], val: Iterable[str]) -> None:

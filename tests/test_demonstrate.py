@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -292,6 +293,22 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(options, told, tmp_path, 
     with pytest.raises(UserError, match=told):
         demonstrate(["in/train.jsonl"], llm=Says({}).model, synthesizer=Beeps(), **given)
     assert not Path("out").exists() and sorted(p.name for p in Path("in").iterdir()) == ["audio", "train.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"factor": "", "styles": {}}, "must have every query's style; got none of 'train-0'"),
+        ({"split": "dev"}, "the split of 'train-0' must be one of train, val, test; got 'dev'"),
+    ],
+)
+def test_a_query_that_can_not_be_demonstrated_is_one_line(changes, told, tmp_path):
+    """Speech that nobody labelled, as `import_speech --corpus recordings` writes it; a split of which no list is made.
+    """
+    manifest = write_manifest(tmp_path / "in", [replace(q, **changes) for q in numbered(2)])
+    with pytest.raises(UserError, match=told):
+        demonstrate([manifest], str(tmp_path / "out"), Ear(), Ear(), Says({}).model, Beeps(), "v")
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_manifests_may_not_share_an_id(tmp_path):

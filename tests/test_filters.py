@@ -103,6 +103,22 @@ def test_filter_refuses_when_out_would_lose_the_audio(manifest, tmp_path):
         filter(str(manifest), str(tmp_path / "elsewhere" / "kept.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"factors_heard": ["emotions"]}, "factors_heard must be some of emotion, .*; got emotions"),
+        ({"factors_heard": ["emotion", "Age"]}, "factors_heard must be .*; got emotion, Age"),
+        ({"max_wer": float("nan")}, "max_wer must be .*; got nan"),
+        ({"max_wer": -0.1}, "max_wer must be .*; got -0.1"),
+    ],
+)
+def test_filter_refuses_an_option_that_would_switch_a_check_off(options, told, manifest):
+    before = sorted(manifest.parent.iterdir())
+    with pytest.raises(UserError, match=told):
+        filter(str(manifest), str(manifest.with_name("kept.jsonl")), Listener(), Listener(), **options)
+    assert sorted(manifest.parent.iterdir()) == before
+
+
 def test_reject_is_silent_when_another_factors_style_differs():
     q = query("q", "sad", styles={"emotion": "sad", "age": "adult"})
     assert reject(q, Hearing("q", None, {"age": "child", "emotion": "sad"}), 0.3, ("emotion", "age")) == ""

@@ -243,5 +243,10 @@ def test_mine_tests_existing_scripts_when_given_a_source(tmp_path):
 def test_mine_refuses_when_an_option_is_wrong(tmp_path):
     with pytest.raises(UserError, match="factors must be some of"):
         mine(str(tmp_path), factors=["mood"])
+    with pytest.raises(UserError, match="splits must be some of train, val, test, each once; got val, val"):
+        mine(str(tmp_path), splits=["val", "val"])
+    with pytest.raises(UserError, match="spare must hold scripts of age, val; got none"):
+        mine(str(tmp_path), source="spare", factors=["age"], splits=["val"])
+    assert not [*tmp_path.iterdir()]
     with pytest.raises(UserError, match="max_usd needs the model's price"):
         mine(str(tmp_path), OpenAIChat("mystery"), max_usd=1.0)

@@ -135,6 +135,13 @@ def test_synthesize_goes_on_from_a_record_that_tells_less(made, tmp_path):
     assert synthesize(str(tmp_path / "out"), limit=2)["resumed"] == 16 and json.loads(path.read_text()) == full
 
 
+@pytest.mark.parametrize("factors", [[], ["emotions"], ["age", "age"]])
+def test_synthesize_refuses_factors_that_are_none_or_named_twice(factors, tmp_path):
+    """Named twice, each of its queries would stand in the manifest twice."""
+    with pytest.raises(UserError, match="factors must be some of emotion, sarcasm, age, gender, each once; got "):
+        synthesize(str(tmp_path / "out"), factors=factors, limit=1)
+
+
 def test_command_prints_one_line_when_an_option_is_wrong(tmp_path):
     call = [sys.executable, "-m", "lightning_paras2s", "synthesize", "--out", str(tmp_path / "x"), "--split", "exam"]
     done = subprocess.run(call, capture_output=True, text=True)

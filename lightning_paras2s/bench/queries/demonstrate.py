@@ -15,10 +15,11 @@ from typing import Any
 
 from lightning_paras2s.bench.queries.demonstrate_speech import Speaker, Voice
 from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_WORDS, Writer, Written
-from lightning_paras2s.bench.queries.manifest import moved, read_queries
+from lightning_paras2s.bench.queries.filters import check_max_wer
+from lightning_paras2s.bench.queries.manifest import check_labelled, check_manifests, moved, read_queries
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
 from lightning_paras2s.bench.queries.synthesize import WORDS_A_MINUTE, Budget
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
@@ -105,10 +106,8 @@ def demonstrate(
 def check(candidates: int, max_wer: float, out: str, manifests: Sequence[str]) -> None:
     if candidates < 1:
         raise UserError(f"candidates must be at least 1; got {candidates}")
-    if not 0 <= max_wer:
-        raise UserError(f"max_wer must be a word error rate, at least 0; got {max_wer}")
-    if not manifests:
-        raise UserError("manifests must name at least one list of queries; got none; write one with `synthesize`")
+    check_max_wer(max_wer)
+    check_manifests(manifests)
     read = {Path(path).resolve() for path in manifests}
     if over := [split for split in SPLITS if (Path(out) / f"{split}.jsonl").resolve() in read]:
         raise UserError(f"out must not hold the manifests that are read; {over[0]}.jsonl is one; name another folder")
@@ -137,14 +136,16 @@ def read_all(manifests: Sequence[str], limit: int | None, folder: Path) -> list[
     """The manifests' queries in order, their recordings relative to `folder`.
 
     Raises:
-        UserError: two have one id.
+        UserError: two have one id, or one has no style, or a split of which no list is made.
     """
     found: dict[str, Query] = {}
     for manifest in manifests:
         for query in read_queries(manifest, limit):
             if query.id in found:
                 raise UserError(f"{manifest}: ids must be unique in all manifests; got {query.id!r} twice; mend one")
+            check_choice(f"{manifest}: the split of {query.id!r}", query.split, SPLITS)
             found[query.id] = moved(query, Path(manifest).parent, folder)
+    check_labelled(found.values(), "`demonstrate`")
     return list(found.values())
 
 

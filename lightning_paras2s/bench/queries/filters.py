@@ -17,7 +17,7 @@ from pathlib import Path
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
 from lightning_paras2s.bench.queries.manifest import write_manifest
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.evidence import Heard
 from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -26,7 +26,7 @@ from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file, say, write_summary
 from lightning_paras2s.running.origins import file_sha, reasons
 from lightning_paras2s.running.parts import part_sha
-from lightning_paras2s.types import Audio, Query, Style, append_jsonl, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Query, Style, append_jsonl, read_jsonl
 
 CHUNK = 64
 
@@ -62,7 +62,7 @@ def filter(
         transcriber: hears the words; without one, words are not checked.
         recognizer: hears the style; without one, styles are not checked.
         max_wer: word error rate above which a query is dropped; of a script without spaces each character is a word.
-        factors_heard: factors whose style the recognizer must hear (the paper: emotion).
+        factors_heard: factors whose style the recognizer must hear (the paper: emotion): emotion, sarcasm, age, gender.
         train_manifest: queries whose topics, texts and voices may not occur.
         keep_halves: keep a half whose other half was dropped.
         hearings: file of what was heard; a run that was killed continues from it, and listens again where a recording
@@ -71,6 +71,8 @@ def filter(
     Returns:
         Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.
     """
+    check_some("factors_heard", factors_heard, FACTORS, none=True)
+    check_max_wer(max_wer)
     if Path(out).parent.resolve() != Path(manifest).parent.resolve():
         raise UserError(f"out must lie beside the manifest, whose audio paths it keeps; got {out} and {manifest}")
     read = {Path(path).resolve() for path in (manifest, train_manifest) if path}
@@ -110,6 +112,11 @@ def filter(
     }
     write_summary(counts_path(out), counts)
     return counts
+
+
+def check_max_wer(max_wer: float) -> None:
+    if not max_wer >= 0:  # nan would reject nothing
+        raise UserError(f"max_wer must be a word error rate, at least 0; got {max_wer}")
 
 
 def rejected_path(out: str | Path) -> Path:

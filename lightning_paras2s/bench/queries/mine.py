@@ -31,7 +31,7 @@ from lightning_paras2s.bench.queries.styles import (
 from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
 from lightning_paras2s.types import FACTORS, SPLITS, to_json
@@ -108,10 +108,8 @@ def mine(
 
 
 def check(factors: Sequence[str], splits: Sequence[str], count: int, rounds: int, min_cosine: float) -> None:
-    if not factors or set(factors) - set(FACTORS):
-        raise UserError(f"factors must be some of {', '.join(FACTORS)}; got {', '.join(factors) or 'none'}")
-    if not splits or set(splits) - set(SPLITS):
-        raise UserError(f"splits must be some of {', '.join(SPLITS)}; got {', '.join(splits) or 'none'}")
+    check_some("factors", factors, FACTORS)
+    check_some("splits", splits, SPLITS)
     if count < 2 or rounds < 1:
         raise UserError(f"count must be at least 2 and rounds at least 1; got count={count}, rounds={rounds}")
     if not 0 < min_cosine <= 1:
@@ -158,6 +156,9 @@ def candidate_of(generation: Generation, item: str) -> Candidate:
 def load(source: str, factors: Sequence[str], splits: Sequence[str]) -> list[Candidate]:
     """Scripts that exist, as candidates."""
     chosen = [s for s in scripts_of(source) if s.factor in factors and s.split in splits]
+    if not chosen:
+        wanted = ", ".join([*factors, *splits])
+        raise UserError(f"{source} must hold scripts of {wanted}; got none; choose other factors, splits or source")
     return [Candidate(s.id, s.factor, s.split, s.topic, s.text, s.styles, s.subject) for s in chosen]
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
-from lightning_paras2s.errors import InputPath, UserError, check_choice
+from lightning_paras2s.errors import InputPath, UserError, check_choice, check_some
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.running.logs import replace_file, say
@@ -154,8 +154,7 @@ def check(
     split: str, factors: Sequence[str], limit: int | None, candidates: int, transcriber: Transcriber | None
 ) -> None:
     check_choice("split", split, SPLITS)
-    if not factors or set(factors) - set(FACTORS):
-        raise UserError(f"factors must be some of {', '.join(FACTORS)}; got {', '.join(factors) or 'none'}")
+    check_some("factors", factors, FACTORS)
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     if candidates < 1 or (candidates > 1 and transcriber is None):
