@@ -20,6 +20,7 @@ import soundfile
 
 from lightning_paras2s.bench.corpora.importing import CORPORA
 from lightning_paras2s.bench.corpora.rows import CorpusItem
+from lightning_paras2s.bench.corpora.televal import fitting
 from lightning_paras2s.bench.queries.real_speech import import_speech
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
@@ -185,7 +186,7 @@ def test_televal_reads_both_of_its_forms_alike(tmp_path):
     assert table["counts"] == {"kept": 4, "no_audio": 1} and table["by_style"]["sad"] == table["by_style"]["child"] == 1
     by = {i["subset"]: (q, i) for q, i in zip(queries, items, strict=True)}
     assert by["empathy_response_acoustic-zh"][1]["labels"]["answer_emo"] == ["Sad", "neutral"]
-    assert by["empathy_response_acoustic-zh"][1]["emotions"] == ["sad", "neutral"]
+    assert by["empathy_response_acoustic-zh"][1]["emotions"] == ["sad"]
     assert by["age-zh"][1]["emotions"] == []
     assert by["para_mix300-zh"][1]["references"] == ["别难过", "没事的"]
     assert by["age-zh"][1]["labels"] == {"age": "child", "answer_age": "小朋友", "answer_common": "因为"}
@@ -193,6 +194,18 @@ def test_televal_reads_both_of_its_forms_alike(tmp_path):
     assert query.text == "我叫什么" and item["references"] == ["李"]
     assert [t["text"] for t in item["turns"]] == ["我叫李", "你好"]
     assert (outside(tmp_path).parent / query.audio).read_bytes() == wav_bytes(0.5)  # the second round's
+
+
+@pytest.mark.parametrize(("published", "kept"), [
+    ('["sad", "happy", "neutral"]', ("sad", "happy")),
+    (["Neutral", "sad"], ("sad",)),  # half is not more than half
+    (["neutral", "neutral", "sad"], ("neutral", "sad")),  # repeats are counted
+    (["neutral", "neutral", "sad", "happy", "other"], ("sad", "happy")),  # and so is what nobody hears here
+    (["neutral"], ("neutral",)), (None, ()),
+])  # fmt: skip
+def test_neutral_fits_where_it_is_more_than_half_of_televals_list(published, kept):
+    """As its evaluator has it by default (src/evaluator/emo2vec.py, strict)."""
+    assert fitting(published) == kept
 
 
 def test_mmsu_reads_a_list_named_jsonl_and_finds_the_letter(tmp_path):

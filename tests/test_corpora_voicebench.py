@@ -64,7 +64,7 @@ def test_letters_that_cannot_be_read_are_wrong_and_the_same_each_time():
     assert vb.picked(rows) == vb.picked(rows) == pytest.approx((100 / 3, 3, 1))
 
 
-def test_bbh_reads_the_last_yes_or_letter():
+def test_bbh_counts_what_cannot_be_read():
     rows = [
         answer("Let me see, no wait. Yes.", reference="yes"),
         answer("The sentence is not plausible, so no.", reference="No"),
@@ -73,6 +73,51 @@ def test_bbh_reads_the_last_yes_or_letter():
         answer("I know nothing of it.", reference="yes"),
     ]
     assert vb.reasoned(rows) == pytest.approx((80, 5, 1))  # "know" and "nothing" hold no "no"
+
+
+LETTERS = [
+    ("The answer is (B). Adjectives follow the order opinion, size, age; this is a rule of English.", "b"),
+    ("Option B. The first sentence is a mess.", "b"),
+    ("(B) is the correct one. That is a fact.", "b"),
+    ("the answer is b because there is a rule", "b"),
+    ("the answer is b adjectives follow an order this is a rule of english", "b"),  # as it is heard
+    ("a", "a"), ("**B**", "b"), ("b) an old red car", "b"), ("The correct sentence is A.", "a"),
+    ("the correct order of adjectives is a", "a"), ("the correct adjective order is b because size comes first", "b"),
+    ("the answer is a because size comes first", "a"), ("the order is right in sentence a and wrong in the other", "a"),
+    ("It is a.", "a"), ("the answer is, without any modification, (a)", "a"),
+    ("option a has the correct adjective order", "a"), ("Sentence A follows the usual order.", "a"),
+    ("Sentence a is the one.", "a"), ("(a) is correct because size comes first", "a"),
+    ("The answer is (B). Option A puts the colour first.", "b"),  # what it calls its answer counts
+    ("option a puts colour first option b puts size first the answer is b", "b"),
+    ("The answer is (A). No wait, the answer is (B).", "b"),
+    ("Option A is incorrect and option B is correct.", "b"), ("Option B is correct. Option A is not correct.", "b"),
+    ("Both (A) and (B) are fine.", None), ("the correct sentence is a big red car", None),
+    ('This is a "nice old" rule.', None), ("a big red car is right", None), ("", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "letter"), LETTERS)
+def test_a_letter_of_bbh_is_no_article(said, letter):
+    assert vb.concluded(said, "(B)") == vb.concluded(said, "(A)") == letter
+
+
+YES_OR_NO = [
+    ("Yes, it is plausible. There is no problem with that.", "yes"),
+    ("yes it is plausible there is no problem with that", "yes"),
+    ("Yes. No player is named twice.", "yes"),
+    ("No. It is not plausible; yes, he plays golf.", "no"),  # a leading one comes before the last one
+    ("no it is not plausible", "no"), ("**No**\n\nThe steps lead away.", "no"), ("No - he lies.", "no"),
+    ("No contradiction is found, so yes.", "yes"), ("There is no contradiction. He tells the truth: yes", "yes"),
+    ("Yes, you face north. So the answer is no.", "no"), ("The answer is: No, because he lies.", "no"),
+    ("The answer to whether there is no way back is yes.", "yes"),
+    ("You turn left. Yes? You turn right. No.", "no"), ("There is no way to tell.", None),
+    ("No one knows; a no-brainer.", None), ("I know nothing.", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "found"), YES_OR_NO)
+def test_no_before_a_noun_is_no_answer(said, found):
+    assert vb.concluded(said, "yes") == vb.concluded(said, "No") == found
 
 
 def test_refusals_count_empty_answers_and_tell_of_them():
@@ -145,10 +190,34 @@ def test_the_command_takes_the_judged_file_and_no_overall_figure_without_nine(tm
         "mmsu": {"value": 50.0, "n": 2, "n_unread": 0},
         "sd-qa": {"value": 100.0, "n": 1, "n_unread": 0},
     }
+    write("moshi-bbh-test-text.jsonl", [answer("yes", reference="yes")])
+    main(["voicebench", "--results", str(tmp_path), "--json"])  # of another modality
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == made
     write("moshi-bbh-test-audio.jsonl", [answer("yes", reference="yes")])
     with pytest.raises(SystemExit) as end:
         main(["voicebench", "--results", str(tmp_path)])
-    assert end.value.code == 2 and "must be of one model; got mini-omni, moshi" in capsys.readouterr().err
+    assert end.value.code == 2 and "of one model; got mini-omni, moshi" in capsys.readouterr().err
+
+
+def test_one_modality_is_read_and_the_others_are_named(tmp_path, capsys):
+    """As main.py writes them with --modality audio, text and ttft: a right answer to text is none to speech."""
+    for modality, said in (("audio", "The answer is B"), ("text", "The answer is A"), ("ttft", 0.3)):
+        row = answer(said, reference="A")
+        (tmp_path / f"m-openbookqa-test-{modality}.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    judged = answer("x", reference="y", score=["Yes"] * 3)
+    (tmp_path / "result-m-sd-qa-usa-text.jsonl").write_text(json.dumps(judged) + "\n")
+    spoken, told = vb.voicebench(str(tmp_path)), capsys.readouterr().err
+    assert (spoken["modality"], spoken["sets"]) == ("audio", {"openbookqa": {"value": 0.0, "n": 2, "n_unread": 0}})
+    assert told.count("\n") == 1 and "passed over" in told
+    names = ("m-openbookqa-test-text.jsonl", "m-openbookqa-test-ttft.jsonl", "result-m-sd-qa-usa-text.jsonl")
+    assert all(name in told for name in names) and "test-audio" not in told
+    main(["voicebench", "--results", str(tmp_path), "--modality", "text", "--json"])
+    written = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert written["modality"] == "text" and {name: one["value"] for name, one in written["sets"].items()} == {
+        "openbookqa": 100.0, "sd-qa": 100.0}  # fmt: skip
+    (tmp_path / "m-openbookqa-test-audio.jsonl").unlink()
+    with pytest.raises(UserError, match="MODEL-SET-SPLIT-audio.jsonl of one model; got none"):
+        vb.voicebench(str(tmp_path))
 
 
 def test_voicebench_keeps_letters_words_and_rules_apart(tmp_path):

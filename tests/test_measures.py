@@ -17,7 +17,7 @@ from lightning_paras2s.bench.measures.captions import answer_after_thinking, spe
 from lightning_paras2s.bench.measures.choices import Choices, choice_accuracy, chosen
 from lightning_paras2s.bench.measures.concordance import concordance
 from lightning_paras2s.bench.measures.condensation import balanced_quotas, condense
-from lightning_paras2s.bench.measures.emotion import allowed_hits, expected_rating, understood_emotion
+from lightning_paras2s.bench.measures.emotion import allowed_probability, expected_rating, understood_emotion
 from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
 from lightning_paras2s.bench.measures.levels import TASKS, item_level, task_level
 from lightning_paras2s.errors import UserError
@@ -52,12 +52,13 @@ def test_emotion_counts_as_far_as_it_is_understood():
         understood_emotion(1.2, 0.0)
 
 
-def test_allowed_emotions_leave_out_what_was_not_heard():
-    heard = ["sad", "happy", None, "neutral"]
-    assert allowed_hits(heard, [{"sad", "neutral"}, {"sad"}, {"sad"}, {"neutral"}]) == (pytest.approx(2 / 3), 3)
-    assert math.isnan(allowed_hits([None], [{"sad"}])[0])
-    with pytest.raises(UserError):
-        allowed_hits(["sad"], [set()])
+def test_allowed_emotion_is_the_most_probable_of_those_that_fit():
+    heard = {"neutral": 0.6, "sad": 0.3, "happy": 0.1}
+    assert allowed_probability(heard, ["sad", "happy"]) == 0.3  # not their sum, and not whether one was heard best
+    assert allowed_probability(heard, ["neutral", "sad"]) == 0.6 and allowed_probability(heard, ["fear"]) == 0
+    for wrong in (({}, ["sad"]), (heard, [])):
+        with pytest.raises(UserError, match="an emotion that fits"):
+            allowed_probability(*wrong)
 
 
 def test_expected_rating_is_weighed_by_what_was_heard():

@@ -259,7 +259,7 @@ def spoken(tmp_path_factory):
         "openbookqa-test-00000-00000": ("the answer is b", "sad", "The answer is B."),
         "openbookqa-test-00000-00001": ("the answer is b", "sad", "The answer is C."),  # it says another letter
         "openbookqa-test-00000-00002": ("what a day", "sad", "What a day."),
-        "bbh-test-00000-00000": ("no so yes", "sad", "No. So yes."),  # the last one counts
+        "bbh-test-00000-00000": ("it is no so yes", "sad", "It is no. So yes."),  # the last one counts
         "bbh-test-00000-00001": ("it is gone", "sad", "It is gone."),
         "advbench-test-00000-00000": ("sorry i can't help", "sad", "Sorry, I can't help."),
         "advbench-test-00000-00001": ("yes it is", "sad", "Yes, it is."),

@@ -65,6 +65,9 @@ def test_what_an_item_or_an_answer_lacks_is_a_status_and_never_0():
     assert MEASURES["wer_emotion"].score(full, said("")).value == 0  # nothing was understood, in no voice
     half = MEASURES["wer_emotion"].score(full, said("it is gone", emotions={"sad": 0.5, "happy": 0.4}))
     assert (half.value, half.read) == (0.5, "sad")
+    found = MEASURES["allowed_emotion"].score(replace(full, emotions=["sad", "happy"]),
+                                              said(emotions={"neutral": 0.5, "happy": 0.3, "sad": 0.2}))  # fmt: skip
+    assert found == (0.3, "neutral", {}, "ok")
     assert {MEASURES[name].score(bare, said("x")).status for name in ("wer", "repeat")} == {"no_words"}
     unjudged = replace(bare, labels={"instruction_id_list": ["language:response_language"], "kwargs": [{}]})
     assert MEASURES["ifeval"].score(unjudged, said(text="x")).status == "unjudged_rule"

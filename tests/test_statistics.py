@@ -230,12 +230,35 @@ def test_holm_refuses_what_is_no_p():
         statistics.holm([0.01, float("nan")])
 
 
+def test_kappa_of_whole_scores_is_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    for size in (3, 20, 300):
+        a = random.integers(1, 6, size)
+        b = np.clip(a + random.integers(-1, 2, size), 1, 5)
+        assert agreement.cohen_kappa(a, b) == pytest.approx(sklearn.cohen_kappa_score(a, b, weights="quadratic"))
+        assert agreement.cohen_kappa(a, b, quadratic=False) == pytest.approx(sklearn.cohen_kappa_score(a, b))
+
+
+def test_kappa_with_listeners_means_is_the_same_on_a_reversed_scale():
+    """Means lie between scores: rounded, each half went to the lower one, where a strict judge stands."""
+    random = np.random.default_rng(3)
+    listeners = np.clip(random.integers(1, 6, 300) + random.integers(-1, 2, (2, 300)), 1, 5).mean(0)
+    kind, strict = np.ceil(listeners), np.floor(listeners)
+    for judge in (kind, strict):
+        found = agreement.cohen_kappa(judge, listeners)
+        assert found < 1 and found == pytest.approx(agreement.cohen_kappa(6 - judge, 6 - listeners), abs=1e-12)
+    # judge 4, 2 and listeners 4.5, 2.5: each half apart, 1/4; all pairs: (.5^2 + 1.5^2 + 2.5^2 + .5^2) / 4 = 9/4
+    assert agreement.cohen_kappa([4, 2], [4.5, 2.5]) == pytest.approx(1 - 0.25 / 2.25)
+    assert np.isnan(agreement.cohen_kappa([7 / 3] * 3, [7 / 3] * 3))  # nothing varies
+
+
 def test_kappa_refuses_scores_off_the_scale():
     """-9 ("missing") was taken for 1, and a score of 0 to 100 for 5."""
     for wrong in (-9, 80):
         with pytest.raises(UserError, match=f"a score must be from 1 to 5; got {wrong}"):
             agreement.cohen_kappa([1, 2, wrong], [1, 2, 3])
-    assert agreement.cohen_kappa([1, 2.4, np.nan, 5], [1, 2, 3, 5]) == 1
+    assert agreement.cohen_kappa([1, 2, np.nan, 5], [1, 2, 3, 5]) == 1
 
 
 def test_systems_without_a_common_item_are_not_compared():

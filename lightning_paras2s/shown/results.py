@@ -159,7 +159,7 @@ def arena(result: Result, options: Result) -> Shown:
 def voicebench(result: Result, options: Result) -> Shown:
     rows = [(name, f"{row['value']:.2f}", row["n"], row["n_unread"]) for name, row in result["sets"].items()]
     whole = f"{result['overall']:.2f}" if result["overall"] is not None else "not known: it needs nine sets"
-    shown = table((result["model"], "figure", "n", "not read"), rows)
+    shown = table((f"{result['model']}, {result['modality']}", "figure", "n", "not read"), rows)
     missing = "" if any(row["n"] for row in result["sets"].values()) else "no answer counts"
     return Shown([shown, f"overall: {whole}"], "", missing)
 

@@ -32,8 +32,7 @@ def read(root: Path) -> Iterator[Row]:
     if not files:
         raise UserError(f"root must hold TELEVAL's sets, SET/*.parquet or SET/SET.jsonl; got none in {root}")
     for path in files:
-        rows = json_rows(path, ("key",)) if path.suffix == ".jsonl" else arrow_rows(path, ("key",))
-        for row in rows:
+        for row in (json_rows if path.suffix == ".jsonl" else arrow_rows)(path, ("key",)):
             yield dialogue(path, row) if "user_audio1" in row else single(path, row)
 
 
@@ -48,8 +47,10 @@ def single(path: Path, row: dict[str, Any]) -> Row:
 
 
 def fitting(value: Any) -> tuple[str, ...]:
-    """The emotions that an answer may have, by our names; others nobody hears here."""
-    return tuple(dict.fromkeys(EMOTIONS[n] for n in (told(one).lower() for one in answers(value)) if n in EMOTIONS))
+    """By our names; others nobody hears here. Neutral fits as more than half of the list alone (emo2vec.py, strict)."""
+    names = [told(one).lower() for one in answers(value)]
+    flat = names.count("neutral") > len(names) / 2
+    return tuple(dict.fromkeys(EMOTIONS[n] for n in names if n in EMOTIONS and (flat or n != "neutral")))
 
 
 def dialogue(path: Path, row: dict[str, Any]) -> Row:

@@ -1,10 +1,8 @@
-"""Emotion in an answer's voice: as asked for and understood (URO-Bench), or one of those that fit (TELEVAL)."""
+"""Emotion in an answer's voice: as asked for and understood (URO-Bench), or among those that fit (TELEVAL)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Collection, Mapping
 
 from lightning_paras2s.errors import UserError
 
@@ -25,18 +23,16 @@ def understood_emotion(probability: float, wer: float) -> float:
     return probability * max(0.0, 1.0 - wer)
 
 
-def allowed_hits(heard: Sequence[str | None], allowed: Sequence[Collection[str]]) -> tuple[float, int]:
-    """TELEVAL's share of answers whose emotion is one of those that fit the query, and of how many.
-
-    An answer in which no emotion was heard (None) is unscored, not a miss; a query that allows none is a mistake.
+def allowed_probability(probabilities: Mapping[str, float], allowed: Collection[str]) -> float:
+    """TELEVAL's score of an answer's voice: the classifier's highest probability among the emotions that fit the query,
+    0 where none of them was heard.
 
     Raises:
-        UserError: lists of different lengths, or a query that allows no emotion.
+        UserError: no emotion was heard, or none fits.
     """
-    if len(heard) != len(allowed) or not all(allowed):
-        raise UserError("each answer needs a query with an emotion that fits; got another number, or one without any")
-    hits = [emotion in fits for emotion, fits in zip(heard, allowed, strict=True) if emotion is not None]
-    return (float(np.mean(hits)) if hits else float("nan")), len(hits)
+    if not probabilities or not allowed:
+        raise UserError(f"a voice must be heard, and an emotion that fits be told; got {probabilities} and {allowed}")
+    return max(probabilities.get(name, 0.0) for name in allowed)
 
 
 def expected_rating(probabilities: Mapping[str, float], ratings: Mapping[str, float]) -> float:

@@ -18,7 +18,7 @@ from lightning_paras2s.bench.corpora.rows import CorpusItem
 from lightning_paras2s.bench.measures import attribution, overlap
 from lightning_paras2s.bench.measures.choices import chosen
 from lightning_paras2s.bench.measures.concordance import concordance
-from lightning_paras2s.bench.measures.emotion import allowed_hits, understood_emotion
+from lightning_paras2s.bench.measures.emotion import allowed_probability, understood_emotion
 from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
 from lightning_paras2s.bench.people.resampling import FISHER, LINEAR, Transform
 from lightning_paras2s.errors import UserError
@@ -160,8 +160,7 @@ def wer_emotion(item: CorpusItem, said: Said) -> Scored:
 def allowed_emotion(item: CorpusItem, said: Said) -> Scored:
     if not item.emotions or not said.emotions:
         return lacking("no_emotions" if not item.emotions else "no_emotion")
-    heard = best(said.emotions)
-    return Scored(allowed_hits([heard], [item.emotions])[0], heard)
+    return Scored(allowed_probability(said.emotions, item.emotions), best(said.emotions))
 
 
 def bbh(item: CorpusItem, said: Said) -> Scored:

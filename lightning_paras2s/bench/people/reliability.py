@@ -65,8 +65,10 @@ def correlation(x: ArrayLike, y: ArrayLike, clusters: Sequence[str], kind: str =
 
 
 def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Sequence[int] = SCALE) -> float:
-    """Cohen's kappa of two raters over a scale; quadratic weights by default. Scores are rounded to the scale; NaN rows
-    are left out.
+    """Cohen's kappa of two raters: 1 - disagreement / disagreement of all pairs of their scores; NaN rows are left out.
+
+    Disagreement is quadratic by default, so scores may lie between those of the scale, as means of listeners do:
+    rounded, each half would go to one side, and the scale reversed give another kappa.
 
     Raises:
         UserError: for a score that lies outside the scale.
@@ -80,13 +82,14 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike, quadratic: bool = True, scale: Seque
         if rater.min() < values.min() or rater.max() > values.max():
             wrong = rater[(rater < values.min()) | (rater > values.max())][0]
             raise UserError(f"a score must be from {values.min():g} to {values.max():g}; got {wrong:g}; mend it")
-    first = np.abs(a[both][:, None] - values).argmin(1)
-    second = np.abs(b[both][:, None] - values).argmin(1)
-    table = np.zeros((len(values), len(values)))
-    np.add.at(table, (first, second), 1 / both.sum())
-    weights = (values[:, None] - values) ** 2 if quadratic else 1.0 - np.eye(len(values))
-    expected = (weights * np.outer(table.sum(1), table.sum(0))).sum()
-    return float(1 - (weights * table).sum() / expected) if expected else float("nan")
+    a, b = a[both], b[both]
+    if not np.ptp([a, b]):
+        return float("nan")
+    if quadratic:  # the mean of (a_i - b_k)^2, without n x n of them
+        apart, chance = ((a - b) ** 2).mean(), a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    else:
+        apart, chance = (a != b).mean(), 1 - sum((a == v).mean() * (b == v).mean() for v in np.union1d(a, b))
+    return float(1 - apart / chance)
 
 
 def bias(judge: ArrayLike, human: ArrayLike) -> float:
