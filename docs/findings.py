@@ -99,6 +99,11 @@ LABELS = (
         for system, (sweep, name) in CURVES.items()
     ),
     *(
+        Claim(f"... judge in the loop, share {share}", "not in words", "labels", "share", share, share, "higher",
+              ("grpo", "sft"))
+        for share in SHARES
+    ),
+    *(
         TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, sweep, "share", share, times,
                    (system, "sft"))
         for system, (sweep, name) in CURVES.items()
