@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.running.origins import file_sha, sha
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, post
 from lightning_paras2s.speaking.synthesizers import Voice
@@ -47,6 +51,11 @@ class PromptVoices:
         if len(self.speakers) < len(rows):
             raise UserError(f"{path}: names must be unique; got {len(rows)} lines with {len(self.speakers)} names")
 
+    @cached_property
+    def config_sha(self) -> str:
+        """Of the speakers' names, words and recordings, wherever these lie."""
+        return sha([[name, row.text, file_sha(self.recording(name))] for name, row in sorted(self.speakers.items())])
+
     def of(self, split: str) -> dict[str, Voice]:
         return {n: Voice(n, s.gender, s.age) for n, s in self.speakers.items() if s.split == split}
 
@@ -58,6 +67,15 @@ class PromptedSynthesizer(RemoteSynthesizer):
     """One that speaks in recorded voices."""
 
     speakers: PromptVoices
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What beside the speakers decides how it sounds."""
+
+    @property
+    def config_sha(self) -> str:
+        return sha(type(self).__name__, self.settings, self.speakers.config_sha)
 
     def voices(self, split: str) -> dict[str, Voice]:
         return self.speakers.of(split)
@@ -86,6 +104,10 @@ class CosyVoice(PromptedSynthesizer):
     ) -> None:
         self.speakers, self.url, self.sample_rate = PromptVoices(voices_list), base_url.rstrip("/"), sample_rate
         self.concurrency, self.patience = concurrency, patience
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"sample_rate": self.sample_rate}
 
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         def request() -> dict[str, Any]:
@@ -125,6 +147,10 @@ class CsmTTS(PromptedSynthesizer):
             self.processor = AutoProcessor.from_pretrained(model, local_files_only=here)
         self.model = load_strictly(CsmForConditionalGeneration, model, "auto", here=here).to(device).eval()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"weights": part_sha(self.model)}
+
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         import torch
 
@@ -158,7 +184,11 @@ class YourTTS(PromptedSynthesizer):
             from TTS.api import TTS
         except ImportError:
             raise UserError("YourTTS needs the package TTS; got none; pip install coqui-tts") from None
-        self.speakers, self.model = PromptVoices(voices_list), TTS(model)
+        self.speakers, self.model, self.named = PromptVoices(voices_list), TTS(model), model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"model": self.named, "weights": part_sha(self.model)}
 
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         samples = self.model.tts(text, speaker_wav=str(self.speakers.recording(voice)), language="en")
