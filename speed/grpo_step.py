@@ -61,7 +61,7 @@ class EvenIds(Reward):
 class Silent(Processor):
     """Where no waveform is asked for: words are numbers."""
 
-    name, files = "numbers", ()
+    name, files, settings = "numbers", (), {}
 
     def prepare(self, *_) -> None:
         raise NotImplementedError

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber
+from loopback import Loopback, Sent, completion
+from starlette.testclient import TestClient
 from test_tts_remote import QUICK, wav
 
+from lightning_paras2s.bench.queries.styles import RESPONSE_PROMPT
 from lightning_paras2s.bench.systems.caption_cascade import CaptionCascadeSystem, ThinkingCascadeSystem
 from lightning_paras2s.bench.systems.chat_speech import ChatCascadeSystem, ChatToplineSystem, MisfitVoiceSystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES, CLASHING_TONES
-from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
+from lightning_paras2s.servers.spoken import wav_bytes
 from lightning_paras2s.speaking.remote import OpenAITTS
-from lightning_paras2s.types import STYLES, Query, Style
+from lightning_paras2s.turns import HeardTurn, Turn
+from lightning_paras2s.types import STYLES, Audio, Query, Style
 
 WORDS = "hello the dog ran away oh no what a good day silence one two".split()
 
@@ -23,10 +31,11 @@ class Says(ChatLLM):
     name = "says"
 
     def __init__(self, rule) -> None:
-        self.rule, self.asked = rule, []
+        self.rule, self.asked, self.samples = rule, [], []
 
-    def complete(self, conversations):
+    def complete(self, conversations, samples=None):
         self.asked += conversations
+        self.samples += samples or []
         return [reply if isinstance(reply := self.rule(c), Reply) else Reply(reply, cost_usd=0.01)
                 for c in conversations]  # fmt: skip
 
@@ -74,16 +83,73 @@ def test_a_topline_is_told_the_label_and_a_misfit_speaks_its_words_in_a_wrong_to
 
 
 def test_another_sample_is_another_reply():
-    llm = Says(lambda c: f"Response: one\nTone: {('neutral', 'cheerful')[len(llm.asked) > 2]}")
+    llm = Says(lambda c: "Response: one\nTone: neutral")
     system = ChatToplineSystem(llm, BeepSynthesizer(WORDS))
-    system.respond([query("sad")], [None], 0)
-    system.respond([query("sad")], [None], 2)
-    assert len(llm.asked) == 1 + 3
+    for sample in (0, 2, -1):
+        system.respond([query("sad"), query("happy")], [None] * 2, sample)
+    assert len(llm.asked) == len(set(llm.samples)) == 6  # one request an answer
+
+
+def replying(server, folder: str, temperature: float = 1.0) -> ChatCascadeSystem:
+    llm = OpenAIChat("m", server.url, temperature=temperature, cache_dir=folder, concurrency=1)
+    return ChatCascadeSystem(BeepTranscriber(WORDS), llm, BeepSynthesizer(WORDS))
+
+
+def test_what_a_deaf_cascade_answers_to_a_half_of_a_pair_depends_on_that_half_alone(tmp_path):
+    """Both halves are the same words, so the same conversation; the server never says the same twice."""
+    pair = [query("sad"), query("happy")]
+    audios = [BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="sad"), "user")] * 2
+    said = iter(WORDS)
+    with Loopback(lambda path, body, times: Sent(200, completion(next(said)))) as server:
+        found = [[a.text for a in replying(server, str(tmp_path)).respond(pair, audios, k)] for k in range(3)]
+        assert len({text for row in found for text in row}) == len(server.requests) == 6
+        alone = [replying(server, str(tmp_path)).respond(pair[1:], audios[1:], k)[0].text for k in (2, 0, 1)]
+        assert alone == [found[2][1], found[0][1], found[1][1]] and len(server.requests) == 6
+
+
+def test_a_served_seed_is_a_name_and_no_number_of_requests():
+    from lightning_paras2s.serving.app import Limits, Server
+
+    audio = BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="sad"), "user")
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav_bytes(audio)).decode()}}
+    sent = {"model": "c", "modalities": ["text", "audio"], "messages": [{"role": "user", "content": [part]}]}
+    with Loopback(lambda path, body, times: Sent(200, completion("oh no"))) as server:
+        app = Server({"c": replying(server, "")}, Limits(16, 0.01, 16, 30, 10**7, 30, 60), "").app()
+        with TestClient(app) as client:
+            codes = [client.post("/v1/chat/completions", json=sent | {"seed": s}).status_code for s in (None, 300, -1)]
+        assert codes == [200] * 3 and len(server.requests) == 3
+
+
+def test_a_dry_run_counts_a_chat_models_reply_and_its_speech(capsys):
+    """gpt-4.1: 2 and 8 USD a million tokens; 4,096 characters at 10 a second are 6.83 minutes, 0.015 USD each."""
+    say_once.cache_clear()
+    llm, tts = OpenAIChat("gpt-4.1", cache_dir="", max_tokens=1000), OpenAITTS()
+    speech = 4096 / 10 / 60 * 0.015
+    cascade = ChatCascadeSystem(BeepTranscriber(WORDS), llm, tts, instructions="x" * 300)
+    # 3 s of speech are at most 90 characters; 390 / 3 + 50 tokens
+    each = (180 * 2 + 1000 * 8) / 1e6 + speech
+    assert cascade.at_most_usd([3.0] * 10) == pytest.approx(10 * each)
+    before = (Turn("user", "y" * 30), HeardTurn("user", "", sound=Audio([0], 1), seconds=2.0))  # 30 and 60 characters
+    assert cascade.at_most_usd([3.0], [before]) == pytest.approx(each + 30 * 2 / 1e6)
+    silent = ChatCascadeSystem(BeepTranscriber(WORDS), llm, BeepSynthesizer(WORDS), instructions="x" * 300)
+    assert silent.at_most_usd([3.0]) == pytest.approx(each - speech)
+    topline = ChatToplineSystem(llm, tts)
+    assert topline.at_most_usd([3.0]) >= llm.at_most([{"role": "user", "content": RESPONSE_PROMPT}]) + speech
+    assert topline.at_most_usd([3.0], [before]) > topline.at_most_usd([3.0])
+    assert "price" not in capsys.readouterr().err
+    unknown = ChatToplineSystem(OpenAIChat("mystery", cache_dir=""), BeepSynthesizer(WORDS))
+    assert unknown.at_most_usd([3.0]) == 0
+    assert "'mystery-t0'" in (told := capsys.readouterr().err) and "usd_per_million" in told
+    free = OpenAIChat("mystery", cache_dir="", usd_per_million=(0.0, 0.0))
+    assert ChatToplineSystem(free, BeepSynthesizer(WORDS)).at_most_usd([3.0]) == 0 and not capsys.readouterr().err
+
+
+def test_a_described_voice_costs_its_description_too():
+    llm = OpenAIChat("gpt-4.1", cache_dir="", max_tokens=100)
+    assert OpenAITTS(describer=llm).at_most_usd(60.0) > OpenAITTS().at_most_usd(60.0) + 100 * 8 / 1e6
 
 
 def test_what_chat_model_or_voice_fail_at_is_a_status(monkeypatch):
-    from loopback import Loopback, Sent
-
     replies = {"sad": Reply(None, "timeout"), "angry": "I would rather not", "happy": "Response: hello\nTone: cheerful"}
     llm = Says(lambda c: next(reply for style, reply in replies.items() if style in c[0]["content"]))
     queries = [query(style) for style in replies]

@@ -17,7 +17,7 @@ from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.pairs.arena import arena
 from lightning_paras2s.bench.queries.filters import filter
 from lightning_paras2s.bench.queries.synthesize import synthesize
-from lightning_paras2s.bench.systems.base import Answer, RecordedSystem, S2SSystem, ToplineSystem
+from lightning_paras2s.bench.systems.base import Answer, CascadeSystem, RecordedSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.data.embedded import TextQuery, authored, frames
 from lightning_paras2s.errors import UserError
@@ -26,6 +26,7 @@ from lightning_paras2s.judging.pair_judges import Outcome, PairJudge
 from lightning_paras2s.judging.rubric import plain_words
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
+from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import Audio, Battle, Response, Style, Verdict, append_jsonl, read_jsonl, to_json
 
 ACTS = str(Path(__file__).parents[1] / "checkpoints/embedded/acts.safetensors")
@@ -322,6 +323,24 @@ def test_a_command_is_known_by_the_files_that_it_names(tmp_path):
     assert CommandSystem(command).config_sha != before
 
 
+@pytest.mark.parametrize("named", ["{path}/model.pt", "--weights={path}/model.pt", "--weights {path}", "W={path}"])
+def test_a_command_is_known_by_weights_however_they_are_named(named, tmp_path):
+    def answers(weights: str) -> str:
+        (tmp_path / "model.pt").write_text(weights)
+        return CommandSystem(f"answer --out= {named.format(path=tmp_path)}").config_sha
+
+    assert answers("old") == answers("old") != answers("new")
+
+
+def test_a_command_stays_the_same_when_python_compiles_what_it_names(tmp_path):
+    (tmp_path / "model.py").write_text("one")
+    before = CommandSystem(f"answer --repository {tmp_path}").config_sha
+    for name in ("lib/__pycache__/model.pyc", ".git/index"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("made by use")
+    assert CommandSystem(f"answer --repository {tmp_path}").config_sha == before
+
+
 def test_a_topline_is_known_by_its_voice(tmp_path):
     words = sorted({w for f in frames() for w in plain_words(f["frame"])})
     one, other = BeepSynthesizer(words), BeepSynthesizer(words)
@@ -387,3 +406,10 @@ def test_a_line_that_two_shards_made_of_other_inputs_holds_for_both(tmp_path):
         assert len(system.asked) == 2
     run(tmp_path, path, system := Parrot(), batch_size=2, label_swap=False)
     assert system.asked == []
+
+
+def test_a_cascade_is_known_by_how_its_voice_is_set():
+    words = BeepTranscriber(["hello"])
+    voices = [{}, {"frame_samples": 320}, {"variation": 0.5}, {"noise": False}]
+    shas = [CascadeSystem(words, EspeakSynthesizer(**options)).config_sha for options in (*voices, {})]
+    assert shas[0] == shas[-1] and len(set(shas)) == len(voices)

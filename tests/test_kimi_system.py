@@ -32,7 +32,8 @@ def folder(tmp_path_factory):
 def system(folder, **more) -> PolicySystem:
     settings = {"sampling": Sampling(24, 0.0, 0.8), "device": "cpu", "dtype": "float32"} | more
     kimi = str(folder / "Kimi-Audio-7B-Instruct")
-    processor = KimiProcessor(kimi, str(folder / "glm-4-voice-tokenizer"), settings["dtype"])
+    voice = {"dtype": settings["dtype"], **settings.pop("voice", {})}
+    processor = KimiProcessor(kimi, str(folder / "glm-4-voice-tokenizer"), **voice)
     return PolicySystem(settings.pop("policy", kimi), processor, **settings)
 
 
@@ -126,6 +127,8 @@ def test_what_answers_depend_on_is_in_the_fingerprint(folder, tmp_path):
     assert system(folder).config_sha == plain.config_sha
     assert system(folder, seed=1).config_sha != plain.config_sha
     assert system(folder, sampling=Sampling(24, 0.0, 0.7)).config_sha != plain.config_sha
+    voices = [{"dtype": "bfloat16"}, {"seed": 1}, {"ode_points": 2}, {"chunk_codes": 60}]
+    assert len({plain.config_sha, *(system(folder, voice=voice).config_sha for voice in voices)}) == 5
     (tmp_path / "w.safetensors").write_bytes(b"a" * 300_000)
     before = weights_sha(tmp_path)
     (tmp_path / "w.safetensors").write_bytes(b"a" * 299_999 + b"b")

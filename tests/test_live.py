@@ -196,3 +196,13 @@ def test_gemini_answers_are_each_querys_own_and_each_dollar_is_counted(monkeypat
     assert answers[0].cost_usd == pytest.approx(COST)
     assert answers[3].cost_usd == pytest.approx(system.at_most_usd([0.1]))  # it says no usage
     assert system.spent_usd == pytest.approx(sum(a.cost_usd for a in answers))
+
+
+@pytest.mark.parametrize("kind", [OpenAIRealtimeSystem, GeminiSystem])
+def test_a_session_is_in_the_price_and_in_the_cap(kind):
+    """50,000 bytes of instructions at 10 USD a million tokens, a byte a token at most: 0.5 USD."""
+    plain, told = (kind("m", prices=PRICES, instructions=text).at_most_usd([0.1]) for text in ("", "word " * 10_000))
+    assert plain + 0.5 < told < plain + 0.501
+    with Websocket(lambda server, socket: None) as server:
+        system = kind("m", server.url, prices=PRICES, instructions="word " * 10_000, max_usd=0.5, patience=QUICK)
+        assert [a.status for a in system.respond(*asked(2), 0)] == ["max_usd"] * 2 and server.count == 0

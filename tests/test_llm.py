@@ -181,6 +181,16 @@ def test_repeated_conversations_are_independent_samples_when_asked_at_once(tmp_p
     assert len({r.text for r in first}) == 3 and [r.text for r in again] == [r.text for r in first]
 
 
+def test_a_named_sample_is_one_reply_whatever_is_asked_beside_it(tmp_path):
+    with Loopback(lambda path, body, times: Sent(200, completion(f"sample {times}"))) as server:
+        llm = chat(server.url, tmp_path, concurrency=1)
+        unnamed = [r.text for r in llm.complete([said("a")] * 2)]
+        one, two = llm.complete([said("a")] * 2, ["q1/0", "q2/0"])
+        assert [*unnamed, one.text, two.text] == [f"sample {n}" for n in range(1, 5)]
+        assert [r.text for r in llm.complete([said("a")] * 2, ["q2/0", "q1/1"])] == ["sample 4", "sample 5"]
+        assert [r.text for r in llm.complete([said("a")] * 2)] == unnamed and len(server.requests) == 5
+
+
 def test_batch_files_carry_what_is_missing_and_bring_it_back_when_imported(tmp_path):
     requests, results = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
     asking = OpenAIChat("gpt-4.1", cache_dir=str(tmp_path / "cache"), batch_requests=str(requests))

@@ -90,6 +90,12 @@ def test_a_conversation_that_comes_again_is_another_sample(folder):
     assert other.complete([user("Hi.")])[0] != first and other.name != chat(folder, temperature=1.0).name
 
 
+def test_a_named_sample_does_not_depend_on_what_is_asked_beside_it(folder):
+    talk = chat(folder, temperature=1.0)
+    one, two = talk.complete([user("Hi.")] * 2, ["q1/0", "q2/0"])
+    assert one != two and talk.complete([user("Hi.")], ["q2/0"]) == [two]
+
+
 def test_parts_of_text_are_joined_and_speech_is_refused(folder):
     talk = chat(folder)
     parts = [{"role": "user", "content": [text_part("Hi"), text_part(".")]}]

@@ -16,6 +16,7 @@ from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
 from lightning_paras2s.bench.systems.remote_system import Prices
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import read_sound, wav_bytes
 from lightning_paras2s.types import Audio, Query
@@ -25,6 +26,13 @@ QUICK = Patience(retries=3, timeout_seconds=1.0, first_wait_seconds=0.01, longes
 PRICES = Prices(text_in=10.0, audio_in=40.0, text_out=20.0, audio_out=100.0)
 USAGE = {"prompt_tokens": 100, "completion_tokens": 60, "completion_tokens_details": {"audio_tokens": 50}}
 COST = (100 * 10 + 50 * 100 + 10 * 20) / 1e6
+
+
+# What a request holds beside its messages: no byte of it is more than a token.
+SENT = (
+    '{"model": "m", "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, '
+    '"max_completion_tokens": 1000, "messages": []}'
+)
 
 
 def asked(count: int) -> tuple[list[Query], list[Audio]]:
@@ -160,13 +168,13 @@ def test_speech_in_a_second_choice_is_found():
         found = system(server, voice=None).respond(*asked(1), 0)[0]
         assert "audio" not in json.loads(server.requests[0][1])
     assert (found.status, found.text, pitch(found.audio)) == ("ok", "answer 4", 4)
-    assert found.cost_usd == pytest.approx(system(server).at_most_usd([0.1]))  # it states no usage
+    assert found.cost_usd == pytest.approx(system(server, voice=None).at_most_usd([0.1]))  # it states no usage
 
 
 def test_a_run_is_priced_before_and_stopped_at_its_cap():
     with Loopback(lambda path, body, times: Sent(200, completion(number_of(body)))) as server:
-        # 0.1 s: 33 x 0.1 -> 4 tokens of speech, 200 of text; 1000 tokens back at most, all of them speech
-        each = (200 * 10 + 4 * 40 + 1000 * 100) / 1e6
+        # 0.1 s: 33 x 0.1 -> 4 tokens of speech, 200 of text and `SENT`; 1000 tokens back at most, all of them speech
+        each = ((200 + len(SENT)) * 10 + 4 * 40 + 1000 * 100) / 1e6
         asks = system(server, max_usd=each + 1.5 * COST, max_tokens=1000, concurrency=1)
         assert asks.at_most_usd([0.1] * 10) == pytest.approx(10 * each)
         answers = asks.respond(*asked(5), 0)
@@ -175,6 +183,23 @@ def test_a_run_is_priced_before_and_stopped_at_its_cap():
     with pytest.raises(UserError, match="max_usd needs the model's price"):
         OpenAIAudioSystem("unheard-of", max_usd=1.0)
     assert OpenAIAudioSystem("gpt-audio", max_usd=1.0).prices.audio_out == 64
+
+
+@pytest.mark.parametrize("more", [{"instructions": "word " * 10_000}, {"extra": {"metadata": "word " * 10_000}}])
+def test_instructions_and_further_fields_are_in_the_price_and_in_the_cap(more):
+    """10,000 words are 50,000 bytes: at 10 USD a million tokens and a byte a token, 0.5 USD."""
+    with Loopback(lambda path, body, times: Sent(200, completion(number_of(body)))) as server:
+        asks = system(server, max_usd=0.5, max_tokens=64, **more)
+        plain = system(server, max_tokens=64).at_most_usd([0.1])
+        assert plain + 0.5 < asks.at_most_usd([0.1]) < plain + 0.501
+        assert [a.status for a in asks.respond(*asked(2), 0)] == ["max_usd"] * 2 and not server.requests
+
+
+def test_a_price_that_is_not_known_is_told(capsys):
+    say_once.cache_clear()
+    assert OpenAIAudioSystem("m", "http://127.0.0.1:1/v1").at_most_usd([1.0]) == 0
+    told = capsys.readouterr().err
+    assert "127.0.0.1:1" in told and "give prices" in told and told.count("\n") == 1
 
 
 @pytest.mark.parametrize("status, what", [(401, "must accept the key"), (404, "know the model"), (402, "have credit")])

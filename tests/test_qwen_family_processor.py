@@ -11,6 +11,7 @@ import torch
 from omni_release import write_release
 from safetensors.torch import load_file, save_file
 
+from lightning_paras2s.bench.systems.policy import PolicySystem
 from lightning_paras2s.data.dialogue import Dialogue, HeardUtterance
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.qwen_omni import memory
@@ -210,3 +211,16 @@ def test_a_card_that_is_too_small_is_refused_with_the_figure(folder, release):
     with pytest.raises(UserError, match="the card must hold 18.0 GB before activations; got 16.0 GB"):
         memory.refuse_small(16e9, 18e9)
     memory.check_card(config, "bfloat16", "cpu")
+
+
+def test_answers_are_known_by_the_settings_of_ears_template_and_voice(folder, release, tmp_path):
+    """At another path, the same release is the same system."""
+    others = [{"speaker": "Ethan"}, {"system": "Be kind."}, {"dtype": "bfloat16"}, {"seed": 1}, {"ode_points": 5}]
+
+    def known(path=folder, **options) -> str:
+        processor = QwenOmniProcessor(str(path), **{"dtype": "float32"} | options)
+        return PolicySystem(str(path), processor, device="cpu").config_sha
+
+    assert len({known(), *(known(**options) for options in others)}) == 6
+    shutil.copytree(folder, tmp_path / "copy")
+    assert known(tmp_path / "copy") == known()

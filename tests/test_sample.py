@@ -55,7 +55,7 @@ def other_scorer() -> ToyScorer:
 
 
 def sample(
-    folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, judge=scorer, voice: tuple = (), **options
+    folder: str, rank: int = 0, world_size: int = 1, weights: int = 0, judge=scorer, voice: tuple = ((), {}), **options
 ) -> int:
     torch.manual_seed(weights)
     policy = ToyLM()
@@ -70,7 +70,7 @@ def sample(
         enable_model_summary=False,
     )
     data = Queries(labelled=False)
-    data.processor.files = voice
+    data.processor.files, data.processor.settings = voice
     trainer.predict(module, data, return_predictions=False)
     (Path(folder) / f"drawn-{rank}").write_text(str(module.drawn))
     return module.drawn
@@ -142,7 +142,8 @@ def test_finished_run_draws_nothing(whole):
     "options, said",
     [
         ({"weights": 1}, "another policy"),
-        ({"voice": ("checkpoints/embedded/tokenizer.safetensors",)}, "another processor"),
+        ({"voice": (("checkpoints/embedded/tokenizer.safetensors",), {})}, "another processor"),
+        ({"voice": ((), {"speaker": "Ethan"})}, "another processor"),
         ({"judge": other_scorer}, "another reward"),
         ({"samples": 3}, r"samples 3 \(was 2\)"),
         ({"seed": 9}, r"seed 9 \(was 0\)"),

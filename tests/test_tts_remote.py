@@ -13,6 +13,7 @@ from loopback import Loopback, Sent
 
 from lightning_paras2s.bench.queries.synthesize import synthesize, synthesizer_sha
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.altered import AlteredSynthesizer
@@ -135,3 +136,20 @@ def test_prompt_voices_are_one_clear_line_when_a_recording_is_missing(speakers):
     (speakers.parent / "kid.wav").unlink()
     with pytest.raises(UserError, match="must have a split of train, val, test and a recording"):
         CosyVoice(str(speakers))
+
+
+def test_a_recorded_voice_is_known_by_its_speakers_and_settings_not_by_its_server(speakers):
+    """Its rate, its speakers' words and recordings decide how it sounds; where the server is does not."""
+    before = part_sha(CosyVoice(str(speakers)))
+    assert before == part_sha(CosyVoice(str(speakers), "http://127.0.0.1:1", concurrency=9))
+    shas = {before, part_sha(CosyVoice(str(speakers), sample_rate=24_000))}
+    speakers.write_text(speakers.read_text().replace("Hi.", "Bye."))
+    shas.add(part_sha(CosyVoice(str(speakers))))
+    soundfile.write(speakers.parent / "kid.wav", TONE / 2, 24_000)
+    shas.add(part_sha(CosyVoice(str(speakers))))
+    assert len(shas) == 4
+    elsewhere = speakers.parent / "copy"
+    elsewhere.mkdir()
+    for file in (speakers, speakers.parent / "kid.wav"):
+        (elsewhere / file.name).write_bytes(file.read_bytes())
+    assert part_sha(CosyVoice(str(elsewhere / speakers.name))) in shas

@@ -15,7 +15,7 @@ from loopback import Loopback, Sent
 from test_chat_speech import WORDS, Says
 from test_command import asked as asked_of_program
 from test_live import Websocket, gemini_turn, number_of, openai_turn
-from test_openai_audio import PRICES, QUICK, completion, system
+from test_openai_audio import PRICES, QUICK, SENT, completion, system
 from test_openai_audio import number_of as sound_of
 from test_recipes import LFM2
 from test_turns import AGENT, USER, asked, dialogue
@@ -61,10 +61,11 @@ def test_earlier_turns_are_in_the_price_that_is_told_before_and_in_the_cap(tmp_p
     """15 and 18 bytes of text, each at most a token; 0.1 s and 0.1 s of speech are 6.6 tokens, so 7."""
     asks = OpenAIAudioSystem("m", max_usd=1.0, prices=PRICES, max_tokens=10)
     assert (len(BROKE), len(SORRY)) == (15, 18)
-    alone = (200 * 10 + 4 * 40 + 10 * 100) / 1e6
+    frame = 200 + len(SENT) - 2  # "10" for "1000"
+    alone = (frame * 10 + 4 * 40 + 10 * 100) / 1e6
     assert asks.at_most_usd([0.1]) == pytest.approx(alone)
     both = asks.at_most_usd([0.1, 0.1], [(), (heard_user(6), AGENT)])
-    assert both == pytest.approx(alone + (233 * 10 + 7 * 40 + 10 * 100) / 1e6)
+    assert both == pytest.approx(alone + ((frame + 33) * 10 + 7 * 40 + 10 * 100) / 1e6)
     asks.max_usd = alone
     assert asks.respond([asked(heard_user(6), AGENT)], [flat(0)], 0)[0].status == "max_usd"
     from test_turns import run

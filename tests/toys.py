@@ -156,7 +156,7 @@ class ToyTokenizer(SpeechTokenizer):
 class ToyProcessor(Processor):
     """What `ToyLM` needs around it; it hears nothing."""
 
-    name, files = "ToyLM", ()
+    name, files, settings = "ToyLM", (), {}
     tokenizer, vocabulary = ToyTokenizer(), ToyVocab()
 
     def prepare(self, dialogues, labelled, cache_dir):

@@ -19,9 +19,7 @@ from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.running.logs import json_text, replace_file, say
 from lightning_paras2s.running.origins import contradictions
-from lightning_paras2s.running.origins import weights_sha as files_sha
 from lightning_paras2s.running.parts import settings_sha
-from lightning_paras2s.running.shipped import shipped
 
 FILE = "made_from.json"
 EDGE = 1 << 14  # numbers of each end of a tensor that its hash covers: 7 G weights need not be read through
@@ -58,7 +56,7 @@ def made_from(policy: nn.Module, processor: Processor, reward_sha: str, recipe: 
     sampling, written = options.pop("sampling"), options.pop("written")
     return {
         "policy": weights_sha(policy),
-        "processor": ", ".join(files_sha(shipped(path)) for path in processor.files),
+        "processor": processor.config_sha,
         "reward": reward_sha,
         "written": "" if written is None else settings_sha(written),
         **{f"sampling.{name}": value for name, value in asdict(sampling).items()},

@@ -17,6 +17,8 @@ from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
+from lightning_paras2s.running.origins import sha, weights_sha
+from lightning_paras2s.running.shipped import shipped
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
@@ -69,6 +71,16 @@ class Processor(ABC):
     @abstractmethod
     def files(self) -> tuple[str, ...]:
         """The files and folders of weights whose content decides what is heard and spoken."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, str | int | float | None]:
+        """All else that decides what is heard and spoken: speaker, prompt, seeds, types of weights."""
+
+    @property
+    def config_sha(self) -> str:
+        """Short hash of all that what is heard and spoken depends on but the policy; the same at another path."""
+        return sha(type(self).__name__, self.settings, [weights_sha(shipped(path)) for path in self.files])
 
     def fits(self, policy: str) -> None:  # noqa: B027
         """Refuse a policy's weights that are another family's or size, as far as can be told without reading them."""

@@ -21,6 +21,7 @@ from lightning_paras2s.types import Query, iter_jsonl, to_json
 
 UNKNOWN = "not recorded"
 EDGE = 1 << 16  # bytes of each end of a large file that its hash covers
+BY_USE = {"__pycache__", ".git"}  # folders that change when what is beside them is used
 Inputs = Mapping[str, str]  # name of an input -> hash of its content
 
 
@@ -99,7 +100,7 @@ def file_sha(path: Path) -> str:
 
 def weights_sha(path: Path) -> str:
     """Short hash of weights: a file's bytes; or a folder's names, sizes, and both ends of each file (19 GB need not be
-    read through).
+    read through), but for what changes by use (`BY_USE`).
 
     Raises:
         UserError: there is nothing at `path`.
@@ -109,7 +110,7 @@ def weights_sha(path: Path) -> str:
     if not path.is_dir():
         raise UserError(f"weights must be an existing file or folder; got {path}; fetch them or check the path")
     whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not BY_USE & set(p.relative_to(path).parts)):
         size = file.stat().st_size
         whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
         with file.open("rb") as bytes_:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,10 +56,22 @@ class ChatLLM(ABC):
     """A chat model."""
 
     name: str
+    max_tokens: int = 4096  # of a reply, at most
+    priced: bool = True  # whether it is known what replies cost
 
     @abstractmethod
-    def complete(self, conversations: list[Conversation]) -> list[Reply]:
-        """Answer each conversation; replies keep the order. A model that hears takes `llm_parts.audio_part`, too."""
+    def complete(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[Reply]:
+        """Answer each conversation; replies keep the order. A model that hears takes `servers.parts.audio_part`, too.
+
+        Args:
+            samples: a name for the sample that each reply is: the same conversation and name get the same reply as far
+                as the model can repeat itself, another name another one, whatever is asked beside it. None: a
+                conversation that comes again in this call is another sample.
+        """
+
+    def at_most(self, conversation: Conversation) -> float:
+        """What a request can cost, in USD; on this machine nothing."""
+        return 0.0
 
 
 class OpenAIChat(ChatLLM):
@@ -105,7 +119,8 @@ class OpenAIChat(ChatLLM):
         batch_requests: str | None = None,
         batch_results: list[InputPath] | None = None,
     ) -> None:
-        if max_usd is not None and usd_per_million is None and model not in PRICES:
+        self.priced = usd_per_million is not None or model in PRICES
+        if max_usd is not None and not self.priced:
             known = ", ".join(PRICES)
             raise UserError(f"max_usd needs the model's price; got {model!r} (known: {known}); give usd_per_million")
         self.model, self.url = model, base_url.rstrip("/") + "/chat/completions"
@@ -125,8 +140,8 @@ class OpenAIChat(ChatLLM):
         for path in batch_results or []:
             self.read_batch(path)
 
-    def complete(self, conversations: list[Conversation]) -> list[Reply]:
-        keys = self.keys(conversations)
+    def complete(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[Reply]:
+        keys = self.keys(conversations, samples)
         replies = {key: reply for key in keys if (reply := self.cache.get(key)) is not None}
         missing = {key: c for key, c in zip(keys, conversations, strict=True) if key not in replies}
         self.account.accepted |= bool(replies)  # it has taken such requests before
@@ -150,15 +165,11 @@ class OpenAIChat(ChatLLM):
         options = [self.options.get(name) for name in ("temperature", "seed")]
         return hashlib.sha256(json.dumps([self.model, self.max_tokens, *options]).encode()).hexdigest()
 
-    def keys(self, conversations: list[Conversation]) -> list[str]:
-        """A name for each reply: the request, and how often it came before in this call."""
-        seen: Counter[str] = Counter()
-        keys = []
-        for conversation in conversations:
-            request = json.dumps([self.url, self.body(conversation)], sort_keys=True)
-            keys.append(hashlib.sha256(f"{request}/{seen[request]}".encode()).hexdigest())
-            seen[request] += 1
-        return keys
+    def keys(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[str]:
+        """A name for each reply: the request and the sample."""
+        requests = [json.dumps([self.url, self.body(c)], sort_keys=True) for c in conversations]
+        whole = zip(requests, sample_names(requests, samples), strict=True)
+        return [hashlib.sha256(f"{request}/{sample}".encode()).hexdigest() for request, sample in whole]
 
     def body(self, conversation: Conversation) -> dict[str, Any]:
         return {"model": self.model, "messages": conversation, **self.options}
@@ -260,6 +271,14 @@ class OpenAIChat(ChatLLM):
         return dict(counts)
 
 
+def sample_names(requests: Sequence[str], samples: Sequence[str] | None) -> list[str]:
+    """Which sample of its request each reply is: as named, else how often the request came before."""
+    if samples is not None:
+        return [f"named {sample}" for sample in samples]  # never one of the numbers
+    seen: dict[str, itertools.count] = defaultdict(itertools.count)
+    return [str(next(seen[request])) for request in requests]
+
+
 def cap(llm: OpenAIChat, max_usd: float | None) -> None:
     """Set the most that a model may spend; None leaves it as it is.
 
@@ -268,6 +287,6 @@ def cap(llm: OpenAIChat, max_usd: float | None) -> None:
     """
     if max_usd is None:
         return
-    if llm.prices == (0.0, 0.0):
+    if not llm.priced:
         raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
     llm.max_usd = max_usd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.pretrained import load_pretrained, one_line
 from lightning_paras2s.models.sampling import OwnDraws
 from lightning_paras2s.running.origins import sha, weights_sha
-from lightning_paras2s.servers.chat import ChatLLM
+from lightning_paras2s.servers.chat import ChatLLM, sample_names
 from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
 
@@ -25,7 +26,7 @@ class TransformersChat(ChatLLM):
 
     At temperature 0 the same conversations get the same replies. In bfloat16 a reply's last bits may depend on the
     others of its batch; `batch_size: 1` rules that out. Above 0 each conversation is sampled alone, from `seed` and
-    its words, and one that comes again in the same call gets another sample.
+    its words, and one that comes again in the same call, or under another sample's name, gets another sample.
 
     Args:
         path: folder of the model and its tokenizer; weights are read when the first reply is asked for.
@@ -88,14 +89,13 @@ class TransformersChat(ChatLLM):
         model = load_pretrained(AutoModelForCausalLM, self.path, getattr(torch, self.dtype))
         return model.to(self.device).eval().requires_grad_(False)
 
-    def complete(self, conversations: list[Conversation]) -> list[Reply]:
+    def complete(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[Reply]:
         prompts = [self.prompt(conversation) for conversation in conversations]
-        size, seen = 1 if self.temperature else self.batch_size, {}
+        names = sample_names([str(prompt) for prompt in prompts], samples)
         replies: dict[int, Reply] = {}
-        for index in by_length([len(prompt) for prompt in prompts], size):
-            key = str(prompts[index[0]])
-            seen[key] = seen.get(key, -1) + 1
-            written = self.write([prompts[i] for i in index], f"{self.seed}/{seen[key]}/{key}")
+        for index in by_length([len(prompt) for prompt in prompts], 1 if self.temperature else self.batch_size):
+            first = index[0]  # the only one, where samples differ
+            written = self.write([prompts[i] for i in index], f"{self.seed}/{names[first]}/{prompts[first]}")
             replies |= {i: self.reply(prompts[i], row) for i, row in zip(index, written, strict=True)}
         return [replies[i] for i in range(len(prompts))]
 

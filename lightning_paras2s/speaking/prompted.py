@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -13,6 +14,7 @@ import numpy as np
 
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.origins import file_sha, sha
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, post
 from lightning_paras2s.speaking.synthesizers import Voice
@@ -68,6 +70,15 @@ class PromptedSynthesizer(RemoteSynthesizer):
 
     speakers: PromptVoices
 
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What beside the speakers decides how it sounds."""
+
+    @property
+    def config_sha(self) -> str:
+        return sha(type(self).__name__, self.settings, self.speakers.config_sha)
+
     def voices(self, split: str) -> dict[str, Voice]:
         return self.speakers.of(split)
 
@@ -95,6 +106,10 @@ class CosyVoice(PromptedSynthesizer):
     ) -> None:
         self.speakers, self.url, self.sample_rate = PromptVoices(voices_list), base_url.rstrip("/"), sample_rate
         self.concurrency, self.patience = concurrency, patience
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"sample_rate": self.sample_rate}
 
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         def request() -> dict[str, Any]:
@@ -134,6 +149,10 @@ class CsmTTS(PromptedSynthesizer):
             self.processor = AutoProcessor.from_pretrained(model, local_files_only=here)
         self.model = load_strictly(CsmForConditionalGeneration, model, "auto", here=here).to(device).eval()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"weights": part_sha(self.model)}
+
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         import torch
 
@@ -167,7 +186,11 @@ class YourTTS(PromptedSynthesizer):
             from TTS.api import TTS
         except ImportError:
             raise UserError("YourTTS needs the package TTS; got none; pip install coqui-tts") from None
-        self.speakers, self.model = PromptVoices(voices_list), TTS(model)
+        self.speakers, self.model, self.named = PromptVoices(voices_list), TTS(model), model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"model": self.named, "weights": part_sha(self.model)}
 
     def try_synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> tuple[Audio | None, str]:
         samples = self.model.tts(text, speaker_wav=str(self.speakers.recording(voice)), language="en")

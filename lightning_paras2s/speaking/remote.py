@@ -6,6 +6,7 @@ import io
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
+from math import inf
 
 import soundfile
 
@@ -28,11 +29,19 @@ OPENAI_VOICES = {  # the voices of gpt-4o-mini-tts, dealt out so that splits sha
 }
 
 
+SECONDS_A_CHARACTER = 0.1  # of slow speech; English has about 0.07
+
+
 class RemoteSynthesizer(Synthesizer):
     """A synthesizer that can fail for reasons of its own: a server, a network, a model."""
 
     concurrency: int = 1
     usd_per_minute: float = 0.0  # of speech
+    most_characters: float = inf  # of a text that it takes
+
+    def at_most_usd(self, characters: float) -> float:
+        """What the speech of a text of so many characters can cost."""
+        return min(characters, self.most_characters) * SECONDS_A_CHARACTER / 60 * self.usd_per_minute
 
     @abstractmethod
     def voices(self, split: str) -> dict[str, Voice]:
@@ -63,6 +72,7 @@ class OpenAITTS(RemoteSynthesizer):
 
     sample_rate = 24_000
     usd_per_minute = 0.015  # platform.openai.com, 2025
+    most_characters = 4096  # likewise
 
     def __init__(
         self,
@@ -76,6 +86,10 @@ class OpenAITTS(RemoteSynthesizer):
         self.name, self.model, self.url = model, model, base_url.rstrip("/") + "/audio/speech"
         self.api_key_env, self.describer = api_key_env, describer
         self.concurrency, self.patience = concurrency, patience
+
+    def at_most_usd(self, characters: float) -> float:
+        asked = [{"role": "user", "content": DESCRIPTION_PROMPT}]
+        return super().at_most_usd(characters) + (self.describer.at_most(asked) if self.describer else 0.0)
 
     def voices(self, split: str) -> dict[str, Voice]:
         return {name: Voice(name, gender) for name, gender in OPENAI_VOICES[split].items()}

@@ -16,6 +16,7 @@ from scipy.signal import butter, lfilter
 
 from lightning_paras2s.audio import at_rate, rms
 from lightning_paras2s.errors import UserError, check_choice
+from lightning_paras2s.running.origins import sha
 from lightning_paras2s.speaking.espeak import Espeak
 from lightning_paras2s.types import Audio, Style
 
@@ -136,6 +137,11 @@ class EspeakSynthesizer(Synthesizer):
 
     def __init__(self, variation: float = 1.0, noise: bool = True, frame_samples: int = 640) -> None:
         self.variation, self.noise, self.frame_samples = float(variation), noise, frame_samples
+
+    @property
+    def config_sha(self) -> str:
+        """Of all options: each decides how some voice sounds."""
+        return sha(type(self).__name__, self.variation, self.noise, self.frame_samples)
 
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         if voice == AGENT_VOICE:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from lightning_paras2s.data.open_text import read_open
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.servers.chat import ChatLLM, Reply
+from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.types import FACTORS, SPLITS
 
 TELLING = {  # words that give a style away
@@ -82,7 +84,7 @@ class ScriptedLLM(ChatLLM):
         self.seed, self.decoys = seed, decoys
         self.name = f"scripted-1-s{seed}"
 
-    def complete(self, conversations: list[list[dict[str, str]]]) -> list[Reply]:
+    def complete(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[Reply]:
         return [self._answer(conversation[-1]["content"]) for conversation in conversations]
 
     def _answer(self, prompt: str) -> Reply:

@@ -3,8 +3,10 @@ the deliberately bad voice of Table 1."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from lightning_paras2s.bench.queries.lists import parse_response
 from lightning_paras2s.bench.queries.styles import RESPONSE_PROMPT
@@ -12,8 +14,10 @@ from lightning_paras2s.bench.systems.base import Answer, S2SSystem, choose, dige
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.rubric import BEST_TONES, CLASHING_TONES
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM
+from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
@@ -24,6 +28,10 @@ CASCADE_PROMPT = (
     "You are a voice assistant. Answer what the user says in one or two sentences that can be spoken aloud: no lists, "
     "no markup."
 )
+
+
+CHARACTERS_A_SECOND = 30.0  # of what is said in a recording, at most; fast English has about 20
+CHARACTERS_A_TOKEN = 6.0  # of what a chat model writes, at most; English has about 4
 
 
 class ChatCascadeSystem(S2SSystem):
@@ -57,8 +65,17 @@ class ChatCascadeSystem(S2SSystem):
     def carries(self, turns: Sequence[Turn]) -> bool:
         return True
 
+    def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
+        asked = []
+        for length, before in zip_longest(seconds, turns, fillvalue=()):
+            said = [longest(t.seconds) if t.role == "user" and t.sound is not None else t.text for t in before]
+            words = [self.instructions, *said, longest(length)]
+            asked.append([{"role": "user", "content": text} for text in words])
+        return at_most_usd(self.llm, self.synthesizer, asked)
+
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        replies = [self.answer_of(reply) for reply in replies_to(self.llm, self.asked(queries, audios), sample)]
+        found = replies_to(self.llm, queries, self.asked(queries, audios), sample)
+        replies = [self.answer_of(reply) for reply in found]
         return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
 
     def asked(self, queries: list[Query], audios: list[Audio]) -> list[list[dict[str, str]]]:
@@ -101,6 +118,13 @@ class ChatToplineSystem(S2SSystem):
     def carries(self, turns: Sequence[Turn]) -> bool:
         return all(turn.text.strip() for turn in turns)
 
+    def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
+        asked = []
+        for length, before in zip_longest(seconds, turns, fillvalue=()):
+            prompt = RESPONSE_PROMPT.format(text=longest(length), factor=longest(1.0), style=longest(1.0))
+            asked.append([{"role": "user", "content": after(before, prompt)}])
+        return at_most_usd(self.llm, self.synthesizer, asked)
+
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         for query in queries:
             if query.factor not in query.styles:
@@ -117,7 +141,7 @@ class ChatToplineSystem(S2SSystem):
             for q in queries
         ]
         answers = []
-        for query, reply in zip(queries, replies_to(self.llm, asked, sample), strict=True):
+        for query, reply in zip(queries, replies_to(self.llm, queries, asked, sample), strict=True):
             found = parse_response(reply.text) if reply.text else None
             if reply.text and found is None:
                 reply = replace(reply, text=None, status="unparsed")
@@ -152,10 +176,24 @@ def words_of(turn: Turn, heard: Iterator[str]) -> str:
     return turn.text
 
 
-def replies_to(llm: ChatLLM, asked: list, sample: int) -> list[Reply]:
-    """A chat model's replies of a sample: a conversation that is asked again is another sample of it."""
-    times = sample + 1
-    return llm.complete([conversation for conversation in asked for _ in range(times)])[sample::times]
+def replies_to(llm: ChatLLM, queries: list[Query], asked: list[Conversation], sample: int) -> list[Reply]:
+    """A chat model's replies of a sample: each is its query's own, though another query may have the same words."""
+    return llm.complete(asked, [f"{query.id}/{sample}" for query in queries])
+
+
+def longest(seconds: float) -> str:
+    """As many characters as can be said in a recording."""
+    return "x" * math.ceil(seconds * CHARACTERS_A_SECOND)
+
+
+def at_most_usd(llm: ChatLLM, synthesizer: Synthesizer, asked: Sequence[Conversation]) -> float:
+    """What replies to conversations, and their speech, can cost."""
+    if not llm.priced:
+        say_once(f"the price of {llm.name!r} is not known, its replies count as free; give llm.usd_per_million")
+    spoken = 0.0
+    if isinstance(synthesizer, RemoteSynthesizer):
+        spoken = synthesizer.at_most_usd(llm.max_tokens * CHARACTERS_A_TOKEN)
+    return sum(map(llm.at_most, asked)) + len(asked) * spoken
 
 
 def voice_of(synthesizer: Synthesizer, voice: str) -> list[str]:

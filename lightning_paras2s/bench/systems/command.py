@@ -23,6 +23,7 @@ from lightning_paras2s.bench.systems.base import NO_TURNS, Answer, S2SSystem, di
 from lightning_paras2s.bench.systems.program import Program
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
@@ -54,7 +55,8 @@ class CommandSystem(S2SSystem):
 
     Args:
         command: the program and its arguments, not run by a shell; {recipes} is the folder of the ready ones. Files
-            that it names are part of what its answers are known by.
+            and folders that it names, also as --option=FILE, are part of what its answers are known by: name none that
+            it writes to.
         timeout_seconds: of one answer; with {requests}, of one start.
         start_seconds: until the program is ready.
         restarts: of a program that died or hung, in a row, without an answer between them; then the run stops.
@@ -80,7 +82,9 @@ class CommandSystem(S2SSystem):
         if not self.parts:
             raise UserError("a command must name a program; got an empty one")
         self.command, self.timeout_seconds = command, timeout_seconds
-        self.config_sha = digest([command], [part for part in self.parts if Path(part).is_file()])
+        named = [place for part in self.parts for place in (part, part.partition("=")[2]) if place]
+        folders = [weights_sha(Path(place)) for place in named if Path(place).is_dir()]
+        self.config_sha = digest([command, *folders], [place for place in named if Path(place).is_file()])
         self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, Path(stderr))
 
     def carries(self, turns: Sequence[Turn]) -> bool:

@@ -60,6 +60,10 @@ class LiveSystem(RemoteSystem):
     def done(self, event: dict[str, Any]) -> bool:
         """Does this event end the answer? Raises `EventError` for one that says that it failed."""
 
+    @property
+    def sent(self) -> dict[str, Any]:
+        return self.setup()
+
     def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
         return self.connection()
 

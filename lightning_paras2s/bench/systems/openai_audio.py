@@ -83,10 +83,14 @@ class OpenAIAudioSystem(RemoteSystem):
         # A model is the same at another address, and whether its answer is taken in pieces or whole.
         self.config_sha = digest([type(self).__name__, sorted(self.body.items()), instructions, seed, pcm_rate], [])
 
-    def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
+    @property
+    def sent(self) -> dict[str, Any]:
         messages = [{"role": "system", "content": self.instructions}] if self.instructions else []
-        messages += [message_of(turn) for turn in turns]
-        body = {**self.body, "messages": [*messages, {"role": "user", "content": spoken_parts(audio)}]}
+        return {**self.body, "messages": messages}
+
+    def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
+        said = [*(message_of(turn) for turn in turns), {"role": "user", "content": spoken_parts(audio)}]
+        body = {**self.sent, "messages": [*self.sent["messages"], *said]}
         if self.seed is not None:
             body["seed"] = self.seed + sample
         if self.streams:

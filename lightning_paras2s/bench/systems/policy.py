@@ -62,8 +62,7 @@ class PolicySystem(S2SSystem):
         self.path, self.processor = policy, processor
         self.sampling, self.seed, self.rows, self.device, self.dtype = sampling, seed, rows, device, dtype
         self.processor.fits(policy)
-        parts = [weights_sha(shipped(path)) for path in (policy, *self.processor.files)]
-        self.config_sha = digest([sampling, seed, dtype, parts], [])
+        self.config_sha = digest([sampling, seed, dtype, weights_sha(shipped(policy)), processor.config_sha], [])
 
     @cached_property
     def policy(self) -> SpeechLM:

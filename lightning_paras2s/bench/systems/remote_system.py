@@ -3,12 +3,14 @@ spent."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from lightning_paras2s.audio import resample
@@ -23,7 +25,7 @@ from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
 
 AUDIO_TOKENS_A_SECOND = 33.0  # of what is sent; no server here counts more (OpenAI 10, Gemini 25 to 32)
-TEXT_TOKENS = 200.0  # of instructions and the frame of a request, at most
+TEXT_TOKENS = 200.0  # of a request's frame that its bytes don't show, at most
 
 
 @dataclass(frozen=True)
@@ -89,18 +91,24 @@ class RemoteSystem(S2SSystem):
     def read(self, body: bytes) -> Spoken:
         """What an answer's body says; raises ValueError for one that is cut or malformed."""
 
+    @property
+    @abstractmethod
+    def sent(self) -> dict[str, Any]:
+        """What every request holds beside turns and recording: instructions, options."""
+
     def carries(self, turns: Sequence[Turn]) -> bool:
         return True
 
     def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
         if self.prices is None:
+            say_once(f"the price of {self.url} is not known, its answers count as free; give prices")
             return 0.0
-        before = [*turns, *[()] * (len(seconds) - len(turns))]
-        return sum(self._at_most(s, said) for s, said in zip(seconds, before, strict=True))
+        return sum(self._at_most(s, said) for s, said in zip_longest(seconds, turns, fillvalue=()))
 
     def _at_most(self, seconds: float, turns: Sequence[Turn]) -> float:
         heard = math.ceil((seconds + sum(turn.seconds for turn in turns)) * AUDIO_TOKENS_A_SECOND)
-        written = sum(len(turn.text.encode()) for turn in turns)  # no token is less than a byte
+        written = len(json.dumps(self.sent))  # no token is less than a byte
+        written += sum(len(turn.text.encode()) for turn in turns)
         said = max(self.prices.text_out, self.prices.audio_out) * self.max_tokens / 1e6
         return self.prices.of(Usage(text_in=TEXT_TOKENS + written, audio_in=heard)) + said
 

@@ -99,6 +99,10 @@ class KimiProcessor(RawProcessor):
     def files(self) -> tuple[str, ...]:
         return (self.path, self.glm4_path)
 
+    @property
+    def settings(self) -> dict[str, str | int | float | None]:
+        return {k: v for k, v in self.released._asdict().items() if k not in ("path", "glm4_path")}
+
     def fits(self, policy: str) -> None:
         if read_config(policy) != self.config:
             raise UserError(

@@ -97,6 +97,10 @@ class QwenOmniProcessor(RawProcessor):
     def files(self) -> tuple[str, ...]:
         return (self.path,)
 
+    @property
+    def settings(self) -> dict[str, str | int | float | None]:
+        return {name: getattr(self, name) for name in ("speaker", "system", "dtype", "seed", "ode_points")}
+
     def fits(self, policy: str) -> None:
         other = read_omni_config(base_of(policy))
         for part in ("thinker_config", "talker_config"):

@@ -65,6 +65,10 @@ class TinyProcessor(Processor):
     def files(self) -> tuple[str, ...]:
         return tuple(path for path in self.paths if path)
 
+    @property
+    def settings(self) -> dict[str, str | int | float | None]:
+        return {}  # `delay` shapes demonstrations alone
+
     def suits(self, policy: SpeechLM) -> None:
         codes = self.ears.ids.codes
         if policy.streams.audio_blank != codes:
