@@ -12,6 +12,7 @@ import sys
 from functools import cached_property
 from math import gcd
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -113,27 +114,48 @@ def misstated(path: Path) -> str:
     """How the length of sound that a WAV's header states differs from what the file holds; "" if it does not, if no
     length is stated (that of a pipe: then all is read), or if it is no WAV."""
     with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return ""
-        place, end, rate, sound = 12, file.seek(0, 2), 1, False
-        while place + 8 <= end:
+        sound = wav_sound(file)
+    if sound is None or sound.stated >= UNSTATED or sound.stated == sound.held:
+        return ""
+    seconds, than = (sound.stated - sound.held) / sound.a_second, "more" if sound.stated > sound.held else "less"
+    return f"states {abs(seconds):.2f} s {than} than the file holds"
+
+
+class WavSound(NamedTuple):
+    """The sound of a WAV, in bytes: its place, how much the header states and how much is there, what a second takes.
+
+    What follows as much as is stated, and is neither a chunk nor padding, is sound, too.
+    """
+
+    place: int
+    stated: int
+    held: int
+    a_second: int
+
+
+def wav_sound(file: BinaryIO) -> WavSound | None:
+    """Where a WAV's sound is; None if it is no WAV, or has none."""
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    place, end, rate, sound, chunks = 12, file.seek(0, 2), 1, None, 0
+    while place + 8 <= end:
+        file.seek(place)
+        name, size = struct.unpack("<4sI", file.read(8))
+        left = end - place - 8
+        if name == b"fmt ":
+            rate = max(struct.unpack("<8xI", file.read(12))[0], 1)
+        elif name == b"data":
+            sound = WavSound(place + 8, size, min(size, left), rate)
+        elif sound and name == b"RIFF":  # another file
+            return sound
+        elif sound and (size > left or not all(32 <= c < 127 for c in name)):
+            more = sound.held + left + 8 if chunks else end - sound.place
             file.seek(place)
-            name, size = struct.unpack("<4sI", file.read(8))
-            left = end - place - 8
-            if name == b"fmt ":
-                rate = max(struct.unpack("<8xI", file.read(12))[0], 1)  # bytes a second
-            elif name == b"data":
-                if size >= UNSTATED:
-                    return ""
-                if size > left:
-                    return f"states {(size - left) / rate:.2f} s more than the file holds"
-                sound = True
-            elif sound and (size > left or not all(32 <= c < 127 for c in name)):
-                file.seek(place)  # what follows the sound is no chunk, nor padding
-                return f"states {(left + 8) / rate:.2f} s less than the file holds" if any(file.read()) else ""
-            place += 8 + size + size % 2
-    return ""
+            return sound._replace(held=more) if any(file.read()) else sound
+        chunks += sound is not None and name != b"data"
+        place += 8 + size + size % 2
+    return sound
 
 
 class Recording(Audio):

@@ -123,6 +123,8 @@ def test_worker_that_fails_ends_the_others_in_one_line():
         chain.await_all([good, bad, slow], "evaluate")
     assert (good.returncode, bad.returncode, slow.returncode) == (0, 2, -signal.SIGKILL)
     assert chain.await_all([program("print('hm'); print('{\"a\": 1}')")], "mine") == [{"a": 1}]
+    odd = program(r"""print('{"a": "b\u2028c"}')""")  # ends a line in Python, and may stand in JSON
+    assert chain.await_all([odd], "mine") == [{"a": "b\u2028c"}]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

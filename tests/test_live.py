@@ -78,6 +78,10 @@ USAGE = {
     "input_token_details": {"audio_tokens": 40},
     "output_token_details": {"audio_tokens": 50},
 }
+ENDS = {  # before all was said
+    8: {"status": "cancelled", "status_details": {"type": "cancelled", "reason": "turn_detected"}},
+    9: {"status": "incomplete", "status_details": {"type": "incomplete", "reason": "unheard_of"}},
+}
 COST = (60 * 10 + 40 * 40 + 50 * 100 + 10 * 20) / 1e6
 
 
@@ -106,6 +110,8 @@ async def openai_turn(server: Websocket, socket: web.WebSocketResponse) -> None:
             if fault == "cut":
                 return None
     await socket.send_json({"type": "response.output_audio_transcript.delta", "delta": f"answer {number}"})
+    if number in ENDS:
+        return await socket.send_json({"type": "response.done", "response": ENDS[number] | {"usage": USAGE}})
     reason = {6: "max_output_tokens", 7: "content_filter"}.get(number)
     response = {"status": "incomplete" if reason else "completed", "usage": USAGE}
     await socket.send_json({"type": "response.done", "response": response | {"status_details": {"reason": reason}}})
@@ -115,12 +121,13 @@ def test_realtime_answers_are_each_querys_own_and_each_dollar_is_counted(monkeyp
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with Websocket(openai_turn) as server:
         system = OpenAIRealtimeSystem("m", server.url + "/v1", patience=QUICK, prices=PRICES)
-        answers = system.respond(*asked(8), 0)
+        answers = system.respond(*asked(10), 0)
         assert server.headers[0][0] == "/v1/realtime?model=m"
         assert server.headers[0][1]["Authorization"] == "Bearer secret"
-        assert server.count == 12  # eight, and four again
-    wanted = {5: "text_only", 6: "truncated", 7: "refused"}
-    assert [a.status for a in answers] == [wanted.get(n, "ok") for n in range(8)]
+        assert server.count == 14  # ten, and four again
+    wanted = {5: "text_only", 6: "truncated", 7: "refused", 8: "interrupted", 9: "interrupted"}
+    assert [a.status for a in answers] == [wanted.get(n, "ok") for n in range(10)]
+    assert answers[8].audio is None and answers[8].cost_usd == pytest.approx(COST)
     for number in (0, 1, 2, 3, 4, 6):
         answer = answers[number]
         assert pitch(answer.audio) == number and answer.text == f"answer {number}"
@@ -147,10 +154,10 @@ def test_a_realtime_server_that_asks_to_wait_is_asked_later():
 
 
 async def gemini_turn(server: Websocket, socket: web.WebSocketResponse) -> None:
-    """As Google's server: JSON in binary frames; usage beside the turn's end."""
+    """As Google's server: JSON over several lines in binary frames; usage beside the turn's end."""
 
     async def send(event) -> None:
-        await socket.send_bytes(json.dumps(event).encode())
+        await socket.send_bytes((json.dumps(event, indent=2) + "\n").encode())
 
     setup = (await socket.receive_json())["setup"]
     assert setup["model"] == "models/m" and setup["generationConfig"]["responseModalities"] == ["AUDIO"]
@@ -166,6 +173,8 @@ async def gemini_turn(server: Websocket, socket: web.WebSocketResponse) -> None:
     if number == 4:
         await socket.close(code=1007, message=b"invalid")
         return
+    if number == 5 and server.seen[5] == 1:
+        await socket.send_bytes(b'{"serverContent": {"modelT')
     if number != 2:
         for piece in pieces(number):
             part = {"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": piece}}
@@ -195,6 +204,7 @@ def test_gemini_answers_are_each_querys_own_and_each_dollar_is_counted(monkeypat
         assert 0 < answer.latency["first_audio_seconds"] <= answer.latency["total_seconds"]
     assert answers[0].cost_usd == pytest.approx(COST)
     assert answers[3].cost_usd == pytest.approx(system.at_most_usd([0.1]))  # it says no usage
+    assert server.seen == {0: 1, 1: 2, 2: 1, 3: 1, 4: 1, 5: 2}  # the fifth's first answer held what is no JSON
     assert system.spent_usd == pytest.approx(sum(a.cost_usd for a in answers))
 
 

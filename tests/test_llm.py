@@ -46,6 +46,21 @@ def test_replies_keep_their_order_and_requests_are_bounded_when_many_are_asked(t
         assert llm.spent_usd == pytest.approx(40 * REPLY_USD)
 
 
+def test_all_slots_are_used_when_there_are_more_than_a_pool_has_by_itself(tmp_path):
+    together = threading.Barrier(120)
+
+    def answer(path, body, times):
+        try:
+            together.wait(timeout=10)  # for all of them
+        except threading.BrokenBarrierError:
+            return Sent(500, b"")
+        return Sent(200, completion("ok"))
+
+    with Loopback(answer) as server:
+        llm = chat(server.url, tmp_path, concurrency=120, patience=Patience(0, 30.0))
+        assert {r.status for r in llm.complete([said(f"q{i}") for i in range(120)])} == {"ok"}
+
+
 def test_nothing_is_lost_or_asked_twice_when_the_server_fails_in_every_way(tmp_path):
     """Each query meets a failure drawn from its text, once or twice; 5 % get garbage for ever."""
     queries = [f"q{i}" for i in range(100)]
@@ -117,6 +132,8 @@ def test_retry_after_gives_seconds_when_it_is_a_number_a_date_or_nonsense():
     assert retry_after("2") == 2.0 and retry_after(None) is None and retry_after("soon") is None
     assert retry_after(formatdate(time.time() + 30, usegmt=True)) == pytest.approx(30, abs=2)
     assert retry_after(formatdate(0, usegmt=True)) == 0.0
+    nonsense = ("\u00b2", "inf", "-1", "1_0", "")
+    assert retry_after("1.5") == 1.5 and [retry_after(value) for value in nonsense] == [None] * 5
 
 
 def test_a_refusal_is_the_answer_when_the_server_wants_a_longer_wait_than_patience(tmp_path):
@@ -211,6 +228,22 @@ def test_batch_files_carry_what_is_missing_and_bring_it_back_when_imported(tmp_p
     replies = back.complete(conversations)
     assert [(r.text, r.status) for r in replies] == [("A", "ok"), (None, "pending"), (None, "pending")]
     assert back.spent_usd == pytest.approx((10 * 2 + 5 * 8) / 1e6 / 2)  # gpt-4.1, at half the price
+
+
+def test_a_request_that_is_answered_is_not_uploaded_again(tmp_path, capsys):
+    requests, results = tmp_path / "requests.jsonl", tmp_path / "results.jsonl"
+    options = {"cache_dir": str(tmp_path / "cache"), "batch_requests": str(requests)}
+    first, expired = said("one\u2028line"), said("late")  # what ends a line in Python, and may stand in JSON
+    OpenAIChat("gpt-4.1", **options).complete([first, expired])
+    ids = [row["custom_id"] for row in batch_rows(str(requests))]
+    done = {"custom_id": ids[0], "response": {"status_code": 200, "body": json.loads(completion("A\u2028B"))}}
+    failed = {"custom_id": ids[1], "response": None, "error": {"code": "batch_expired"}}
+    results.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (done, failed)))
+    second = OpenAIChat("gpt-4.1", batch_results=[str(results)], **options)
+    assert "1 requests are answered and taken out; 1 are left" in capsys.readouterr().err
+    assert [reply.text for reply in second.complete([first, said("stage 2")])] == ["A\u2028B", None]
+    left = [row["body"]["messages"][0]["content"] for row in batch_rows(str(requests))]
+    assert left == [expired[0]["content"], "stage 2"]
 
 
 def test_a_batch_file_is_one_clear_line_when_it_is_broken(tmp_path):

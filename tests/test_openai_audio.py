@@ -18,7 +18,7 @@ from lightning_paras2s.bench.systems.remote_system import Prices
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.servers.spoken import read_sound, wav_bytes
+from lightning_paras2s.servers.spoken import read_sound, read_streamed, wav_bytes
 from lightning_paras2s.types import Audio, Query
 
 QUICK = Patience(retries=3, timeout_seconds=1.0, first_wait_seconds=0.01, longest_wait_seconds=1.0)
@@ -218,9 +218,25 @@ def test_an_account_that_runs_dry_keeps_what_was_answered():
         asks = system(server, concurrency=1)
         answers = asks.respond(*asked(5), 0)
         assert [a.status for a in answers] == ["ok", "ok", "http_402", "not_asked", "not_asked"]
+        queries, audios = asked(5)
         with pytest.raises(UserError, match="must have credit"):
-            asks.respond(*asked(1), 0)
-        assert len(server.requests) == 3
+            asks.respond(queries[2:], audios[2:], 0)
+        assert len(server.requests) == 4
+        assert asks.respond(*asked(1), 0)[0].status == "ok"  # and it is asked again, once there is credit
+
+
+def test_a_request_that_is_not_allowed_is_its_own_where_the_key_was_taken_before():
+    """403 is a wrong key to the first request, and moderation to a later one."""
+
+    def answer(path, body, times):
+        return Sent(403, b'{"error": {"message": "flagged"}}') if number_of(body) == 1 else Sent(200, completion(0))
+
+    with Loopback(answer) as server:
+        found = system(server, concurrency=1).respond(*asked(3), 0)
+        assert [a.status for a in found] == ["ok", "http_403", "ok"]
+        queries, audios = asked(2)
+        with pytest.raises(UserError, match="must accept the key"):
+            system(server).respond(queries[1:], audios[1:], 0)
 
 
 def test_a_request_holds_what_was_asked_for(monkeypatch):
@@ -260,6 +276,35 @@ def test_speech_that_is_cut_is_refused_and_a_header_without_a_length_is_not():
     assert len(read_sound(endless, "wav", 0).samples) == 6000
     with pytest.raises(ValueError, match="cut"):
         read_sound(b"\0" * 7, "pcm16", 24_000)
+
+
+@pytest.mark.parametrize("stated", [0, 4000, 12_000])
+def test_a_header_that_states_less_than_a_stream_brings_cuts_nothing(stated):
+    """A WAV whose header was written for its first piece, or before any."""
+    whole = wav_bytes(Audio(tone(0), 24_000))
+    place = whole.index(b"data") + 4
+    head, sound = whole[:place] + stated.to_bytes(4, "little"), whole[place + 4 :]
+    expected = np.frombuffer(sound, "<i2") / 32768
+    assert np.array_equal(read_sound(head + sound, "wav", 0).samples, expected)
+    chunk = b"LIST" + (4).to_bytes(4, "little") + b"INFO"
+    assert np.array_equal(read_sound(whole + chunk, "wav", 0).samples, expected)
+    if stated == 4000:
+        with pytest.raises(ValueError, match="cut in two"):
+            read_sound(head + sound[:4000] + chunk + sound[4000:], "wav", 0)
+        with pytest.raises(ValueError, match="no sound"):  # two files in a row
+            read_sound(whole + whole, "wav", 0)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("separator", ["\u2028", "\x85"])
+def test_a_stream_ends_its_lines_as_server_sent_events_do_and_nowhere_else(newline, separator):
+    """JSON may hold what Python takes for ends of lines."""
+    audio = {"data": base64.b64encode(wav_bytes(Audio(tone(0), 24_000))).decode(), "transcript": f"a{separator}b"}
+    choices = [{"delta": {"audio": audio}}, {"delta": {}, "finish_reason": "stop"}]
+    events = [json.dumps({"choices": [choice]}, ensure_ascii=False) for choice in choices]
+    body = "".join(f"data: {event}{newline}{newline}" for event in (*events, "[DONE]"))
+    found = read_streamed(body.encode(), "wav", 0)
+    assert (found.status, found.text, len(found.audio.samples)) == ("ok", f"a{separator}b", 6000)
 
 
 def test_a_dry_run_of_evaluate_tells_what_the_systems_cost_at_most(tmp_path):

@@ -161,7 +161,11 @@ WRONG = {
     "no model": (b"{}", 400, "with a model"),
     "another model": ({"model": "gpt-audio"}, 404, "must be one of half@f1"),
     "another checkpoint": ({"model": "half@f2"}, 404, "must be one of half@f1"),
-    "a temperature": ({"temperature": 0.7}, 400, "sampling is the server's; got temperature"),
+    "a temperature": ({"temperature": 0.7}, 400, "takes neither instructions nor tools; got temperature"),
+    "what shapes an answer": ({"logit_bias": {"1": 5}, "tool_choice": "required", "instructions": "be sad", "top_k": 1},
+                              400, "got logit_bias, tool_choice, instructions, top_k; leave it out"),
+    "a few tokens": ({"max_tokens": 1}, 400, "max_tokens must be an integer from 1024 on"),
+    "no number of tokens": ({"max_completion_tokens": "9999"}, 400, "must be an integer from 1024 on"),
     "several answers": ({"n": 2}, 400, "n must be 1"),
     "a system's message": ({"messages": [{"role": "system", "content": "x"}]}, 400, "got system: text"),
     "no base64": ({"messages": [{"role": "user", "content": [
@@ -178,6 +182,92 @@ def test_a_wrong_request_is_told_what_must_hold(half, name):
     content = sent if isinstance(sent, bytes) else json.dumps(body(level(1)) | sent).encode()
     found = CLIENT.post(f"{half.url}/v1/chat/completions", content=content)
     assert found.status_code == status and what in found.json()["error"]["message"]
+
+
+def test_what_changes_nothing_may_be_asked_for(half):
+    harmless = {"logprobs": False, "top_logprobs": 0, "tools": [], "tool_choice": "auto", "logit_bias": {}}
+    harmless |= {"response_format": {"type": "text"}, "max_tokens": 4096, "user": "me", "metadata": {"a": "b"}}
+    assert post(half.url, body(level(1), **harmless)).status_code == 200
+
+
+class Refusing(S2SSystem):
+    """Answers as whoever stands behind it says: with a `UserError` about its own account, or a status."""
+
+    config_sha = "f2"
+
+    def __init__(self) -> None:
+        self.says = ""
+
+    def check(self, queries, seconds):
+        if max(seconds) > 1:
+            raise UserError("a query must last up to 1 s")
+
+    def respond(self, queries, audios, sample):
+        if self.says == "no credit":
+            raise UserError("the account must have credit; check $SECRET_KEY")
+        return [Answer(None, status=self.says) if self.says else Answer(audio, "x") for audio in audios]
+
+
+def test_what_is_the_servers_own_fault_is_not_its_clients(capsys):
+    system = Refusing()
+    with Running({"half": system}) as running:
+        long = post(running.url, body(level(1, seconds=2.0)))
+        assert long.status_code == 400 and long.json()["error"]["message"] == "a query must last up to 1 s"
+        wanted = {"no credit": 503, "http_402": 503, "http_500": 503, "http_403": 422, "http_400": 422, "": 200}
+        for number, (system.says, status) in enumerate(wanted.items()):
+            found = post(running.url, body(level(number)))
+            assert found.status_code == status and "SECRET_KEY" not in found.text
+            kind = "server_error" if status == 503 else "invalid_request_error"
+            assert status == 200 or found.json()["error"]["type"] == kind
+    assert "check $SECRET_KEY" in capsys.readouterr().err  # who runs the server is told
+
+
+def test_a_remote_system_is_asked_again_after_its_account_was_empty():
+    from loopback import Loopback, Sent
+    from test_openai_audio import completion
+
+    empty = [False]
+    with Loopback(lambda *_: Sent(402, b"{}") if empty[0] else Sent(200, completion(0))) as upstream:
+        with Running({"half": OpenAIAudioSystem("m", upstream.url, patience=Patience(0, 5.0))}) as running:
+            statuses = []
+            for number, empty[0] in enumerate((False, True, True, False)):
+                statuses.append(post(running.url, body(level(number))).status_code)
+    assert statuses == [200, 503, 503, 200] and len(upstream.requests) == 4
+
+
+class Speaker(S2SSystem):
+    """Speaks a second of 440 Hz at a rate of its own; without one, on more channels than a file can have."""
+
+    config_sha = "f3"
+
+    def __init__(self, rate: int | None) -> None:
+        self.rate = rate
+
+    def respond(self, queries, audios, sample):
+        if self.rate is None:
+            return [Answer(Audio(np.zeros((800, 2000), np.float32), SAMPLE_RATE), "x") for _ in audios]
+        sound = 0.4 * np.sin(np.arange(self.rate) * 2 * np.pi * 440 / self.rate)
+        return [Answer(Audio(sound.astype(np.float32), self.rate), "x") for _ in audios]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("rate", [22_050, 44_100, 96_000])
+def test_a_voice_of_any_rate_is_heard_in_every_format(rate, stream):
+    with Running({"half": Speaker(rate)}) as running:
+        for kind in ("wav", "pcm16", "flac", "mp3", "opus"):
+            system = OpenAIAudioSystem("half", f"{running.url}/v1", audio_format=kind, stream=stream)
+            found = system.respond([Query("q", "p", "age", "test", "hi", {}, "", "")], [level(1)], 0)[0]
+            assert found.status == "ok" and found.audio.seconds == pytest.approx(1.0, abs=0.15)
+            assert np.argmax(np.abs(np.fft.rfft(found.audio.samples[:SAMPLE_RATE]))) == pytest.approx(440, abs=1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_cannot_be_written_is_an_error_and_counts_as_one(stream):
+    with Running({"half": Speaker(None)}) as running:
+        found = post(running.url, body(level(1), stream=stream))
+        assert found.status_code == 500 and found.json()["error"]["type"] == "server_error"
+        assert 'paras2s_responses_total{status="500"} 1' in metrics(running.url)
+        assert "paras2s_latency_seconds_count 0" in metrics(running.url)
 
 
 def test_long_large_and_slow_requests_are_refused_and_cut_ones_hurt_nobody(half):
@@ -245,6 +335,14 @@ def test_metrics_are_what_prometheus_reads(half):
     named = {line.split()[2] for line in lines if line.startswith("# TYPE")}
     assert {name.split("{")[0].removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in samples
             } <= named  # fmt: skip
+
+
+def test_counters_count_beyond_a_million():
+    counted = Metrics()
+    counted.accepted, counted.heard_seconds, counted.latency_sum = 1_234_567, 7_654_321.25, 1_234_567.5
+    lines = counted.prometheus(0).splitlines()
+    assert "paras2s_accepted_total 1234567" in lines and "paras2s_heard_seconds_total 7654321.25" in lines
+    assert "paras2s_latency_seconds_sum 1234567.5" in lines
 
 
 TERM = """

@@ -22,7 +22,7 @@ from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
 from lightning_paras2s.sweeping.price import step_of
-from lightning_paras2s.sweeping.rows import Rows
+from lightning_paras2s.sweeping.rows import Rows, rows_in
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
 from lightning_paras2s.types import FACTORS, Audio, Query, Verdict, append_jsonl, response_id
 
@@ -99,6 +99,13 @@ def place(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(sweep_runs, "PROGRAM", (sys.executable, str(tmp_path / "program.py")))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return tmp_path
+
+
+def test_a_row_is_read_back_whatever_its_words_hold(tmp_path):
+    """JSON may hold raw what ends a line in Python."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"reason": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert rows_in(path) == rows_in(path, holds="\u2028b") == [{"reason": "a\u2028b\x85c"}]
 
 
 def calls(place: Path) -> list[str]:

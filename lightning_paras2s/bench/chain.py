@@ -152,7 +152,7 @@ def await_all(processes: list[subprocess.Popen], name: str) -> list[dict[str, An
                     f"the step {name} must end well; got exit code {process.returncode}; "
                     "mend what it says above, then start the same command again"
                 )
-        return [json.loads(text.splitlines()[-1]) for text in printed]
+        return [json.loads(text.encode().splitlines()[-1]) for text in printed]
     finally:
         for process in processes:
             process.kill()

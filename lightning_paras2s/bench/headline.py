@@ -259,6 +259,6 @@ def write_rows(path: Path, runs: list[str], found: list[Evaluation], names: list
             about = {"run": run, "config_sha": evaluation.config_sha[name], "seed": seed, "system": name}
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
     made = {(line["run"], line["system"]) for line in lines}
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    kept = [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
     kept = [row for row in kept if (row["run"], row["system"]) not in made]
     replace_file(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in (*kept, *lines)))

@@ -79,7 +79,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
 def read_items(path: Path) -> list[Item]:
     if not path.is_file():
         raise UserError(f"{path} must be an existing file of items; got none; write it with `headline --items`")
-    return [Item(**json.loads(line)) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    return [Item(**json.loads(line)) for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
 def figures(items: list[Item]) -> dict[str, Any]:

@@ -62,8 +62,8 @@ class TextQuery:
 
 def authored(name: str) -> list[dict[str, Any]]:
     """The rows of a file of the text set."""
-    text = (files("lightning_paras2s") / f"data/text/{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    rows = (files("lightning_paras2s") / f"data/text/{name}.jsonl").read_bytes()
+    return [json.loads(line) for line in rows.splitlines()]
 
 
 @functools.lru_cache

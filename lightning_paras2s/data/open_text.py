@@ -92,11 +92,11 @@ def read_open(factor: str, split: str, folder: Path = FOLDER) -> list[OpenPrompt
     path = file_of(factor, split, folder)
     if not path.is_file():
         raise UserError(f"the open text set must have {path.name}; {folder} has none; get the whole set")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     return [_prompt(line, f"{path.name}:{number}") for number, line in enumerate(lines, 1)]
 
 
-def _prompt(line: str, where: str) -> OpenPrompt:
+def _prompt(line: bytes, where: str) -> OpenPrompt:
     names = [field.name for field in fields(OpenPrompt)]
     try:
         record = json.loads(line)

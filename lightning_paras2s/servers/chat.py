@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import say_once
-from lightning_paras2s.servers.batch import batch_rows, write_batch
+from lightning_paras2s.servers.batch import batch_rows, drop_answered, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
 from lightning_paras2s.servers.replies import (
@@ -97,7 +97,7 @@ class OpenAIChat(ChatLLM):
         max_usd: no request is sent that could take this object's spending above it.
         usd_per_million: (prompt, completion) tokens, where `PRICES` lacks the model.
         audio_usd_per_million: prompt tokens of audio, where `AUDIO_PRICES` lacks the model.
-        batch_requests: JSON lines to write for the Batch API, which costs half.
+        batch_requests: JSON lines to write for the Batch API, which costs half; those that are answered are taken out.
         batch_results: JSON lines that it gave back.
     """
 
@@ -139,6 +139,8 @@ class OpenAIChat(ChatLLM):
         self.batch_requests = Path(batch_requests) if batch_requests else None
         for path in batch_results or []:
             self.read_batch(path)
+        if self.batch_requests:
+            drop_answered(self.batch_requests, lambda key: self.cache.get(key) is not None)
 
     def complete(self, conversations: list[Conversation], samples: Sequence[str] | None = None) -> list[Reply]:
         keys = self.keys(conversations, samples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -159,11 +160,11 @@ def retry_after(value: str | None) -> float | None:
     """Seconds to wait, from a Retry-After header (seconds or a date); None where there is none or it makes no sense."""
     if value is None:
         return None
-    if value.strip().replace(".", "", 1).isdigit():
+    if re.fullmatch(r"\s*[0-9]+(\.[0-9]*)?\s*", value):
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -184,7 +185,9 @@ def gather(
             async with slots:
                 return await work(session, item)
 
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        # The slots are the bound: a pool with one of its own (100) would hold requests back while their time runs.
+        pool = aiohttp.TCPConnector(limit=concurrency)
+        async with aiohttp.ClientSession(timeout=timeout, connector=pool) as session:
             return await asyncio.gather(*(one(session, item) for item in items))
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:

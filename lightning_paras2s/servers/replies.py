@@ -82,11 +82,12 @@ class Account:
 
     def hopeless(self, answer: Answer) -> str:
         """Why every further request would fail as well: a wrong key, model or address, an empty account, or a server
-        that rejects the first requests and has accepted none; "" if it need not."""
+        that rejects the first requests and has accepted none; "" if it need not. To a key that it has taken, 403 says
+        what it thinks of one request (moderation)."""
         said = ": ".join(filter(None, (answer.status, said_of(answer))))
         self.accepted |= answer.status == "ok"
         self.rejected += answer.status == "http_400"
-        if answer.status in ("http_401", "http_403"):
+        if answer.status == "http_401" or (answer.status == "http_403" and not self.accepted):
             return f"{self.url} must accept the key in ${self.api_key_env}; got {said}; check the variable"
         if answer.status == "http_402" or (answer.status == "http_429" and b"insufficient_quota" in answer.body):
             return f"the account at {self.url} must have credit; got {said}; add some and run again"

@@ -13,11 +13,10 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
-from lightning_paras2s.audio import mono
+from lightning_paras2s.audio import UNSTATED, mono, wav_sound
 from lightning_paras2s.types import Audio
 
 Format = Literal["wav", "pcm16", "flac", "mp3", "opus"]
-UNKNOWN_SIZE = 0x7FFFF000  # a WAV header from this size on was written before its end was known
 EXACT = 32768.0  # 16-bit samples are whole multiples of its inverse
 
 
@@ -61,9 +60,8 @@ def read_sound(body: bytes, kind: Format, pcm_rate: int) -> Audio:
             raise ValueError("samples are cut")
         samples, rate = np.frombuffer(body, "<i2").astype(np.float32)[:, None] / EXACT, pcm_rate
     else:
-        check_whole(body)
         try:
-            samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
+            samples, rate = soundfile.read(io.BytesIO(whole(body)), dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise ValueError(f"no sound: {error}") from None
     if not np.isfinite(samples).all():
@@ -71,23 +69,25 @@ def read_sound(body: bytes, kind: Format, pcm_rate: int) -> Audio:
     return Audio(mono(samples) if len(samples) else np.zeros(0, np.float32), rate)
 
 
-def check_whole(body: bytes) -> None:
-    """Refuse a WAV that holds less than its header says.
+def whole(body: bytes) -> bytes:
+    """A WAV with a header that states all of its sound: that of a stream states what its first piece holds, or nothing.
+    Anything else stays as it is.
 
     Raises:
-        ValueError: if it does.
+        ValueError: if it holds less than its header says, or sound that is not in one piece.
     """
     if body[:4] != b"RIFF":
-        return
-    place = 12
-    while place + 8 <= len(body):
-        name, size = body[place : place + 4], struct.unpack("<I", body[place + 4 : place + 8])[0]
-        if name == b"data":
-            if UNKNOWN_SIZE > size > len(body) - place - 8:
-                raise ValueError(f"speech is cut: {len(body) - place - 8} of {size} bytes")
-            return
-        place += 8 + size + size % 2
-    raise ValueError("speech is cut: a WAV without samples")
+        return body
+    sound = wav_sound(io.BytesIO(body))
+    if sound is None:
+        raise ValueError("speech is cut: a WAV without samples")
+    if sound.stated >= UNSTATED or sound.stated == sound.held:
+        return body
+    if sound.stated > sound.held:
+        raise ValueError(f"speech is cut: {sound.held} of {sound.stated} bytes")
+    if sound.place + sound.held != len(body):
+        raise ValueError(f"speech is cut in two: {sound.stated} bytes, other chunks, {sound.held - sound.stated} bytes")
+    return body[: sound.place - 4] + struct.pack("<I", sound.held) + body[sound.place :]
 
 
 def decoded(pieces: list[str]) -> bytes:
@@ -124,8 +124,9 @@ def read_streamed(body: bytes, kind: Format, pcm_rate: int) -> Spoken:
     Raises:
         ValueError: if the stream is cut or malformed.
     """
-    events = [line[5:].strip() for line in body.decode("utf-8").splitlines() if line.startswith("data:")]
-    chunks = [json.loads(event) for event in events if event != "[DONE]"]
+    # Bytes are split at CR and LF alone, as the protocol has it; text would be at what JSON may hold raw (U+2028).
+    events = [line[5:].strip() for line in body.splitlines() if line.startswith(b"data:")]
+    chunks = [json.loads(event) for event in events if event != b"[DONE]"]
     for chunk in chunks:
         if not isinstance(chunk, dict) or "error" in chunk:
             raise ValueError(f"an event must be a piece of a completion; got {str(chunk)[:200]}")

@@ -8,6 +8,7 @@ import contextlib
 import hmac
 import json
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+
+REJECTED = ("http_400", "http_403", "http_413", "http_422")  # what a server behind a system says of one request
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,9 @@ class Server:
             response = refused(str(error), error.status)
         except ClientDisconnect:
             response = refused("the request ended before its end", 400)
+        except Exception as error:
+            traceback.print_exc()
+            response = refused(f"the server failed: {type(error).__name__}", 500)
         self.metrics.answered(response.status_code, time.perf_counter() - started if timed else None)
         if response.status_code != 200:
             say(f"{name} {response.status_code}: {json.loads(response.body)['error']['message']}")
@@ -195,10 +201,13 @@ class Server:
             )
         try:
             self.systems[model].check([asked.query], [asked.audio.seconds])
-            async with asyncio.timeout(self.limits.answer_seconds):
-                answer = await self.batches[model].answer(asked.query, asked.audio, asked.sample)
         except UserError as error:
             raise BadRequestError(str(error)) from None
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                answer = await self.batches[model].answer(asked.query, asked.audio, asked.sample)
+        except UserError:  # whom it tells of keys and accounts is who runs the server: `Batches` told it
+            raise BadRequestError("the model can't answer now; the server's log tells why; come again", 503) from None
         except FullError:
             raise BadRequestError(f"{self.limits.queue} requests wait already; come again", 429) from None
         except TimeoutError:
@@ -206,7 +215,6 @@ class Server:
         except Exception as error:
             raise BadRequestError(f"the model failed: {type(error).__name__}", 500) from error
         if answer.audio is None and (asked.speaks or not answer.text):
-            raise BadRequestError(
-                f"the model gave no answer: {answer.status}", 503 if unanswered(answer.status) else 422
-            )
+            again = unanswered(answer.status) and answer.status not in REJECTED
+            raise BadRequestError(f"the model gave no answer: {answer.status}", 503 if again else 422)
         return answer

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,19 +22,28 @@ from lightning_paras2s.types import Audio, Query
 
 FORMATS = ("wav", "pcm16", "flac", "mp3", "opus")
 PCM_RATE = 24_000  # Hz of pcm16, as OpenAI has it
+RATES = {  # Hz that a format has; the others have any
+    "mp3": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+    "opus": (8_000, 12_000, 16_000, 24_000, 48_000),
+}
 PIECE = 9600  # bytes of speech in an event of a stream: 0.2 s of pcm16
 KEPT_SECONDS = 3600  # what `expires_at` says; answers are not kept
-# The model decides on these alone; a request that sets one would be answered otherwise than it thinks.
-NOT_TAKEN = (
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop",
-    "tools",
-    "response_format",
-    "logprobs",
-)
+# What a request may hold: what is read, and what changes no answer.
+TAKEN = ("model", "messages", "modalities", "audio", "stream", "stream_options", "seed", "n")
+TAKEN += ("user", "safety_identifier", "prompt_cache_key", "metadata", "service_tier", "parallel_tool_calls")
+# Values of other fields that ask for what is done anyway, beside null and what is empty.
+HARMLESS: dict[str, tuple[Any, ...]] = {
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "store": (False,),
+}
+LENGTHS = ("max_tokens", "max_completion_tokens")
+LONGEST_TOKENS = 1024  # room for a minute of speech at 12.5 a second, and its words: answers end before by themselves
 
 
 class BadRequestError(Exception):
@@ -53,7 +61,6 @@ class Asked:
     Attributes:
         speaks: whether speech is wanted, or text alone.
         sample: from the request's seed; another one gives another answer where the system draws.
-        usage: whether a stream ends with a chunk of usage.
     """
 
     model: str
@@ -77,8 +84,7 @@ def read_request(body: bytes, max_seconds: float) -> Asked:
         raise BadRequestError(f"a request must be one JSON object; got {body[:60]!r} ({error})") from None
     if not isinstance(found, dict) or not isinstance(found.get("model"), str):
         raise BadRequestError("a request must be a JSON object with a model")
-    if given := [name for name in NOT_TAKEN if found.get(name) not in (None, [], {"type": "text"})]:
-        raise BadRequestError(f"the model's sampling is the server's; got {', '.join(given)}; leave it out")
+    check_fields(found)
     if found.get("n") not in (None, 1):
         raise BadRequestError(f"n must be 1; got {found['n']!r}; ask again with another seed")
     kinds, sound = found.get("modalities") or ["text"], found.get("audio") or {}
@@ -96,6 +102,28 @@ def read_request(body: bytes, max_seconds: float) -> Asked:
     except UserError as error:
         raise BadRequestError(f"messages: {error}") from None
     return Asked(found["model"], query, audio, "audio" in kinds, kind, bool(found.get("stream")), seed or 0)
+
+
+def check_fields(found: dict[str, Any]) -> None:
+    """Refuse what a request asks for in vain: it would be answered otherwise than it thinks.
+
+    Raises:
+        BadRequestError: naming the fields.
+    """
+    for name in LENGTHS:
+        tokens = found.get(name)
+        if tokens is not None and not (isinstance(tokens, int) and tokens >= LONGEST_TOKENS):
+            raise BadRequestError(
+                f"{name} must be an integer from {LONGEST_TOKENS} on, since the model ends its answers by itself; got "
+                f"{tokens!r:.60}; leave it out"
+            )
+    known = {*TAKEN, *LENGTHS}
+    given = [n for n in found if n not in known and found[n] not in (None, [], {}, "", *HARMLESS.get(n, ()))]
+    if given:
+        raise BadRequestError(
+            "the model's sampling is the server's, and it takes neither instructions nor tools; got "
+            f"{', '.join(given):.200}; leave it out"
+        )
 
 
 def messages_of(messages: Any) -> list[dict[str, Any]]:
@@ -203,12 +231,14 @@ def heard(kind: str, raw: bytes, max_seconds: float) -> Audio:
 
 
 def sound_bytes(audio: Audio, kind: str) -> bytes:
-    """Speech in the format that was asked for."""
+    """Speech in the format that was asked for, at the next higher rate that it has."""
     if kind == "wav":
         return wav_bytes(audio)
     if kind == "pcm16":
         samples = resample(audio, PCM_RATE).samples
         return np.clip(np.rint(samples * EXACT), -EXACT, EXACT - 1).astype("<i2").tobytes()
+    rates = RATES.get(kind, (audio.sample_rate,))
+    audio = resample(audio, min((rate for rate in rates if rate >= audio.sample_rate), default=rates[-1]))
     file = io.BytesIO()
     written = {"flac": ("FLAC", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}[kind]
     soundfile.write(file, in_range(audio.samples)[0], audio.sample_rate, format=written[0], subtype=written[1])
@@ -227,7 +257,7 @@ def completion(asked: Asked, answer: Answer, fingerprint: str, name: str) -> dic
     return {**head(asked, fingerprint, name, "chat.completion"), "choices": choices}
 
 
-def events(asked: Asked, answer: Answer, fingerprint: str, name: str) -> Iterator[str]:
+def events(asked: Asked, answer: Answer, fingerprint: str, name: str) -> list[str]:
     """The same as server-sent events. The model answers whole; a stream only brings it piece by piece."""
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "" if asked.speaks else answer.text or ""}]
     if asked.speaks:
@@ -238,10 +268,9 @@ def events(asked: Asked, answer: Answer, fingerprint: str, name: str) -> Iterato
         deltas.append({"audio": {"id": f"audio_{name}", "expires_at": int(time.time()) + KEPT_SECONDS}})
     reason = "length" if answer.status == "truncated" else "stop"
     whole = head(asked, fingerprint, name, "chat.completion.chunk")
-    for delta, ends in [*((delta, None) for delta in deltas), ({}, reason)]:
-        chunk = {**whole, "choices": [{"index": 0, "delta": delta, "finish_reason": ends}]}
-        yield f"data: {json.dumps(chunk)}\n\n"
-    yield "data: [DONE]\n\n"
+    ends = [*((delta, None) for delta in deltas), ({}, reason)]
+    chunks = [{**whole, "choices": [{"index": 0, "delta": delta, "finish_reason": end}]} for delta, end in ends]
+    return [*(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks), "data: [DONE]\n\n"]
 
 
 def head(asked: Asked, fingerprint: str, name: str, kind: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class Metrics:
         }
         lines = []
         for name, (value, told) in counters.items():
-            lines += [f"# HELP paras2s_{name} {told}", f"# TYPE paras2s_{name} counter", f"paras2s_{name} {value:g}"]
+            lines += [f"# HELP paras2s_{name} {told}", f"# TYPE paras2s_{name} counter", f"paras2s_{name} {value}"]
         lines += ["# HELP paras2s_waiting requests in the queue", "# TYPE paras2s_waiting gauge"]
         lines += [f"paras2s_waiting {waiting}", "# HELP paras2s_responses_total responses by status"]
         lines += ["# TYPE paras2s_responses_total counter"]
@@ -85,5 +85,5 @@ class Metrics:
         lines += ["# HELP paras2s_latency_seconds of good answers", "# TYPE paras2s_latency_seconds histogram"]
         lines += [f'paras2s_latency_seconds_bucket{{le="{bound:g}"}} {self.buckets[bound]}' for bound in BUCKETS]
         lines += [f'paras2s_latency_seconds_bucket{{le="+Inf"}} {self.latency_count}']
-        lines += [f"paras2s_latency_seconds_sum {self.latency_sum:g}"]
+        lines += [f"paras2s_latency_seconds_sum {self.latency_sum}"]
         return "\n".join([*lines, f"paras2s_latency_seconds_count {self.latency_count}", ""])

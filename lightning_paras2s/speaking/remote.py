@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict
 from math import inf
 
-import soundfile
-
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
 from lightning_paras2s.servers.replies import Account
+from lightning_paras2s.servers.spoken import read_sound
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice
 from lightning_paras2s.types import Audio, Style
 
@@ -136,10 +134,7 @@ def read_wav(body: bytes) -> Audio:
     Raises:
         ValueError: if it is cut, empty or no sound file.
     """
-    try:
-        samples, rate = soundfile.read(io.BytesIO(body), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"no sound file: {error}") from None
-    if not len(samples):
+    audio = read_sound(body, "wav", 0)
+    if not len(audio.samples):
         raise ValueError("no samples")
-    return Audio(samples.mean(1), rate)
+    return audio

@@ -107,8 +107,8 @@ class Rows:
 
 def rows_in(path: Path, holds: str = "") -> list[dict[str, Any]]:
     """The JSON lines of a file in which that stands; none where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if holds in line]
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if holds.encode() in line]
 
 
 def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def scores_of(run: Run) -> dict[str, Any]:
     row = {key: summary[key] for key in about if key in summary} | {"systems": found}
     told = run.work.folder / "skills.json"
     if "skills" in run.work.commands:
-        row["skills"] = json.loads(told.read_text().splitlines()[-1])["skills"]
+        row["skills"] = json.loads(told.read_bytes().splitlines()[-1])["skills"]
     if "audit" in run.work.commands:
         outside = json.loads((folder / "outside.json").read_text(encoding="utf-8"))
         row["outside"] = {key: outside[key] for key in ("systems", "notes", "pairs_a_factor")}

@@ -21,8 +21,8 @@ ENDS = (".wav", ".flac", ".ogg", ".mp3")
 def arena_items() -> list[dict[str, Any]]:
     """id, level, domain, voice (how it is to be said), styles, instruction (what is said), good (what a good answer
     does)."""
-    text = (files("lightning_paras2s") / "data/text/arena.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    rows = (files("lightning_paras2s") / "data/text/arena.jsonl").read_bytes()
+    return [json.loads(line) for line in rows.splitlines()]
 
 
 def read(root: Path) -> Iterator[Row]:

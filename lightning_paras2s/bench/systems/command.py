@@ -188,7 +188,7 @@ def _read_answers(path: Path) -> dict[str, Answer]:
     """What a program wrote; a line that can't be read is left out, speech that can't is the status "bad_audio", a text
     that is none is "bad_text"."""
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().splitlines():  # bytes: at CR and LF alone
         try:
             row = json.loads(line)
             name, place, text = row["id"], path.parent / row["audio"], row.get("text")

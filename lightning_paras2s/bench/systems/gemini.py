@@ -3,7 +3,6 @@ Table 3's peers)."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -100,14 +99,13 @@ class GeminiSystem(LiveSystem):
         content = event.get("serverContent") or {}
         return bool(content.get("turnComplete") or content.get("interrupted"))
 
-    def read(self, body: bytes) -> Spoken:
-        events = [json.loads(line) for line in body.splitlines()]
-        contents = [event.get("serverContent") or {} for event in events]
+    def read(self, said: list[dict[str, Any]]) -> Spoken:
+        contents = [event.get("serverContent") or {} for event in said]
         parts = [part for c in contents for part in (c.get("modelTurn") or {}).get("parts") or []]
         sounds = [part["inlineData"] for part in parts if "inlineData" in part]
-        said = "".join((c.get("outputTranscription") or {}).get("text") or "" for c in contents)
-        text = said or "".join(part.get("text") or "" for part in parts if not part.get("thought")) or None
-        usage = usage_of(next((e["usageMetadata"] for e in reversed(events) if "usageMetadata" in e), None))
+        heard = "".join((c.get("outputTranscription") or {}).get("text") or "" for c in contents)
+        text = heard or "".join(part.get("text") or "" for part in parts if not part.get("thought")) or None
+        usage = usage_of(next((e["usageMetadata"] for e in reversed(said) if "usageMetadata" in e), None))
         if any(c.get("interrupted") for c in contents):
             return Spoken(None, text, "interrupted", usage)
         if not sounds:

@@ -18,7 +18,7 @@ from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems.remote_system import RemoteSystem, Tries
 from lightning_paras2s.servers.remote import Answer as Got
 from lightning_paras2s.servers.remote import Gate, patiently, retry_after
-from lightning_paras2s.servers.spoken import EXACT
+from lightning_paras2s.servers.spoken import EXACT, Spoken
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio
 
@@ -60,6 +60,10 @@ class LiveSystem(RemoteSystem):
     def done(self, event: dict[str, Any]) -> bool:
         """Does this event end the answer? Raises `EventError` for one that says that it failed."""
 
+    @abstractmethod
+    def read(self, said: list[dict[str, Any]]) -> Spoken:
+        """What an answer's events say; raises ValueError for one that is cut or malformed."""
+
     @property
     def sent(self) -> dict[str, Any]:
         return self.setup()
@@ -78,7 +82,7 @@ class LiveSystem(RemoteSystem):
         try:
             async with asyncio.timeout(self.patience.timeout_seconds):
                 async with session.ws_connect(**options, max_msg_size=0) as socket:
-                    lines = await self._converse(socket, tries)
+                    events = await self._converse(socket, tries)
         except TimeoutError:
             return Got("timeout", attempts=attempt), None
         except EventError as error:
@@ -88,40 +92,44 @@ class LiveSystem(RemoteSystem):
             return Got(f"http_{error.status}", None, error.message.encode(), attempt), after
         except aiohttp.ClientError as error:
             return Got("connection", None, repr(error).encode()[:2000], attempt), None
+        last = json.dumps(events[-1]).encode()[:2000]
         try:
-            return Got("ok", tries.read(b"\n".join(lines)), lines[-1][:2000], attempt), None
+            if None in events:
+                raise ValueError("a message must be a JSON object")
+            return Got("ok", tries.read(events), last, attempt), None
         except ValueError:
-            return Got("malformed", None, lines[-1][:2000], attempt), None
+            return Got("malformed", None, last, attempt), None
 
-    async def _converse(self, socket: Any, tries: Tries) -> list[bytes]:
-        """Set up, ask, and take events until the last; those of the answer."""
+    async def _converse(self, socket: Any, tries: Tries) -> list[dict[str, Any] | None]:
+        """Set up, ask, and take events until the last; those of the answer. A message is an event, of however many
+        lines."""
         await socket.send_json(self.setup())
-        asked, lines = False, []
+        asked, events = False, []
         async for message in socket:
-            line = message.data if isinstance(message.data, bytes) else str(message.data).encode()
-            event = event_of(line)
-            if not asked and self.ready(event):
+            sent = message.data if isinstance(message.data, bytes) else str(message.data).encode()
+            event = event_of(sent)
+            if not asked and self.ready(event or {}):
                 asked = True
                 for sent in self.ask(tries.turns, tries.audio):
                     await socket.send_json(sent)
                 continue
-            ends = self.done(event)
+            ends = self.done(event or {})
             if asked:
-                tries.watch(line)
-                lines.append(line)
+                tries.watch(sent)
+                events.append(event)
                 if ends:
-                    return lines
+                    return events
         reason = f"the server closed ({socket.close_code}) before the answer's end"
         raise EventError(REFUSED.get(socket.close_code, "connection"), reason)
 
 
-def event_of(line: bytes) -> dict[str, Any]:
-    """A line's event; {} for what is none, which then ends nothing."""
+def event_of(message: bytes) -> dict[str, Any] | None:
+    """A message's event; None for what is none, which then ends nothing."""
     try:
-        event = json.loads(line)
+        event = json.loads(message)
     except (ValueError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def pcm(audio: Audio, rate: int) -> str:

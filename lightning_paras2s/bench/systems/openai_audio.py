@@ -97,8 +97,8 @@ class OpenAIAudioSystem(RemoteSystem):
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return {"url": self.url, "json": body, "headers": self.account.headers}
 
-    def read(self, body: bytes) -> Spoken:
-        return (read_streamed if self.streams else read_spoken)(body, self.audio_format, self.pcm_rate)
+    def read(self, said: bytes) -> Spoken:
+        return (read_streamed if self.streams else read_spoken)(said, self.audio_format, self.pcm_rate)
 
 
 def message_of(turn: Turn) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -29,9 +28,9 @@ PRICES = {  # platform.openai.com, 2025
 class OpenAIRealtimeSystem(LiveSystem):
     """A model behind OpenAI's realtime protocol: one connection a query, the whole recording at once.
 
-    Statuses and costs are those of `OpenAIAudioSystem`. `first_audio_seconds` counts from the opening of the
-    connection. Earlier turns are items of the conversation: a user's recording where there is one, else the words; an
-    assistant's words.
+    Statuses and costs are those of `OpenAIAudioSystem`; an answer that does not come to its end is "interrupted".
+    `first_audio_seconds` counts from the opening of the connection. Earlier turns are items of the conversation: a
+    user's recording where there is one, else the words; an assistant's words.
 
     Args:
         model: the server's name for it.
@@ -95,18 +94,15 @@ class OpenAIRealtimeSystem(LiveSystem):
             raise failure((response.get("status_details") or {}).get("error") or {})
         return event.get("type") == "response.done"
 
-    def read(self, body: bytes) -> Spoken:
-        events = [json.loads(line) for line in body.splitlines()]
-        pieces = [e["delta"] for e in events if e.get("type") in SPEECH]
-        text = "".join(e["delta"] for e in events if e.get("type") in (*WORDS, *TEXT)) or None
-        response = events[-1].get("response") or {}
-        reason = (response.get("status_details") or {}).get("reason")
-        usage = usage_of(response.get("usage"))
-        if reason == "content_filter" or not pieces:
-            status = "refused" if reason == "content_filter" else "text_only" if text else "empty"
+    def read(self, said: list[dict[str, Any]]) -> Spoken:
+        pieces = [e["delta"] for e in said if e.get("type") in SPEECH]
+        text = "".join(e["delta"] for e in said if e.get("type") in (*WORDS, *TEXT)) or None
+        response = said[-1].get("response") or {}
+        status, usage = status_of(response), usage_of(response.get("usage"))
+        if status in ("refused", "interrupted") or not pieces:
+            status = status if status in ("refused", "interrupted") else "text_only" if text else "empty"
             return Spoken(None, text, status, usage)
-        audio = read_sound(decoded(pieces), "pcm16", RATE)
-        return Spoken(audio, text, "truncated" if reason == "max_output_tokens" else "ok", usage)
+        return Spoken(read_sound(decoded(pieces), "pcm16", RATE), text, status, usage)
 
 
 def content_of(turn: Turn) -> tuple[str, dict[str, Any]]:
@@ -114,6 +110,18 @@ def content_of(turn: Turn) -> tuple[str, dict[str, Any]]:
     if turn.role == "user" and turn.sound is not None:
         return turn.role, {"type": "input_audio", "audio": pcm(turn.sound, RATE)}
     return turn.role, {"type": "input_text" if turn.role == "user" else "output_text", "text": turn.text}
+
+
+def status_of(response: dict[str, Any]) -> str:
+    """How an answer ended: whole only if the server says that it is completed (it may have been cancelled)."""
+    match response:
+        case {"status": "completed"}:
+            return "ok"
+        case {"status": "incomplete", "status_details": {"reason": "max_output_tokens"}}:
+            return "truncated"
+        case {"status": "incomplete", "status_details": {"reason": "content_filter"}}:
+            return "refused"
+    return "interrupted"
 
 
 def failure(error: dict[str, Any]) -> EventError:

@@ -53,8 +53,9 @@ class Prices:
 class RemoteSystem(S2SSystem):
     """A system behind HTTP; what one family of servers speaks is a subclass's. No bad answer raises: it has a status.
 
-    The first answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account)
-    ends the run, once what was answered beside it is kept.
+    After an answer that shows that all others would fail as well (a wrong key, an unknown model, an empty account), the
+    others of the batch are not asked; where none was answered, that is a `UserError`. The next batch is asked again: an
+    account may have been topped up.
 
     Args:
         api_key_env: the environment variable that holds the key; a server without keys needs none.
@@ -81,15 +82,16 @@ class RemoteSystem(S2SSystem):
         self.url, self.account, self.concurrency, self.patience = url, Account(url, api_key_env), concurrency, patience
         self.max_usd, self.prices, self.max_tokens, self.streams = max_usd, prices, max_tokens, streams
         self.spent_usd, self.reserved_usd = 0.0, 0.0
-        self.broken, self.fingerprint = "", ""  # `broken`: why every further request would fail
+        self.broken, self.fingerprint = "", ""  # `broken`: why every further request of a batch would fail
 
     @abstractmethod
     def request(self, turns: Sequence[Turn], audio: Audio, sample: int) -> dict[str, Any]:
         """The keywords of a POST that asks about a recording, `turns` having been said before."""
 
     @abstractmethod
-    def read(self, body: bytes) -> Spoken:
-        """What an answer's body says; raises ValueError for one that is cut or malformed."""
+    def read(self, said: Any) -> Spoken:
+        """What an answer's body says (of a conversation: its events); raises ValueError for one that is cut or
+        malformed."""
 
     @property
     @abstractmethod
@@ -113,9 +115,7 @@ class RemoteSystem(S2SSystem):
         return self.prices.of(Usage(text_in=TEXT_TOKENS + written, audio_in=heard)) + said
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        if self.broken:
-            raise UserError(self.broken)
-        gate = Gate()
+        self.broken, gate = "", Gate()
 
         async def work(session: Any, asked: tuple[Sequence[Turn], Audio]) -> Answer:
             return await self._ask(session, gate, *asked, sample)
@@ -124,6 +124,8 @@ class RemoteSystem(S2SSystem):
         answers = gather(asked, work, self.concurrency, self.patience)
         if self.broken and not any(answer.audio for answer in answers):
             raise UserError(self.broken)
+        if self.broken:
+            say_once(self.broken)
         return answers
 
     async def exchange(self, session: Any, gate: Gate, tries: Tries) -> Got:
@@ -181,8 +183,8 @@ class Tries:
             if self.system.speech.search(self.tail):
                 self.first = time.perf_counter() - self.started
 
-    def read(self, body: bytes) -> Spoken:
-        said = self.system.read(body)
+    def read(self, answer: Any) -> Spoken:
+        said = self.system.read(answer)
         self.ended = time.perf_counter()
         self.pending = 0.0
         if self.system.prices is not None:
