@@ -33,7 +33,7 @@ from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.types import Evidence, Measured, Query, Response, iter_jsonl, response_id
 
 Reads = Literal["heard", "written"]
-VERSION = 1  # of what measures.jsonl says; a higher one makes it anew
+VERSION = 2  # of what measures.jsonl says; a higher one makes it anew
 ANSWERED = ("ok", "no_tone", *HEARD_FAILURES)  # statuses of what a listener has heard, if only silence
 NO_ITEM = CorpusItem("", "", "")
 
