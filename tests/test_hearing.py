@@ -90,6 +90,16 @@ def test_a_tone_that_cannot_be_read_is_unscored_in_training_and_in_evaluation(tm
     assert ToneReward(Tone("empathetic")).score(batch, spoken).tolist() == [1, 0]  # silence has no tone to be right
 
 
+def test_a_tone_that_is_described_is_rewarded_as_the_one_that_it_is():
+    """A describer's "warm and cheerful" was none of our names, and 0."""
+    batch = [Query("q", "p", "emotion", "test", "", {"emotion": "happy"}, "", "")]
+    batch = type("Batch", (), {"queries": batch, "__len__": lambda self: 1})()
+    spoken = [SpokenResponse(VOICE, "", True, ())]
+    told = {"cheerful": 1, "excited": 1, "Warm and cheerful.": 1, "upbeat": 1, "happy": 1}
+    told |= {"calm": 0, "not cheerful": 0, "empathetic": 0, "flat": 0, "neutral": 0}
+    assert {tone: ToneReward(Tone(tone)).score(batch, spoken).item() for tone in told} == told
+
+
 def test_a_curly_apostrophe_is_no_mismatch_in_training_or_in_evaluation(tmp_path):
     """Training took "I\u2019m" for two words and gave the lowest score."""
     for evidence in both_ways(tmp_path, Ears(Ear("i'm sorry"), Tone("calm")), VOICE, "I\u2019m sorry"):
