@@ -46,7 +46,7 @@ class BeepTranscriber(Transcriber):
     def __init__(self, words: list[str]) -> None:
         self.words = words
 
-    def transcribe(self, audios: list[Audio]) -> list[str]:
+    def write_down(self, audios: list[Audio]) -> list[str]:
         return [" ".join(self._word(row) for row in spectrum(audio.samples)) for audio in audios]
 
     def _word(self, row: np.ndarray) -> str:

@@ -147,7 +147,7 @@ class Dictation(Transcriber):
     def __init__(self, breaks_after: int = 10**9) -> None:
         self.asked, self.breaks_after = 0, breaks_after
 
-    def transcribe(self, audios: list[Audio]) -> list[str]:
+    def write_down(self, audios: list[Audio]) -> list[str]:
         self.asked += len(audios)
         if self.asked > self.breaks_after:
             raise KeyboardInterrupt

@@ -58,6 +58,7 @@ def test_transcripts_follow_their_recordings_when_lengths_differ(shipped):
     assert len(set(alone)) == 6
     assert TinyTranscriber(str(SHIPPED), batch_size=1).transcribe(audios[::-1]) == alone[::-1]
     together = shipped.transcribe(audios)
+    assert together == shipped.write_down(audios)  # it writes plain words
     # Padding touches the last frames of the shorter ones.
     assert jiwer.wer(alone, together) < 0.1
 

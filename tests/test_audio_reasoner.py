@@ -100,7 +100,7 @@ def test_its_description_reaches_the_evidence_when_the_reply_can_be_read(reasone
 class Words(Transcriber):
     name = "words"
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         return ["hello there"] * len(audios)
 
 

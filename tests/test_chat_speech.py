@@ -63,6 +63,23 @@ def test_a_cascade_answers_the_words_it_heard_in_one_tone():
     assert [a.cost_usd for a in answers] == [0.01, 0.01] and llm.asked[1][1]["content"] == "the dog ran away"
 
 
+class Writes(BeepTranscriber):
+    """Writes what it hears as people do."""
+
+    def write_down(self, audios):
+        return ["That's $5.99 (or 20%)?" for _ in audios]
+
+
+def test_a_cascade_is_told_what_its_ear_wrote():
+    """Of "$5.99" the chat model got "5 99"."""
+    llm, audio = Says(lambda c: "oh no"), BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="sad"), "user")
+    ChatCascadeSystem(Writes(WORDS), llm, BeepSynthesizer(WORDS)).respond([query("sad")], [audio], 0)
+    CaptionCascadeSystem(Writes(WORDS), BeepRecognizer(), llm, BeepSynthesizer(WORDS)).respond(
+        [query("sad")], [audio], 0
+    )
+    assert all("That's $5.99 (or 20%)?" in asked[1]["content"] for asked in llm.asked) and len(llm.asked) == 2
+
+
 def test_a_topline_is_told_the_label_and_a_misfit_speaks_its_words_in_a_wrong_tone():
     llm = Says(lambda c: f"Response: oh no\nTone: {'empathetic' if 'sad' in c[0]['content'] else 'cheerful'}")
     queries = [query("sad"), query("happy")]

@@ -71,7 +71,7 @@ class Ear(Transcriber, StyleRecognizer):
     def __init__(self, words: str = GOOD) -> None:
         self.words, self.count = words, 0
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         self.count += len(audios)
         return [self.words if np.abs(a.samples).max() > 0.3 else "the rain in spain" for a in audios]
 
@@ -156,7 +156,7 @@ def test_every_way_to_fail_is_a_status_when_it_is_the_only_fault(tmp_path):
     }
 
     class Hears(Ear):
-        def transcribe(self, audios):
+        def write_down(self, audios):
             return ["" if np.abs(a.samples).max() < 0.3 else "take number as it comes" for a in audios]
 
     options = {"max_wer": 0.25, "candidates": 3}  # the number is one word of six
@@ -353,7 +353,7 @@ def test_a_server_that_answers_badly_at_first_leads_to_the_same_records(tmp_path
         ]
         manifest = write_manifest(folder / "in", queries)
         ear = Ear()
-        ear.transcribe = lambda audios: [""] * len(audios)  # so that candidates are many
+        ear.write_down = lambda audios: [""] * len(audios)  # so that candidates are many
         demonstrate([manifest], str(folder / "out"), ear, ear, llm, Beeps(), "v", candidates=2, max_wer=1.0)
         written = [json.loads(line) for line in (folder / "out/written.jsonl").read_text().splitlines()]
         kept = {"written": [{k: v for k, v in r.items() if k not in ("cost_usd", "inputs")} for r in written]}

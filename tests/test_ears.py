@@ -17,6 +17,7 @@ from lightning_paras2s.hearing.faster_whisper import FasterWhisper, check_sha256
 from lightning_paras2s.hearing.perplexity import Perplexity, missing_model
 from lightning_paras2s.hearing.transcribers import Whisper
 from lightning_paras2s.hearing.words import word_error_rate
+from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.types import Audio, Style
 
 SILENCE = Audio(np.zeros(32_000, np.float32), 16_000)
@@ -140,6 +141,19 @@ def test_ears_for_another_language_have_another_name(monkeypatch):
     assert Whisper().name == "whisper-large-v3" and Whisper(language="de").name == "whisper-large-v3-de"
     need(missing_ear())
     assert FasterWhisper(language="de").name == f"{FasterWhisper().name}-de"
+
+
+def test_whispers_own_writing_is_kept_and_what_was_heard_before_it_was_is_heard_anew(monkeypatch):
+    """A part's hash counts its real numbers."""
+    written = {"text": " It's $5.", "segments": [], "language": "en"}  # as its `transcribe` answers
+    model = types.SimpleNamespace(transcribe=lambda samples, language, temperature: written)
+    whisper = types.SimpleNamespace(load_model=lambda name, device: model)
+    monkeypatch.setitem(sys.modules, "whisper", whisper)
+    ear, said = Whisper("tiny", "cpu"), Audio(np.full(16_000, 0.1, np.float32), 16_000)
+    assert ear.write_down([said, SILENCE]) == ["It's $5.", ""] and ear.transcribe([said]) == ["it's 5"]
+    before = Whisper("tiny", "cpu")
+    del before.temperature
+    assert part_sha(before) != part_sha(ear)
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path):

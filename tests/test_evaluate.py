@@ -138,7 +138,7 @@ def test_finished_run_asks_nobody_again(bench, whole, tmp_path):
     shutil.copytree(folder, tmp_path / "again")
 
     class Deaf(BeepTranscriber):
-        def transcribe(self, audios):
+        def write_down(self, audios):
             raise AssertionError("asked again")
 
     again = evaluate(**{**bench, "transcriber": Deaf([])}, output=str(tmp_path / "again"))
@@ -180,7 +180,7 @@ def test_two_processes_score_one_manifest_as_one_does(bench, whole, tmp_path):
     assert [worker.exitcode for worker in workers] == [0, 0] and not (tmp_path / "summary.json").exists()
 
     class Deaf(BeepTranscriber):
-        def transcribe(self, audios):
+        def write_down(self, audios):
             raise AssertionError("asked again")
 
     assert numbers(evaluate(**{**bench, "transcriber": Deaf([])}, output=str(tmp_path))) == numbers(whole[1])

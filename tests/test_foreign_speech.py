@@ -39,7 +39,7 @@ class Neutral(StyleRecognizer):
 class Anything(Transcriber):
     name = "anything"
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         return ["please ask your mom about the dog first" for _ in audios]
 
 

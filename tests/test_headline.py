@@ -275,4 +275,4 @@ def test_an_audit_or_swaps_of_earlier_answers_are_not_read(tmp_path):
 
 def test_repetition_counts_word_pairs_said_before():
     assert [repetition(t) for t in ("", "oil", "the oil the house", "oil oil oil")] == [0, 0, 0, 0.5]
-    assert repetition("so sorry so sorry so") == 0.5  # so-sorry, sorry-so, twice each
+    assert repetition("so sorry so sorry so") == repetition("So sorry, so sorry. So!") == 0.5  # so-sorry, sorry-so

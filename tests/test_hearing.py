@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.queries.filters import filter
@@ -28,7 +30,7 @@ class Ear(Transcriber):
     def __init__(self, words: str) -> None:
         self.words = words
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         return [self.words] * len(audios)
 
 
@@ -88,6 +90,16 @@ def test_a_tone_that_cannot_be_read_is_unscored_in_training_and_in_evaluation(tm
     assert ToneReward(Tone("empathetic")).score(batch, spoken).tolist() == [1, 0]  # silence has no tone to be right
 
 
+def test_a_tone_that_is_described_is_rewarded_as_the_one_that_it_is():
+    """A describer's "warm and cheerful" was none of our names, and 0."""
+    batch = [Query("q", "p", "emotion", "test", "", {"emotion": "happy"}, "", "")]
+    batch = type("Batch", (), {"queries": batch, "__len__": lambda self: 1})()
+    spoken = [SpokenResponse(VOICE, "", True, ())]
+    told = {"cheerful": 1, "excited": 1, "Warm and cheerful.": 1, "upbeat": 1, "happy": 1}
+    told |= {"calm": 0, "not cheerful": 0, "empathetic": 0, "flat": 0, "neutral": 0}
+    assert {tone: ToneReward(Tone(tone)).score(batch, spoken).item() for tone in told} == told
+
+
 def test_a_curly_apostrophe_is_no_mismatch_in_training_or_in_evaluation(tmp_path):
     """Training took "I\u2019m" for two words and gave the lowest score."""
     for evidence in both_ways(tmp_path, Ears(Ear("i'm sorry"), Tone("calm")), VOICE, "I\u2019m sorry"):
@@ -133,3 +145,30 @@ def test_filter_keeps_a_chinese_query_whose_comma_is_not_heard(tmp_path):
     (tmp_path / "queries.jsonl").write_text(to_json(row) + "\n")
     paths = str(tmp_path / "queries.jsonl"), str(tmp_path / "kept.jsonl")
     assert filter(*paths, Ear("我今天真的很高兴见到你我们一起走"), Tone(None), keep_halves=True)["kept"] == 1
+
+
+AS_WRITTEN = (
+    "It costs $5.99.",
+    "It rose by 50%.",
+    "Tip 20% of $45.50, that's $9.10.",
+    "Okay (I'll call your sister right away).",
+    "がっこうでごはんをたべます",
+    "नमस्ते आप कैसे हैं",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.sampled_from(AS_WRITTEN), st.text(max_size=40)))
+def test_an_ear_that_writes_down_what_a_text_says_makes_no_word_error(text):
+    """Its words were made plain before they were compared, and the text's were not."""
+    (found,) = make_evidence([Said("s/q/0", VOICE, text)], Ears(Ear(text), Tone("calm")))
+    assert (found.transcript, found.wer) == (text, 0)
+
+
+@pytest.mark.parametrize("text", AS_WRITTEN)
+def test_a_query_that_is_heard_as_it_is_written_is_kept(tmp_path, text):
+    write_audio(tmp_path / "a.wav", VOICE)
+    row = Query("q", "p", "emotion", "test", text, {"emotion": "sad"}, "t", "a.wav")
+    (tmp_path / "queries.jsonl").write_text(to_json(row) + "\n")
+    paths = str(tmp_path / "queries.jsonl"), str(tmp_path / "kept.jsonl")
+    assert filter(*paths, Ear(text), None, max_wer=0.0, keep_halves=True)["kept"] == 1

@@ -60,7 +60,7 @@ class PitchEar(BeepTranscriber):
 
     name = "pitch-ear"
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         crossings = [np.mean(np.diff(np.sign(a.samples)) != 0) * RATE / 2 for a in audios]
         return ["said good" if c > 500 else "said bad" for c in crossings]
 

@@ -45,6 +45,8 @@ def test_embedded_judge_scores_what_was_heard(judge, transcript, tone, score):
     q = query()
     verdict = judge.judge(q, q.style, heard(transcript, tone))
     assert (verdict.score, verdict.status) == (score, "ok") and verdict.reason
+    written = f"{transcript.capitalize()}!".replace(" the ", ", the ")  # as an ear with capitals writes it
+    assert judge.judge(q, q.style, heard(written, tone)).score == score
 
 
 def test_embedded_judge_uses_the_labels_it_is_given(judge):

@@ -14,13 +14,14 @@ from lightning_paras2s.bench.corpora.rows import CorpusItem
 from lightning_paras2s.bench.measures import attribution, overlap
 from lightning_paras2s.bench.measures.attribution import Span, edited, feature_attributions, word_attributions
 from lightning_paras2s.bench.measures.captions import answer_after_thinking, speech_caption
-from lightning_paras2s.bench.measures.choices import Choices, choice_accuracy, chosen
+from lightning_paras2s.bench.measures.choices import Choices, choice_accuracy, chosen, is_unclear
 from lightning_paras2s.bench.measures.concordance import concordance
 from lightning_paras2s.bench.measures.condensation import balanced_quotas, condense
 from lightning_paras2s.bench.measures.emotion import allowed_probability, expected_rating, understood_emotion
 from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
 from lightning_paras2s.bench.measures.levels import TASKS, item_level, task_level
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.types import Audio
 
 
@@ -83,12 +84,41 @@ def test_a_choice_is_read_or_it_is_none(answer, letter):
     assert chosen(answer, OPTIONS) == letter
 
 
+FORMS = (
+    "The answer is {}. Because metal conducts heat.",
+    "The correct answer is {}, since metal conducts heat.",
+    "I would say option {}. Metal conducts heat.",
+    "The answer is option {} because it conducts heat.",
+)
+BARE = dict.fromkeys("ABCD", "")
+
+
+@pytest.mark.parametrize("letter", "ABCD")
+@pytest.mark.parametrize("form", FORMS)
+def test_each_letter_is_read_alike_however_it_is_heard(form, letter):
+    """ "the answer is a because", heard without capitals, was wrong, and "the answer is b because" right."""
+    assert chosen(form.format(letter), BARE) == letter
+    heard = plain_text(form.format(letter))
+    open_ = letter == "A" and "option" not in form
+    assert (chosen(heard, BARE), is_unclear(heard, BARE)) == (None if open_ else letter, open_)
+
+
+@pytest.mark.parametrize("answer", [
+    "The answer is a kind of bird.", "the answer is b because", "the answer is a kind of bird so option b",
+    "a good one", "the answer is a red car",  # the words of one option, of one only
+])  # fmt: skip
+def test_what_is_written_with_capitals_or_names_an_option_is_not_unclear(answer):
+    assert not is_unclear(answer, OPTIONS) and not is_unclear(answer, {"B": "", "C": ""})
+
+
 def test_choices_that_cannot_be_read_are_wrong_and_counted():
     answers = ["B", "no idea", "the answer is C", "A"]
     found = choice_accuracy(answers, [OPTIONS] * 4, ["B", "A", "C", "D"])
-    assert found == Choices(0.5, 4, 1)
+    assert found == Choices(0.5, 4, 1, 0)
+    # the second may be A or a kind of thing: of the first, which is right, the mean is made
+    assert choice_accuracy(["b", "the answer is a thing"], [BARE] * 2, ["B", "A"]) == Choices(1.0, 2, 0, 1)
     assert choice_accuracy(["no idea"] * 50, [OPTIONS] * 50, ["A"] * 50) == Choices(
-        0.0, 50, 50
+        0.0, 50, 50, 0
     )  # a guess has a quarter
     with pytest.raises(UserError, match="must be one of them; got 'E'"):
         choice_accuracy(["A"], [OPTIONS], ["E"])

@@ -29,6 +29,15 @@ def said(words: str = "", text: str | None = None, emotions: dict | None = None)
     return Said(words, text, None, emotions or {}, lambda audios: [])
 
 
+def test_a_choice_that_an_ear_without_capitals_leaves_open_has_no_value():
+    item = CorpusItem("q", "voicebench", "openbookqa", options=dict.fromkeys("ABCD", ""), right="A")
+    score = MEASURES["choice"].score
+    assert score(item, said("The answer is A because it is so.")) == (1.0, "A", {}, "ok")
+    assert score(item, said("the answer is a because it is so")) == (None, "", {}, "letter_or_article")
+    assert score(item, said("the answer is b because it is so")) == (0.0, "B", {}, "ok")
+    assert score(item, said("it is a kind of bird")) == (0.0, "", {}, "unread")
+
+
 def test_events_and_ratings_as_worked_by_hand():
     there = [{"label": "Laugh", "seconds": 1.0}, {"label": "sigh", "seconds": 3.0}]
     item = CorpusItem("q", "own", "", labels={"events": there, "rating": 4})

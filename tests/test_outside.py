@@ -33,7 +33,7 @@ class Counting(Transcriber):
     def __init__(self) -> None:
         self.asked = 0
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         self.asked += len(audios)
         return [f"the number {round(10 * float(np.abs(a.samples).max()))}" for a in audios]
 
@@ -109,10 +109,10 @@ class Killed(Counting):
         super().__init__()
         self.after = after
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         if self.asked >= self.after:
             raise KeyboardInterrupt
-        return super().transcribe(audios)
+        return super().write_down(audios)
 
 
 @pytest.mark.parametrize("after", [0, 2, 4, 6])

@@ -44,7 +44,7 @@ class Ear(Transcriber):
 
     name = "ear"
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         return [f"{pitch_of(audio):.0f} hertz {NASTY}" for audio in audios]
 
     def strange(self, audios):

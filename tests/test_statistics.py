@@ -106,6 +106,7 @@ def test_awareness_gain_is_zero_when_both_halves_get_one_reply():
 
 def test_response_contrast_of_equal_and_different_replies():
     assert statistics.response_contrast("i am so sorry", "i am so sorry") == 0
+    assert statistics.response_contrast("I am so sorry.", "i am, so sorry") == 0
     assert statistics.response_contrast("i am so sorry", "hooray let us celebrate") == 1
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,9 +220,18 @@ class CountingTranscriber(Transcriber):
     def __init__(self) -> None:
         self.heard = 0
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         self.heard += 1
         return ["the train home leaves in five minutes" if self.heard == 3 else "the train"]
+
+
+class WritingTranscriber(Transcriber):
+    """Hears every word, and writes it as people do."""
+
+    name = "writing"
+
+    def write_down(self, audios):
+        return ["It costs $5.99."] * len(audios)
 
 
 def write_scripts(path: Path, scripts: list[TextQuery]) -> str:
@@ -260,6 +270,15 @@ def test_synthesize_keeps_the_best_heard_candidate_when_there_are_several(tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "out/attempts.jsonl").read_text().splitlines()]
     best = {row["candidate"]: row["wer"] for row in rows}
     assert best == {2: 0.0, 0: pytest.approx(5 / 7)} and len(synthesizer.calls) == 3 + 5
+
+
+def test_synthesize_takes_the_first_candidate_when_it_is_heard_as_it_is_written(tmp_path):
+    """An ear's "$5.99" lost its signs before it was compared with the text's."""
+    costs = replace(script("emotion", ("happy", "sad")), text="It costs $5.99.")
+    options = {"synthesizer": FlakySynthesizer(0), "candidates": 5, "transcriber": WritingTranscriber()}
+    synthesize(str(tmp_path / "out"), write_scripts(tmp_path / "s.jsonl", [costs]), factors=["emotion"], **options)
+    rows = [json.loads(line) for line in (tmp_path / "out/attempts.jsonl").read_text().splitlines()]
+    assert [(row["candidate"], row["wer"]) for row in rows] == [(0, 0.0)] * 2
 
 
 def test_synthesize_refuses_candidates_when_nobody_listens(tmp_path):

@@ -200,7 +200,7 @@ def test_few_words_are_left_out(tmp_path):
 class Raving(Dictation):
     """Whisper's tiny.en on an utterance of 2.3 s of an eSpeak voice, as it said it."""
 
-    def transcribe(self, audios):
+    def write_down(self, audios):
         return ["and the frittan" + " le frittan" * 30 for _ in audios]
 
 

@@ -26,6 +26,7 @@ from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.outside import Outside
+from lightning_paras2s.hearing.words import plain_text, plain_units
 from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file
 from lightning_paras2s.types import Evidence, Query, Response, finite, read_jsonl, response_id
 
@@ -171,7 +172,7 @@ def speech_metrics(run: Path, response: Response | None, transcript: str) -> tup
 
 def repetition(transcript: str) -> float:
     """Share of word pairs that were said before: 0 for "the oil, the house", 0.5 for "oil oil oil"."""
-    words = transcript.split()
+    words = plain_units(transcript)
     pairs = list(zip(words, words[1:], strict=False))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
 
@@ -210,7 +211,7 @@ def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[s
     """Every metric with its interval; how many responses were not scored; whether lengths and answers still vary."""
     scores, seconds = stack(found, name, "score"), stack(found, name, "seconds")
     counts = {"n": int(np.isfinite(scores).sum()), "n_failed": int((~np.isfinite(scores)).sum())}
-    distinct = np.mean([len(set(e.transcripts[name])) / len(e.transcripts[name]) for e in found])
+    distinct = np.mean([len(set(map(plain_text, e.transcripts[name]))) / len(e.transcripts[name]) for e in found])
     varied = {"length_deviation": rounded(np.nanstd(seconds) / np.nanmean(seconds)), "distinct": rounded(distinct)}
     by_seed = [rounded(macro_parts(row[None], design).value) for row in scores]
     figures = {m: figure(macro_parts(stack(found, name, m), design), design) for m in METRICS}

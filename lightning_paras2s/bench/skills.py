@@ -27,7 +27,7 @@ from lightning_paras2s.data.embedded import Line, TextQuery, corpus, reply, text
 from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.hearing.words import word_error_rate
+from lightning_paras2s.hearing.words import plain_words, word_error_rate
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.acts import ActClassifier
 from lightning_paras2s.judging.judges import MAX_WER, heard_failure
@@ -78,7 +78,7 @@ def skills(
     scores: dict[str, dict[str, dict[str, float]]] = {skill: {} for skill in SCORES}
     for name, model in models.items():
         answers = answer_items(model, processor, examples)
-        heard = transcriber.transcribe([answer.audio for answer in answers])
+        heard = transcriber.write_down([answer.audio for answer in answers])
         for index, (item, answer, words) in enumerate(zip(asked, answers, heard, strict=True)):
             found = SCORES[item.skill](item, answer, words, classifier)
             scores[item.skill].setdefault(name, {})[str(index)] = found
@@ -129,7 +129,7 @@ def score_words(item: Item, answer: Answer, heard: str, classifier: ActClassifie
 
 def score_names(item: Item, answer: Answer, heard: str, classifier: ActClassifier) -> float:
     """The share of the speaker's attributes that are named."""
-    names, said = item.words.split(), set(heard.split())
+    names, said = item.words.split(), set(plain_words(heard))
     return sum(name in said for name in names) / len(names)
 
 

@@ -19,6 +19,7 @@ from scipy import stats
 from lightning_paras2s.bench import shares
 from lightning_paras2s.bench.shares import MIN_SHARED, MIN_SHARED_EACH
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.hearing.words import plain_units
 
 MIN_CLUSTERS = 20  # fewer contrast pairs say too little of their spread for an interval (speed/intervals.py)
 PASS = 4.0  # a pair is accurate if both halves score at least this
@@ -201,7 +202,7 @@ def awareness_gain(matched: NDArray, swapped: NDArray) -> NDArray:
 
 def response_contrast(a: str, b: str) -> float:
     """How differently the halves are answered: 1 - similarity of the word sequences (0 for equal replies)."""
-    return 1 - SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()
+    return 1 - SequenceMatcher(None, plain_units(a), plain_units(b), autojunk=False).ratio()
 
 
 def sign_flip_test(differences: ArrayLike, clusters: Sequence[str], repeats: int = 10_000, seed: int = 0) -> float:

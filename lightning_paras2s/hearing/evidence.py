@@ -45,7 +45,7 @@ class Said(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What was heard in one recording; None where nobody listened."""
+    """What was heard in one recording, the words as the ear wrote them; None where nobody listened."""
 
     transcript: str | None
     style: Style | None
@@ -70,7 +70,7 @@ def listen(
     styles: dict[str, Style | None] = dict.fromkeys(audible)
     if transcriber is not None:
         new = {i: audio for i, audio in audible.items() if i not in transcripts}
-        told = transcriber.transcribe(list(new.values())) if new else []
+        told = transcriber.write_down(list(new.values())) if new else []
         words |= {i: transcripts[i] for i in audible if i in transcripts} | dict(zip(new, told, strict=True))
     if recognizer is not None and audible:
         styles |= dict(zip(audible, recognizer.recognize(list(audible.values()), role), strict=True))

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.transcribers import Transcriber, spoken_in
-from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.hearing.transcribers import GREEDY, Transcriber, spoken_in
 from lightning_paras2s.running.threads import cores, side_by_side
 from lightning_paras2s.types import Audio
 
@@ -26,7 +25,8 @@ WHISPER_RATE = 16_000
 
 
 class FasterWhisper(Transcriber):
-    """Any Whisper in CTranslate2's format: greedy, the same words each time. Silence yields no words.
+    """Any Whisper in CTranslate2's format: greedy, the same words each time, with its own punctuation, capitals and
+    digits. Silence yields no words.
 
     Args:
         model: tiny.en (the extra's own, no download), the folder of a CTranslate2 Whisper, or its name on the hub.
@@ -61,26 +61,22 @@ class FasterWhisper(Transcriber):
         shares = {"cpu_threads": threads, "num_workers": cores()}
         self.model = WhisperModel(str(folder), device=device, compute_type=compute_type, **shares)
         self.device, self.compute_type = self.model.model.device, self.model.model.compute_type  # whatever `auto` means
-        self.language = language
+        self.language, self.temperature = language, GREEDY
         self.name = f"faster-whisper-{version('faster-whisper')}/{Path(model).name}-{compute_type}-{found[:8]}"
         self.name += spoken_in(language)
 
-    def transcribe(self, audios: list[Audio]) -> list[str]:
-        return [plain_text(text) for text in self.write_down(audios)]
-
     def write_down(self, audios: list[Audio]) -> list[str]:
-        """What is heard, with Whisper's own punctuation, capitals and digits."""
         return side_by_side(self._hear, audios)
 
     def _hear(self, audio: Audio) -> str:
         if is_silent(audio):
             return ""
-        # One temperature: no second try at random where the first is unsure. No text before a window sways it.
+        # No text before a window sways it.
         segments, _ = self.model.transcribe(
             resample(audio, WHISPER_RATE).samples,
             language=self.language,
             beam_size=1,
-            temperature=0.0,
+            temperature=self.temperature,
             condition_on_previous_text=False,
             without_timestamps=True,
         )

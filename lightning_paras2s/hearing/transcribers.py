@@ -22,6 +22,10 @@ from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE, acoustics_
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
 from lightning_paras2s.types import Audio
 
+# Whisper's temperature: no second try at random where the first is unsure. As a real number of an ear it is part of its
+# hash, so what was heard before an ear's own writing was kept is heard anew.
+GREEDY = 0.0
+
 
 class Transcriber(ABC):
     """Speech to text."""
@@ -32,12 +36,13 @@ class Transcriber(ABC):
     compute_type: str = "float32"  # of the device's arithmetic
 
     @abstractmethod
-    def transcribe(self, audios: list[Audio]) -> list[str]:
-        """Lower-case words without punctuation, one string an audio; "" for silence."""
-
     def write_down(self, audios: list[Audio]) -> list[str]:
-        """As `transcribe`, with the punctuation, capitals and digits of an ear that writes them."""
-        return self.transcribe(audios)
+        """What is heard, in the ear's own writing, with the punctuation, capitals and digits of an ear that writes
+        them; one string an audio, "" for silence."""
+
+    def transcribe(self, audios: list[Audio]) -> list[str]:
+        """`write_down` as plain words, which are no more than words: of "$5.99" they keep two numbers."""
+        return [plain_text(text) for text in self.write_down(audios)]
 
     def strange(self, audios: list[Audio]) -> list[bool]:
         """Which recordings hold speech that this ear was not made for and hears wrong; none, for an ear for any
@@ -84,7 +89,7 @@ class TinyTranscriber(Transcriber):
         self.network = load_module(CTCNetwork, path).eval()
         self.batch_size, self.min_confidence = batch_size, min_confidence
 
-    def transcribe(self, audios: list[Audio]) -> list[str]:
+    def write_down(self, audios: list[Audio]) -> list[str]:
         heard = [i for i, audio in enumerate(audios) if not is_silent(audio)]
         places, rows = [], []
         for batch in by_length([len(audios[i].samples) for i in heard], self.batch_size):
@@ -117,7 +122,8 @@ def written_confidence(logits: Tensor) -> float:
 
 
 class Whisper(Transcriber):
-    """openai-whisper (paper: large-v3); needs the extra `whisper` and its weights.
+    """openai-whisper (paper: large-v3), with its own punctuation, capitals and digits; needs the extra `whisper` and
+    its weights. Silence yields no words.
 
     Args:
         model: a name of the openai-whisper package, or a path to its weights.
@@ -135,16 +141,14 @@ class Whisper(Transcriber):
         self.name = f"whisper-{Path(model).name}{spoken_in(language)}"
         self.model, self.language = whisper.load_model(model, device=device), language
         self.device, self.compute_type = device, "float32" if device == "cpu" else "float16"
+        self.temperature = GREEDY
 
-    def transcribe(self, audios: list[Audio]) -> list[str]:
-        texts = []
-        for audio in audios:
-            samples = resample(audio, 16_000).samples
-            text = (
-                self.model.transcribe(samples, language=self.language, temperature=0.0)["text"] if len(samples) else ""
-            )
-            texts.append(plain_text(text))
-        return texts
+    def write_down(self, audios: list[Audio]) -> list[str]:
+        return ["" if is_silent(audio) else self._hear(audio) for audio in audios]
+
+    def _hear(self, audio: Audio) -> str:
+        samples = resample(audio, 16_000).samples
+        return self.model.transcribe(samples, language=self.language, temperature=self.temperature)["text"].strip()
 
 
 def spoken_in(language: str) -> str:

@@ -24,7 +24,18 @@ UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]+)"
 )
-_QUOTES = str.maketrans(dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u0060\uff07", "'"))
+_QUOTES = dict.fromkeys("\u2018\u2019\u201b\u02bc\u00b4\u0060\uff07", "'")
+_UNSEEN = dict.fromkeys("\u00ad\u200c\u200d\u200e\u200f\u2060\ufeff", "") | {"\u200b": " "}  # joiners, spaces
+_TYPED = str.maketrans(_QUOTES | _UNSEEN)
+# The normaliser drops what stands in brackets, which a voice says, and takes the dots of an ellipsis for a word.
+_SAID = str.maketrans(_QUOTES | _UNSEEN | dict.fromkeys("()[]<>\u2026", " "))
+# Marks without which a word is the same: accents (with those of Greek and Cyrillic), the points of Hebrew and Arabic,
+# what encircles a character or tells its variant. All others are of their script: vowels, and what voices a kana.
+_ACCENTS = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u1ab0-\u1aff\u1dc0-\u1dff"
+    "\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\U000e0100-\U000e01ef]"
+)
+_PRIVATE = 0xF0000  # characters that the normaliser leaves alone, where it drops marks
 # What the normaliser reads in one order or spelling only, and a voice says alike.
 _ALIKE = (
     (re.compile(r"(?<=\d):00\b"), ""),  # "10:00" is "ten"
@@ -44,10 +55,21 @@ _ALIKE = (
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower-case words: letters (without accents), digits, and apostrophes within a word."""
-    plain = unicodedata.normalize("NFKD", text.translate(_QUOTES).lower())
-    kept = "".join(c if c.isalnum() or c in "' " else " " for c in plain if not unicodedata.combining(c))
-    return [word for piece in kept.split() if (word := _unquoted(piece))]
+    """Lower-case words: letters (without accents, with the marks that are of their script), digits, and apostrophes
+    within a word."""
+    plain = "".join(map(_plain, unicodedata.normalize("NFKD", text.translate(_TYPED).lower())))
+    return [word for piece in unicodedata.normalize("NFC", plain).split() if (word := _unquoted(piece))]
+
+
+def _plain(c: str) -> str:
+    if c.isalnum() or c == "'" or _is_of_its_script(c):
+        return c
+    return "" if _ACCENTS.match(c) and unicodedata.category(c)[0] == "M" else " "
+
+
+def _is_of_its_script(c: str) -> bool:
+    """Is it a mark without which the word is another?"""
+    return unicodedata.category(c)[0] == "M" and not _ACCENTS.match(c)
 
 
 def _unquoted(word: str) -> str:
@@ -81,13 +103,24 @@ def _characters(piece: str) -> list[str]:
 def said_words(text: str) -> tuple[str, ...]:
     """The words of a text such that its written and its spoken form have the same: "that's 42" and "that is forty two"
     are that, is, 42."""
-    text = spoken_forms.before(text.translate(_QUOTES).lower())
+    text = spoken_forms.before(text.translate(_SAID).lower())
     for pattern, alike in _ALIKE:
         text = pattern.sub(alike, text)
-    normal = re.sub(r"\bone\b", "1", _normalizer()(text))  # which it writes as a word, but "21" in digits
+    normal = re.sub(r"\bone\b", "1", _normalized(text))  # which it writes as a word, but "21" in digits
     normal = spoken_forms.after(normal)
     normal = re.sub(r"(?<=\d) (?=\d)", "", normal)  # "nine one one", "twelve thirty": one number or several
     return tuple(normal.split())
+
+
+def _normalized(text: str) -> str:
+    """A text as the normaliser writes it, with the marks that are of their script (it drops them, and cuts words at
+    those that take up room)."""
+    apart = unicodedata.normalize("NFKD", text)
+    marks = {c: chr(_PRIVATE + ord(c)) for c in apart if _is_of_its_script(c)}
+    if not marks:
+        return _normalizer()(text)
+    normal = _normalizer()(apart.translate(str.maketrans(marks)))
+    return normal.translate(str.maketrans({hidden: mark for mark, hidden in marks.items()}))
 
 
 def said_numbers(text: str) -> set[str]:

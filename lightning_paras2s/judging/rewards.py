@@ -14,6 +14,7 @@ from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears, Said, listen, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
+from lightning_paras2s.hearing.tone_words import agrees
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
@@ -135,8 +136,8 @@ class TextJudgeReward(Reward):
 
 
 class ToneReward(Reward):
-    """1 if the tone heard in the waveform is the best for the query's style, else 0 (the ladder's third rung); 0 for
-    silence, unscored where the recogniser tells no tone.
+    """1 if the tone heard in the waveform, one of ours or a description of it, is the best for the query's style, else
+    0 (the ladder's third rung); 0 for silence, unscored where the recogniser tells no tone.
 
     Args:
         style: hears the tone, and with predicted labels the query's style.
@@ -152,7 +153,8 @@ class ToneReward(Reward):
         wanted = repeat([best_tones(q, s) for q, s in zip(batch.queries, styles, strict=True)], group_size)
         heard = listen({str(i): r.audio for i, r in enumerate(responses)}, None, self.style, "response")
         tones = [heard[str(i)].style.tone or "" if str(i) in heard else "silence" for i in range(len(responses))]
-        return torch.tensor([float(t in best) if t else float("nan") for t, best in zip(tones, wanted, strict=True)])
+        fits = [any(agrees(one, tone) for one in best) for tone, best in zip(tones, wanted, strict=True)]
+        return torch.tensor([float(fit) if tone else float("nan") for tone, fit in zip(tones, fits, strict=True)])
 
 
 class ScorerReward(Reward):

@@ -1,8 +1,9 @@
 """The measures that `evaluate` takes by name: what each reads of an item and of an answer, and what it makes of them.
 
 An item that lacks what a measure needs has no value and a status that says what: it is counted, and never 0. An answer
-that can't be read where there is something to be right about is wrong (0), with the status "unread". All but BLEU (0 to
-100), attributions (-1 to 1) and the errors (`wer`, `concordance`: lower is better) lie between 0 and 1.
+that can't be read where there is something to be right about is wrong (0), with the status "unread"; one that an ear
+without capitals leaves open has no value ("letter_or_article"). All but BLEU (0 to 100), attributions (-1 to 1) and the
+errors (`wer`, `concordance`: lower is better) lie between 0 and 1.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple
 from lightning_paras2s.bench.corpora import voicebench_scores as voicebench
 from lightning_paras2s.bench.corpora.rows import CorpusItem
 from lightning_paras2s.bench.measures import attribution, overlap
-from lightning_paras2s.bench.measures.choices import chosen
+from lightning_paras2s.bench.measures.choices import chosen, is_unclear
 from lightning_paras2s.bench.measures.concordance import concordance
 from lightning_paras2s.bench.measures.emotion import allowed_probability, understood_emotion
 from lightning_paras2s.bench.measures.events import Event, event_f1, event_hits
@@ -125,6 +126,8 @@ def choice(item: CorpusItem, said: Said) -> Scored:
     if item.right not in item.options:
         return lacking("no_options")
     letter = chosen(said.words, item.options)
+    if letter is None and is_unclear(said.words, item.options):
+        return lacking("letter_or_article")
     return Scored(float(letter == item.right), letter or "", status="ok" if letter else "unread")
 
 

@@ -3,7 +3,7 @@
 
 Both need `pip install 'lightning_paras2s[measures]'`, and neither downloads anything.
 
-What an ear hears has neither capitals nor punctuation, so both sides are plain lower-case words before they are
+What a voice says has neither capitals nor punctuation, so both sides are plain lower-case words before they are
 compared (sacrebleu's tokenizer "none"), and of a script without spaces each character is one: rouge-score's own
 tokenizer drops all but a-z and 0-9, and would give a Chinese answer 0. A figure therefore differs from one of written
 text with its punctuation.

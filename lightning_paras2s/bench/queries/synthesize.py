@@ -171,7 +171,7 @@ def make(
         audio, status = speak(job, synthesizer, job.seed + candidate, budget)
         if audio is None:
             continue
-        error = 0.0 if transcriber is None else word_error_rate(job.query.text, transcriber.transcribe([audio])[0])
+        error = 0.0 if transcriber is None else word_error_rate(job.query.text, transcriber.write_down([audio])[0])
         if best is None or error < best[0]:
             best = (error, candidate, audio)
         if best[0] == 0:

@@ -58,7 +58,7 @@ class CaptionCascadeSystem(ChatCascadeSystem):
         return False
 
     def asked(self, queries: list[Query], audios: list[Audio]) -> list[list[dict[str, str]]]:
-        said = self.transcriber.transcribe(audios)
+        said = self.transcriber.write_down(audios)
         styles = self.recognizer.recognize(audios, "query")
         captions = [
             speech_caption(words, asdict(style), 0.0, audio.seconds)

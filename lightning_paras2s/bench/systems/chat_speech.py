@@ -81,7 +81,7 @@ class ChatCascadeSystem(S2SSystem):
     def asked(self, queries: list[Query], audios: list[Audio]) -> list[list[dict[str, str]]]:
         """The conversation about each query that the chat model goes on with."""
         sounds = [[t.sound for t in q.turns if t.role == "user" and t.sound is not None] for q in queries]
-        said = iter(self.transcriber.transcribe([*audios, *(sound for before in sounds for sound in before)]))
+        said = iter(self.transcriber.write_down([*audios, *(sound for before in sounds for sound in before)]))
         heard = [next(said) for _ in audios]
         return [
             [
