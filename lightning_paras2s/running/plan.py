@@ -108,6 +108,7 @@ def plan(
         raise UserError(f"plan of Kimi-Audio takes one stage; got {', '.join(stages)}; give one, with its overlays")
     for name, values in stages.items():
         work, total_steps = read_work(values, name, work, total_steps, gpus)
+    work.check_trained()
     made = make_plan(Shape(), GPUS[gpu], gpus, work, total_steps, efficiency)
     print("\n".join(report(made, gpu, work, total_steps)))
     return {

@@ -197,6 +197,8 @@ def work_of(
         parts=parts,
         overlap=model.get("overlap", "auto") != "never",
     )
+    if trains:
+        work.check_trained()
     trains = trains and policy.get("trains", trains)
     speaks = samples and short(reward) not in ("TokenCountReward", "TextJudgeReward")
     listener = listener_of(arguments(reward) | {"reward": short(reward)}, steps / CODE_RATE)
