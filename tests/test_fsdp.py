@@ -13,9 +13,9 @@ from test_runs import toy_config
 
 from lightning_paras2s.running.checkpoints import checkpoints
 
-# 78 tokens are one query of up to 12 + 4 * 8 tokens, or two of 6 + 4 * 8: in the second batch, rank 0 (prompts of 8 and
-# 7 tokens) needs two micro-batches and rank 1 (6 and 5) one; in the first, rank 1 has nothing to learn from at all.
-UNEVEN = (("micro_batch_tokens", 78), ("mu", 2))
+# 112 tokens are one query of up to 4 * (12 + 8) tokens, or two of 4 * (6 + 8): in the second batch, rank 0 (prompts of
+# 8 and 7 tokens) needs two micro-batches, rank 1 (6 and 5) one; in the first, rank 1 has nothing to learn from at all.
+UNEVEN = (("micro_batch_tokens", 112), ("mu", 2))
 
 
 def run(folder: Path, scene: Scene, processes: int) -> list[dict]:

@@ -351,4 +351,4 @@ def test_command_plans_the_papers_run(monkeypatch, capsys):
     made = json.loads(out.splitlines()[-1])
     assert made["fits"] and made["memory_gb"]["trained_state"] == pytest.approx(19.5, abs=0.05)
     assert made["seconds_a_step"] == pytest.approx(sum(made["seconds"].values()))
-    assert made["micro_batch_tokens"] == made["largest_micro_batch"] // 8 * (150 + 8 * 256)
+    assert made["micro_batch_tokens"] == made["largest_micro_batch"] // 8 * 8 * (150 + 256)

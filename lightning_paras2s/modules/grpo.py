@@ -76,7 +76,9 @@ class GRPOModule(StageModule):
             False = they still feel the KL.
         mu: passes over each rollout.
         minibatches: optimizer steps a pass.
-        micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass; 0 = a minibatch at once.
+        micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass, as the policy runs them
+            (`SpeechLM.positions`: a prompt counts once an answer, unless its answers share it); a query's group is
+            never cut. 0 = a minibatch at once.
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
@@ -228,7 +230,7 @@ class GRPOModule(StageModule):
         old_logps = ref_logps = None
         with self.clock.timed("logps"):
             every = torch.arange(len(rollout.prompt), device=self.device)
-            parts = rollout.micro_batches(every, self.micro_batch_tokens)
+            parts = rollout.micro_batches(self.policy, every, self.micro_batch_tokens)
             if self.reference is not None:
                 ref_logps = self.all_logps(self.reference, rollout, parts)
             if self.mu * self.minibatches > 1:
@@ -245,7 +247,7 @@ class GRPOModule(StageModule):
         optimizer.zero_grad()
         denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
         with self.clock.timed("update"):
-            parts = learned.rollout.micro_batches(queries, self.micro_batch_tokens)
+            parts = learned.rollout.micro_batches(self.policy, queries, self.micro_batch_tokens)
             loss = torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
                 if actions is not None:

@@ -181,8 +181,13 @@ class Work:
             check_rounding("bfloat16" if self.weight_bytes == 2 else "float32", self.state_bits)
 
     @property
+    def query_tokens(self) -> int:
+        """Of a prompt and its answers, as `SpeechLM.positions` has it for models whose answers have each a copy."""
+        return self.group_size * (self.prompt + self.steps)
+
+    @property
     def tokens(self) -> int:
-        return self.rows * (self.prompt + self.steps)
+        return self.queries * self.query_tokens
 
 
 @dataclass(frozen=True)

@@ -137,9 +137,8 @@ def make_plan(
 
 
 def micro_batch_tokens(made: Plan, work: Work) -> int:
-    """The largest micro-batch as `model.micro_batch_tokens` counts it: whole groups, the prompt once a group."""
-    groups = max(1, made.largest_micro_batch // work.group_size)
-    return groups * (work.prompt + work.group_size * work.steps)
+    """The largest micro-batch as `model.micro_batch_tokens` counts it: whole groups."""
+    return max(1, made.largest_micro_batch // work.group_size) * work.query_tokens
 
 
 def weight_bytes_of(dtype: str) -> int:
