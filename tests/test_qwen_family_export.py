@@ -123,17 +123,17 @@ def test_adapters_are_read_again_as_they_were_trained(folder, tmp_path):
         with torch.no_grad():
             return policy.logps(prompt, drawn, DRAWN).values
 
-    def trained(path, trains) -> QwenOmni:
+    def trained(path, trains, size) -> QwenOmni:
         policy = QwenOmni(str(path), lora_rank=2, trains=trains, export="adapter", dtype="bfloat16")
         torch.manual_seed(1)
         for name, parameter in policy.named_parameters():
             if ".lora_B." in name:
-                torch.nn.init.normal_(parameter, std=1e-5)
+                torch.nn.init.normal_(parameter, std=size)
         return policy
 
-    first = trained(folder, "thinker")
+    first = trained(folder, "thinker", 1e-5)
     first.save(tmp_path / "sft")
-    second = trained(tmp_path / "sft", "both")
+    second = trained(tmp_path / "sft", "both", 1e-2)
     second.save(tmp_path / "grpo")
     assert torch.equal(logps(QwenOmni(str(tmp_path / "sft"), dtype="bfloat16")), logps(first))
     assert torch.equal(logps(second.reference()), logps(first))
@@ -141,7 +141,7 @@ def test_adapters_are_read_again_as_they_were_trained(folder, tmp_path):
     found, wide = QwenOmni(str(tmp_path / "grpo")), QwenOmni(str(tmp_path / "sft"), lora_rank=2)
     # in float32, where rounding hides nothing
     wide.load_state_dict({n: p for n, p in second.state_dict().items() if ".lora_" in n}, strict=False)
-    assert (logps(found) - logps(wide)).abs().max() < 1e-6 < (logps(found) - logps(wide.reference())).abs().max()
+    assert (logps(found) - logps(wide)).abs().max() < 1e-5 < (logps(found) - logps(wide.reference())).abs().max()
     second.export = "merged"
     second.save(tmp_path / "merged")
     kinds = {n: t.dtype for file in (tmp_path / "merged").glob("*.safetensors") for n, t in load_file(file).items()}
