@@ -40,6 +40,21 @@ def check_batch_size(size: int, name: str = "batch_size") -> None:
         raise UserError(f"a batch size must be at least 1; got {size}; set data.{name}")
 
 
+def check_rounding(dtype: str, state_bits: int) -> None:
+    """Refuse to train weights of a 16-bit type whose steps are rounded to the nearest.
+
+    Raises:
+        UserError: at usual rates a step is less than half of what lies between two such numbers: nothing would move.
+    """
+    if dtype == "float32" or (dtype, state_bits) == ("bfloat16", 8):
+        return
+    raise UserError(
+        f"weights that train must be float32, or bfloat16 with 8-bit moments, whose steps are rounded at random; got "
+        f"{dtype} with {state_bits}-bit moments, where small steps are lost; set the policy's dtype: float32 or a "
+        "lora_rank, or model.state_bits: 8"
+    )
+
+
 class OneLineErrors:
     """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
 

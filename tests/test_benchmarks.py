@@ -54,7 +54,7 @@ def test_rollout_writes_a_line_for_all_contenders(tmp_path, capsys):
     assert "| transformers |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("model", ["tiny_test", "kimi_test"])
+@pytest.mark.parametrize("model", ["tiny_test", "kimi_lora_test"])
 def test_logps_and_train_step_run(model):
     check(logps.main([*SMALL, "--model", model]), {"logps", "plain"})
     check(train_step.main([*SMALL, "--model", model]), {"update", "plain"})

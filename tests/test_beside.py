@@ -77,7 +77,8 @@ class Meeting(TokenCountReward):
 
 def test_the_next_part_is_sampled_while_one_is_scored(monkeypatch) -> None:
     """In order, the reward would wait for ever."""
-    module, data, notes = GRPOModule(ToyLM, lambda: None, overlap="always"), ToyData(labelled=False), []
+    module = GRPOModule(ToyLM, lambda: None, rollout_parts=4, overlap="always")
+    data, notes = ToyData(labelled=False), []
     reward, policy = Meeting(notes, sampling := [threading.Event() for _ in range(4)]), ToyLM()
     left = iter(sampling)
 
@@ -144,6 +145,8 @@ def test_unscored_answers_are_counted_over_all_parts(tmp_path: Path) -> None:
         train(lambda: Unscored(2), 1, tmp_path, max_unscored=0.4, rollout_parts=4)
     with pytest.raises(UserError, match="rollout_parts must be at least 1; got 0"):
         train(lambda: Unscored(2), 1, tmp_path, rollout_parts=0)
+    with pytest.raises(UserError, match="overlap: always needs a rollout in parts.*; got rollout_parts 1"):
+        train(lambda: Unscored(2), 1, tmp_path, overlap="always")
     with pytest.raises(UserError, match="overlap must be one of auto, always, never; got 'on'"):
         train(lambda: Unscored(2), 1, tmp_path, overlap="on")
 

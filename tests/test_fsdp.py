@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from fsdp_worker import Scene, command, said, start, train, weights_differ
+from test_kimi_audio import mixed_prompt, tiny_kimi
 from test_runs import toy_config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
+from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
 from lightning_paras2s.running.checkpoints import checkpoints
 
-# 78 tokens are one query of up to 12 + 4 * 8 tokens, or two of 6 + 4 * 8: in the second batch, rank 0 (prompts of 8 and
-# 7 tokens) needs two micro-batches and rank 1 (6 and 5) one; in the first, rank 1 has nothing to learn from at all.
-UNEVEN = (("micro_batch_tokens", 78), ("mu", 2))
+# 112 tokens are one query of up to 4 * (12 + 8) tokens, or two of 4 * (6 + 8): in the second batch, rank 0 (prompts of
+# 8 and 7 tokens) needs two micro-batches, rank 1 (6 and 5) one; in the first, rank 1 has nothing to learn from at all.
+UNEVEN = (("micro_batch_tokens", 112), ("mu", 2))
 
 
 def run(folder: Path, scene: Scene, processes: int) -> list[dict]:
@@ -118,6 +123,29 @@ def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
     assert codes == [1, 1] and time.monotonic() - started < 60
     assert "rank 1 of 2 failed" in said(tmp_path, 1) and "the reward broke down on purpose" in said(tmp_path, 1)
     assert "Traceback" not in said(tmp_path, 0) and "error" not in said(tmp_path, 0).lower()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_what_is_whole_behind_a_pass(frozen, tmp_path):
+    """Of a reference nothing: it would hold the root (at Kimi-Audio's size 3.7 GB a GPU) for the rest of the run. What
+    trains keeps its root for the backward pass.
+    """
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model, prompt, sampling = tiny_kimi(gather="float32").eval(), mixed_prompt(2), Sampling(6)
+        model = model.reference() if frozen else model
+        model.shard(init_device_mesh("cpu", (1,)))
+        completion = model.generate(prompt, sampling, sampling_noise(0, 0, 2, 6))
+        for _ in range(2):
+            with torch.no_grad():
+                model.logps(prompt, completion, sampling)
+            assert isinstance(model.lm_head.weight, DTensor) == frozen
+            assert all(isinstance(p, DTensor) for p in model.model.layers.parameters())
+            model.generate(prompt, sampling, sampling_noise(0, 0, 2, 6))
+            assert not frozen or all(isinstance(p, DTensor) for p in model.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_run_is_refused_on_lightnings_default_mesh(tmp_path):

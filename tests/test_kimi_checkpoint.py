@@ -1,6 +1,7 @@
 """The released checkpoint layout, on a tiny look-alike and on the real shapes (meta device)."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -189,17 +190,65 @@ def test_another_architecture_is_refused(released):
         read_config(released)
 
 
-def test_adapters_are_written_whole_beside_the_merged_weights(tmp_path):
-    """An update of 2^-12 on a weight of 1 is lost in bfloat16 (steps of 2^-7); the adapters hold it."""
-    model = tiny_kimi(lora_rank=4)
+def small_update(model: KimiAudio) -> KimiAudio:
+    """Adapters whose products are some 1e-5: of weights of .1, bfloat16 has steps of 5e-4."""
+    torch.manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_B." in name:
-                parameter.fill_(2.0**-12)
-    save_kimi(model, tmp_path / "policy")
-    kept, own = load_file(tmp_path / "policy" / ADAPTERS), dict(model.named_parameters())
-    assert kept and set(kept) == {name for name in own if ".lora_" in name}
-    assert all(torch.equal(kept[name], own[name]) for name in kept)
+                parameter.normal_(std=1e-5)
+    return model.eval()
+
+
+def test_a_policy_is_read_again_as_it_was_trained(tmp_path):
+    """Rounded into the weights its update would be lost: evaluated, and as the reference beneath new adapters, it must
+    give the trained policy's log-probabilities, bit for bit; so must new adapters on it in their turn, but for
+    rounding.
+    """
+    base, sft, grpo = (str(tmp_path / name) for name in ("base", "sft", "grpo"))
+    tiny_kimi(dtype="bfloat16").save(base)
+    prompt, sampling = mixed_prompt(), Sampling(max_steps=8)
+    completion = KimiAudio(base).generate(prompt, sampling, sampling_noise(1, 0, 7, 8))
+
+    def logps(model) -> torch.Tensor:
+        with torch.no_grad():
+            return model.logps(prompt, completion, sampling).values
+
+    trained = small_update(KimiAudio(base, lora_rank=4, dtype="bfloat16"))
+    trained.save(sft)
+    before = logps(trained)
+    assert not torch.equal(before, logps(trained.reference()))
+    assert torch.equal(logps(KimiAudio(sft, dtype="bfloat16").eval()), before)
+    onto = KimiAudio(sft, lora_rank=2, dtype="bfloat16").eval()
+    assert torch.equal(logps(onto), before) and torch.equal(logps(onto.reference()), before)
+    small_update(onto).save(grpo)
+    assert not torch.equal(logps(onto), before) and torch.equal(logps(onto.reference()), before)
+    found = load_file(f"{grpo}/{ADAPTERS}")
+    assert {t.dtype for t in found.values()} == {torch.float32}
+    assert {len(t) for name, t in found.items() if "lora_A" in name} == {4 + 2}
+    again = KimiAudio(grpo).eval()  # in float32, where rounding hides nothing
+    wide = KimiAudio(sft, lora_rank=2).eval()
+    wide.load_state_dict(onto.state_dict())
+    assert (logps(again) - logps(wide)).abs().max() < 1e-5 < (logps(again) - logps(KimiAudio(sft).eval())).abs().max()
+
+
+def test_adapters_without_their_base_are_one_line(tmp_path):
+    base, sft = tmp_path / "base", tmp_path / "sft"
+    tiny_kimi().save(base)
+    KimiAudio(str(base), lora_rank=4).save(sft)
+    tensors = load_file(sft / ADAPTERS)
+    name = sorted(tensors)[0]
+    save_file({n: t for n, t in tensors.items() if n != name}, sft / ADAPTERS, metadata={"base": str(base)})
+    with pytest.raises(UserError, match="must hold pairs of lora_A and lora_B; got model.layers.0"):
+        KimiAudio(str(sft))
+    save_file(tensors | {name: torch.ones(4, 3)}, sft / ADAPTERS, metadata={"base": str(base)})
+    with pytest.raises(UserError, match=r"must fit its base; got model.layers.0.*; is it another base's"):
+        KimiAudio(str(sft))
+    shutil.rmtree(base)
+    with pytest.raises(UserError, match="need the folder that they were trained on; got none at .*base"):
+        KimiAudio(str(sft))
+    (sft / ADAPTERS).unlink()
+    KimiAudio(str(sft))  # the merged weights, as whoever deleted them was told
 
 
 def test_a_merged_weight_is_rounded_once(tmp_path):

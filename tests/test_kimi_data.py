@@ -14,6 +14,8 @@ from lightning_paras2s.data.datamodule import DualStreamDataModule
 from lightning_paras2s.data.sources import ManifestDialogues
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.processor import KimiProcessor
+from lightning_paras2s.models.qwen_omni.processor import QwenOmniProcessor
+from lightning_paras2s.models.qwen_omni.scorer import audio_tokens
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT
 from lightning_paras2s.models.tiny.processor import TinyProcessor
 from lightning_paras2s.types import Audio
@@ -76,6 +78,21 @@ def test_batch_is_left_padded_prompts_and_right_padded_answers(folder, tokenizer
     assert batch.completion.tokens[0, TEXT, :3].tolist() == [2, 5, config.text_eos]
     assert batch.completion.actions.sum((1, 2)).tolist() == [3 + 6, 3 + 6]
     assert [q.id for q in batch.queries] == ["q0", "q1"]
+
+
+def test_lengths_are_positions_and_count_what_is_learned(folder, tokenizer):  # noqa: F811
+    """Of 0.3 and 0.5 s of query at 12.5 a second, and 0.4 s of answer where it is learned: batches are sorted with a
+    noise of 12 positions, against which seconds would be nothing. The Omni hears 25 a second.
+    """
+    labelled, alone = data(folder, tokenizer, str(folder / "a.jsonl")), data(folder, tokenizer)
+    assert list(labelled.train.lengths) == pytest.approx([12.5 * 0.7, 12.5 * 0.9])
+    assert list(alone.train.lengths) == pytest.approx([12.5 * 0.3, 12.5 * 0.5])
+    assert [alone.processor.length(alone.train[i]) for i in (0, 1)] == pytest.approx(alone.train.lengths)
+    dialogues = ManifestDialogues(str(folder / "q.jsonl"), None).dialogues("train", "")
+    heard = QwenOmniProcessor("models/Omni").prepare(dialogues, False, "")
+    assert list(heard.lengths) == pytest.approx([audio_tokens(30), audio_tokens(50)], abs=1)
+    # answers that are learned as tokens: rejection sampling
+    assert heard.answered([100, 7]) == pytest.approx([heard.lengths[0] + 100, heard.lengths[1] + 7])
 
 
 def test_reinforcement_learning_sees_queries_alone(folder, tokenizer):  # noqa: F811

@@ -294,6 +294,19 @@ def test_command_reads_a_training_config(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("stage", ["", "GRPOModule", "SFTModule"])
+def test_weights_that_no_step_would_move_are_refused(stage, tmp_path):
+    """Full fine-tuning in bfloat16 with moments that round to the nearest: Kimi by options, the Omni by config."""
+    options = {"lora_rank": 0, "dtype": "bfloat16"}
+    if stage:
+        omni = {"class_path": "QwenOmni", "init_args": options | {"path": "models/Omni-3B"}}
+        config = {"model": {"class_path": stage, "init_args": {"policy": omni}}, "data": {"init_args": {}}}
+        (tmp_path / "full.yaml").write_text(json.dumps(config))
+        options = {"config": [str(tmp_path / "full.yaml")]}
+    with pytest.raises(UserError, match="got bfloat16 with 32-bit moments, where small steps are lost; set the policy"):
+        plan(**options)
+
+
 @pytest.mark.parametrize(
     "model, got",
     [
@@ -338,4 +351,4 @@ def test_command_plans_the_papers_run(monkeypatch, capsys):
     made = json.loads(out.splitlines()[-1])
     assert made["fits"] and made["memory_gb"]["trained_state"] == pytest.approx(19.5, abs=0.05)
     assert made["seconds_a_step"] == pytest.approx(sum(made["seconds"].values()))
-    assert made["micro_batch_tokens"] == made["largest_micro_batch"] // 8 * (150 + 8 * 256)
+    assert made["micro_batch_tokens"] == made["largest_micro_batch"] // 8 * 8 * (150 + 256)

@@ -82,6 +82,15 @@ def test_bfloat16_weights_move_by_a_small_rate_when_rounded_at_random(monkeypatc
     assert (before - weight.detach().float().mean()).item() == pytest.approx(2e-4, rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_no_step_would_move_are_refused(dtype):
+    """32-bit moments round a step to the nearest: at 1e-6 a bfloat16 weight of .02 stays as it is for ever."""
+    weights = [nn.Parameter(torch.ones(4, 4, dtype=dtype)), nn.Parameter(torch.ones(4))]
+    with pytest.raises(UserError, match=f"got {str(dtype)[6:]} with 32-bit moments, where small steps are lost"):
+        adamw(weights, 1e-6, 0.0, (0.9, 0.95))
+    adamw([weights[0].requires_grad_(False), weights[1]], 1e-6, 0.0, (0.9, 0.95))  # frozen, it may be
+
+
 @pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)])
 def test_learning_rate_is_set_in_place_when_it_is_a_tensor(lr):
     """torchao refuses to step when its tensor was replaced."""

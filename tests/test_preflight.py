@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import lightning as L
 import pytest
 import yaml
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.modules.sample import SampleModule
 from lightning_paras2s.running import fit
-from lightning_paras2s.running.preflight import Launched, check_sizes, check_trainer, device_count, launched
+from lightning_paras2s.running.preflight import (
+    Launched,
+    check_run,
+    check_sizes,
+    check_trainer,
+    device_count,
+    launched,
+)
 
 ROOT = Path(__file__).parents[1]
 FSDP2 = yaml.safe_load((ROOT / "configs/trainer/fsdp2_8gpu.yaml").read_text())["trainer"]
@@ -122,3 +132,21 @@ def test_batch_of_nothing_is_refused_by_its_own_name(name: str) -> None:
     check_sizes({"data": {"init_args": {name: 1}}, "trainer": {}})
     with pytest.raises(UserError, match=f"a batch size must be at least 1; got 0; set data.{name}$"):
         check_sizes({"data": {"init_args": {name: 0}}, "trainer": {}})
+
+
+@pytest.mark.parametrize("name", ["minibatches", "rollout_parts"])
+def test_more_parts_than_a_batch_has_queries_are_refused(name: str) -> None:
+    """There would be fewer, in silence; where dropped queries shrink a minibatch, nothing was asked for."""
+    data = {"init_args": {"batch_size": 2}}
+    check_sizes({"data": data, "trainer": {}, "model": {"init_args": {name: 2}}})
+    with pytest.raises(UserError, match=f"model.{name} must be at most data.batch_size.*; got 3 of 2; lower it"):
+        check_sizes({"data": data, "trainer": {}, "model": {"init_args": {name: 3}}})
+
+
+def test_samples_of_a_sharded_policy_are_refused() -> None:
+    """One rank's last batch may have no partner, and the collective that gathers weights would wait for ever."""
+    module = SampleModule(lambda: None, lambda: None, "data")
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    check_run("predict", module, L.Trainer(**options, strategy="ddp"))
+    with pytest.raises(UserError, match="predict must not shard the policy.*; got ModelParallelStrategy"):
+        check_run("predict", module, L.Trainer(**options, strategy=ModelParallelStrategy(1, 1)))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from test_qwen_family import DRAWN, GREEDY, ears, queries, released_answer  # noqa: F401
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.qwen_omni.export import own_name
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, sampling_noise
 
@@ -108,6 +109,44 @@ class TestAdapters:
         drawn = policy.generate(prompt, DRAWN, sampling_noise(0, 0, 3, 14))
         logps = [model.logps(prompt, drawn, DRAWN).values for model in (policy, again.reference())]
         assert torch.allclose(*logps, atol=1e-4)  # W + BA is rounded to float32 once
+
+
+def test_adapters_are_read_again_as_they_were_trained(folder, tmp_path):
+    """In bfloat16, where weights of .02 have steps of 1e-4, an update of some 1e-6: evaluated, and as the reference
+    beneath new adapters, it gives the trained policy's log-probabilities bit for bit. Adapters on adapters are written
+    together, also where they are on another half; what is merged has the policy's type, as the config says.
+    """
+    prompt, _ = queries(LENGTHS)
+    drawn = QwenOmni(str(folder)).generate(prompt, DRAWN, sampling_noise(0, 0, 3, 14))
+
+    def logps(policy) -> torch.Tensor:
+        with torch.no_grad():
+            return policy.logps(prompt, drawn, DRAWN).values
+
+    def trained(path, trains, size) -> QwenOmni:
+        policy = QwenOmni(str(path), lora_rank=2, trains=trains, export="adapter", dtype="bfloat16")
+        torch.manual_seed(1)
+        for name, parameter in policy.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=size)
+        return policy
+
+    first = trained(folder, "thinker", 1e-5)
+    first.save(tmp_path / "sft")
+    second = trained(tmp_path / "sft", "both", 1e-2)
+    second.save(tmp_path / "grpo")
+    assert torch.equal(logps(QwenOmni(str(tmp_path / "sft"), dtype="bfloat16")), logps(first))
+    assert torch.equal(logps(second.reference()), logps(first))
+    assert not torch.equal(logps(second), logps(first)) and not torch.equal(logps(first), logps(first.reference()))
+    found, wide = QwenOmni(str(tmp_path / "grpo")), QwenOmni(str(tmp_path / "sft"), lora_rank=2)
+    # in float32, where rounding hides nothing
+    wide.load_state_dict({n: p for n, p in second.state_dict().items() if ".lora_" in n}, strict=False)
+    assert (logps(found) - logps(wide)).abs().max() < 1e-5 < (logps(found) - logps(wide.reference())).abs().max()
+    second.export = "merged"
+    second.save(tmp_path / "merged")
+    kinds = {n: t.dtype for file in (tmp_path / "merged").glob("*.safetensors") for n, t in load_file(file).items()}
+    assert {dtype for name, dtype in kinds.items() if own_name(name)} == {torch.bfloat16}
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
 def test_adapters_that_do_not_fit_are_one_line(folder, tmp_path):

@@ -134,10 +134,7 @@ def test_its_own_best_answers_are_learned(lab):
     losses = logged("runs/onegpu_sft/version_0", "train/loss")
     assert len(losses) == 8 and sum(losses[-2:]) < sum(losses[:2]), losses
     # RL goes on from it: the adapters are part of the base, and of the reference
-    policy = [
-        "--model.policy.init_args.path=runs/onegpu_sft/version_0/policy",
-        "--model.policy.init_args.export=merged",
-    ]
+    policy = ["--model.policy.init_args.path=runs/onegpu_sft/version_0/policy"]
     dispatch([*GRPO, *COUNTED, *policy, "--trainer.max_steps=1", "--trainer.logger.version=after_sft"])
     assert abs(logged("runs/onegpu_grpo/after_sft", "train/kl")[0]) < 1e-5
     trained = QwenOmni("runs/onegpu_grpo/after_sft/policy")

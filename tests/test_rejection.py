@@ -15,8 +15,9 @@ from lightning_paras2s.cli import dispatch
 from lightning_paras2s.data import embedded, sources
 from lightning_paras2s.data.completions import KeptCompletion, demonstration, keep_completions
 from lightning_paras2s.data.preferences import Preference
-from lightning_paras2s.data.rejection import best_answers
+from lightning_paras2s.data.rejection import Answered, best_answers
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.processor import RawItems
 from lightning_paras2s.models.speech_lm import Completion, Streams
 from lightning_paras2s.types import FACTORS, Query, append_jsonl, read_jsonl, to_json
 
@@ -80,6 +81,11 @@ def sampled(tmp_path_factory):
         options += ["--model.sampling.max_steps=110", "--data.batch_size=8", "--data.source.init_args.demonstrated=1.0"]
         dispatch(["predict", "--config", "preferences.yaml", *options, "--progress.refresh_rate=0"])
         yield folder
+
+
+def test_lengths_count_the_learned_answer_where_the_family_does():
+    kept = [KeptCompletion("a", 0, [1] * 40, [2] * 40, "1" * 40, "1" * 40, [0, 0], True)]
+    assert Answered(RawItems([None], False, [25.0]), kept).lengths == [65.0]
 
 
 def test_samples_are_kept_once_each_with_their_tokens(sampled):

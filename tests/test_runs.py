@@ -13,10 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omni_release import write_release
 from safetensors.torch import load_file
+from small_policy import small_policy
+from test_kimi_audio import tiny_kimi
+from toys import ToyLM
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.speech_lm import Completion, Prompt
+from lightning_paras2s.models.qwen_omni.lm import QwenOmni
+from lightning_paras2s.models.speech_lm import Completion, Prompt, Sampling, sampling_noise
 from lightning_paras2s.modules.rollouts import Rollout, cut
 from lightning_paras2s.running.checkpoints import checkpoints, last_checkpoint, publish, remove
 from lightning_paras2s.running.loaders import ResumableLoader
@@ -261,15 +266,39 @@ def rollout_of(queries: int, prompt: int, group_size: int, steps: int) -> Rollou
     tokens = torch.zeros(queries, 2, prompt, dtype=torch.long)
     answers = torch.zeros(queries * group_size, 2, steps, dtype=torch.long)
     completion = Completion(answers, answers.bool(), answers[:, 0, 0].bool())
-    return Rollout(Prompt(tokens, tokens[:, 0].bool()), completion, [])
+    return Rollout(Prompt(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool)), completion, [])
+
+
+def omni(folder: Path) -> QwenOmni:
+    write_release(folder / "omni")
+    return QwenOmni(str(folder / "omni"))
+
+
+POLICIES = {"tiny": lambda _: small_policy(), "kimi": lambda _: tiny_kimi(), "omni": omni}
 
 
 def test_forward_passes_when_tokens_are_limited() -> None:
     """A query is 10 + 3 * 5 = 25 tokens: 50 hold two, so five queries need three passes; 24 hold none."""
-    rollout = rollout_of(5, 10, 3, 5)
-    assert rollout.tokens_per_query == 25
-    assert [rollout.parts_needed(5, most) for most in (0, 24, 25, 50, 125, 1000)] == [1, 5, 5, 3, 1, 1]
-    assert rollout.parts_needed(0, 50) == 1
+    rollout, policy = rollout_of(5, 10, 3, 5), ToyLM()
+    assert [rollout.parts_needed(policy, 5, most) for most in (0, 24, 25, 50, 125, 1000)] == [1, 5, 5, 3, 1, 1]
+    assert rollout.parts_needed(policy, 0, 50) == 1
+
+
+@pytest.mark.parametrize("family", ["tiny", "kimi", "omni"])
+def test_no_forward_pass_has_more_tokens_than_it_may(family, tmp_path) -> None:
+    """Five prompts of 12 with 4 answers each, in passes of at most two queries as `positions` counts them: no layer
+    sees more than that (but for the Omni's mark of the speaker, one an answer), and one sees at least half as many.
+    """
+    policy, seen = POLICIES[family](tmp_path).eval(), []
+    prompt = rollout_of(5, 12, 4, 6).prompt
+    completion = policy.generate(prompt, Sampling(6), sampling_noise(0, 0, 20, 6), 4)
+    rollout, budget = Rollout(prompt, completion, []), 2 * policy.positions(12, completion.tokens.shape[2], 4)
+    for module in policy.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, args: seen.append(args[0][..., 0].numel()))
+    for part in cut(torch.arange(5), rollout.parts_needed(policy, 5, budget)):
+        policy.logps(*rollout.queries(part.queries)[:2], Sampling())
+    assert budget / 2 < max(seen) <= budget + 2 * 4
 
 
 def test_micro_batches_when_another_rank_needs_more() -> None:

@@ -77,6 +77,9 @@ class ToyLM(SpeechLM):
     def _blanks(self, rows: int) -> Tensor:
         return torch.tensor([[self.streams.text_blank, self.streams.audio_blank]]).repeat(rows, 1)
 
+    def positions(self, prompt: int, steps: int, group_size: int) -> int:
+        return prompt + group_size * steps
+
     def forward(self, prompt: Prompt, completion: Completion) -> tuple[Tensor, Tensor]:
         state, last, out = self._start(prompt, len(completion)), self._blanks(len(completion)), []
         for t in range(completion.tokens.shape[-1]):

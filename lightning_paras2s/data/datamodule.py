@@ -20,8 +20,8 @@ from lightning_paras2s.running.loaders import ResumableLoader
 
 
 class BucketedLoader(ResumableLoader):
-    """Batches of like length: `lengths` are sorted with some noise and cut in batches, whose order is a function of
-    (seed, epoch)."""
+    """Batches of like length: `lengths` are sorted with some noise, up to 12 positions, and cut in batches, whose order
+    is a function of (seed, epoch)."""
 
     def __init__(
         self,

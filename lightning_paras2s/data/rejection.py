@@ -153,7 +153,7 @@ class Answered:
 
     @property
     def lengths(self) -> list[float]:
-        return list(self.items.lengths)
+        return list(self.items.answered([len(k.text) for k in self.kept]))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -32,10 +32,11 @@ class HeadedLM(SpeechLM):
     def generate(
         self, prompt: Prompt, sampling: Sampling, noise: Tensor | None = None, group_size: int = 1
     ) -> Completion:
+        """See `SpeechLM.generate`. The result is as long as its longest row."""
         sampling.check_noise(noise)
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
-            return self.rollout(self, prompt, sampling, noise, group_size).run()
+            return self.rollout(self, prompt, sampling, noise, group_size).run().trim()
 
     def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""

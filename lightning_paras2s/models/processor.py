@@ -25,9 +25,14 @@ from lightning_paras2s.types import Audio, Query
 
 
 class Items(Protocol):
-    """Dialogues that a processor has prepared: a sequence, and each one's length for batches of like length."""
+    """Dialogues that a processor has prepared: a sequence, and each one's length for batches of like length, in
+    positions of the policy.
+    """
 
     lengths: Sequence[float]
+
+    def answered(self, steps: Sequence[int]) -> Sequence[float]:
+        """The lengths with answers of so many steps beside them, which are learned as tokens."""
 
     def __len__(self) -> int: ...
 
@@ -142,10 +147,13 @@ class RawItems:
 
     dialogues: list[Dialogue]
     labelled: bool
-    lengths: list[float]  # seconds
+    lengths: list[float]
 
     def __len__(self) -> int:
         return len(self.dialogues)
+
+    def answered(self, steps: Sequence[int]) -> list[float]:
+        return [length + more for length, more in zip(self.lengths, steps, strict=True)]
 
     def __getitem__(self, index: int) -> RawItem:
         d = self.dialogues[index]
@@ -157,9 +165,14 @@ class RawProcessor(Processor):
     """One whose ears run on the rank's own device: what a loader gives is speech."""
 
     carries_turns = True
+    rate: float  # positions of a second of speech
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> RawItems:
-        return RawItems(dialogues, labelled, [d.user.seconds + sum(t.seconds for t in d.turns) for d in dialogues])
+        def seconds(d: Dialogue) -> float:
+            answer = d.agent.seconds if labelled and d.agent is not None else 0.0
+            return d.user.seconds + sum(t.seconds for t in d.turns) + answer
+
+        return RawItems(dialogues, labelled, [self.rate * seconds(d) for d in dialogues])
 
     def collate(self, items: list[RawItem]) -> list[RawItem]:
         return items
@@ -168,4 +181,4 @@ class RawProcessor(Processor):
         return [RawItem(audio, turns=said) for audio, said in zip(audios, turns or [()] * len(audios), strict=True)]
 
     def length(self, item: RawItem) -> float:
-        return item.audio.seconds + sum(turn.seconds for turn in item.turns)
+        return self.rate * (item.audio.seconds + sum(turn.seconds for turn in item.turns))

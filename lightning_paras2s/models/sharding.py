@@ -40,14 +40,20 @@ def shard_blocks(
             f"weights must be sharded over all {dist.get_world_size()} processes; got a mesh of {mesh.size()}; set the "
             "strategy's data_parallel_size to the number of processes and tensor_parallel_size to 1"
         )
-    if not any(p.requires_grad for p in policy.parameters()):
-        policy.to(dtype)
+    if frozen := not trains(policy):
+        for parameter in policy.parameters():  # not its buffers: the policy keeps the type of its own
+            parameter.data = parameter.data.to(dtype)
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=precision)
-    fully_shard(policy, mesh=mesh, mp_policy=precision)
+    # what trains keeps the rest whole from its forward to its backward pass, as FSDP2 has it; here none comes
+    fully_shard(policy, mesh=mesh, mp_policy=precision, reshard_after_forward=True if frozen else None)
     for name in methods:
         register_fsdp_forward_method(policy, name)
+
+
+def trains(model: nn.Module) -> bool:
+    return any(p.requires_grad for p in model.parameters())
 
 
 def whole(parameter: nn.Parameter) -> Tensor:
@@ -75,6 +81,5 @@ def unsharded(policy: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in parts:
-            # the rest of the policy stays whole from its forward to its backward pass, as FSDP2 has it
-            part.set_reshard_after_forward(part is not policy, recurse=False)
+            part.set_reshard_after_forward(part is not policy or not trains(policy), recurse=False)
             part.reshard()

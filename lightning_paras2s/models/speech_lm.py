@@ -231,6 +231,13 @@ class SpeechLM(nn.Module, ABC):
         """A frozen model that equals this one now (a copy, or the same weights with the adapter off). Not a
         submodule."""
 
+    def positions(self, prompt: int, steps: int, group_size: int) -> int:
+        """That `logps` runs for a prompt of so many and its G answers, padding and all: each has a copy of the prompt.
+
+        A model that reads a prompt once for its whole group overrides it.
+        """
+        return group_size * (prompt + steps)
+
     def materialize(self) -> None:
         """Read weights that the constructor left for `shard` to read; nothing to do for most models."""
 

@@ -135,6 +135,11 @@ def check_parts(parts: int, overlap: str) -> None:
     check_choice("overlap", overlap, get_args(Overlap))
     if parts < 1:
         raise UserError(f"rollout_parts must be at least 1; got {parts}; set model.rollout_parts")
+    if overlap == "always" and parts == 1:
+        raise UserError(
+            "overlap: always needs a rollout in parts, or there is no next one to sample; got rollout_parts 1; set "
+            "model.rollout_parts 2 or more, or leave model.overlap out"
+        )
 
 
 def batch_rows(batch: DualStreamBatch, index: Tensor) -> DualStreamBatch:

@@ -75,15 +75,19 @@ class GRPOModule(StageModule):
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
         mu: passes over each rollout.
-        minibatches: optimizer steps a pass.
-        micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass; 0 = a minibatch at once.
+        minibatches: optimizer steps a pass, at most `data.batch_size`; fewer where too few queries are left to learn
+            from.
+        micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass, as the policy runs them
+            (`SpeechLM.positions`: a prompt counts once an answer, unless its answers share it); a query's group is
+            never cut. 0 = a minibatch at once.
         sync_every_micro_batch: sharded gradients are summed over ranks after each micro-batch and not once a step:
             more traffic, but no whole float32 gradient on each rank (4 bytes a trained weight).
         sampling: temperatures and longest response of the rollouts, and of all log-probabilities.
         rollout_parts: a rollout is drawn in so many parts, of which each reads the policy's weights anew. 1 = all at
             once.
-        overlap: whether a part is spoken and scored beside the next one's sampling: auto = on a GPU. The numbers are
-            the same; `plan` says whether it pays.
+        overlap: whether a part is spoken and scored beside the next one's sampling: auto = on a GPU, if
+            `rollout_parts` is above 1, which no config sets: by `plan` it gains less than 1 % of a step, and nobody has
+            measured it. The numbers are the same.
         state_bits: of the optimizer's moments: 32, or 8 for less memory (needs torchao).
         rollout_seed: with the step's number decides all rollouts; null follows `seed_everything`.
         max_unscored: the run stops if a larger share of a rollout's rewards is NaN.
@@ -228,7 +232,7 @@ class GRPOModule(StageModule):
         old_logps = ref_logps = None
         with self.clock.timed("logps"):
             every = torch.arange(len(rollout.prompt), device=self.device)
-            parts = rollout.micro_batches(every, self.micro_batch_tokens)
+            parts = rollout.micro_batches(self.policy, every, self.micro_batch_tokens)
             if self.reference is not None:
                 ref_logps = self.all_logps(self.reference, rollout, parts)
             if self.mu * self.minibatches > 1:
@@ -245,7 +249,7 @@ class GRPOModule(StageModule):
         optimizer.zero_grad()
         denominator, actions = self.denominator(learned, queries), shown_actions(learned, queries)
         with self.clock.timed("update"):
-            parts = learned.rollout.micro_batches(queries, self.micro_batch_tokens)
+            parts = learned.rollout.micro_batches(self.policy, queries, self.micro_batch_tokens)
             loss = torch.zeros((), device=self.device)
             for i, part in enumerate(parts, 1):
                 if actions is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_rounding
 
 
 def adamw(
@@ -27,7 +27,7 @@ def adamw(
             shards): 10 bytes a weight with its gradient instead of 16.
 
     Raises:
-        UserError: nothing trains, other bits, or 8 without torchao.
+        UserError: nothing trains, other bits, 8 without torchao, or a 16-bit weight whose small steps would be lost.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not trained:
@@ -35,6 +35,8 @@ def adamw(
     parts = ([p for p in trained if p.ndim >= 2], weight_decay), ([p for p in trained if p.ndim < 2], 0.0)
     groups = [{"params": some, "weight_decay": decay} for some, decay in parts if some]
     optimizer = of_bits(state_bits, groups, lr, betas)
+    for dtype in {p.dtype for p in trained}:
+        check_rounding(str(dtype).removeprefix("torch."), state_bits)
     optimizer.register_load_state_dict_pre_hook(own_options)
     return optimizer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.speech_lm import Completion, Prompt
+from lightning_paras2s.models.speech_lm import Completion, Prompt, SpeechLM
 from lightning_paras2s.running.ranks import mean_over_ranks, most_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
@@ -33,25 +33,23 @@ class Rollout:
     responses: list[SpokenResponse]
 
     @property
-    def tokens_per_query(self) -> int:
-        """A prompt and its G responses, padded."""
-        group_size = len(self.completion) // len(self.prompt)
-        return self.prompt.tokens.shape[-1] + group_size * self.completion.tokens.shape[-1]
+    def group_size(self) -> int:
+        return len(self.completion) // len(self.prompt)
 
     def queries(self, index: Tensor) -> tuple[Prompt, Completion, Tensor]:
         """Some of the queries with their whole groups: prompts, completions, and the completions' rows."""
-        group_size = len(self.completion) // len(self.prompt)
-        rows = (index[:, None] * group_size + torch.arange(group_size, device=index.device)).flatten()
+        rows = (index[:, None] * self.group_size + torch.arange(self.group_size, device=index.device)).flatten()
         return self.prompt.rows(index), self.completion.rows(rows), rows
 
-    def parts_needed(self, queries: int, most_tokens: int) -> int:
-        """Forward passes of at most so many tokens (0 = no limit); a single query may exceed them."""
-        size = max(1, most_tokens // self.tokens_per_query if most_tokens else queries)
+    def parts_needed(self, policy: SpeechLM, queries: int, most_tokens: int) -> int:
+        """Forward passes of at most so many of the policy's tokens (0 = no limit); a single query may exceed them."""
+        widths = self.prompt.tokens.shape[-1], self.completion.tokens.shape[-1]
+        size = max(1, most_tokens // policy.positions(*widths, self.group_size) if most_tokens else queries)
         return max(1, -(-queries // size))
 
-    def micro_batches(self, index: Tensor, most_tokens: int) -> list[MicroBatch]:
+    def micro_batches(self, policy: SpeechLM, index: Tensor, most_tokens: int) -> list[MicroBatch]:
         """Queries within the token budget, on all ranks in as many parts: each is a collective pass."""
-        return cut(index, most_over_ranks(self.parts_needed(len(index), most_tokens), index.device))
+        return cut(index, most_over_ranks(self.parts_needed(policy, len(index), most_tokens), index.device))
 
 
 def cut(index: Tensor, parts: int) -> list[MicroBatch]:

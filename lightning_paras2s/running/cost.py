@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from lightning_paras2s.errors import check_rounding
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
 CODE_RATE = 12.5  # steps and codes a second
@@ -174,9 +175,19 @@ class Work:
     def rows(self) -> int:
         return self.queries * self.group_size
 
+    def check_trained(self) -> None:
+        """Adapters are float32; other weights must move by steps of their own type."""
+        if not self.lora_rank:
+            check_rounding("bfloat16" if self.weight_bytes == 2 else "float32", self.state_bits)
+
+    @property
+    def query_tokens(self) -> int:
+        """Of a prompt and its answers, as `SpeechLM.positions` has it for models whose answers have each a copy."""
+        return self.group_size * (self.prompt + self.steps)
+
     @property
     def tokens(self) -> int:
-        return self.rows * (self.prompt + self.steps)
+        return self.queries * self.query_tokens
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def plan(
         raise UserError(f"plan of Kimi-Audio takes one stage; got {', '.join(stages)}; give one, with its overlays")
     for name, values in stages.items():
         work, total_steps = read_work(values, name, work, total_steps, gpus)
+    work.check_trained()
     made = make_plan(Shape(), GPUS[gpu], gpus, work, total_steps, efficiency)
     print("\n".join(report(made, gpu, work, total_steps)))
     return {
@@ -136,9 +137,8 @@ def make_plan(
 
 
 def micro_batch_tokens(made: Plan, work: Work) -> int:
-    """The largest micro-batch as `model.micro_batch_tokens` counts it: whole groups, the prompt once a group."""
-    groups = max(1, made.largest_micro_batch // work.group_size)
-    return groups * (work.prompt + work.group_size * work.steps)
+    """The largest micro-batch as `model.micro_batch_tokens` counts it: whole groups."""
+    return max(1, made.largest_micro_batch // work.group_size) * work.query_tokens
 
 
 def weight_bytes_of(dtype: str) -> int:

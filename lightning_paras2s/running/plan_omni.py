@@ -99,14 +99,14 @@ def plan_grpo(values: dict[str, Any], terms: Terms) -> StagePlan:
     model, omni = arguments(values["model"]), omni_of(arguments(values["model"])["policy"])
     work = work_of(values, terms, model.get("group_size", 8), parts=model.get("rollout_parts", terms.rollout_parts))
     w, largest = work.work, largest_omni_batch(omni, terms.gpu, work)
-    a_query, budget = w.prompt + w.group_size * w.steps, model.get("micro_batch_tokens", 0)
-    at_once = min(w.queries, max(1, budget // a_query) if budget else w.queries)
+    budget = model.get("micro_batch_tokens", 0)
+    at_once = min(w.queries, max(1, budget // w.query_tokens) if budget else w.queries)
     seconds = answer_seconds(omni, terms.gpu, work, terms.efficiency)
     seconds |= learn_seconds(omni, terms.gpu, work, terms.efficiency)
     steps = values.get("trainer", {}).get("max_steps", terms.total_steps)
     memory = omni_memory(omni, work, at_once * w.group_size)
     paid = work.listener.usd * w.rows * steps
-    most = largest // w.group_size * a_query
+    most = largest // w.group_size * w.query_tokens
     return StagePlan("GRPO", name_of(omni), memory, seconds, steps, terms.gpu.memory, paid, most)
 
 
@@ -197,6 +197,8 @@ def work_of(
         parts=parts,
         overlap=model.get("overlap", "auto") != "never",
     )
+    if trains:
+        work.check_trained()
     trains = trains and policy.get("trains", trains)
     speaks = samples and short(reward) not in ("TokenCountReward", "TextJudgeReward")
     listener = listener_of(arguments(reward) | {"reward": short(reward)}, steps / CODE_RATE)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_paras2s.errors import UserError, check_batch_size
@@ -33,12 +34,19 @@ def check_sizes(config: Mapping[str, Any], command: str = "fit") -> None:
     """Before anything is built, which takes long.
 
     Raises:
-        UserError: a batch, or a run, with nothing in it.
+        UserError: a batch, a part of one, or a run, with nothing in it.
     """
     data, trainer = (config.get("data") or {}).get("init_args") or {}, config["trainer"]
     for name in ("batch_size", "val_batch_size"):
         if data.get(name) is not None:
             check_batch_size(data[name], name)
+    model = (config.get("model") or {}).get("init_args") or {}
+    for name in ("minibatches", "rollout_parts"):
+        if (parts := model.get(name)) is not None and parts > data.get("batch_size", parts):
+            raise UserError(
+                f"model.{name} must be at most data.batch_size, the queries that a process has to cut; got {parts} of "
+                f"{data['batch_size']}; lower it, or raise data.batch_size"
+            )
     for name in ("max_steps", "max_epochs"):
         if trainer.get(name) == 0:
             raise UserError(f"trainer.{name} must be at least 1, or -1 for no limit; got 0; --check runs nothing")
@@ -172,13 +180,19 @@ def check_run(command: str, module: LightningModule, trainer: Trainer) -> None:
     """Refuse what a stage cannot do, or would do otherwise than asked.
 
     Raises:
-        UserError: no such step, Lightning's clipping beside the stage's own, or accumulation in RL.
+        UserError: no such step, samples of a sharded policy, Lightning's clipping beside the stage's own, or
+            accumulation in RL.
     """
     name = type(module).__name__
     step = STEPS[command]
     if step not in ("training_step", "validation_step") and not is_overridden(step, module, LightningModule):
         has = [c for c, s in STEPS.items() if is_overridden(s, module, LightningModule)]
         raise UserError(f"{name} can {', '.join(has)}; got {command}; choose one of those")
+    if command == "predict" and isinstance(trainer.strategy, ModelParallelStrategy):
+        raise UserError(
+            "predict must not shard the policy: ranks have different numbers of batches, and one that has none left "
+            "would be waited for; got ModelParallelStrategy (FSDP2); set --trainer.strategy ddp, or take one device"
+        )
     if command != "fit":
         return
     if not is_overridden(step, module, LightningModule):

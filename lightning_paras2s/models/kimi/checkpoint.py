@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.checkpoint import open_tensors, read_json
+from lightning_paras2s.models.lora import DOWN, UP, adapters_of
 from lightning_paras2s.models.pretrained import INDEX
 from lightning_paras2s.models.sharding import whole
 from lightning_paras2s.models.speech_lm import SpeechLM
@@ -35,6 +36,26 @@ def base_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters under their names in the checkpoint: without peft's wrappers and without adapters."""
     named = model.named_parameters()
     return {name.replace(".base_layer", ""): p for name, p in named if ".lora_" not in name}
+
+
+def base_of(folder: str | Path) -> str:
+    """The folder whose weights a policy begins with: itself, or what its adapters were trained on, since the weights
+    that they are merged into are rounded.
+
+    Raises:
+        UserError: that is not there.
+    """
+    file = Path(folder) / ADAPTERS
+    if not file.is_file():
+        return str(folder)
+    with open_tensors(file) as opened:
+        base = (opened.metadata() or {}).get("base", "")
+    if not (Path(base) / INDEX).is_file():
+        raise UserError(
+            f"the adapters of {folder} need the folder that they were trained on; got none at {base!r}; put it there, "
+            f"or delete {ADAPTERS} to take the merged weights, which are rounded to the folder's type"
+        )
+    return base
 
 
 def check_kimi(model: SpeechLM, folder: str | Path) -> None:
@@ -118,7 +139,7 @@ def read_into(parameter: nn.Parameter, piece) -> None:
 
 def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> None:
     """Write `model` as the release is laid out, adapters merged into the weights, so that upstream code loads it; the
-    adapters lie beside them, whole.
+    adapters lie beside them, whole, and the base's name with them: from both the policy is read again as it trained.
 
     The config keeps what the folder that the model was read from says beside the shapes (`auto_map` and others), and
     that folder's own code and text tokenizer come along. The new folder appears whole or not at all, in place of an
@@ -127,7 +148,8 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
     folder = Path(folder)
     refuse_other(folder, INDEX)
     part = folder.with_name(f".{folder.name}.part")
-    merged, writes = merged_adapters(model), not dist.is_initialized() or dist.get_rank() == 0
+    adapters = adapters_of(model)
+    merged, writes = merged_adapters(model, adapters), not dist.is_initialized() or dist.get_rank() == 0
     weight_map, total = {}, 0
     if writes:
         start(part)
@@ -139,12 +161,12 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
             save_file(tensors, part / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(names, file)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
-    adapters = {name: whole(p) for name, p in model.named_parameters() if ".lora_" in name}
     if not writes:
         return
-    if adapters:
-        tensors = {name: t.to("cpu", torch.float32).contiguous() for name, t in adapters.items()}
-        save_file(tensors, part / ADAPTERS, metadata={"base": str(model.path), "rank": str(model.lora_rank)})
+    if model.lora_rank and model.base is not None:  # else the base's weights are gone
+        tensors = {name + side: t for name, pair in adapters.items() for side, t in zip((DOWN, UP), pair)}
+        tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
+        save_file(tensors, part / ADAPTERS, metadata={"base": model.base})
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
     save_beside(model, part, dtype)
@@ -198,17 +220,16 @@ def shard_names(model: SpeechLM) -> dict[str, list[str]]:
     return shards | {f"model-{count + 1}-of-{count + 1}.safetensors": rest}
 
 
-def merged_adapters(model: SpeechLM):
-    """A function from a checkpoint name to its whole tensor, with W + (alpha / r) B A where there is an adapter."""
-    parameters, modules = base_parameters(model), dict(model.named_modules())
+def merged_adapters(model: SpeechLM, adapters: dict[str, tuple[Tensor, Tensor]]):
+    """A function from a checkpoint name to its whole tensor, with W + B A where there is an adapter."""
+    parameters = base_parameters(model)
 
     @torch.no_grad()
     def tensor(name: str) -> Tensor:
-        weight = whole(parameters[name])
-        layer = modules[name.rpartition(".")[0]]
-        if not name.endswith("_proj.weight") or "default" not in getattr(layer, "lora_A", {}):
+        weight, layer = whole(parameters[name]), name.removesuffix(".weight")
+        if layer not in adapters:
             return weight
-        down, up = whole(layer.lora_A["default"].weight), whole(layer.lora_B["default"].weight)
-        return weight.float() + layer.scaling["default"] * up.float() @ down.float()  # rounded once, when it is written
+        down, up = adapters[layer]
+        return weight.float() + up @ down  # rounded once, when it is written
 
     return tensor

@@ -28,10 +28,10 @@ from torch.utils.checkpoint import checkpoint
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import attention_mask, positions_of, rotary_table
-from lightning_paras2s.models.kimi.checkpoint import check_kimi, load_kimi, save_kimi
+from lightning_paras2s.models.kimi.checkpoint import ADAPTERS, base_of, check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
-from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora
+from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora, load_adapters
 from lightning_paras2s.models.selective import Ranges
 from lightning_paras2s.models.sharding import shard_blocks
 from lightning_paras2s.models.speech_lm import (
@@ -131,7 +131,8 @@ class KimiAudio(HeadedLM):
     """The paper's policy. Both heads span the whole vocabulary in the checkpoint; only legal rows are ever used.
 
     Args:
-        path: folder of a released (or saved) checkpoint; None builds random weights of `config`.
+        path: folder of a released (or saved) checkpoint; None builds random weights of `config`. Adapters that lie in
+            it are then part of the base, float32 as they trained, and of the reference.
         config: shapes and special ids; None reads the folder's config.json, or without a folder takes the release's
             values.
         lora_rank: 0 trains every weight; r > 0 freezes them and trains rank-r adapters on all linear layers of all
@@ -164,6 +165,7 @@ class KimiAudio(HeadedLM):
         if config is None:
             config = KimiConfig() if path is None else read_config(path)
         self.config, self.path, self.lora_rank, self.gather = config, path, lora_rank, gather
+        self.base = None if path is None else base_of(path)
         blank = config.blank
         self.streams = Streams(blank, config.text_eos, blank, config.msg_end, config.kimia_mimo_audiodelaytokens)
         with torch.device("meta") if path is not None else contextlib.nullcontext():
@@ -172,19 +174,24 @@ class KimiAudio(HeadedLM):
             self.mimo_output = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.to(getattr(torch, dtype))
         self.model.gradient_checkpointing = gradient_checkpointing
+        if path is not None and self.base != str(path):
+            load_adapters(self, Path(path) / ADAPTERS)
         if lora_rank:
             add_lora(self, self.model, LORA_TARGETS, lora_rank, lora_alpha)
         if path is not None and not dist.is_initialized():  # else `shard` reads, each rank its own part
             self.materialize()
 
     def materialize(self, device: torch.device | str = "cpu") -> None:
-        """Give a meta-device model storage on `device` and its weights from `path`; after sharding, each rank reads
+        """Give a meta-device model storage on `device` and its weights from its base; after sharding, each rank reads
         its own rows.
         """
-        if self.lm_head.weight.is_meta and self.path is not None:
-            check_kimi(self, self.path)
+        if self.lm_head.weight.is_meta and self.base is not None:
+            check_kimi(self, self.base)
+            adapters = dict(self.named_buffers())  # of an earlier training: they were read
             self.to_empty(device=device)
-            load_kimi(self, self.path)
+            load_kimi(self, self.base)
+            for name, buffer in self.named_buffers():
+                buffer.copy_(adapters[name])
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Split weights, gradients and optimizer state over the ranks of `mesh` (FSDP2), a block at a time."""

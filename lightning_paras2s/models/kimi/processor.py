@@ -17,6 +17,7 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.kimi.prompt import (
+    CODE_RATE,
     Piece,
     check_context,
     demonstration,
@@ -65,7 +66,7 @@ class KimiProcessor(RawProcessor):
             of 12 in vain. Longer chunks cost less and are not what a listener of the stream hears; at least 13.
     """
 
-    name = "KimiAudio"
+    name, rate = "KimiAudio", CODE_RATE
 
     def __init__(
         self,

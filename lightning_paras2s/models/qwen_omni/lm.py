@@ -54,8 +54,8 @@ class QwenOmni(HeadedLM):
     """See the module's docstring.
 
     Args:
-        path: folder of Qwen2.5-Omni; or of adapters that were trained on it, which are then part of the base and of the
-            reference.
+        path: folder of Qwen2.5-Omni; or of adapters that were trained on it, which are then part of the base, float32
+            as they trained, and of the reference.
         lora_rank: 0 trains every weight of what `trains` names; r > 0 freezes them and trains rank-r adapters on all
             linear layers of its blocks.
         lora_alpha: scale of the adapters' output: alpha / r.
@@ -63,8 +63,9 @@ class QwenOmni(HeadedLM):
         talker_gradient: whether the codes' gradients go through the talker's input into the thinker, or are cut there.
         dtype: of the weights: float32, or bfloat16 as the release has them.
         gradient_checkpointing: recompute each block in the backward pass instead of keeping its activations.
-        export: what a trained policy is written as: peft's adapters, or a whole folder as released (merged), which is
-            what training without adapters, or on top of adapters, always writes.
+        export: what a trained policy is written as: peft's adapters, those that `path` brought included, or a whole
+            folder as released (merged), in `dtype`: bfloat16 rounds most of a small update away, so judge the adapters.
+            Training without adapters writes merged alone.
     """
 
     rollout = OmniRollout
@@ -88,11 +89,8 @@ class QwenOmni(HeadedLM):
         check_choice("export", export, ("adapter", "merged"))
         check_choice("dtype", dtype, ("float32", "bfloat16"))
         self.path, self.base = str(path), base_of(path)
-        if export == "adapter" and (not lora_rank or self.base != self.path):
-            raise UserError(
-                f"export: adapter needs lora_rank above 0 on the release itself; got rank {lora_rank} on {path}; "
-                "set export: merged"
-            )
+        if export == "adapter" and not lora_rank:
+            raise UserError("export: adapter needs lora_rank above 0; got 0; set export: merged")
         self.lora_rank, self.lora_alpha, self.trains, self.export = lora_rank, lora_alpha, trains, export
         self.through = talker_gradient == "through"
         config, kind = read_omni_config(self.base), getattr(torch, dtype)
@@ -119,9 +117,9 @@ class QwenOmni(HeadedLM):
             for model in (self.thinker, self.talker):
                 model.gradient_checkpointing_enable({"use_reentrant": False})
         if self.base != self.path:
-            from lightning_paras2s.models.qwen_omni.export import merge_adapters
+            from lightning_paras2s.models.qwen_omni.export import load_peft
 
-            merge_adapters(self, self.path)
+            load_peft(self, Path(path))
         if lora_rank:
             add_lora(self, self, LORA_TARGETS[trains], lora_rank, lora_alpha)
         else:

@@ -47,7 +47,7 @@ class QwenOmniProcessor(RawProcessor):
         ode_points: of the voice's flow matching; the release's 10. Fewer cost less and sound worse.
     """
 
-    name = "QwenOmni"
+    name, rate = "QwenOmni", 25.0
 
     def __init__(
         self,

@@ -171,6 +171,10 @@ class TinySpeechLM(SpeechLM):
             rollout.advance(step)
         return rollout.completion(step + 1)
 
+    def positions(self, prompt: int, steps: int, group_size: int) -> int:
+        """The prompt is read once."""
+        return prompt + group_size * steps
+
     def reference(self) -> TinySpeechLM:
         """A frozen copy in eval mode."""
         return copy.deepcopy(self).eval().requires_grad_(False)
