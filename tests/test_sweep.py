@@ -417,6 +417,31 @@ def test_run_is_another_when_the_answers_in_a_folder_change(place):
     assert before == again != plan([{"lr": 0.1}], [1], options, Path("runs/toy"), queries)[0].sha
 
 
+@pytest.mark.parametrize("name", ["sft", "sft weights"])
+def test_run_is_another_when_the_weights_in_a_folder_change(place, name):
+    """A policy of the paper's size is a folder: trained again in its place, it left nothing to do."""
+    policy = json.dumps({"init_args": {"policy": {"class_path": "KimiAudio", "init_args": {"path": name}}}})
+    grid = GRID | {"stages": {"grpo": f"{GRID['stages']['grpo']} --model '{policy}'"}}
+    grid["skills"] = f"--policies '{json.dumps({'grpo': f'{name} too'})}' --processor TinyProcessor"
+    kept = [place / name / "model.safetensors", place / f"{name} too" / "model.safetensors"]
+    for path in kept:
+        path.parent.mkdir()
+        path.write_bytes(b"first")
+
+    def planned() -> dict[str, str]:
+        options = PLANNED | {key: grid[key] for key in ("stages", "evaluate", "skills")}
+        run = plan([{"lr": 0.1}], [1], options, Path("runs/toy"), None)[0]
+        return run.parts | {"sha": run.sha}
+
+    before = planned()
+    assert planned() == before
+    for path, changed in zip(kept, ("policy", "skills"), strict=True):
+        path.write_bytes(b"other")
+        after = planned()
+        assert {part for part in before if before[part] != after[part]} == {changed, "sha"}
+        before = after
+
+
 def test_findings_page_is_current():
     command = [sys.executable, "docs/findings.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})

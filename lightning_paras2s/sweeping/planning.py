@@ -14,7 +14,8 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.check import check
-from lightning_paras2s.running.options import COMMANDS, STAGES
+from lightning_paras2s.running.inputs import content_sha, paths_in
+from lightning_paras2s.running.options import COMMANDS, STAGES, options_of
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
 from lightning_paras2s.sweeping.rows import ROWS
@@ -85,37 +86,53 @@ def plan(
 
 def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str) -> Run:
     values = {**point, "seed": seed}
-    shown = {stage: f"{{{stage}}}" for stage in options["stages"]}  # a run's folder is no part of what it is
-    trees = {stage: stage_tree(text, values | shown, seed) for stage, text in options["stages"].items()}
-    asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
-    others = {command: tree_of(command, words) for command, words in asked.items()}
-    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
-    shas = {path: file_sha(path) for path in files_of([trees, others])}
-    made_from = [decisive(trees), others, sorted(shas.values()), about, options["threads"], ROWS]
-    columns = options.get("columns", {})
-    found = sha([*made_from, columns] if columns else made_from)
-    trained = [decisive(trees), others.get("evaluate", {}), about, options["threads"], ROWS]
-    told = {"policy": trained, **{c: others[c] for c in ("skills", "audit") if c in others}}
-    told |= {"columns": columns} if columns else {}
-    parts = {name: sha([of, sorted({shas.get(f) or file_sha(f) for f in files_of(of)})]) for name, of in told.items()}
+    trees, found, parts = made_from(values, options, about)
     label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
     run = folder / f"{label}_seed-{seed}_{found[:8]}"
     places = values | {stage: str(run / stage) for stage in trees}
     places["queries"] = str(run / MADE / "queries.jsonl" if queries is None else queries)
     commands = {stage: stage_words(text, stage, places, run) for stage, text in options["stages"].items()}
-    for command in asked:
+    for command in (c for c in AFTER if options.get(c)):
         commands[command] = [command, *filled(options[command], places)]
     if "evaluate" in commands:
         commands["evaluate"] += ["--manifest", places["queries"], "--output", str(run / "evaluate")]
     if "audit" in commands:
         commands["audit"] += ["--run", str(run / "evaluate")]
     fitted = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
-    return Run(point, seed, found, fitted, Work(run, commands, options["threads"]), columns, parts)
+    return Run(point, seed, found, fitted, Work(run, commands, options["threads"]), options.get("columns", {}), parts)
 
 
-def stage_tree(text: str, values: dict[str, Any], seed: int) -> dict[str, Any]:
+def made_from(
+    values: dict[str, Any], options: dict[str, Any], about: str
+) -> tuple[dict[str, dict], str, dict[str, str]]:
+    """Of one point and seed: the merged configs of its stages, the hash of the whole, and those of a row's parts."""
+    shown = {stage: f"{{{stage}}}" for stage in options["stages"]}  # a run's folder is no part of what it is
+    trees = {stage: stage_tree(text, values | shown) for stage, text in options["stages"].items()}
+    asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
+    others = {command: tree_of(command, words) for command, words in asked.items()}
+    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
+    named = {name: (tree.get("command", "fit"), tree) for name, tree in trees.items()}
+    named |= {command: (command, tree) for command, tree in others.items()}
+    folders = {name: {path: content_sha(path) for path in folders_of(*one)} for name, one in named.items()}
+    shas = {path: file_sha(path) for path in files_of([trees, others])}
+    shas |= {path: told for of in folders.values() for path, told in of.items()}
+
+    def part(of: Any, *names: str) -> str:
+        files = {shas.get(file) or file_sha(file) for file in files_of(of)}
+        return sha([of, sorted(files.union(*(folders[name].values() for name in names if name in folders)))])
+
+    columns = options.get("columns", {})
+    whole = [decisive(trees), others, sorted(shas.values()), about, options["threads"], ROWS]
+    trained = [decisive(trees), others.get("evaluate", {}), about, options["threads"], ROWS]
+    parts = {"policy": part(trained, *trees, "evaluate")}
+    parts |= {c: part(others[c], c) for c in ("skills", "audit") if c in others}
+    parts |= {"columns": part(columns)} if columns else {}
+    return trees, sha([*whole, columns] if columns else whole), parts
+
+
+def stage_tree(text: str, values: dict[str, Any]) -> dict[str, Any]:
     command, words = command_of(filled(text, values))
-    tree = tree_of(command, [*words, "--seed_everything", str(seed)] if command in STAGES else words)
+    tree = tree_of(command, [*words, "--seed_everything", str(values["seed"])] if command in STAGES else words)
     return tree if command == "fit" else {"command": command, **tree}
 
 
@@ -173,6 +190,14 @@ def files_of(tree: Any) -> list[Path]:
         found += [path for path in (Path(word), PACKAGE / word) if os.path.isfile(path)][:1]  # False of what is no path
         found += sorted(Path(word).glob("*.jsonl")) if os.path.isfile(Path(word) / "train.jsonl") else []
     return found
+
+
+def folders_of(command: str, tree: dict[str, Any]) -> list[Path]:
+    """The folders that a command's options take as they lie there: of weights, of recorded answers. Those of data are
+    known by their manifests."""
+    found = [path if os.path.isdir(path) else PACKAGE / path for _, path in paths_in(tree, known=options_of(command))]
+    kept = [path for path in map(Path, found) if os.path.isdir(path) and not os.path.isfile(path / "train.jsonl")]
+    return list(dict.fromkeys(kept))
 
 
 def texts_in(tree: Any) -> list[str]:
