@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import Judged, summarise_system
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text
@@ -154,7 +156,7 @@ sweep(**{GRID | {"workers": 1}!r})
 
 
 def until(holds) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -302,13 +304,42 @@ def test_array_has_a_task_for_each_run_that_is_left(place):
     script = Path(result["script"]).read_text()
     assert "#SBATCH --array=2,3\n" in script and "#SBATCH --gres=gpu:8\n" in script and result["tasks"] == 2
     assert len(calls(place)) == done
-    again = yaml.safe_load(Path("runs/toy/sweep.yaml").read_text())
+    (config,) = Path("runs/toy").glob("sweep-*.yaml")
+    again = yaml.safe_load(config.read_text())
     sweep(**again, only=3)
     assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.1, 1), (0.5, 1), (0.5, 2)}
     subprocess.run(["bash", "-n", result["script"]], check=True)
     sweep(**again, only=2)
     result = sweep(**GRID, submit="slurm")
     assert result["tasks"] == 0 and show("sweep", result, GRID, "P", True) == ""
+
+
+def test_tasks_run_what_was_submitted_whatever_is_submitted_after(place):
+    """A second submit rewrote the config that the first one's queued tasks read: an index was another run."""
+    first = sweep(**GRID, submit="slurm")
+    script = Path(first["script"]).read_text()
+    assert sweep(**GRID, submit="slurm")["script"] == first["script"]
+    assert sweep(**GRID | {"points": [{"lr": 0.9}, {"lr": 0.1}]}, submit="slurm")["script"] != first["script"]
+    asked = r'printf "%s\n"'
+    words = script.replace("exec " + sys.executable, f"{asked} {sys.executable}")
+    for task in ("1", "2"):
+        done = subprocess.run(["bash", "-c", words], env=os.environ | {"SLURM_ARRAY_TASK_ID": task},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        *_, flag, config, one, count, only, run = done.stdout.split()
+        assert (flag, one, count, only) == ("--config", "--workers", "1", "--only")
+        sweep(**yaml.safe_load(Path(config).read_text()), only=run)
+    assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.5, 1), (0.1, 2)}
+
+
+def test_tasks_that_start_together_share_a_manifest(place):
+    """Each writes it: one renamed the half-written file of another, which then found none."""
+    many = [Query(f"{f}-{i}-{s}", f"{f}-{i}", f, "test", f"text {i}", {f: s}, "topic", "a.wav")
+            for f in FACTORS for i in range(50) for s in STYLES[f]]  # fmt: skip
+    append_jsonl(place / "queries/many.jsonl", many)
+    with ThreadPoolExecutor(8) as tasks:
+        drawn = [tasks.submit(subset, "queries/many.jsonl", Path("runs/toy"), 50, 0) for _ in range(40)]
+        assert {len(read_queries(str(one.result()), None)) for one in drawn} == {400}
+    assert [path.name for path in Path("runs/toy").iterdir()] == [drawn[0].result().name]
 
 
 CHAIN = {
@@ -371,7 +402,8 @@ def test_mistakes_are_told_before_anything_runs(place):
         ({"points": [{"lr": 0.1}, {"lr": 0.1}]}, "must differ"),
         ({"points": [{"seed": 1}]}, "name of its own"),
         ({"points": [{"rate": 1}]}, "must be one of"),
-        ({"only": 4}, "0 to 3; got 4"),
+        ({"only": 4}, "0 to 3, or its hash; got 4"),
+        ({"only": "0123456789abcdef"}, "got 0123456789abcdef; a run's hash is another since"),
         ({"stages": {"grpo": "--config grpo.yaml --model.lrr {lr}"}}, "did you mean"),
         ({"manifest": "made"}, "needs a stage of this name; got grpo"),
         ({"stages": {"grpo": "fitt --config grpo.yaml"}}, "a subcommand, .* got 'fitt'"),

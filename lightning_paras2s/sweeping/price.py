@@ -18,6 +18,7 @@ import yaml
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
+from lightning_paras2s.running.origins import sha
 from lightning_paras2s.sweeping.planning import AFTER, responses_of
 from lightning_paras2s.sweeping.rows import rows_in
 from lightning_paras2s.sweeping.runs import Failed, chain
@@ -138,25 +139,36 @@ def between_losses(folder: Path) -> list[float]:
 
 
 def array_script(
-    folder: Path, runs: int, left: Sequence[int], options: dict[str, Any], slurm: Sequence[str]
+    folder: Path, runs: int, left: dict[int, str], options: dict[str, Any], slurm: Sequence[str]
 ) -> dict[str, Any]:
     """A script for `sbatch`, a task a run that is left; each task is this command with --only. It resumes as it does
-    here: submitted again, a task goes on."""
+    here: submitted again, a task goes on.
+
+    A task reads config and script when it starts, and the same sweep may have been submitted with other points by then:
+    both files are named by what they hold, and a run is asked for by its hash.
+
+    Args:
+        left: number of a run -> its hash.
+    """
     if not left:
         return {"script": "", "tasks": 0, "runs": runs}
-    config, script = folder / "sweep.yaml", folder / "array.sh"
-    replace_file(config, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    config = folder / f"sweep-{sha(text)}.yaml"
+    replace_file(config, text)
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={options['name']}",
         f"#SBATCH --array={','.join(map(str, left))}",
-        f"#SBATCH --output={folder}/array-%a.log",
+        f"#SBATCH --output={folder}/array-%A-%a.log",
         "#SBATCH --requeue",
         *(f"#SBATCH {option}" for option in slurm),
         "set -eu",
         f"cd {shlex.quote(str(Path.cwd()))}",
+        f"runs=({' '.join(f'[{place}]={run}' for place, run in left.items())})",
         f"exec {shlex.quote(sys.executable)} -m lightning_paras2s sweep --config {shlex.quote(str(config))} "
-        '--workers 1 --only "$SLURM_ARRAY_TASK_ID"',
+        '--workers 1 --only "${runs[$SLURM_ARRAY_TASK_ID]}"',
     ]
-    replace_file(script, "\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    script = folder / f"array-{sha(text)}.sh"
+    replace_file(script, text)
     return {"script": str(script), "tasks": len(left), "runs": runs, "command": f"sbatch {script}"}
