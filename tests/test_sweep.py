@@ -23,6 +23,7 @@ from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
+from lightning_paras2s.sweeping.points import points_of, read_rows
 from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
@@ -472,6 +473,18 @@ def test_run_is_another_when_the_weights_in_a_folder_change(place, name):
         after = planned()
         assert {part for part in before if before[part] != after[part]} == {changed, "sha"}
         before = after
+
+
+def test_seeds_of_one_point_are_of_one_recipe(place):
+    """Two seeds, then a third after an option of the stage was changed."""
+    seeded = f"{GRID['stages']['grpo'].replace('{lr}', '0.1')} --model.seed {{seed}} --model.rollout_seed 40{{seed}}"
+    grid = GRID | {"points": [{"batch": 2}], "stages": {"grpo": seeded}}
+    sweep(**grid)
+    ((_, of),) = points_of(read_rows(place / "results/toy.jsonl"))
+    assert {row["seed"] for row in of} == {1, 2} and len({row["config_sha"] for row in of}) == 2
+    sweep(**grid | {"stages": {"grpo": seeded.replace("lr 0.1", "lr 0.9")}, "seeds": [3]})
+    with pytest.raises(UserError, match=r"one recipe; .* recipe \w+ \(seeds [1-3, ]+\); .* recipe \w+ \(seeds"):
+        points_of(read_rows(place / "results/toy.jsonl"))
 
 
 def test_findings_page_is_current():

@@ -27,6 +27,7 @@ INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts", 
 INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 AFTER = ("evaluate", "skills", "audit")  # subcommands that follow the stages
+OPEN_SEED = 0  # stands for any in a recipe: a number, as options want one
 MADE = "made"  # a stage, which makes the queries of its run
 
 
@@ -41,6 +42,7 @@ class Run:
         columns: name -> stage and metric, of the row.
         parts: of a row -> hash of what that part is made from: the policy and its scores, skills, ears from outside,
             columns. A row of any sweep that has the same parts tells of the same run.
+        recipe: hash of these with the seed left open: that of all seeds of one thing.
     """
 
     point: dict[str, Any]
@@ -50,6 +52,7 @@ class Run:
     work: Work
     columns: dict[str, str]
     parts: dict[str, str]
+    recipe: str
 
     @property
     def responses(self) -> dict[str, int]:
@@ -81,10 +84,17 @@ def plan(
     if queries is not None:
         asked: list[Query] = read_queries(str(queries), None)
         about = queries_sha(asked, {q.id: inputs_of(q, queries.parent) for q in asked})
-    return [plan_one(point, seed, options, folder, queries, about) for seed in seeds for point in points]
+    recipes = [sha(made_from({**point, "seed": OPEN_SEED}, options, about)[2]) for point in points]
+    return [
+        plan_one(point, seed, options, folder, queries, about, recipe)
+        for seed in seeds
+        for point, recipe in zip(points, recipes, strict=True)
+    ]
 
 
-def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str) -> Run:
+def plan_one(
+    point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str, recipe: str
+) -> Run:
     values = {**point, "seed": seed}
     trees, found, parts = made_from(values, options, about)
     label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
@@ -99,7 +109,8 @@ def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, quer
     if "audit" in commands:
         commands["audit"] += ["--run", str(run / "evaluate")]
     fitted = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
-    return Run(point, seed, found, fitted, Work(run, commands, options["threads"]), options.get("columns", {}), parts)
+    work = Work(run, commands, options["threads"])
+    return Run(point, seed, found, fitted, work, options.get("columns", {}), parts, recipe)
 
 
 def made_from(

@@ -126,7 +126,7 @@ def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
         found.setdefault(json.dumps(row["point"]), []).append(row)
     for point, of in found.items():
         seeds = [row["seed"] for row in of]
-        recipes = sorted({f"{row.get('steps')} steps, precision {row.get('precision')}" for row in of})
+        recipes = recipes_of(of)
         if len(set(seeds)) < len(seeds) or len(recipes) > 1:
             got = "; ".join(recipes) if len(recipes) > 1 else f"seeds {', '.join(map(str, sorted(seeds)))}"
             raise UserError(f"a point's rows must have seeds of their own, and one recipe; {point} got {got}; "
@@ -134,6 +134,18 @@ def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     points = [(json.loads(point), of) for point, of in found.items()]
     ordered = all(isinstance(value, int | float) for point, _ in points for value in point.values())
     return sorted(points, key=lambda one: list(one[0].values())) if ordered else points
+
+
+def recipes_of(rows: Sequence[Row]) -> list[str]:
+    """In what a point's rows were made otherwise, where they were, and by which seeds; rows from before recipes were
+    kept are taken at their word."""
+    found: dict[str, list[int]] = {}
+    told = {row["recipe"] for row in rows if "recipe" in row}
+    for row in rows:
+        words = f"{row.get('steps')} steps, precision {row.get('precision')}"
+        words += f", recipe {row['recipe']}" if len(told) > 1 and "recipe" in row else ""
+        found.setdefault(words, []).append(row["seed"])
+    return [f"{words} (seeds {', '.join(map(str, sorted(of)))})" for words, of in sorted(found.items())]
 
 
 def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:

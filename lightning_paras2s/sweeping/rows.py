@@ -32,7 +32,7 @@ ROWS = 1  # raise it where a row of the same run would mean something else: all 
 KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",
         "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
-PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
+PLACED = ("sweep", "point", "config_sha", "parts", "recipe")  # what a row says of the sweep that it stands in
 PART_OF = {"skills": "skills", "outside": "audit", "columns": "columns"}  # the other keys are the policy's
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
@@ -119,6 +119,7 @@ def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
         "seed": run.seed,
         "config_sha": run.sha,
         "parts": run.parts,
+        "recipe": run.recipe,
         "rows": ROWS,
         "version": lightning_paras2s.__version__,
         "commits": commits_of(run.work),
