@@ -397,6 +397,22 @@ def test_dry_run_prices_each_stage_by_its_own_steps(place):
     assert calls(place) == ["predict", "fit", "fit"]
 
 
+def test_runs_that_differ_in_nothing_are_refused(place):
+    """They were one row, counted as several; of two at a time, one was lost."""
+    policies = GRID["evaluate"].replace("{grpo}", "checkpoints/embedded/{which}")
+    still = {"stages": {}, "points": [{"which": "a"}], "evaluate": policies}
+    tokens = GRID["stages"]["grpo"].replace("{lr}", "0.1") + " --model.micro_batch_tokens {tokens}"
+    for changed, told in (
+        (still | {"seeds": [1, 2, 3]}, r"got which a, seed 1 and which a, seed 2, which .*--seeds \[1\]"),
+        ({"stages": {"grpo": GRID["stages"]["grpo"].replace("{lr}", "0.1")}}, "lr 0.1, seed 1 and lr 0.5, seed 1"),
+        ({"stages": {"grpo": tokens}, "points": [{"tokens": 1024}, {"tokens": 4096}]}, "got tokens 1024, seed 1 and"),
+    ):
+        with pytest.raises(UserError, match=f"runs must differ; .*{told}"):
+            sweep(**GRID | changed)
+    assert not (place / "calls.txt").exists() and not (place / "results").exists()
+    assert sweep(**GRID | still | {"seeds": [1]})["ok"] == 1
+
+
 def test_mistakes_are_told_before_anything_runs(place):
     for changed, told in (
         ({"points": []}, "must have a point"),

@@ -18,6 +18,7 @@ from lightning_paras2s.running.inputs import content_sha, paths_in
 from lightning_paras2s.running.options import COMMANDS, STAGES, options_of
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
+from lightning_paras2s.shown.training import point_text
 from lightning_paras2s.sweeping.rows import ROWS
 from lightning_paras2s.sweeping.runs import Work
 from lightning_paras2s.types import Query
@@ -85,11 +86,29 @@ def plan(
         asked: list[Query] = read_queries(str(queries), None)
         about = queries_sha(asked, {q.id: inputs_of(q, queries.parent) for q in asked})
     recipes = [sha(made_from({**point, "seed": OPEN_SEED}, options, about)[2]) for point in points]
-    return [
+    made = [
         plan_one(point, seed, options, folder, queries, about, recipe)
         for seed in seeds
         for point, recipe in zip(points, recipes, strict=True)
     ]
+    refuse_same(made)
+    return made
+
+
+def refuse_same(made: list[Run]) -> None:
+    """
+    Raises:
+        UserError: two points, or two seeds of one, are one run.
+    """
+    first: dict[str, Run] = {}
+    for run in made:
+        if (same := first.setdefault(run.sha, run)) is not run:
+            both = " and ".join(f"{point_text(one.point)}, seed {one.seed}" for one in (same, run))
+            what = "give one seed (--seeds [1])" if same.point == run.point else "leave one out"
+            raise UserError(
+                f"runs must differ; got {both}, which differ in nothing that is run or decides a result; {what}, or "
+                "name in an option what they differ in ({seed}, {x})"
+            )
 
 
 def plan_one(

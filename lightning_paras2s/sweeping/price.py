@@ -19,6 +19,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
 from lightning_paras2s.running.origins import sha
+from lightning_paras2s.shown.training import point_text
 from lightning_paras2s.sweeping.planning import AFTER, responses_of
 from lightning_paras2s.sweeping.rows import rows_in
 from lightning_paras2s.sweeping.runs import Failed, chain
@@ -50,14 +51,10 @@ def price(
         seconds = sum(count * rates.get(stage, 0.0) for stage, count in run.responses.items()) + rest
         hours = seconds / HOUR if run.sha in waiting else 0.0
         state = "to do" if run.sha in waiting else known.get(run.sha, {}).get("status", "ok, in another sweep")
-        each.append({"point": point_text(run), "seed": run.seed, "hours": round(hours, 6), "state": state})
+        each.append({"point": point_text(run.point), "seed": run.seed, "hours": round(hours, 6), "state": state})
     hours = sum(one["hours"] for one in each)
     return {"dry_run": True, "name": name, "runs": len(made), "todo": len(todo), "hours": hours,
             "usd": round(hours * usd_per_hour, 4), "how": how, "each": each}  # fmt: skip
-
-
-def point_text(run: Run) -> str:
-    return ", ".join(f"{key} {value}" for key, value in run.point.items())
 
 
 def from_rows(done: Sequence[tuple[Run, dict[str, Any]]]) -> tuple[dict[str, float], float, str]:
