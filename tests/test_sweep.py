@@ -23,7 +23,7 @@ from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
-from lightning_paras2s.sweeping.points import points_of, read_rows
+from lightning_paras2s.sweeping.points import points_of, read_rows, trained
 from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
@@ -46,9 +46,11 @@ if command in ("fit", "predict"):
     folder = Path(*(options["--trainer.logger." + part] for part in ("save_dir", "name", "version")))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
+    (folder / "result.json").write_text(json.dumps({"steps": 4, "batches": 4, "ranks": 1}))
     time.sleep(float(os.environ.get("TOY_SECONDS", 0)))
     shared = {"train/zero_std_groups": 0.25, "seconds/step": 2.0}
-    lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in range(4)]
+    logged = range(0, 4, int(options.get("--trainer.log_every_n_steps", 1)))
+    lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in logged]
     lines += [{"step": i, "probe/judge": 2.0 + i, "probe/wer": 0.1, "val/pearson": i / 10} for i in (0, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 elif command == "synthesize":
@@ -279,7 +281,7 @@ def test_dry_run_counts_hours_and_dollars(place):
 def test_step_without_seconds_lasts_from_loss_to_loss(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    (tmp_path / "sft.done").write_text("120.0\n")  # most of it is the start
+    (tmp_path / "sft.done").write_text("120.0 0a1b2c3-dirty\n")  # most of it is the start
     assert step_of(tmp_path, "sft") == 40.0  # three steps, of which nothing else is known
     writer = SummaryWriter(tmp_path / "sft")
     for step, second in enumerate((100.0, 100.5, 101.0)):
@@ -386,6 +388,78 @@ def test_each_point_answers_queries_that_it_makes(place):
     assert len({row["config_sha"] for row in found}) == 2 and all(row["steps"] == 0 for row in found)
     assert len(list((place / "runs/toy").glob("*/made/queries.jsonl"))) == 2
     assert calls(place).count("evaluate") == 2
+
+
+def test_row_tells_the_steps_that_were_trained(place):
+    """They were those of the log, which not every step writes, or those that were asked for, -1 among them."""
+    stages = {"grpo": GRID["stages"]["grpo"].replace("max_steps 4", "max_steps -1 --trainer.max_epochs 1")}
+    stages["grpo"] += " --trainer.log_every_n_steps 2"
+    grid = GRID | {"stages": stages, "points": [{"lr": 0.1}], "seeds": [1]}
+    sweep(**grid)
+    (row,) = rows(place)
+    assert (row["trained"], row["steps"], row["responses"], row["train_seconds"]) == (True, 4, 4 * 2 * 4, 8.0)
+    (folder,) = place.glob("runs/toy/*/grpo")
+    assert trained(row) and trained(row | {"steps": -1}) and not trained(row | {"trained": False})
+    # two ranks, and two optimizer steps a batch, by what `fit` has returned
+    (folder / "result.json").write_text(json.dumps({"steps": 8, "batches": 4, "ranks": 2}))
+    (place / "results/toy.jsonl").unlink()
+    sweep(**grid)
+    assert (rows(place)[0]["steps"], rows(place)[0]["responses"]) == (8, 4 * 2 * 2 * 4)
+    (folder / "result.json").unlink()
+    (place / "results/toy.jsonl").unlink()
+    (failed,) = sweep(**grid)["failed"]
+    assert "result.json, which tells its steps; it is not there; remove grpo.done" in failed["reason"]
+
+
+@pytest.mark.parametrize(("stage", "limits", "told"), [
+    ("sft", "--trainer.max_steps -1 --trainer.max_epochs 3", "max_steps -1 and max_epochs 3 of sft"),
+    ("sft", "--trainer.max_epochs 3", "max_steps 800 and max_epochs 3 of sft"),
+    ("reward", "--trainer.max_steps null", "max_steps -1 and max_epochs -1 of reward"),
+])  # fmt: skip
+def test_stage_that_does_not_end_by_steps_has_no_price(place, stage, limits, told):
+    """It cost less than nothing, or as many steps as the config has, although epochs end it."""
+    config = {"sft": "sft_fifth.yaml", "reward": "reward.yaml"}[stage]
+    grid = GRID | {"stages": {stage: f"--config {config} {limits} --model.lr {{lr}}"}}
+    grid["evaluate"] = GRID["evaluate"].replace("{grpo}", f"{{{stage}}}")
+    with pytest.raises(UserError, match=f"by trainer.max_steps alone to be priced; got {told}"):
+        sweep(**grid, dry_run=True, step_seconds=2.0)
+    assert not (place / "calls.txt").exists()
+
+
+@pytest.mark.parametrize(("more", "times"), [
+    ("--trainer.devices 2 --trainer.num_nodes 3", 6),
+    ("--trainer.devices [0,1]", 2),
+    ("--trainer.devices 0,3,4", 3),
+    ("--trainer.devices auto", 1),
+    ("--model.mu 2 --model.minibatches 2", 0.25),
+])  # fmt: skip
+def test_responses_are_those_of_all_ranks(place, more, times):
+    options = PLANNED | {"stages": {"grpo": f"{GRID['stages']['grpo']} {more}"}, "evaluate": GRID["evaluate"]}
+    (run,) = plan([{"lr": 0.1}], [1], options, Path("runs/toy"), None)
+    assert run.responses == {"grpo": 4 * 2 * 4 * times}  # 4 steps of 2 queries x 4
+    sft = "--config sft_fifth.yaml --trainer.max_steps 4 --trainer.accumulate_grad_batches 3 --data.batch_size 5"
+    (run,) = plan([{}], [1], options | {"stages": {"sft": sft}, "evaluate": ""}, Path("runs/toy"), None)
+    assert run.responses == {"sft": 4 * 5 * 3}
+
+
+def test_dry_run_of_a_stage_that_logs_no_seconds_goes_by_its_stamp(place, monkeypatch):
+    """The stamp tells the source's version, too."""
+    monkeypatch.setattr(sweep_runs, "commit", lambda: "0a1b2c3-dirty")
+    program = (place / "program.py").read_text()
+    (place / "program.py").write_text(program.replace('"seconds/step": 2.0', '"x": 2.0'))
+    result = sweep(**GRID, dry_run=True)
+    assert result["todo"] == 4 and result["hours"] > 0 and "s a step of grpo of the first point" in result["how"]
+
+
+def test_only_one_run_is_priced_and_submitted(place):
+    sweep(**GRID | {"seeds": [1]})
+    found = sweep(**GRID, only=3, dry_run=True)
+    assert (found["runs"], found["todo"]) == (1, 1) and "2 rows" in found["how"]
+    assert [(one["run"], one["point"], one["seed"]) for one in found["each"]] == [(3, "lr 0.5", 2)]
+    assert show("sweep", found, GRID, "P", True) == ""
+    assert sweep(**GRID, only=0, dry_run=True)["todo"] == 0
+    script = Path(sweep(**GRID, only=3, submit="slurm")["script"]).read_text()
+    assert "#SBATCH --array=3\n" in script and sweep(**GRID, only=1, submit="slurm")["tasks"] == 0
 
 
 def test_dry_run_prices_each_stage_by_its_own_steps(place):
@@ -499,7 +573,7 @@ def test_seeds_of_one_point_are_of_one_recipe(place):
     ((_, of),) = points_of(read_rows(place / "results/toy.jsonl"))
     assert {row["seed"] for row in of} == {1, 2} and len({row["config_sha"] for row in of}) == 2
     sweep(**grid | {"stages": {"grpo": seeded.replace("lr 0.1", "lr 0.9")}, "seeds": [3]})
-    with pytest.raises(UserError, match=r"one recipe; .* recipe \w+ \(seeds [1-3, ]+\); .* recipe \w+ \(seeds"):
+    with pytest.raises(UserError, match=r"one recipe; .* of policy \w+ \(seeds [1-3, ]+\); .* of policy \w+ \(seeds"):
         points_of(read_rows(place / "results/toy.jsonl"))
 
 

@@ -25,6 +25,7 @@ from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill, loggers_of
 from lightning_paras2s.running.inputs import inputs_of_run, require_same
+from lightning_paras2s.running.logs import RESULT, write_summary
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import (
@@ -143,6 +144,8 @@ class StageCLI(LightningCLI):
             )
         if self.trainer.is_global_zero and folder is not None and isinstance(self.model, StageModule):
             self.result = result_of(self.trainer, self.model, folder)
+            if self.model.written or not (folder / RESULT).is_file():
+                write_summary(folder / RESULT, self.result)
 
     def before_validate(self) -> None:
         self._resolve_checkpoint("validate", default=None)
@@ -264,6 +267,7 @@ def result_of(trainer: L.Trainer, module: StageModule, folder: Path) -> dict[str
         "weights": str(file if file.exists() else file.with_suffix("")),
         "steps": trainer.global_step,
         "batches": batches_done(trainer),
+        "ranks": trainer.world_size,  # each of which has had as many batches
         "skipped": module.skipped.count,
         "trained": module.written,  # else it had ended before
         "metrics": found,

@@ -15,6 +15,7 @@ from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.check import check
 from lightning_paras2s.running.inputs import content_sha, paths_in
+from lightning_paras2s.running.named import options_of_class
 from lightning_paras2s.running.options import COMMANDS, STAGES, options_of
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
@@ -43,7 +44,7 @@ class Run:
         columns: name -> stage and metric, of the row.
         parts: of a row -> hash of what that part is made from: the policy and its scores, skills, ears from outside,
             columns. A row of any sweep that has the same parts tells of the same run.
-        recipe: hash of these with the seed left open: that of all seeds of one thing.
+        recipe: these with the seed left open: those of all seeds of one thing.
     """
 
     point: dict[str, Any]
@@ -53,12 +54,17 @@ class Run:
     work: Work
     columns: dict[str, str]
     parts: dict[str, str]
-    recipe: str
+    recipe: dict[str, str]
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Of what is trained: responses in a batch of one rank."""
+        return {stage: batch_of(tree) for stage, tree in self.stages.items()}
 
     @property
     def responses(self) -> dict[str, int]:
         """Of what is trained: how many responses it samples or learns from, the unit in which its time is estimated."""
-        return {stage: steps_of(tree) * responses_of(tree) for stage, tree in self.stages.items()}
+        return {stage: responses_planned(stage, tree) for stage, tree in self.stages.items()}
 
 
 def check_stages(stages: dict[str, str], columns: dict[str, str], manifest: str) -> None:
@@ -85,7 +91,7 @@ def plan(
     if queries is not None:
         asked: list[Query] = read_queries(str(queries), None)
         about = queries_sha(asked, {q.id: inputs_of(q, queries.parent) for q in asked})
-    recipes = [sha(made_from({**point, "seed": OPEN_SEED}, options, about)[2]) for point in points]
+    recipes = [made_from({**point, "seed": OPEN_SEED}, options, about)[2] for point in points]
     made = [
         plan_one(point, seed, options, folder, queries, about, recipe)
         for seed in seeds
@@ -112,7 +118,13 @@ def refuse_same(made: list[Run]) -> None:
 
 
 def plan_one(
-    point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str, recipe: str
+    point: dict,
+    seed: int,
+    options: dict[str, Any],
+    folder: Path,
+    queries: Path | None,
+    about: str,
+    recipe: dict[str, str],
 ) -> Run:
     values = {**point, "seed": seed}
     trees, found, parts = made_from(values, options, about)
@@ -241,12 +253,52 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"[\w./@+-]{2,500}", text)))
 
 
-def steps_of(tree: dict[str, Any]) -> int:
-    return tree.get("trainer", {}).get("max_steps", 1)
+def responses_planned(stage: str, tree: dict[str, Any]) -> int:
+    """Of a whole stage.
+
+    Raises:
+        UserError: how long it trains cannot be told before.
+    """
+    trainer = tree.get("trainer", {})
+    steps, epochs = (trainer.get(key) or -1 for key in ("max_steps", "max_epochs"))
+    if steps < 0 or epochs > 0:
+        raise UserError(
+            f"a stage must end by trainer.max_steps alone to be priced; got max_steps {steps} and max_epochs {epochs} "
+            f"of {stage}; set --trainer.max_steps, and --trainer.max_epochs -1"
+        )
+    return steps // updates_of(tree) * responses_of(tree)
 
 
 def responses_of(tree: dict[str, Any]) -> int:
-    """Responses in a batch."""
-    data, model = (tree.get(key, {}).get("init_args", {}) for key in ("data", "model"))
-    group = model.get("group_size", 8) if str(tree.get("model", {}).get("class_path")).endswith("GRPOModule") else 1
-    return data.get("batch_size", 1) * group
+    """Responses that all ranks learn from before a line is logged: a batch, or as many as gradients are accumulated
+    over. Ranks that are not counted in the config (`auto`) are one."""
+    trainer = tree.get("trainer", {})
+    ranks = devices_of(trainer.get("devices")) * int(trainer.get("num_nodes") or 1)
+    return batch_of(tree) * ranks * int(trainer.get("accumulate_grad_batches") or 1)
+
+
+def batch_of(tree: dict[str, Any]) -> int:
+    """Responses in a batch of one rank."""
+    model = tree.get("model", {})
+    group = setting(model, "group_size") if str(model.get("class_path")).endswith("GRPOModule") else 1
+    return setting(tree.get("data", {}), "batch_size") * group
+
+
+def updates_of(tree: dict[str, Any]) -> int:
+    """Optimizer steps that a batch serves."""
+    return setting(tree.get("model", {}), "mu") * setting(tree.get("model", {}), "minibatches")
+
+
+def setting(part: dict[str, Any], name: str) -> int:
+    """A class's option: as its config says, else its own default; 1 of a class that has none."""
+    options = options_of_class(str(part.get("class_path"))) or ()
+    default = next((option.default for option in options if option.name == name and option.default), 1)
+    return int(part.get("init_args", {}).get(name, default))
+
+
+def devices_of(devices: Any) -> int:
+    """As Lightning reads them: a number, or their list."""
+    if isinstance(devices, list):
+        return len(devices)
+    number = re.fullmatch(r"\d+", str(devices))
+    return max(int(number[0]), 1) if number else str(devices).count(",") + 1

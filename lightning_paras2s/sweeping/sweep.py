@@ -78,8 +78,8 @@ def sweep(
         threads: of each run; 0 leaves it to each run.
         keep_checkpoints: keep a finished run's checkpoints and judged samples, and not only its weights.
         retry: run those again that have failed.
-        only: the one run to do, by its number (from 0, in the order of --dry_run) or its hash; nothing = all. SLURM's
-            arrays give the hash.
+        only: the one run to do, price or submit, by its number (from 0, in the order of --dry_run) or its hash, which
+            SLURM's arrays give; nothing = all.
         dry_run: print runs, hours and dollars, and run nothing but a few steps to measure.
         step_seconds: of an optimizer step of the first point, for --dry_run; 0 takes it from the rows that are there,
             or measures three steps.
@@ -95,14 +95,14 @@ def sweep(
     options = {"stages": stages, "evaluate": evaluate, "skills": skills, "audit": audit, "threads": threads}
     options |= {"columns": columns}
     made = plan(points, seeds, options, folder, queries)
-    asked = [made[place] for place in places(made, str(only))]
-    todo = [run for run in made if run.sha not in rows.done(retry)]
+    asked = {place: made[place] for place in places(made, str(only))}
+    todo = [run for run in asked.values() if run.sha not in rows.done(retry)]
     known = rows.known_elsewhere(todo)
     todo = [run for run in todo if run.sha not in known]
     if dry_run:
         from lightning_paras2s.sweeping.price import price
 
-        return price(name, made, todo, rows, step_seconds, usd_per_hour)
+        return price(name, made, asked, todo, rows, step_seconds, usd_per_hour)
     rows.add_known(list(known.values()))
     if submit == "slurm":
         from lightning_paras2s.sweeping.price import array_script
@@ -110,10 +110,10 @@ def sweep(
         again = {"name": name, "points": points, "seeds": seeds, "manifest": manifest, "pairs": pairs}
         again |= {"subset_seed": subset_seed, "results": results, "runs": runs, "run_gb": run_gb}
         again |= {"keep_checkpoints": keep_checkpoints, "retry": retry, **options}
-        return array_script(folder, len(made), {i: run.sha for i, run in enumerate(made) if run in todo}, again, slurm)
-    chosen = [run for run in asked if run in todo]
-    run_all(name, chosen, rows, workers or most_workers(run_gb, threads), keep_checkpoints)
-    return outcome(name, asked, rows)
+        left = {place: run.sha for place, run in asked.items() if run in todo}
+        return array_script(folder, len(asked), left, again, slurm)
+    run_all(name, todo, rows, workers or most_workers(run_gb, threads), keep_checkpoints)
+    return outcome(name, list(asked.values()), rows)
 
 
 def places(made: Sequence[Run], only: str) -> list[int]:
