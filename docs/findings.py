@@ -49,6 +49,8 @@ from lightning_paras2s.types import STYLES
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
 JUDGED = ("beta", "G_steps", "domains", "anchors", "reward")  # runs whose reward is the judge's, by what is heard
+# What the policies of these sweeps learn from; those of all others learn from all queries, and one seed draws alike.
+LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best answer"}
 BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
 TRAINED = ("grpo", "sft_fifth")
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
@@ -79,7 +81,7 @@ ABLATIONS = (
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
     Claim("The judge in the loop against the shipped reward model", "not ablated", "reward", "asked", "judge",
           "reward model", "any"),
-)
+)  # fmt: skip
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {
     "grpo": ("labels", "RL, judge in the loop"),
@@ -236,7 +238,8 @@ def why_seeds_differ() -> str:
                 lines.append(f"| {' | '.join(map(str, cells))} | {number(noise_of(own, 'grpo'))} |")
             for row, scored in zip(own, scores, strict=True) if len(own) > 1 else ():
                 learned = row["last_quarter"]["reward"]
-                runs.append((f"{sweep} {named(point)}", f"{sweep} {row['seed']}", learned, scored))
+                drawn = f"{LEARNED_FROM.get(sweep, 'all queries')}, seed {row['seed']}"
+                runs.append((f"{sweep} {named(point)}", drawn, learned, scored))
     return "\n".join([*lines, "", learned_more(runs)]) if runs else "Too few points have several seeds yet."
 
 
@@ -244,21 +247,22 @@ def learned_more(runs: Sequence[tuple[str, str, float, float]]) -> str:
     """Correlation of reward and score within points.
 
     Args:
-        runs: point, seed (those of a sweep share draws, whatever their point), reward, score.
+        runs: point, what was drawn (data and seed: those who share them share draws, whatever their sweep), reward,
+            score.
     """
-    points, seeds = (np.array([run[i] for run in runs]) for i in (0, 1))
+    points, draws = (np.array([run[i] for run in runs]) for i in (0, 1))
     values = np.array([run[2:] for run in runs])
 
     def within(kept: NDArray) -> float:
         apart = [values[kept][points[kept] == point] for point in np.unique(points[kept])]
         return float(np.corrcoef(np.concatenate([of - of.mean(0) for of in apart]).T)[0, 1])
 
-    found, ends = within(np.arange(len(runs))), jackknife(within, seeds.tolist(), FISHER, fewest=8)
-    told = interval(Estimate(found, ends.low, ends.high, len(runs), len(np.unique(seeds))))
+    found, ends = within(np.arange(len(runs))), jackknife(within, draws.tolist(), FISHER, fewest=8)
+    told = interval(Estimate(found, ends.low, ends.high, len(runs), len(np.unique(draws))))
     return (
         f"Within the points, a run's reward in its last quarter of steps and its score in the test correlate by {told} "
-        f"({len(runs)} runs of {len(np.unique(points))} points; the interval is over the {len(np.unique(seeds))} seeds "
-        "of the sweeps, since runs of one seed share draws)."
+        f"({len(runs)} runs of {len(np.unique(points))} points; the interval is over the {len(np.unique(draws))} pairs "
+        "of data and seed, since runs that learn from the same queries by one seed share draws, whatever their sweep)."
     )
 
 

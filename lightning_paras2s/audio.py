@@ -19,6 +19,7 @@ import soundfile
 from scipy.signal import firwin, resample_poly
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.types import Audio
 
 MAX_SECONDS = 60.0
@@ -189,13 +190,11 @@ def seconds_of(path: str | Path) -> float:
 def write_audio(path: str | Path, audio: Audio) -> None:
     """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all; too loud samples are scaled."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     samples, scale = in_range(audio.samples)
     if scale != 1:
         _warn_scaled(path.parent, path.name, scale)
-    soundfile.write(part, samples, audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
-    part.replace(path)
+    with written_whole(path) as part:
+        soundfile.write(part, samples, audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
 
 
 def resample(audio: Audio, sample_rate: int) -> Audio:

@@ -210,7 +210,7 @@ POINTS = {  # in the order in which a chain comes by them
     "shards done": lines("evaluate/swaps*.jsonl", 16),
     "summary": lambda out: (out / "evaluate/summary.json").exists(),
     "table": lambda out: (out / "leaderboard.csv").exists(),
-    "half a report": lambda out: (out / ".report.html.part").exists(),
+    "half a report": lambda out: any(out.glob(".report.html.*.part")),
 }
 
 

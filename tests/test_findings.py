@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.sweeping.claims import ColumnClaim
 from lightning_paras2s.sweeping.points import Results
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,28 @@ def test_rows_without_skills_stand_beside_those_that_have_them(findings):
     assert findings.more(rows) == "read -0.25, of 2 seeds"
 
 
+def test_runs_that_did_not_measure_a_value_are_counted_and_left_out(findings):
+    """One row without skills, and the whole page was a KeyError."""
+    rows = [row({"beta": beta}, seed, {"grpo": 2.0}, 120) for beta in (0.0, 0.2) for seed in range(4)]
+    for one in rows[:-1]:
+        change = {"grpo": {"change": one["point"]["beta"] + one["seed"] / 100}}
+        one["skills"] = dict.fromkeys(("repeat", "read", "answer", "name"), change)
+    path = findings.ROOT / "results/sweep_beta.jsonl"
+    write(path, rows)
+    name = "Without a KL more is forgotten: repeating"
+    told = findings.claims(findings.BETA_AND_G[:2])
+    # 0.2, 0.21, 0.22 less 0.00 to 0.03: means .21 and .015
+    assert "| 0.20 [" in told and verdicts(told)[name] == "agrees, 3 seeds; without 1 that did not measure it"
+    write(path, [{key: value for key, value in one.items() if key != "skills"} for one in rows])
+    assert verdicts(findings.claims(findings.BETA_AND_G[:2]))[name] == "open: not measured"
+    some = [one | {"columns": {"correlation": 0.75}} for one in rows[:3]]
+    claim = ColumnClaim("usable", "", "beta", "beta", 0.0, "correlation", 0.7)
+    write(path, [*some, rows[3]])
+    assert verdicts(findings.claims([claim]))["usable"] == "agrees, 3 seeds; without 1 that did not measure it"
+    write(path, rows)
+    assert verdicts(findings.claims([claim]))["usable"] == "open: not measured"
+
+
 def test_values_that_do_not_vary_have_no_interval(findings):
     rows = [row({"beta": beta}, seed, {"grpo": 2.0}, 120)
             | {"skills": {skill: {"grpo": {"change": change}} for skill in ("repeat", "read", "answer", "name")}}
@@ -87,7 +110,25 @@ def test_what_was_learned_is_held_against_scores_within_points(findings):
     rest = np.concatenate([of - of.mean(0) for of in np.split(np.array([run[2:] for run in runs]), 3)])
     told = findings.learned_more(runs)
     assert f"correlate by {np.corrcoef(rest.T)[0, 1]:.2f} [" in told and "(30 runs of 3 points" in told
-    assert "over the 10 seeds" in told
+    assert "over the 10 pairs of data and seed" in told
+
+
+def test_runs_of_one_seed_share_draws_whatever_their_sweep(findings):
+    """Each sweep's seeds counted as draws of their own: seed 1 of beta and of reward saw the same queries."""
+    random = np.random.default_rng(0)
+
+    def rows(point: dict, seeds: range) -> list[dict]:
+        made = [row(point, seed, {"grpo": 2.0 + random.normal()}, 120) for seed in seeds]
+        for one in made:
+            one["systems"]["grpo"] |= {"mean": random.normal(), "n": 320}
+        return [one | {"last_quarter": {"reward": random.normal()}} for one in made]
+
+    for sweep, point in (("beta", {"beta": 0.2}), ("G_steps", {"G": 2}), ("reward", {"asked": "judge"})):
+        write(findings.ROOT / f"results/sweep_{sweep}.jsonl", rows(point, range(5)))
+    write(findings.ROOT / "results/sweep_domains.jsonl", [one for half in ("first", "second")
+                                                          for one in rows({"domain": half}, range(3))])  # fmt: skip
+    told = findings.why_seeds_differ()
+    assert "(21 runs of 5 points; the interval is over the 8 pairs of data and seed" in told  # 5 and 3
 
 
 def write(path: Path, rows: list[dict]) -> None:

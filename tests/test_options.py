@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lightning_paras2s import cli
 from lightning_paras2s.errors import UserError
@@ -359,3 +360,22 @@ print([m for m in ('torch', 'lightning', 'transformers', 'scipy', 'jsonargparse'
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert time.perf_counter() - started < 2 * len(QUICK)  # 2 s each, and far less
+
+
+def test_a_dict_that_is_given_whole_replaces_a_configs(tmp_path):
+    """As the real parser does; an entry of one's own, of a dict that was replaced, was looked for, and is not run."""
+    path = tmp_path / "evaluate.yaml"
+    old = {"class_path": "PolicySystem", "init_args": {"policy": "gone.safetensors", "processor": "TinyProcessor"}}
+    path.write_text(yaml.safe_dump({"manifest": str(path), "systems": {"old": old}, "judge": "EmbeddedJudge"}))
+    mine = {"class_path": "CommandSystem", "init_args": {"command": "cat"}}
+    config = ["--config", str(path)]
+    tree = check("evaluate", [*config, "--systems", json.dumps({"mine": mine})])
+    assert tree["systems"] == {"mine": mine}
+    with pytest.raises(UserError, match=r"must be a file or folder that is there; got gone\.safetensors"):
+        check("evaluate", [*config, "--systems.mine", json.dumps(mine)])
+    tree = check("evaluate", [*config, "--systems.mine", json.dumps(mine), "--systems.old.policy", str(path)])
+    assert set(tree["systems"]) == {"old", "mine"} and tree["systems"]["old"]["init_args"]["policy"] == str(path)
+    # an entry that both name keeps what only the first one says of it
+    again = {"old": {"init_args": {"policy": str(path)}}}
+    tree = check("evaluate", [*config, "--systems", json.dumps(again)])
+    assert tree["systems"] == {"old": {**old, "init_args": {**old["init_args"], "policy": str(path)}}}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from toy_runs import run
 
 from lightning_paras2s.running import precision
-from lightning_paras2s.running.precision import best_precision, cpu_features, cpu_kind, mixed, precision_of_run, settle
+from lightning_paras2s.running.precision import best_precision, cpu_features, cpu_kind, mixed, settle
 from lightning_paras2s.running.trainer import StageTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -89,15 +90,34 @@ def test_auto_on_a_gpu_is_bfloat16():
     assert settle("auto", "gpu", None) == ("bf16-mixed", "")
 
 
-def test_auto_keeps_the_precision_of_the_run_that_goes_on(tmp_path, monkeypatch):
+OTHER = "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: other}}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [
+        ("a", ["--trainer.logger.version", "a"]),
+        ("version_0", ["--trainer.logger.version", "0"]),
+        ("a", ["--trainer.logger", f"[{OTHER}, {{class_path: RunLogger, init_args: {{name: toy, version: a}}}}]"]),
+        ("a", ["--ckpt_path", "runs/toy/a/checkpoints/step-00000001.ckpt"]),
+    ],
+)  # fmt: skip
+def test_auto_keeps_the_precision_of_the_run_that_goes_on(tmp_path, monkeypatch, capsys, folder, options):
+    """Begun in bfloat16, gone on with on a CPU that would choose float32: it never kept it."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(precision, "cpu_features", lambda: ["avx2"])
-    logger = {"class_path": "RunLogger", "init_args": {"save_dir": str(tmp_path), "name": "grpo", "version": "demo"}}
-    assert precision_of_run(logger) is None and precision_of_run(False) is None and precision_of_run(True) is None
-    folder = tmp_path / "grpo" / "demo"
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"precision": "bf16-mixed"}}))
-    kept, line = settle("auto", "cpu", precision_of_run(logger))
-    assert kept == "bf16-mixed" and "as this run began" in line
+    named = ["--trainer.precision", "auto", "--trainer.logger.name", "toy"]
+    run("sft", *named, "--trainer.logger.version", "0" if folder == "version_0" else folder, "--trainer.max_steps", "1")
+    config = tmp_path / "runs/toy" / folder / "config.yaml"
+    assert "this CPU has no bfloat16" in capsys.readouterr().err and settled(config) == "32-true"  # it is new
+    config.write_text(config.read_text().replace("precision: 32-true", "precision: bf16-mixed"))
+    run("sft", *named, *options, "--trainer.max_steps", "2")
+    assert "precision: bf16-mixed, as this run began" in capsys.readouterr().err
+    assert {settled(path) for path in tmp_path.glob("runs/toy/*/config.yaml")} == {"bf16-mixed"}
+
+
+def settled(config: Path) -> str:
+    return yaml.safe_load(config.read_text())["trainer"]["precision"]
 
 
 def test_trainer_takes_auto():

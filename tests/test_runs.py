@@ -101,6 +101,9 @@ def test_final_weights_when_killed_and_resumed(stage: str, batch: int, tmp_path:
     expected, got = (load_file(tmp_path / "runs" / stage / version / name) for version in ("whole", "cut"))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+    ends = [json.loads((tmp_path / "runs" / stage / v / "result.json").read_text()) for v in ("whole", "cut")]
+    length = (40 if stage == "grpo" else 10, 10, 1)  # of GRPO's batches each serves mu * minibatches = 4 steps
+    assert [(end["steps"], end["batches"], end["ranks"]) for end in ends] == [length] * 2
     lines = [
         json.loads(line) for line in (tmp_path / "runs" / stage / "cut" / "metrics.jsonl").read_text().splitlines()
     ]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import pytest
 import yaml
 
 from lightning_paras2s.audio import write_audio
+from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import Judged, summarise_system
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.planning import files_of
+from lightning_paras2s.sweeping.points import points_of, read_rows, trained
 from lightning_paras2s.sweeping.price import step_of
 from lightning_paras2s.sweeping.rows import Rows, rows_in
 from lightning_paras2s.sweeping.sweep import plan, subset, sweep
@@ -43,9 +46,11 @@ if command in ("fit", "predict"):
     folder = Path(*(options["--trainer.logger." + part] for part in ("save_dir", "name", "version")))
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("trainer: {precision: bf16-mixed}")
+    (folder / "result.json").write_text(json.dumps({"steps": 4, "batches": 4, "ranks": 1}))
     time.sleep(float(os.environ.get("TOY_SECONDS", 0)))
     shared = {"train/zero_std_groups": 0.25, "seconds/step": 2.0}
-    lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in range(4)]
+    logged = range(0, 4, int(options.get("--trainer.log_every_n_steps", 1)))
+    lines = [{"step": i, "train/reward": lr + i, "train/kl": 0.1 * i} | shared for i in logged]
     lines += [{"step": i, "probe/judge": 2.0 + i, "probe/wer": 0.1, "val/pearson": i / 10} for i in (0, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\\n" for line in lines))
 elif command == "synthesize":
@@ -161,7 +166,7 @@ sweep(**{GRID | {"workers": 1}!r})
 
 
 def until(holds) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -283,7 +288,7 @@ def test_dry_run_counts_hours_and_dollars(place):
 def test_step_without_seconds_lasts_from_loss_to_loss(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    (tmp_path / "sft.done").write_text("120.0\n")  # most of it is the start
+    (tmp_path / "sft.done").write_text("120.0 0a1b2c3-dirty\n")  # most of it is the start
     assert step_of(tmp_path, "sft") == 40.0  # three steps, of which nothing else is known
     writer = SummaryWriter(tmp_path / "sft")
     for step, second in enumerate((100.0, 100.5, 101.0)):
@@ -309,13 +314,42 @@ def test_array_has_a_task_for_each_run_that_is_left(place):
     script = Path(result["script"]).read_text()
     assert "#SBATCH --array=2,3\n" in script and "#SBATCH --gres=gpu:8\n" in script and result["tasks"] == 2
     assert len(calls(place)) == done
-    again = yaml.safe_load(Path("runs/toy/sweep.yaml").read_text())
+    (config,) = Path("runs/toy").glob("sweep-*.yaml")
+    again = yaml.safe_load(config.read_text())
     sweep(**again, only=3)
     assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.1, 1), (0.5, 1), (0.5, 2)}
     subprocess.run(["bash", "-n", result["script"]], check=True)
     sweep(**again, only=2)
     result = sweep(**GRID, submit="slurm")
     assert result["tasks"] == 0 and show("sweep", result, GRID, "P", True) == ""
+
+
+def test_tasks_run_what_was_submitted_whatever_is_submitted_after(place):
+    """A second submit rewrote the config that the first one's queued tasks read: an index was another run."""
+    first = sweep(**GRID, submit="slurm")
+    script = Path(first["script"]).read_text()
+    assert sweep(**GRID, submit="slurm")["script"] == first["script"]
+    assert sweep(**GRID | {"points": [{"lr": 0.9}, {"lr": 0.1}]}, submit="slurm")["script"] != first["script"]
+    asked = r'printf "%s\n"'
+    words = script.replace("exec " + sys.executable, f"{asked} {sys.executable}")
+    for task in ("1", "2"):
+        done = subprocess.run(["bash", "-c", words], env=os.environ | {"SLURM_ARRAY_TASK_ID": task},
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        *_, flag, config, one, count, only, run = done.stdout.split()
+        assert (flag, one, count, only) == ("--config", "--workers", "1", "--only")
+        sweep(**yaml.safe_load(Path(config).read_text()), only=run)
+    assert {(row["point"]["lr"], row["seed"]) for row in rows(place)} == {(0.5, 1), (0.1, 2)}
+
+
+def test_tasks_that_start_together_share_a_manifest(place):
+    """Each writes it: one renamed the half-written file of another, which then found none."""
+    many = [Query(f"{f}-{i}-{s}", f"{f}-{i}", f, "test", f"text {i}", {f: s}, "topic", "a.wav")
+            for f in FACTORS for i in range(50) for s in STYLES[f]]  # fmt: skip
+    append_jsonl(place / "queries/many.jsonl", many)
+    with ThreadPoolExecutor(8) as tasks:
+        drawn = [tasks.submit(subset, "queries/many.jsonl", Path("runs/toy"), 50, 0) for _ in range(40)]
+        assert {len(read_queries(str(one.result()), None)) for one in drawn} == {400}
+    assert [path.name for path in Path("runs/toy").iterdir()] == [drawn[0].result().name]
 
 
 CHAIN = {
@@ -363,6 +397,78 @@ def test_each_point_answers_queries_that_it_makes(place):
     assert calls(place).count("evaluate") == 2
 
 
+def test_row_tells_the_steps_that_were_trained(place):
+    """They were those of the log, which not every step writes, or those that were asked for, -1 among them."""
+    stages = {"grpo": GRID["stages"]["grpo"].replace("max_steps 4", "max_steps -1 --trainer.max_epochs 1")}
+    stages["grpo"] += " --trainer.log_every_n_steps 2"
+    grid = GRID | {"stages": stages, "points": [{"lr": 0.1}], "seeds": [1]}
+    sweep(**grid)
+    (row,) = rows(place)
+    assert (row["trained"], row["steps"], row["responses"], row["train_seconds"]) == (True, 4, 4 * 2 * 4, 8.0)
+    (folder,) = place.glob("runs/toy/*/grpo")
+    assert trained(row) and trained(row | {"steps": -1}) and not trained(row | {"trained": False})
+    # two ranks, and two optimizer steps a batch, by what `fit` has returned
+    (folder / "result.json").write_text(json.dumps({"steps": 8, "batches": 4, "ranks": 2}))
+    (place / "results/toy.jsonl").unlink()
+    sweep(**grid)
+    assert (rows(place)[0]["steps"], rows(place)[0]["responses"]) == (8, 4 * 2 * 2 * 4)
+    (folder / "result.json").unlink()
+    (place / "results/toy.jsonl").unlink()
+    (failed,) = sweep(**grid)["failed"]
+    assert "result.json, which tells its steps; it is not there; remove grpo.done" in failed["reason"]
+
+
+@pytest.mark.parametrize(("stage", "limits", "told"), [
+    ("sft", "--trainer.max_steps -1 --trainer.max_epochs 3", "max_steps -1 and max_epochs 3 of sft"),
+    ("sft", "--trainer.max_epochs 3", "max_steps 800 and max_epochs 3 of sft"),
+    ("reward", "--trainer.max_steps null", "max_steps -1 and max_epochs -1 of reward"),
+])  # fmt: skip
+def test_stage_that_does_not_end_by_steps_has_no_price(place, stage, limits, told):
+    """It cost less than nothing, or as many steps as the config has, although epochs end it."""
+    config = {"sft": "sft_fifth.yaml", "reward": "reward.yaml"}[stage]
+    grid = GRID | {"stages": {stage: f"--config {config} {limits} --model.lr {{lr}}"}}
+    grid["evaluate"] = GRID["evaluate"].replace("{grpo}", f"{{{stage}}}")
+    with pytest.raises(UserError, match=f"by trainer.max_steps alone to be priced; got {told}"):
+        sweep(**grid, dry_run=True, step_seconds=2.0)
+    assert not (place / "calls.txt").exists()
+
+
+@pytest.mark.parametrize(("more", "times"), [
+    ("--trainer.devices 2 --trainer.num_nodes 3", 6),
+    ("--trainer.devices [0,1]", 2),
+    ("--trainer.devices 0,3,4", 3),
+    ("--trainer.devices auto", 1),
+    ("--model.mu 2 --model.minibatches 2", 0.25),
+])  # fmt: skip
+def test_responses_are_those_of_all_ranks(place, more, times):
+    options = PLANNED | {"stages": {"grpo": f"{GRID['stages']['grpo']} {more}"}, "evaluate": GRID["evaluate"]}
+    (run,) = plan([{"lr": 0.1}], [1], options, Path("runs/toy"), None)
+    assert run.responses == {"grpo": 4 * 2 * 4 * times}  # 4 steps of 2 queries x 4
+    sft = "--config sft_fifth.yaml --trainer.max_steps 4 --trainer.accumulate_grad_batches 3 --data.batch_size 5"
+    (run,) = plan([{}], [1], options | {"stages": {"sft": sft}, "evaluate": ""}, Path("runs/toy"), None)
+    assert run.responses == {"sft": 4 * 5 * 3}
+
+
+def test_dry_run_of_a_stage_that_logs_no_seconds_goes_by_its_stamp(place, monkeypatch):
+    """The stamp tells the source's version, too."""
+    monkeypatch.setattr(sweep_runs, "commit", lambda: "0a1b2c3-dirty")
+    program = (place / "program.py").read_text()
+    (place / "program.py").write_text(program.replace('"seconds/step": 2.0', '"x": 2.0'))
+    result = sweep(**GRID, dry_run=True)
+    assert result["todo"] == 4 and result["hours"] > 0 and "s a step of grpo of the first point" in result["how"]
+
+
+def test_only_one_run_is_priced_and_submitted(place):
+    sweep(**GRID | {"seeds": [1]})
+    found = sweep(**GRID, only=3, dry_run=True)
+    assert (found["runs"], found["todo"]) == (1, 1) and "2 rows" in found["how"]
+    assert [(one["run"], one["point"], one["seed"]) for one in found["each"]] == [(3, "lr 0.5", 2)]
+    assert show("sweep", found, GRID, "P", True) == ""
+    assert sweep(**GRID, only=0, dry_run=True)["todo"] == 0
+    script = Path(sweep(**GRID, only=3, submit="slurm")["script"]).read_text()
+    assert "#SBATCH --array=3\n" in script and sweep(**GRID, only=1, submit="slurm")["tasks"] == 0
+
+
 def test_dry_run_prices_each_stage_by_its_own_steps(place):
     reward = "--config reward.yaml --trainer.max_steps 100 --data.batch_size 10"
     stages = {"samples": CHAIN["samples"], "reward": reward, **GRID["stages"]}
@@ -372,13 +478,30 @@ def test_dry_run_prices_each_stage_by_its_own_steps(place):
     assert calls(place) == ["predict", "fit", "fit"]
 
 
+def test_runs_that_differ_in_nothing_are_refused(place):
+    """They were one row, counted as several; of two at a time, one was lost."""
+    policies = GRID["evaluate"].replace("{grpo}", "checkpoints/embedded/{which}")
+    still = {"stages": {}, "points": [{"which": "a"}], "evaluate": policies}
+    tokens = GRID["stages"]["grpo"].replace("{lr}", "0.1") + " --model.micro_batch_tokens {tokens}"
+    for changed, told in (
+        (still | {"seeds": [1, 2, 3]}, r"got which a, seed 1 and which a, seed 2, which .*--seeds \[1\]"),
+        ({"stages": {"grpo": GRID["stages"]["grpo"].replace("{lr}", "0.1")}}, "lr 0.1, seed 1 and lr 0.5, seed 1"),
+        ({"stages": {"grpo": tokens}, "points": [{"tokens": 1024}, {"tokens": 4096}]}, "got tokens 1024, seed 1 and"),
+    ):
+        with pytest.raises(UserError, match=f"runs must differ; .*{told}"):
+            sweep(**GRID | changed)
+    assert not (place / "calls.txt").exists() and not (place / "results").exists()
+    assert sweep(**GRID | still | {"seeds": [1]})["ok"] == 1
+
+
 def test_mistakes_are_told_before_anything_runs(place):
     for changed, told in (
         ({"points": []}, "must have a point"),
         ({"points": [{"lr": 0.1}, {"lr": 0.1}]}, "must differ"),
         ({"points": [{"seed": 1}]}, "name of its own"),
         ({"points": [{"rate": 1}]}, "must be one of"),
-        ({"only": 4}, "0 to 3; got 4"),
+        ({"only": 4}, "0 to 3, or its hash; got 4"),
+        ({"only": "0123456789abcdef"}, "got 0123456789abcdef; a run's hash is another since"),
         ({"stages": {"grpo": "--config grpo.yaml --model.lrr {lr}"}}, "did you mean"),
         ({"manifest": "made"}, "needs a stage of this name; got grpo"),
         ({"stages": {"grpo": "fitt --config grpo.yaml"}}, "a subcommand, .* got 'fitt'"),
@@ -422,6 +545,43 @@ def test_run_is_another_when_the_answers_in_a_folder_change(place):
     assert (tree["class_path"], tree["init_args"]["source"]) == ("RejectionDataModule", "UnlabelledQueries")
     (judged / "train_completions.jsonl").write_text("{ }")
     assert before == again != plan([{"lr": 0.1}], [1], options, Path("runs/toy"), queries)[0].sha
+
+
+@pytest.mark.parametrize("name", ["sft", "sft weights"])
+def test_run_is_another_when_the_weights_in_a_folder_change(place, name):
+    """A policy of the paper's size is a folder: trained again in its place, it left nothing to do."""
+    policy = json.dumps({"init_args": {"policy": {"class_path": "KimiAudio", "init_args": {"path": name}}}})
+    grid = GRID | {"stages": {"grpo": f"{GRID['stages']['grpo']} --model '{policy}'"}}
+    grid["skills"] = f"--policies '{json.dumps({'grpo': f'{name} too'})}' --processor TinyProcessor"
+    kept = [place / name / "model.safetensors", place / f"{name} too" / "model.safetensors"]
+    for path in kept:
+        path.parent.mkdir()
+        path.write_bytes(b"first")
+
+    def planned() -> dict[str, str]:
+        options = PLANNED | {key: grid[key] for key in ("stages", "evaluate", "skills")}
+        run = plan([{"lr": 0.1}], [1], options, Path("runs/toy"), None)[0]
+        return run.parts | {"sha": run.sha}
+
+    before = planned()
+    assert planned() == before
+    for path, changed in zip(kept, ("policy", "skills"), strict=True):
+        path.write_bytes(b"other")
+        after = planned()
+        assert {part for part in before if before[part] != after[part]} == {changed, "sha"}
+        before = after
+
+
+def test_seeds_of_one_point_are_of_one_recipe(place):
+    """Two seeds, then a third after an option of the stage was changed."""
+    seeded = f"{GRID['stages']['grpo'].replace('{lr}', '0.1')} --model.seed {{seed}} --model.rollout_seed 40{{seed}}"
+    grid = GRID | {"points": [{"batch": 2}], "stages": {"grpo": seeded}}
+    sweep(**grid)
+    ((_, of),) = points_of(read_rows(place / "results/toy.jsonl"))
+    assert {row["seed"] for row in of} == {1, 2} and len({row["config_sha"] for row in of}) == 2
+    sweep(**grid | {"stages": {"grpo": seeded.replace("lr 0.1", "lr 0.9")}, "seeds": [3]})
+    with pytest.raises(UserError, match=r"one recipe; .* of policy \w+ \(seeds [1-3, ]+\); .* of policy \w+ \(seeds"):
+        points_of(read_rows(place / "results/toy.jsonl"))
 
 
 def test_findings_page_is_current():

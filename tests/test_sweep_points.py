@@ -127,6 +127,16 @@ def test_rows_of_two_recipes_are_no_seeds_of_one_point():
         points_of([rows_[0] | {"steps": 120}, rows_[1] | {"steps": 40}])
 
 
+def test_rows_whose_recipes_differ_are_no_seeds_of_one_point():
+    """Of as many steps, with another learning rate: all were pooled without a word."""
+    recipes = {1: {"policy": "a1"}, 2: {"policy": "a1", "skills": "c3"}, 3: {"policy": "b2"}}
+    rows_ = [row(seed, scored(2.0, [0.0] * 10)) | {"recipe": recipe} for seed, recipe in recipes.items()]
+    with pytest.raises(UserError, match=r"recipe of policy a1 \(seeds 1, 2\); .* b2 \(seeds 3\); take the rows of"):
+        points_of(rows_)
+    old = row(4, scored(2.0, [0.0] * 10))  # from before recipes were kept
+    assert len(points_of([*rows_[:2], old])[0][1]) == 3
+
+
 def test_points_of_two_judges_are_not_compared():
     first, then = ([row(0, scored(2.0, [0.0] * 10))] for _ in range(2))
     then[0]["judge"] = "another"

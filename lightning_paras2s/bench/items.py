@@ -18,6 +18,7 @@ from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.summary import Judged, accurate_pairs, rounded
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.types import Query, finite
 
 
@@ -70,10 +71,8 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     kept = [i for i in read_items(path) if (i.system, i.seed) not in named] if path.is_file() else []
     rows = sorted([*kept, *new], key=lambda i: (i.system, i.seed, i.query_id))
     text = "".join(json.dumps(finite(asdict(row)), allow_nan=False) + "\n" for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(gzip.compress(text.encode(), mtime=0))
-    part.replace(path)
+    with written_whole(path) as part:
+        part.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def read_items(path: Path) -> list[Item]:

@@ -23,6 +23,7 @@ from lightning_paras2s.bench.standings import caption, headings, read_summaries,
 from lightning_paras2s.bench.template import filled, template
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.running.fields import finite
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.types import Query
 
 DATA, TABLE, PLOTS, TITLE, ABOUT = ("__DATA__", "__TABLE__", "__PLOTS__", "__TITLE__", "__ABOUT__")
@@ -95,15 +96,12 @@ def _write(
     output: Path, start: str, end: str, page: Listening, systems: list[str], pairs: list[list[Query]], heard: set[str]
 ) -> int:
     """Pair by pair, so that the audio of one pair at a time is in memory; the file appears whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}.part")
-    with part.open("w", encoding="utf-8") as file:
+    with written_whole(output) as part, part.open("w", encoding="utf-8") as file:
         file.write(start + '{"systems": ' + in_script(systems) + ', "pairs": [')
         for index, halves in enumerate(track(pairs, "report", console=Console(stderr=True), transient=True)):
             row = page.pair(halves, systems, halves[0].pair_id in heard)
             file.write((",\n" if index else "\n") + in_script(row))
         file.write("]}" + end)
-    part.replace(output)
     return output.stat().st_size
 
 

@@ -33,6 +33,7 @@ from lightning_paras2s.data.dialogue import Utterance
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.tiny.features import HOP, acoustics
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.speaking.synthesizers import (
     AGENT_PROSODY,
     AGENT_VOICE,
@@ -289,15 +290,13 @@ def _prosody() -> list:
 
 
 def _save(path: Path, utterances: list[Utterance]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     meta = json.dumps([[len(u.acoustics), len(u.samples), u.text, asdict(u.style), u.onsets] for u in utterances])
-    part = path.with_suffix(f".{os.getpid()}.part.npz")
     arrays = {
         "acoustics": np.concatenate([u.acoustics for u in utterances]),
         "samples": np.concatenate([u.samples for u in utterances]),
     }
-    np.savez(part, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
-    part.replace(path)
+    with written_whole(path) as part, part.open("wb") as file:
+        np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
 
 
 def _load(path: Path) -> list[Utterance]:

@@ -26,6 +26,7 @@ from lightning_paras2s.errors import OneLineErrors, UserError, tell_in_one_line
 from lightning_paras2s.hearing.phones import pronounce, sound
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.rubric import GENERIC, GIBBERISH, OTHER, STOPWORDS, is_broken, names_topic
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.running.shipped import weights_file
 
 FORMAT = "acts-3"
@@ -224,16 +225,10 @@ def fit(path: str | Path, repeats: int = 20, regularisation: float = 10.0, seed:
         "lexicon": sorted({w for words in clean for w in words}),
         "pairs": sorted(known_neighbours(clean)),
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     tensors = {"idf": vectorizer.idf_, "weights": model.coef_, "bias": model.intercept_}
-    save_file(
-        {k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()},
-        part,
-        metadata={"header": json.dumps(header)},
-    )
-    part.replace(path)
+    halves = {k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()}
+    with written_whole(Path(path)) as part:
+        save_file(halves, part, metadata={"header": json.dumps(header)})
 
 
 def accuracy(

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.running.shipped import weights_file
 
 FORMAT = 1
@@ -39,11 +40,8 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata=header)
-    part.replace(path)
+    with written_whole(Path(path)) as part:
+        save_file(tensors, part, metadata=header)
 
 
 def open_tensors(file: Path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,6 +20,7 @@ from lightning_paras2s.errors import InputPath, UserError, check_apart, check_ch
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.running.loaders import PlannedLoader, ranks
 from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import QUERY_PROSODY, QUERY_VOICES
@@ -192,11 +192,9 @@ def hear_spoken(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -
 
 
 def save_heard(path: Path, heard: list[Heard]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part.npz")
     meta = json.dumps([[len(h.acoustics), h.words] for h in heard]).encode()
-    np.savez(part, meta=np.frombuffer(meta, np.uint8), acoustics=np.concatenate([h.acoustics for h in heard]))
-    part.replace(path)
+    with written_whole(path) as part, part.open("wb") as file:  # of a name `savez` would add .npz
+        np.savez(file, meta=np.frombuffer(meta, np.uint8), acoustics=np.concatenate([h.acoustics for h in heard]))
 
 
 def load_heard(path: Path) -> list[Heard]:

@@ -119,10 +119,15 @@ def parsed(value: str | None) -> Any:
         return value
 
 
+class Within(dict):
+    """What a dotted name says of a dict's entries: the others stay. A dict that is given whole replaces all, as with
+    the real parser."""
+
+
 def nested(key: str, value: Any) -> dict[str, Any]:
     """a.b.c -> {a: {b: {c: value}}}."""
     for part in reversed(key.split(".")):
-        value = {part: value}
+        value = Within({part: value})
     return value
 
 
@@ -177,7 +182,7 @@ class Checker:
         if option.holds("dict") and isinstance(value, dict) and option.item is not option:
             before = before if isinstance(before, dict) else {}
             found = {k: self._value(option.item, before.get(k), v, f"{where}.{k}") for k, v in value.items()}
-            return {**before, **found}
+            return {**before, **found} if isinstance(value, Within) else found
         if isinstance(value, list):
             return [self._value(option.item, None, v, where) for v in value]
         if isinstance(value, dict) and (option.classes or "class_path" in value):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -22,8 +23,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
-from lightning_paras2s.running.defaults import fill
+from lightning_paras2s.running.defaults import fill, loggers_of
 from lightning_paras2s.running.inputs import inputs_of_run, require_same
+from lightning_paras2s.running.logs import RESULT, write_summary
 from lightning_paras2s.running.options import CALLBACKS
 from lightning_paras2s.running.precision import precision_of_run, settle
 from lightning_paras2s.running.preflight import (
@@ -36,7 +38,7 @@ from lightning_paras2s.running.preflight import (
     visible_gpus,
 )
 from lightning_paras2s.running.ranks import one_voice
-from lightning_paras2s.running.runs import RunConfig, batches_done
+from lightning_paras2s.running.runs import RunConfig, RunLogger, batches_done
 from lightning_paras2s.running.shards import ShardsFit, another_models, check_whole, damaged
 from lightning_paras2s.running.terminated import EndOnTerm
 from lightning_paras2s.running.threads import say
@@ -105,9 +107,9 @@ class StageCLI(LightningCLI):
         return super().instantiate_trainer(**options)
 
     def before_instantiate_classes(self) -> None:
-        trainer = self.config[self.subcommand].trainer
+        trainer, earlier = self.config[self.subcommand].trainer, earlier_run(self.config[self.subcommand])
         check_sizes(self.config[self.subcommand].as_dict(), self.subcommand)
-        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(trainer.logger))
+        trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(earlier))
         check_trainer(trainer, visible_gpus(), launched(os.environ))
         small = check_card(self.config[self.subcommand].as_dict(), card_bytes(trainer))
         for told in filter(None, (line, small)):
@@ -142,6 +144,8 @@ class StageCLI(LightningCLI):
             )
         if self.trainer.is_global_zero and folder is not None and isinstance(self.model, StageModule):
             self.result = result_of(self.trainer, self.model, folder)
+            if self.model.written or not (folder / RESULT).is_file():
+                write_summary(folder / RESULT, self.result)
 
     def before_validate(self) -> None:
         self._resolve_checkpoint("validate", default=None)
@@ -234,6 +238,15 @@ class StageCLI(LightningCLI):
             self.trainer.callbacks.append(ShardsFit(path))
 
 
+def earlier_run(config: Namespace) -> Path:
+    """The folder of the run that a stage's config would go on with, by the checkpoint that it names, else by its own
+    logger; that of a new run is not there."""
+    if (start := config.get("ckpt_path")) not in (None, "last"):
+        return Path(start).parent.parent
+    own, *_ = loggers_of(config.trainer.logger, config.model.class_path if config.model else "")
+    return Path(RunLogger(**vars(own.init_args)).log_dir)
+
+
 def remove_made(folder: Path | None, before: set[Path], made: list[Path]) -> None:
     """What a run that has not begun has left: files that its folder did not hold `before`, and folders of its own."""
     for path in set() if folder is None else set(folder.glob("*")) - before:
@@ -254,6 +267,7 @@ def result_of(trainer: L.Trainer, module: StageModule, folder: Path) -> dict[str
         "weights": str(file if file.exists() else file.with_suffix("")),
         "steps": trainer.global_step,
         "batches": batches_done(trainer),
+        "ranks": trainer.world_size,  # each of which has had as many batches
         "skipped": module.skipped.count,
         "trained": module.written,  # else it had ended before
         "metrics": found,

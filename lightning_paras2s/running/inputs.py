@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,20 +18,25 @@ from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.named import options_of_class
 from lightning_paras2s.running.origins import EDGE
 from lightning_paras2s.running.shipped import PACKAGE
+from lightning_paras2s.running.source import Option
 
 RECORD = "inputs.json"
 PARTS = ("model", "data")
 GROWING = ("batch_results",)  # a server's replies, which come while a run waits
 
 
-def paths_in(tree: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Option and path of each `InputPath` that a config names: `model.init_from`, `data.train`."""
+def paths_in(tree: Any, where: str = "", known: Sequence[Option] = ()) -> Iterator[tuple[str, str]]:
+    """Option and path of each `InputPath` that a config names: `model.init_from`, `data.train`.
+
+    Args:
+        known: options that the tree itself gives, where it is a command's; those of its classes are known.
+    """
     if isinstance(tree, list):
         for value in tree:
             yield from paths_in(value, where)
     if not isinstance(tree, Mapping):
         return
-    values, known = tree, ()
+    values = tree
     if "class_path" in tree:
         values, known = tree.get("init_args") or {}, options_of_class(str(tree["class_path"])) or ()
     files = {o.name for o in known if o.holds("InputPath") and o.name not in GROWING}

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple, TypeVar
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.fields import finite
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.running.origins import UNKNOWN, Inputs, Origins, made_from, reasons
 from lightning_paras2s.types import Battle, Evidence, Measured, Response, Verdict, append_jsonl, iter_jsonl, to_json
 
 Record = TypeVar("Record", Response, Evidence, Verdict, Measured, Battle)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
 UNANSWERED = ("timeout", "connection", "malformed", "not_asked", "max_usd", "pending", "no_reply", "missing")
+RESULT = "result.json"  # of a training that has ended, in its run's folder
 UNANSWERED_PREFIXES = ("http_", "exit_")
 
 
@@ -247,13 +249,8 @@ def json_text(value: Any) -> str:
 
 def replace_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)  # of a disk that is full
 
 
 def safe_name(name: str) -> str:

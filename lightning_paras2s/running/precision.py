@@ -114,12 +114,8 @@ def settle(asked: Any, accelerator: str, earlier: str | None) -> tuple[Any, str]
     return choice.precision, f"precision: {choice.precision}, {choice.reason}"
 
 
-def precision_of_run(logger: Any) -> str | None:
-    """Of the run that a logger's config (RunLogger's save_dir, name, version) would go on with; None if it is new."""
-    options = logger.get("init_args", {}) if isinstance(logger, Mapping) else {}
-    if options.get("version") is None:
-        return None
-    folder = Path(options.get("save_dir") or "runs", str(options.get("name", "default")), str(options["version"]))
+def precision_of_run(folder: Path) -> str | None:
+    """Of the run that lies in a folder; None where there is none."""
     if not (folder / "config.yaml").is_file():
         return None
     found = (yaml.safe_load((folder / "config.yaml").read_text()) or {}).get("trainer", {}).get("precision")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.servers.remote import Answer
 
 MOST_REJECTED = 3  # requests that a server rejects before it has accepted one
@@ -120,9 +121,5 @@ class ReplyCache:
         """Keep a reply that was paid for; -> whether it is new."""
         if self.folder is None or reply.status not in KEPT or self.get(key) is not None:
             return False
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(asdict(reply), ensure_ascii=False), encoding="utf-8")
-        part.replace(path)
+        replace_file(self.path(key), json.dumps(asdict(reply), ensure_ascii=False))
         return True

@@ -61,7 +61,7 @@ def plan(result: Result, options: Result) -> Shown:
 
 def sweep(result: Result, options: Result) -> Shown:
     if result.get("dry_run"):
-        rows = [(i, *(one[key] for key in ("point", "seed", "hours", "state"))) for i, one in enumerate(result["each"])]
+        rows = [[one[key] for key in ("run", "point", "seed", "hours", "state")] for one in result["each"]]
         told = [f"{result['todo']} of {result['runs']} runs to do: {result['hours']:.2f} hours one after another, "
                 f"{result['usd']:.2f} US dollars", result["how"]]  # fmt: skip
         return Shown([table(("run", "point", "seed", "hours", ""), rows), *told], "sweep ... without --dry_run")

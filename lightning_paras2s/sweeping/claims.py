@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from operator import getitem
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +24,11 @@ from lightning_paras2s.sweeping.points import (
     gain,
     part_of,
     ratio,
+    trained,
 )
 
 HEADER = "| claim | the paper | first - then | judge | audit | detectable | verdict |\n|---|---|---|---|---|---|---|"
+UNMEASURED = "open: not measured"
 METRICS: tuple[Metric, Metric] = ("pairs", "audit_pairs")
 
 
@@ -63,7 +64,7 @@ class Claim(NamedTuple):
                 return f"{about}| - | - | - | {results.lack(sweep, self.key, [value])} |"
         first, then = (within(results.by(sweep, self.key)[value], self.domain) for sweep, value in places)
         judge, audit = (self.difference(first, then, metric) for metric in METRICS)
-        told = verdict(self.expected, judge, first[0]["steps"] > 0)
+        told = verdict(self.expected, judge, trained(first[0]))
         told += "".join(results.failures(sweep, self.key, [value]) for sweep, value in dict.fromkeys(places))
         return f"{about}| {signed(judge)} | {signed(audit)} | {number(judge.detectable)} | {told} |"
 
@@ -187,8 +188,12 @@ class ColumnClaim(NamedTuple):
         about = f"| {self.text} | {self.figure} | {self.column} at {self.key} {self.first} "
         if self.first not in of:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
-        found = column(of[self.first], self.column)
-        told = of_seeds(at_least(found, self.least), found.n) + results.failures(self.sweep, self.key, [self.first])
+        rows = of[self.first]
+        if not any(self.column in row.get("columns", {}) for row in rows):
+            return f"{about}| - | - | - | {UNMEASURED} |"
+        found = column(rows, self.column)
+        told = of_seeds(at_least(found, self.least), found.n) + unmeasured(len(rows) - found.n)
+        told += results.failures(self.sweep, self.key, [self.first])
         return f"{about}| {interval(found)} | - | - | {told} |"
 
 
@@ -209,11 +214,20 @@ class ValueClaim(NamedTuple):
         about = f"| {self.text} | {self.figure} | {self.name}: {self.key} {self.first} - {self.then} "
         if lacking := [point for point in (self.first, self.then) if point not in of]:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
-        found = apart(*([reduce(getitem, self.path, row) for row in of[point]] for point in (self.first, self.then)))
+        rows = [of[point] for point in (self.first, self.then)]
+        first, then = ([value for row in one if (value := self.value(row)) is not None] for one in rows)
+        if not first or not then:
+            return f"{about}| - | - | - | {UNMEASURED} |"
+        found = apart(first, then)
         known = "agrees" if found.low > 0 else "disagrees" if found.high < 0 else "undecided"
         told = of_seeds(known if np.isfinite(found.low) else "no interval", found.n)
+        told += unmeasured(sum(map(len, rows)) - len(first) - len(then))
         told += results.failures(self.sweep, self.key, [self.first, self.then])
         return f"{about}| {interval(found)} | - | - | {told} |"
+
+    def value(self, row: Row) -> float | None:
+        """None of a row that does not hold it."""
+        return reduce(lambda found, key: (found or {}).get(key), self.path, row)
 
 
 AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueClaim
@@ -227,6 +241,11 @@ def verdict(expected: str, found: Difference, trained: bool) -> str:
     if found.verdict in ("undecided", "no interval") or expected == "any":
         return f"{found.verdict}, {of}"
     return f"{'agrees' if found.verdict == expected else 'disagrees'}, {of}"
+
+
+def unmeasured(runs: int) -> str:
+    """Of runs that say nothing of a value: skills and columns are measured where that was asked."""
+    return f"; without {runs} that did not measure it" if runs else ""
 
 
 def of_seeds(told: str, seeds: int) -> str:

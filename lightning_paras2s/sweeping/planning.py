@@ -14,9 +14,12 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.check import check
-from lightning_paras2s.running.options import COMMANDS, STAGES
+from lightning_paras2s.running.inputs import content_sha, paths_in
+from lightning_paras2s.running.named import options_of_class
+from lightning_paras2s.running.options import COMMANDS, STAGES, options_of
 from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
+from lightning_paras2s.shown.training import point_text
 from lightning_paras2s.sweeping.rows import ROWS
 from lightning_paras2s.sweeping.runs import Work
 from lightning_paras2s.types import Query
@@ -26,6 +29,7 @@ INDIFFERENT = ("micro_batch_tokens", "sync_every_micro_batch", "rollout_parts", 
 INDIFFERENT += ("logger", "checkpoint", "progress", "log_every_n_steps")
 PLACE = re.compile(r"\{(\w+)\}")
 AFTER = ("evaluate", "skills", "audit")  # subcommands that follow the stages
+OPEN_SEED = 0  # stands for any in a recipe: a number, as options want one
 MADE = "made"  # a stage, which makes the queries of its run
 
 
@@ -40,6 +44,7 @@ class Run:
         columns: name -> stage and metric, of the row.
         parts: of a row -> hash of what that part is made from: the policy and its scores, skills, ears from outside,
             columns. A row of any sweep that has the same parts tells of the same run.
+        recipe: these with the seed left open: those of all seeds of one thing.
     """
 
     point: dict[str, Any]
@@ -49,11 +54,17 @@ class Run:
     work: Work
     columns: dict[str, str]
     parts: dict[str, str]
+    recipe: dict[str, str]
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Of what is trained: responses in a batch of one rank."""
+        return {stage: batch_of(tree) for stage, tree in self.stages.items()}
 
     @property
     def responses(self) -> dict[str, int]:
         """Of what is trained: how many responses it samples or learns from, the unit in which its time is estimated."""
-        return {stage: steps_of(tree) * responses_of(tree) for stage, tree in self.stages.items()}
+        return {stage: responses_planned(stage, tree) for stage, tree in self.stages.items()}
 
 
 def check_stages(stages: dict[str, str], columns: dict[str, str], manifest: str) -> None:
@@ -80,42 +91,90 @@ def plan(
     if queries is not None:
         asked: list[Query] = read_queries(str(queries), None)
         about = queries_sha(asked, {q.id: inputs_of(q, queries.parent) for q in asked})
-    return [plan_one(point, seed, options, folder, queries, about) for seed in seeds for point in points]
+    recipes = [made_from({**point, "seed": OPEN_SEED}, options, about)[2] for point in points]
+    made = [
+        plan_one(point, seed, options, folder, queries, about, recipe)
+        for seed in seeds
+        for point, recipe in zip(points, recipes, strict=True)
+    ]
+    refuse_same(made)
+    return made
 
 
-def plan_one(point: dict, seed: int, options: dict[str, Any], folder: Path, queries: Path | None, about: str) -> Run:
+def refuse_same(made: list[Run]) -> None:
+    """
+    Raises:
+        UserError: two points, or two seeds of one, are one run.
+    """
+    first: dict[str, Run] = {}
+    for run in made:
+        if (same := first.setdefault(run.sha, run)) is not run:
+            both = " and ".join(f"{point_text(one.point)}, seed {one.seed}" for one in (same, run))
+            what = "give one seed (--seeds [1])" if same.point == run.point else "leave one out"
+            raise UserError(
+                f"runs must differ; got {both}, which differ in nothing that is run or decides a result; {what}, or "
+                "name in an option what they differ in ({seed}, {x})"
+            )
+
+
+def plan_one(
+    point: dict,
+    seed: int,
+    options: dict[str, Any],
+    folder: Path,
+    queries: Path | None,
+    about: str,
+    recipe: dict[str, str],
+) -> Run:
     values = {**point, "seed": seed}
-    shown = {stage: f"{{{stage}}}" for stage in options["stages"]}  # a run's folder is no part of what it is
-    trees = {stage: stage_tree(text, values | shown, seed) for stage, text in options["stages"].items()}
-    asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
-    others = {command: tree_of(command, words) for command, words in asked.items()}
-    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
-    shas = {path: file_sha(path) for path in files_of([trees, others])}
-    made_from = [decisive(trees), others, sorted(shas.values()), about, options["threads"], ROWS]
-    columns = options.get("columns", {})
-    found = sha([*made_from, columns] if columns else made_from)
-    trained = [decisive(trees), others.get("evaluate", {}), about, options["threads"], ROWS]
-    told = {"policy": trained, **{c: others[c] for c in ("skills", "audit") if c in others}}
-    told |= {"columns": columns} if columns else {}
-    parts = {name: sha([of, sorted({shas.get(f) or file_sha(f) for f in files_of(of)})]) for name, of in told.items()}
+    trees, found, parts = made_from(values, options, about)
     label = "_".join(re.sub(r"[^\w.]+", "-", f"{key}-{value_text(value)}") for key, value in point.items())[:60]
     run = folder / f"{label}_seed-{seed}_{found[:8]}"
     places = values | {stage: str(run / stage) for stage in trees}
     places["queries"] = str(run / MADE / "queries.jsonl" if queries is None else queries)
     commands = {stage: stage_words(text, stage, places, run) for stage, text in options["stages"].items()}
-    for command in asked:
+    for command in (c for c in AFTER if options.get(c)):
         commands[command] = [command, *filled(options[command], places)]
     if "evaluate" in commands:
         commands["evaluate"] += ["--manifest", places["queries"], "--output", str(run / "evaluate")]
     if "audit" in commands:
         commands["audit"] += ["--run", str(run / "evaluate")]
     fitted = {stage: tree for stage, tree in trees.items() if commands[stage][0] == "fit"}
-    return Run(point, seed, found, fitted, Work(run, commands, options["threads"]), columns, parts)
+    work = Work(run, commands, options["threads"])
+    return Run(point, seed, found, fitted, work, options.get("columns", {}), parts, recipe)
 
 
-def stage_tree(text: str, values: dict[str, Any], seed: int) -> dict[str, Any]:
+def made_from(
+    values: dict[str, Any], options: dict[str, Any], about: str
+) -> tuple[dict[str, dict], str, dict[str, str]]:
+    """Of one point and seed: the merged configs of its stages, the hash of the whole, and those of a row's parts."""
+    shown = {stage: f"{{{stage}}}" for stage in options["stages"]}  # a run's folder is no part of what it is
+    trees = {stage: stage_tree(text, values | shown) for stage, text in options["stages"].items()}
+    asked = {c: filled(options[c], values | shown | {"queries": ""}) for c in AFTER if options.get(c)}
+    others = {command: tree_of(command, words) for command, words in asked.items()}
+    others.get("evaluate", {}).pop("manifest", None)  # `about` says which queries are answered
+    named = {name: (tree.get("command", "fit"), tree) for name, tree in trees.items()}
+    named |= {command: (command, tree) for command, tree in others.items()}
+    folders = {name: {path: content_sha(path) for path in folders_of(*one)} for name, one in named.items()}
+    shas = {path: file_sha(path) for path in files_of([trees, others])}
+    shas |= {path: told for of in folders.values() for path, told in of.items()}
+
+    def part(of: Any, *names: str) -> str:
+        files = {shas.get(file) or file_sha(file) for file in files_of(of)}
+        return sha([of, sorted(files.union(*(folders[name].values() for name in names if name in folders)))])
+
+    columns = options.get("columns", {})
+    whole = [decisive(trees), others, sorted(shas.values()), about, options["threads"], ROWS]
+    trained = [decisive(trees), others.get("evaluate", {}), about, options["threads"], ROWS]
+    parts = {"policy": part(trained, *trees, "evaluate")}
+    parts |= {c: part(others[c], c) for c in ("skills", "audit") if c in others}
+    parts |= {"columns": part(columns)} if columns else {}
+    return trees, sha([*whole, columns] if columns else whole), parts
+
+
+def stage_tree(text: str, values: dict[str, Any]) -> dict[str, Any]:
     command, words = command_of(filled(text, values))
-    tree = tree_of(command, [*words, "--seed_everything", str(seed)] if command in STAGES else words)
+    tree = tree_of(command, [*words, "--seed_everything", str(values["seed"])] if command in STAGES else words)
     return tree if command == "fit" else {"command": command, **tree}
 
 
@@ -175,6 +234,14 @@ def files_of(tree: Any) -> list[Path]:
     return found
 
 
+def folders_of(command: str, tree: dict[str, Any]) -> list[Path]:
+    """The folders that a command's options take as they lie there: of weights, of recorded answers. Those of data are
+    known by their manifests."""
+    found = [path if os.path.isdir(path) else PACKAGE / path for _, path in paths_in(tree, known=options_of(command))]
+    kept = [path for path in map(Path, found) if os.path.isdir(path) and not os.path.isfile(path / "train.jsonl")]
+    return list(dict.fromkeys(kept))
+
+
 def texts_in(tree: Any) -> list[str]:
     """All texts of a tree, whole: a path may hold blanks, and letters of any script."""
     inner = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else []
@@ -186,12 +253,52 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"[\w./@+-]{2,500}", text)))
 
 
-def steps_of(tree: dict[str, Any]) -> int:
-    return tree.get("trainer", {}).get("max_steps", 1)
+def responses_planned(stage: str, tree: dict[str, Any]) -> int:
+    """Of a whole stage.
+
+    Raises:
+        UserError: how long it trains cannot be told before.
+    """
+    trainer = tree.get("trainer", {})
+    steps, epochs = (trainer.get(key) or -1 for key in ("max_steps", "max_epochs"))
+    if steps < 0 or epochs > 0:
+        raise UserError(
+            f"a stage must end by trainer.max_steps alone to be priced; got max_steps {steps} and max_epochs {epochs} "
+            f"of {stage}; set --trainer.max_steps, and --trainer.max_epochs -1"
+        )
+    return steps // updates_of(tree) * responses_of(tree)
 
 
 def responses_of(tree: dict[str, Any]) -> int:
-    """Responses in a batch."""
-    data, model = (tree.get(key, {}).get("init_args", {}) for key in ("data", "model"))
-    group = model.get("group_size", 8) if str(tree.get("model", {}).get("class_path")).endswith("GRPOModule") else 1
-    return data.get("batch_size", 1) * group
+    """Responses that all ranks learn from before a line is logged: a batch, or as many as gradients are accumulated
+    over. Ranks that are not counted in the config (`auto`) are one."""
+    trainer = tree.get("trainer", {})
+    ranks = devices_of(trainer.get("devices")) * int(trainer.get("num_nodes") or 1)
+    return batch_of(tree) * ranks * int(trainer.get("accumulate_grad_batches") or 1)
+
+
+def batch_of(tree: dict[str, Any]) -> int:
+    """Responses in a batch of one rank."""
+    model = tree.get("model", {})
+    group = setting(model, "group_size") if str(model.get("class_path")).endswith("GRPOModule") else 1
+    return setting(tree.get("data", {}), "batch_size") * group
+
+
+def updates_of(tree: dict[str, Any]) -> int:
+    """Optimizer steps that a batch serves."""
+    return setting(tree.get("model", {}), "mu") * setting(tree.get("model", {}), "minibatches")
+
+
+def setting(part: dict[str, Any], name: str) -> int:
+    """A class's option: as its config says, else its own default; 1 of a class that has none."""
+    options = options_of_class(str(part.get("class_path"))) or ()
+    default = next((option.default for option in options if option.name == name and option.default), 1)
+    return int(part.get("init_args", {}).get(name, default))
+
+
+def devices_of(devices: Any) -> int:
+    """As Lightning reads them: a number, or their list."""
+    if isinstance(devices, list):
+        return len(devices)
+    number = re.fullmatch(r"\d+", str(devices))
+    return max(int(number[0]), 1) if number else str(devices).count(",") + 1

@@ -7,6 +7,7 @@ that one judge has heard are compared.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -106,6 +107,11 @@ def few_seeds(seeds: int) -> str:
     return "" if seeds >= MIN_SEEDS else f"open: {seeds if seeds > 1 else 'one'} seed{'s' * (seeds > 1)}"
 
 
+def trained(row: Row) -> bool:
+    """Whether a run trained anything, so that its seed says something; the oldest rows tell by their steps."""
+    return row.get("trained", row["steps"] > 0)
+
+
 def value_at(point: dict[str, Any], key: Key) -> Any:
     return point[key] if isinstance(key, str) else tuple(point[one] for one in key)
 
@@ -126,7 +132,7 @@ def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
         found.setdefault(json.dumps(row["point"]), []).append(row)
     for point, of in found.items():
         seeds = [row["seed"] for row in of]
-        recipes = sorted({f"{row.get('steps')} steps, precision {row.get('precision')}" for row in of})
+        recipes = recipes_of(of)
         if len(set(seeds)) < len(seeds) or len(recipes) > 1:
             got = "; ".join(recipes) if len(recipes) > 1 else f"seeds {', '.join(map(str, sorted(seeds)))}"
             raise UserError(f"a point's rows must have seeds of their own, and one recipe; {point} got {got}; "
@@ -134,6 +140,20 @@ def points_of(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
     points = [(json.loads(point), of) for point, of in found.items()]
     ordered = all(isinstance(value, int | float) for point, _ in points for value in point.values())
     return sorted(points, key=lambda one: list(one[0].values())) if ordered else points
+
+
+def recipes_of(rows: Sequence[Row]) -> list[str]:
+    """In what a point's rows were made otherwise, where they were, and by which seeds; rows from before recipes were
+    kept are taken at their word, and what one row holds alone (skills) is no other recipe."""
+    known = [set(row.get("recipe", {}).items()) for row in rows]
+    hashes = Counter(name for name, _ in set().union(*known))
+    differ = [name for name, count in hashes.items() if count > 1]
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        words = f"{row.get('steps')} steps, precision {row.get('precision')}"
+        words += "".join(f", recipe of {n} {row['recipe'][n]}" for n in differ if n in row.get("recipe", {}))
+        found.setdefault(words, []).append(row["seed"])
+    return [f"{words} (seeds {', '.join(map(str, sorted(of)))})" for words, of in sorted(found.items())]
 
 
 def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
@@ -149,8 +169,8 @@ def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
 
 
 def column(rows: Sequence[Row], name: str) -> Estimate:
-    """A column's mean over a point's seeds (Student's t); no interval with one seed."""
-    return over_seeds([row["columns"][name] for row in rows])
+    """A column's mean over a point's seeds that have it (Student's t); no interval with one seed."""
+    return over_seeds([row["columns"][name] for row in rows if name in row.get("columns", {})])
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

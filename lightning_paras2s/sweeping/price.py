@@ -18,9 +18,11 @@ import yaml
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
-from lightning_paras2s.sweeping.planning import AFTER, responses_of
+from lightning_paras2s.running.origins import sha
+from lightning_paras2s.shown.training import point_text
+from lightning_paras2s.sweeping.planning import AFTER, responses_of, updates_of
 from lightning_paras2s.sweeping.rows import rows_in
-from lightning_paras2s.sweeping.runs import Failed, chain
+from lightning_paras2s.sweeping.runs import Failed, chain, stamp_of
 
 if TYPE_CHECKING:
     from lightning_paras2s.sweeping.planning import Run
@@ -31,32 +33,39 @@ HOUR = 3600.0
 
 
 def price(
-    name: str, made: Sequence[Run], todo: Sequence[Run], rows: Rows, step_seconds: float, usd_per_hour: float
+    name: str,
+    made: Sequence[Run],
+    asked: dict[int, Run],
+    todo: Sequence[Run],
+    rows: Rows,
+    step_seconds: float,
+    usd_per_hour: float,
 ) -> dict[str, Any]:
     """Hours and dollars of the runs that are left, one after another: a run's training is taken to last as its
-    responses do (steps x batch x group), its evaluation as the others'."""
+    responses do (steps x batch x group), its evaluation as the others'.
+
+    Args:
+        made: all runs of the sweep, of which those that are done tell how long one takes.
+        asked: number -> run, of those to price.
+    """
     if step_seconds < 0 or usd_per_hour < 0:
         raise UserError(f"step_seconds and usd_per_hour must be at least 0; got {step_seconds} and {usd_per_hour}")
     known = rows.read()
     done = [(run, known[run.sha]) for run in made if known.get(run.sha, {}).get("status") == "ok"]
-    waiting = {run.sha for run in todo}
-    if step_seconds or not done or not todo:
-        rates, rest, how = from_a_step(made[0], step_seconds) if todo else ({}, 0.0, "nothing is left to do")
+    left = {run.sha: run.responses for run in todo}  # refused before anything is measured
+    if not todo:
+        rates, rest, how = {}, 0.0, "nothing is left to do"
     else:
-        rates, rest, how = from_rows(done)
+        rates, rest, how = from_a_step(made[0], step_seconds) if step_seconds or not done else from_rows(done)
     each = []
-    for run in made:
-        seconds = sum(count * rates.get(stage, 0.0) for stage, count in run.responses.items()) + rest
-        hours = seconds / HOUR if run.sha in waiting else 0.0
-        state = "to do" if run.sha in waiting else known.get(run.sha, {}).get("status", "ok, in another sweep")
-        each.append({"point": point_text(run), "seed": run.seed, "hours": round(hours, 6), "state": state})
+    for number, run in asked.items():
+        seconds = sum(count * rates.get(stage, 0.0) for stage, count in left.get(run.sha, {}).items()) + rest
+        hours = round(seconds / HOUR, 6) if run.sha in left else 0.0
+        state = "to do" if run.sha in left else known.get(run.sha, {}).get("status", "ok, in another sweep")
+        each.append({"run": number, "point": point_text(run.point), "seed": run.seed, "hours": hours, "state": state})
     hours = sum(one["hours"] for one in each)
-    return {"dry_run": True, "name": name, "runs": len(made), "todo": len(todo), "hours": hours,
+    return {"dry_run": True, "name": name, "runs": len(asked), "todo": len(todo), "hours": hours,
             "usd": round(hours * usd_per_hour, 4), "how": how, "each": each}  # fmt: skip
-
-
-def point_text(run: Run) -> str:
-    return ", ".join(f"{key} {value}" for key, value in run.point.items())
 
 
 def from_rows(done: Sequence[tuple[Run, dict[str, Any]]]) -> tuple[dict[str, float], float, str]:
@@ -77,7 +86,7 @@ def from_a_step(run: Run, step_seconds: float) -> tuple[dict[str, float], float,
     if not run.stages:
         return {}, 0.0, f"nothing is trained; {ending}"
     if step_seconds:
-        rates = {stage: step_seconds / responses_of(tree) for stage, tree in run.stages.items()}
+        rates = {stage: step_seconds * updates_of(tree) / responses_of(tree) for stage, tree in run.stages.items()}
         return rates, 0.0, f"{step_seconds:g} s a step of the first point, as given; {ending}"
     steps = measured(run)
     rates = {stage: seconds / responses_of(run.stages[stage]) for stage, seconds in steps.items()}
@@ -121,7 +130,10 @@ def step_of(folder: Path, stage: str) -> float:
     included)."""
     lines = rows_in(folder / stage / "metrics.jsonl")
     found = [line["seconds/step"] for line in lines if line.get("seconds/step")] or between_losses(folder / stage)
-    return statistics.median(found) if found else float((folder / f"{stage}.done").read_text()) / MEASURED_STEPS
+    if found:
+        return statistics.median(found)
+    seconds, _ = stamp_of(folder, stage)
+    return seconds / MEASURED_STEPS
 
 
 def between_losses(folder: Path) -> list[float]:
@@ -138,25 +150,36 @@ def between_losses(folder: Path) -> list[float]:
 
 
 def array_script(
-    folder: Path, runs: int, left: Sequence[int], options: dict[str, Any], slurm: Sequence[str]
+    folder: Path, runs: int, left: dict[int, str], options: dict[str, Any], slurm: Sequence[str]
 ) -> dict[str, Any]:
     """A script for `sbatch`, a task a run that is left; each task is this command with --only. It resumes as it does
-    here: submitted again, a task goes on."""
+    here: submitted again, a task goes on.
+
+    A task reads config and script when it starts, and the same sweep may have been submitted with other points by then:
+    both files are named by what they hold, and a run is asked for by its hash.
+
+    Args:
+        left: number of a run -> its hash.
+    """
     if not left:
         return {"script": "", "tasks": 0, "runs": runs}
-    config, script = folder / "sweep.yaml", folder / "array.sh"
-    replace_file(config, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    config = folder / f"sweep-{sha(text)}.yaml"
+    replace_file(config, text)
     lines = [
         "#!/bin/bash",
         f"#SBATCH --job-name={options['name']}",
         f"#SBATCH --array={','.join(map(str, left))}",
-        f"#SBATCH --output={folder}/array-%a.log",
+        f"#SBATCH --output={folder}/array-%A-%a.log",
         "#SBATCH --requeue",
         *(f"#SBATCH {option}" for option in slurm),
         "set -eu",
         f"cd {shlex.quote(str(Path.cwd()))}",
+        f"runs=({' '.join(f'[{place}]={run}' for place, run in left.items())})",
         f"exec {shlex.quote(sys.executable)} -m lightning_paras2s sweep --config {shlex.quote(str(config))} "
-        '--workers 1 --only "$SLURM_ARRAY_TASK_ID"',
+        '--workers 1 --only "${runs[$SLURM_ARRAY_TASK_ID]}"',
     ]
-    replace_file(script, "\n".join(lines) + "\n")
+    text = "\n".join(lines) + "\n"
+    script = folder / f"array-{sha(text)}.sh"
+    replace_file(script, text)
     return {"script": str(script), "tasks": len(left), "runs": runs, "command": f"sbatch {script}"}

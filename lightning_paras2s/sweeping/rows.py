@@ -19,7 +19,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import mean_score
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file, say
+from lightning_paras2s.running.logs import RESULT, Judging, Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
 from lightning_paras2s.sweeping.runs import commits_of, seconds_of
@@ -32,7 +32,7 @@ ROWS = 1  # raise it where a row of the same run would mean something else: all 
 KEPT = ("mean", "ci95", "n", "n_failed", "n_pairs", "detectable_difference", "wer", "pair_accuracy",
         "pair_accuracy_ci95", "label_swap_gain")  # fmt: skip
 PROBES = ("judge", "audit", "wer", "wer_outside")  # of held-out queries while it trains, where a run is watched
-PLACED = ("sweep", "point", "config_sha", "parts")  # what a row says of the sweep that it stands in
+PLACED = ("sweep", "point", "config_sha", "parts", "recipe")  # what a row says of the sweep that it stands in
 PART_OF = {"skills": "skills", "outside": "audit", "columns": "columns"}  # the other keys are the policy's
 CURVES = {"reward": "train/reward", "kl": "train/kl", "zero_variance": "train/zero_std_groups"}
 
@@ -119,6 +119,7 @@ def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
         "seed": run.seed,
         "config_sha": run.sha,
         "parts": run.parts,
+        "recipe": run.recipe,
         "rows": ROWS,
         "version": lightning_paras2s.__version__,
         "commits": commits_of(run.work),
@@ -187,15 +188,17 @@ def by_pair(
 def training_of(run: Run) -> dict[str, Any]:
     """Steps, seconds, and the curves of the last stage; means over its last quarter of steps."""
     if not run.stages:
-        return {"steps": 0, "responses": 0, "train_seconds": 0.0}
+        return {"trained": False, "steps": 0, "responses": 0, "train_seconds": 0.0}
     stage = list(run.stages)[-1]
     lines = metrics_of(run, stage)
     probed = [line for line in lines if any(line.get(f"probe/{name}") is not None for name in PROBES)]
     lines = [line for line in lines if line.get("train/reward") is not None]
     tail = lines[-math.ceil(len(lines) / 4) :] if lines else []
-    row: dict[str, Any] = {"stage": stage, "steps": len(lines) or run.stages[stage].get("trainer", {}).get("max_steps")}
-    row["responses"] = int(sum(run.responses.values()))
-    row["train_seconds"] = round(sum(line.get("seconds/step") or 0.0 for line in lines), 1)
+    ends = {name: ended(run, name) for name in run.stages}
+    row: dict[str, Any] = {"trained": True, "stage": stage, "steps": ends[stage]["steps"]}
+    row["responses"] = sum(end["batches"] * end["ranks"] * run.batches[name] for name, end in ends.items())
+    known = [line["seconds/step"] for line in lines if line.get("seconds/step")]
+    row["train_seconds"] = round(float(np.mean(known or 0)) * ends[stage]["batches"], 1)  # not each step need be logged
     row["last_quarter"] = {name: mean(tail, key) for name, key in CURVES.items()}
     row["zero_variance_share"] = mean(lines, CURVES["zero_variance"])
     row["curves"] = {name: [rounded(line.get(key)) for line in lines] for name, key in CURVES.items()}
@@ -203,6 +206,21 @@ def training_of(run: Run) -> dict[str, Any]:
         row["probes"] = {name: [rounded(line.get(f"probe/{name}")) for line in probed] for name in PROBES}
         row["probes"]["step"] = [line["step"] for line in probed]
     return row
+
+
+def ended(run: Run, stage: str) -> dict[str, Any]:
+    """What `fit` returned of a stage: its steps and batches.
+
+    Raises:
+        UserError: it wrote none.
+    """
+    path = run.work.folder / stage / RESULT
+    if not path.is_file():
+        raise UserError(
+            f"a stage must have written {path}, which tells its steps; it is not there; remove {stage}.done beside its "
+            "folder and sweep with --retry true: what is trained stays"
+        )
+    return json.loads(path.read_text())
 
 
 def metrics_of(run: Run, stage: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -156,18 +155,23 @@ def why(log: Path, code: int) -> str:
     return f"{told[-1][:500]} (exit code {code})"
 
 
+def stamp_of(folder: Path, step: str) -> tuple[float, str] | None:
+    """Wall time of a step that has ended, from its last start, and the version of the source that it ended with ("" =
+    not known); None where it has not."""
+    path = folder / f"{step}.done"
+    if not path.is_file():
+        return None
+    seconds, _, version = path.read_text().strip().partition(" ")
+    return float(seconds), version
+
+
 def seconds_of(work: Work) -> dict[str, float]:
-    """Wall time of each step that has ended, from its last start."""
-    found = {}
-    for step in work.commands:
-        with suppress(OSError, ValueError):
-            found[step] = float((work.folder / f"{step}.done").read_text().split()[0])
-    return found
+    """Wall time of each step that has ended."""
+    return {step: stamp[0] for step in work.commands if (stamp := stamp_of(work.folder, step))}
 
 
 def commits_of(work: Work) -> list[str]:
     """The versions of the source that its steps ended with, in their order: more than one where the run was stopped and
     went on with another."""
-    stamps = [work.folder / f"{step}.done" for step in work.commands]
-    told = [stamp.read_text().split()[1:] for stamp in stamps if stamp.is_file()]
-    return list(dict.fromkeys(commit for words in told for commit in words))
+    stamps = [stamp for step in work.commands if (stamp := stamp_of(work.folder, step))]
+    return list(dict.fromkeys(version for _, version in stamps if version))

@@ -44,7 +44,7 @@ def sweep(
     threads: int = 1,
     keep_checkpoints: bool = False,
     retry: bool = False,
-    only: int = -1,
+    only: str | int = "",
     dry_run: bool = False,
     step_seconds: float = 0.0,
     usd_per_hour: float = 0.0,
@@ -78,7 +78,8 @@ def sweep(
         threads: of each run; 0 leaves it to each run.
         keep_checkpoints: keep a finished run's checkpoints and judged samples, and not only its weights.
         retry: run those again that have failed.
-        only: number of the one run to do (from 0, in the order of --dry_run); -1 = all. For SLURM's arrays.
+        only: the one run to do, price or submit, by its number (from 0, in the order of --dry_run) or its hash, which
+            SLURM's arrays give; nothing = all.
         dry_run: print runs, hours and dollars, and run nothing but a few steps to measure.
         step_seconds: of an optimizer step of the first point, for --dry_run; 0 takes it from the rows that are there,
             or measures three steps.
@@ -86,7 +87,7 @@ def sweep(
         submit: slurm = run nothing, and write a script for `sbatch` with a task a run; no = run here.
         slurm: options of `sbatch` in that script.
     """
-    check_options(stages, points, seeds, pairs, only)
+    check_options(stages, points, seeds, pairs)
     check_stages(stages, columns, manifest)
     folder = Path(runs) / name
     rows = Rows(Path(results) / f"{name}.jsonl", folder / ".rows.lock")
@@ -94,15 +95,14 @@ def sweep(
     options = {"stages": stages, "evaluate": evaluate, "skills": skills, "audit": audit, "threads": threads}
     options |= {"columns": columns}
     made = plan(points, seeds, options, folder, queries)
-    if only >= len(made):
-        raise UserError(f"only must be the number of a run, 0 to {len(made) - 1}; got {only}")
-    todo = [run for run in made if run.sha not in rows.done(retry)]
+    asked = {place: made[place] for place in places(made, str(only))}
+    todo = [run for run in asked.values() if run.sha not in rows.done(retry)]
     known = rows.known_elsewhere(todo)
     todo = [run for run in todo if run.sha not in known]
     if dry_run:
         from lightning_paras2s.sweeping.price import price
 
-        return price(name, made, todo, rows, step_seconds, usd_per_hour)
+        return price(name, made, asked, todo, rows, step_seconds, usd_per_hour)
     rows.add_known(list(known.values()))
     if submit == "slurm":
         from lightning_paras2s.sweeping.price import array_script
@@ -110,10 +110,25 @@ def sweep(
         again = {"name": name, "points": points, "seeds": seeds, "manifest": manifest, "pairs": pairs}
         again |= {"subset_seed": subset_seed, "results": results, "runs": runs, "run_gb": run_gb}
         again |= {"keep_checkpoints": keep_checkpoints, "retry": retry, **options}
-        return array_script(folder, len(made), [i for i, run in enumerate(made) if run in todo], again, slurm)
-    chosen = [run for i, run in enumerate(made) if run in todo and only in (-1, i)]
-    run_all(name, chosen, rows, workers or most_workers(run_gb, threads), keep_checkpoints)
-    return outcome(name, made if only == -1 else [made[only]], rows)
+        left = {place: run.sha for place, run in asked.items() if run in todo}
+        return array_script(folder, len(asked), left, again, slurm)
+    run_all(name, todo, rows, workers or most_workers(run_gb, threads), keep_checkpoints)
+    return outcome(name, list(asked.values()), rows)
+
+
+def places(made: Sequence[Run], only: str) -> list[int]:
+    """Places of the runs that are asked for: all, or the one of a number or a hash.
+
+    Raises:
+        UserError: there is none such.
+    """
+    found = [place for place, run in enumerate(made) if only in ("", str(place), run.sha)]
+    if not found:
+        raise UserError(
+            f"only must be the number of a run, 0 to {len(made) - 1}, or its hash; got {only}; a run's hash is another "
+            "since the grid, or a file that it names, has changed: submit or number them again (--submit, --dry_run)"
+        )
+    return found
 
 
 def outcome(name: str, made: Sequence[Run], rows: Rows) -> dict[str, Any]:
@@ -131,13 +146,13 @@ def outcome(name: str, made: Sequence[Run], rows: Rows) -> dict[str, Any]:
     }
 
 
-def check_options(stages: dict[str, str], points: list[dict], seeds: list[int], pairs: int, only: int) -> None:
+def check_options(stages: dict[str, str], points: list[dict], seeds: list[int], pairs: int) -> None:
     if not points or not seeds:
         raise UserError(f"a sweep must have a point and a seed; got {len(points)} and {len(seeds)}")
     if len(set(seeds)) < len(seeds) or len({sha(point) for point in points}) < len(points):
         raise UserError("points and seeds must differ, each from the others; got one twice; leave it out")
-    if pairs < 0 or only < -1:
-        raise UserError(f"pairs must be at least 0, only at least -1; got {pairs} and {only}")
+    if pairs < 0:
+        raise UserError(f"pairs must be at least 0; got {pairs}")
     names = {key for point in points for key in point}
     if taken := names & {"seed", "queries", *stages}:
         raise UserError(f"a point's value must have a name of its own; got {', '.join(sorted(taken))}; rename it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_paras2s.models.tiny.lm import TinySpeechLM
 from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate, unspelt
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer, silence, stack_frames
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
+from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.speaking.codec import SpokenResponse, speak, through_codec
 from lightning_paras2s.types import Audio
 
@@ -210,10 +210,8 @@ def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], c
     path = Path(cache_dir) / f"codes-{digest.hexdigest()}.npz"
     if not path.is_file():
         codes = encode_all(tokenizer, utterances)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{os.getpid()}.{path.name}")
-        np.savez(part, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
-        part.replace(path)
+        with written_whole(path) as part, part.open("wb") as file:
+            np.savez(file, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
     with np.load(path) as kept:
         return list(torch.from_numpy(kept["codes"]).long().split(kept["counts"].tolist()))
 

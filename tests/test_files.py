@@ -1,0 +1,39 @@
+"""Files that appear whole or not at all, whoever else writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_paras2s.audio import read_audio, write_audio
+from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.types import Audio
+
+
+def test_two_who_write_one_file_have_places_of_their_own(tmp_path):
+    path = tmp_path / "made/manifest.jsonl"
+    with written_whole(path) as one, written_whole(path) as other:
+        one.write_text("whole")
+        other.write_text("ha")
+        assert one != other and not path.exists()
+    assert path.read_text() == "whole" and [*path.parent.iterdir()] == [path]  # the outer one ends last
+
+
+def test_nothing_is_left_of_what_could_not_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    write_audio(path, Audio(np.full(160, 0.5, np.float32), 16000))
+
+    def full(part: object, *args: object, **options: object) -> None:
+        Path(str(part)).write_bytes(b"RIFF")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr("soundfile.write", full)
+        write_audio(path, Audio(np.zeros(160, np.float32), 16000))
+    assert [*tmp_path.iterdir()] == [path] and read_audio(path, 16000).samples[0] == pytest.approx(0.5)
+    with pytest.raises(UnicodeEncodeError):
+        replace_file(tmp_path / "b.txt", "\ud800")
+    assert [*tmp_path.iterdir()] == [path]
