@@ -161,7 +161,7 @@ def test_training_prompts_hold_the_turns_of_a_manifest(manifest, tokenizer):  # 
     """0.5 s are 7 codes and 6 marks, behind 5 marks and 4 codes, 2 marks and 3 words: 27 positions."""
     module = DualStreamDataModule(ManifestDialogues(manifest), TinyKimi(tokenizer), labelled=False, batch_size=2)
     module.setup()
-    assert module.train.lengths == pytest.approx([0.3, 0.8])
+    assert module.train.lengths == pytest.approx([12.5 * 0.3, 12.5 * 0.8])
     batch = module.transfer_batch_to_device(next(iter(module.predict_dataloader()[0])), CPU, 0)
     assert batch.prompt.mask.sum(1).tolist() == [10, 27] and batch.prompt.features_mask.sum(1).tolist() == [4, 11]
 
