@@ -1,5 +1,6 @@
 """Writes the tables and pictures of docs/findings.md from results/sweep_*.jsonl: python docs/findings.py (--check: only
-compare). A picture is current if it was made of the rows that are there: it holds their hash."""
+compare). The claims are those of findings_claims.py. A picture is current if it was made of the rows that are there: it
+holds their hash."""
 
 from __future__ import annotations
 
@@ -13,25 +14,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from findings_claims import (
+    ABLATIONS,
+    ANCHORS,
+    BUDGET,
+    GENERALISATION,
+    HACKING,
+    LABELS,
+    REWARD_LABELS,
+    SHORT,
+    TRAINED,
+    UNLABELLED,
+)
 from numpy.typing import NDArray
 
 from lightning_paras2s.bench.people.resampling import FISHER, jackknife
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.modules.reward import agreement
-from lightning_paras2s.sweeping.claims import (
-    HEADER,
-    METRICS,
-    AnyClaim,
-    Claim,
-    ColumnClaim,
-    EveryClaim,
-    RatioClaim,
-    TimesClaim,
-    ValueClaim,
-    interval,
-    number,
-    signed,
-)
+from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
 from lightning_paras2s.sweeping.points import (
     MIN_SEEDS,
@@ -52,142 +52,7 @@ JUDGED = ("beta", "G_steps", "domains", "anchors", "reward")  # runs whose rewar
 # What the policies of these sweeps learn from; those of all others learn from all queries, and one seed draws alike.
 LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best answer"}
 BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
-TRAINED = ("grpo", "sft_fifth")
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
-
-BETA_AND_G = (
-    Claim("The score without a KL against that of beta .2", "not told in words", "beta", "beta", 0.2, 0.0, "any"),
-    *(
-        ValueClaim(f"Without a KL more is forgotten: {name}", "Fig. 3c: VoiceBench drops, no digits", "beta", "beta",
-                   0.2, 0.0, "kept", ("skills", skill, "grpo", "change"))
-        for skill, name in (("repeat", "repeating"), ("read", "reading aloud"), ("answer", "answering"),
-                            ("name", "naming"))
-    ),
-    Claim("With too large a beta the score falls", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8, "higher"),
-    ValueClaim("With too large a beta less is learned", "Fig. 3c, no digits", "beta", "beta", 0.2, 0.8,
-               "reward, last quarter of steps", ("last_quarter", "reward")),
-    Claim("G = 2 is worse than 8 at equal steps", "Fig. 3b, no digits", "G_steps", "G", 8, 2, "higher"),
-    ValueClaim("Two answers get the same score more often than eight", "A.6: often, no digits", "G_steps", "G", 2, 8,
-               "equal groups", ("zero_variance_share",)),
-)  # fmt: skip
-SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in BETA_AND_G)
-ABLATIONS = (
-    *BETA_AND_G,
-    Claim("G = 16 is no better than 8", "Fig. 3b, no digits", "G_steps", "G", 16, 8, "any"),
-    Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
-    Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
-    Claim("A larger batch at equal rollouts", "not shown", "B_rollouts", "B", 32, 4, "any"),
-    Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
-    Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
-    Claim("The judge in the loop against the shipped reward model", "not ablated", "reward", "asked", "judge",
-          "reward model", "any"),
-)  # fmt: skip
-SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
-CURVES = {
-    "grpo": ("labels", "RL, judge in the loop"),
-    "grpo_constrained": ("labels_reward", "RL, reward model of as many labels"),
-    "grpo_unconstrained": ("labels_reward", "RL, reward model of all labels"),
-}
-EVERY = {"grpo_constrained": "section 5.2: in all data regimes, no digits"}
-TIMES = (
-    (0.1, 5.0, "section 5.3: RL on 10 h as SFT on 50"),
-    (0.2, 5.0, "section 5.3: RL on 20 h as SFT on 100"),
-    (0.05, 10.0, "section 5.2: more than ten times as much data"),
-)
-LABELS = (
-    *(
-        EveryClaim(f"{name}: better than SFT at every amount", EVERY.get(system, "not in words"), sweep, "share",
-                   SHARES, (system, "sft"))
-        for system, (sweep, name) in CURVES.items()
-    ),
-    *(
-        Claim(f"... judge in the loop, share {share}", "not in words", "labels", "share", share, share, "higher",
-              ("grpo", "sft"))
-        for share in SHARES
-    ),
-    *(
-        TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, sweep, "share", share, times,
-                   (system, "sft"))
-        for system, (sweep, name) in CURVES.items()
-        for share, times, said in TIMES
-    ),
-    *(
-        RatioClaim(f"{name}, 10%: 1.171 times the score of SFT", "section 5.3: more than 17.1 %", sweep, "share",
-                   0.1, 1.171, (system, "sft"))
-        for system, (sweep, name) in CURVES.items()
-    ),
-    *(
-        Claim(f"A reward model of all labels gains more, share {share}", "section 5.2: additional gains, no digits",
-              "labels_reward", "share", share, share, "higher", ("grpo_unconstrained", "grpo_constrained"))
-        for share in SHARES[:-1]
-    ),
-    *(
-        Claim(f"The judge in the loop against a reward model of all labels, share {share}", "not shown", "labels",
-              "share", share, share, "any", ("grpo", "grpo_unconstrained"), other="labels_reward")
-        for share in SHARES
-    ),
-)  # fmt: skip
-UNLABELLED = (
-    Claim("RL without a warm-up gains on the base policy", "section 5.3: it can't, no digits", "unlabelled", "share",
-          0.0, 0.0, "any", ("grpo", "base")),
-    Claim("A warm-up of 5 % is better than none", "section 5.3: critical, no digits", "labels", "share", 0.05, 0.0,
-          "higher", ("grpo", "grpo"), other="unlabelled"),
-    Claim("Rejection sampling without labels gains on the base policy", "not shown", "unlabelled", "share", 0.0, 0.0,
-          "any", ("rejection", "base")),
-    Claim("... against SFT on 5 %", "not shown", "unlabelled", "share", 0.0, 0.05, "any", ("rejection", "sft"),
-          other="labels"),
-)  # fmt: skip
-BUDGET = (
-    Claim("More of the budget for demonstrations is better", "Fig. 2b, no digits", "budget", "share", 0.7, 0.1,
-          "higher"),
-    Claim("... until the reward model correlates poorly", "Fig. 2b, no digits", "budget", "share", 0.9, 0.7, "any"),
-    ColumnClaim("A tenth of the budget makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
-                "budget", "share", 0.9, "correlation", 0.7),
-)  # fmt: skip
-REWARD_LABELS = (
-    ColumnClaim("A tenth of the labels makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
-                "reward_labels", "labels", 204, "correlation", 0.7),
-    ColumnClaim("... and all of them do", "section 5.4: a strong one, no digits", "reward_labels", "labels", 2040,
-                "correlation", 0.7),
-    ValueClaim("Ten times as many labels correlate better", "section 5.4, no digits", "reward_labels", "labels", 2040,
-               204, "correlation", ("columns", "correlation")),
-    *(Claim(f"RL gains by a reward model of {labels:,} labels", "section 5.2, no digits", "reward_labels", "labels",
-            labels, labels, "higher", TRAINED) for labels in (204, 2040)),
-    Claim("... and by ten times as many labels more", "section 5.2: additional gains, no digits", "reward_labels",
-          "labels", 2040, 204, "higher"),
-)  # fmt: skip
-CONDITIONS = ("as in the test", "without noise", "noise at -15 dB", "noise at -5 dB", "larger speakers",
-              "smaller speakers", "wider prosody", "Piper")  # fmt: skip
-REAL = "section 5.5, real speech: + 0.137 (IEMOCAP), + 0.042 (MELD)"
-TABLE_8 = {
-    ("first", "first"): "+ 0.098 (IEMOCAP)",
-    ("second", "second"): "+ 0.593 (MELD)",
-    ("first", "second"): "+ 0.523 (IEMOCAP to MELD)",
-    ("second", "first"): "+ 0.128 (MELD to IEMOCAP)",
-}
-GENERALISATION = (
-    *(Claim(f"GRPO is better than its start: {name}", REAL, "generalisation", "heard", name, name, "higher", TRAINED)
-      for name in CONDITIONS[:-1]),
-    Claim("... Piper, in which no style can be heard", "not shown", "generalisation", "heard", "Piper", "Piper", "any",
-          TRAINED),
-    *(Claim(f"GRPO's score, {name}", "not shown", "generalisation", "heard", name, CONDITIONS[0], "any")
-      for name in CONDITIONS[1:]),
-    *(Claim(f"RL on the {a} half of the topics gains on the {b}", f"Table 8: {told}", "domains", "domain", a, a,
-            "higher", TRAINED, b) for (a, b), told in TABLE_8.items()),
-)  # fmt: skip
-HELD = ("reward_on", "held")
-ANCHORS = (
-    *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
-            (stream, "none"), "any") for stream, name in (("text", "words"), ("audio", "voice"))),
-    *(Claim(f"The voice held, or not: reward on {name}", "not ablated", "anchors", HELD, (stream, "audio"),
-            (stream, "none"), "any")
-      for stream, name in (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))),
-)  # fmt: skip
-HACKING = tuple(
-    Claim(f"Whole judge in the loop against {name}", "not shown", "hacking", "judge", "whole", name, "any")
-    for name in ("no gibberish rule", "no WER limit", "neither")
-)
-
 
 def rows_of(sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
     return Results(ROOT / "results").points(sweep)

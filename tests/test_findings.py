@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def findings(tmp_path, monkeypatch) -> ModuleType:
     """The script, with an empty folder of results."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("findings", ROOT / "docs/findings.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -77,11 +78,11 @@ def test_runs_that_did_not_measure_a_value_are_counted_and_left_out(findings):
     path = findings.ROOT / "results/sweep_beta.jsonl"
     write(path, rows)
     name = "Without a KL more is forgotten: repeating"
-    told = findings.claims(findings.BETA_AND_G[:2])
+    told = findings.claims(findings.ABLATIONS[:2])
     # 0.2, 0.21, 0.22 less 0.00 to 0.03: means .21 and .015
     assert "| 0.20 [" in told and verdicts(told)[name] == "agrees, 3 seeds; without 1 that did not measure it"
     write(path, [{key: value for key, value in one.items() if key != "skills"} for one in rows])
-    assert verdicts(findings.claims(findings.BETA_AND_G[:2]))[name] == "open: not measured"
+    assert verdicts(findings.claims(findings.ABLATIONS[:2]))[name] == "open: not measured"
     some = [one | {"columns": {"correlation": 0.75}} for one in rows[:3]]
     claim = ColumnClaim("usable", "", "beta", "beta", 0.0, "correlation", 0.7)
     write(path, [*some, rows[3]])
@@ -95,7 +96,7 @@ def test_values_that_do_not_vary_have_no_interval(findings):
             | {"skills": {skill: {"grpo": {"change": change}} for skill in ("repeat", "read", "answer", "name")}}
             for beta, change in ((0.0, -0.5), (0.2, 0.0)) for seed in range(3)]  # fmt: skip
     write(findings.ROOT / "results/sweep_beta.jsonl", rows)
-    assert verdicts(findings.claims(findings.BETA_AND_G[:2]))["Without a KL more is forgotten: repeating"] == (
+    assert verdicts(findings.claims(findings.ABLATIONS[:2]))["Without a KL more is forgotten: repeating"] == (
         "no interval, 3 seeds"
     )
 
