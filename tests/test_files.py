@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lightning_paras2s.audio import read_audio, write_audio
-from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.files import rows_in, written_whole
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Audio
 
@@ -37,3 +38,10 @@ def test_nothing_is_left_of_what_could_not_be_written(tmp_path, monkeypatch):
     with pytest.raises(UnicodeEncodeError):
         replace_file(tmp_path / "b.txt", "\ud800")
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_row_is_read_back_whatever_its_words_hold(tmp_path):
+    """JSON may hold raw what ends a line in Python."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"reason": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert rows_in(path) == rows_in(path, holds="\u2028b") == [{"reason": "a\u2028b\x85c"}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning_paras2s.sweeping.rows import rows_in
+from lightning_paras2s.running.files import rows_in
 
 ROOT = Path(__file__).parents[1]
 TITLE = "## 2026-11-29: a reward model of a tenth of the labels misleads\n"

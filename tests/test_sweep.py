@@ -16,17 +16,9 @@ from toy_sweep import CHAIN, GRID, ROOT, calls, rows
 from lightning_paras2s.shown.show import show
 from lightning_paras2s.sweeping import runs as sweep_runs
 from lightning_paras2s.sweeping.points import trained
-from lightning_paras2s.sweeping.rows import rows_in
 from lightning_paras2s.sweeping.sweep import sweep
 
 place = toy_sweep.place  # a fixture
-
-
-def test_a_row_is_read_back_whatever_its_words_hold(tmp_path):
-    """JSON may hold raw what ends a line in Python."""
-    path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"reason": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert rows_in(path) == rows_in(path, holds="\u2028b") == [{"reason": "a\u2028b\x85c"}]
 
 
 def test_every_run_is_a_row_and_none_is_run_twice(place):

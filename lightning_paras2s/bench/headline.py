@@ -27,6 +27,7 @@ from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.hearing.words import plain_text, plain_units
+from lightning_paras2s.running.files import rows_in
 from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file
 from lightning_paras2s.types import Evidence, Query, Response, finite, read_jsonl, response_id
 
@@ -260,6 +261,5 @@ def write_rows(path: Path, runs: list[str], found: list[Evaluation], names: list
             about = {"run": run, "config_sha": evaluation.config_sha[name], "seed": seed, "system": name}
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
     made = {(line["run"], line["system"]) for line in lines}
-    kept = [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    kept = [row for row in kept if (row["run"], row["system"]) not in made]
+    kept = [row for row in rows_in(path) if (row["run"], row["system"]) not in made]
     replace_file(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in (*kept, *lines)))

@@ -31,7 +31,7 @@ from lightning_paras2s.bench.seeds import (
 )
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.sweeping.rows import rows_in
+from lightning_paras2s.running.files import rows_in
 
 Row = dict[str, Any]
 Part = tuple[float, float]  # a variance, and its degrees of freedom

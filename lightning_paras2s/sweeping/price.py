@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.files import rows_in
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.shown.training import point_text
 from lightning_paras2s.sweeping.planning import AFTER, responses_of, updates_of
-from lightning_paras2s.sweeping.rows import rows_in
 from lightning_paras2s.sweeping.runs import Failed, chain, stamp_of
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import mean_score
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.files import rows_in
 from lightning_paras2s.running.logs import RESULT, Judging, Log, read_summary, replace_file, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
@@ -103,12 +104,6 @@ class Rows:
         with self.lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def rows_in(path: Path, holds: str = "") -> list[dict[str, Any]]:
-    """The JSON lines of a file in which that stands; none where there is no file."""
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if holds.encode() in line]
 
 
 def row_of(run: Run, status: str, reason: str) -> dict[str, Any]:
