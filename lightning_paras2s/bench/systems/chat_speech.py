@@ -28,10 +28,9 @@ CASCADE_PROMPT = (
     "You are a voice assistant. Answer what the user says in one or two sentences that can be spoken aloud: no lists, "
     "no markup."
 )
-
-
-CHARACTERS_A_SECOND = 30.0  # of what is said in a recording, at most; fast English has about 20
-CHARACTERS_A_TOKEN = 6.0  # of what a chat model writes, at most; English has about 4
+# Bounds from above, for what an answer can cost: `servers.chat.CHARACTERS_A_TOKEN` is one from below.
+MOST_CHARACTERS_A_SECOND = 30.0  # of what is said in a recording; fast English has about 20
+MOST_CHARACTERS_A_TOKEN = 6.0  # of what a chat model writes; English has about 4
 
 
 class ChatCascadeSystem(S2SSystem):
@@ -183,7 +182,7 @@ def replies_to(llm: ChatLLM, queries: list[Query], asked: list[Conversation], sa
 
 def longest(seconds: float) -> str:
     """As many characters as can be said in a recording."""
-    return "x" * math.ceil(seconds * CHARACTERS_A_SECOND)
+    return "x" * math.ceil(seconds * MOST_CHARACTERS_A_SECOND)
 
 
 def at_most_usd(llm: ChatLLM, synthesizer: Synthesizer, asked: Sequence[Conversation]) -> float:
@@ -192,7 +191,7 @@ def at_most_usd(llm: ChatLLM, synthesizer: Synthesizer, asked: Sequence[Conversa
         say_once(f"the price of {llm.name!r} is not known, its replies count as free; give llm.usd_per_million")
     spoken = 0.0
     if isinstance(synthesizer, RemoteSynthesizer):
-        spoken = synthesizer.at_most_usd(llm.max_tokens * CHARACTERS_A_TOKEN)
+        spoken = synthesizer.at_most_usd(llm.max_tokens * MOST_CHARACTERS_A_TOKEN)
     return sum(map(llm.at_most, asked)) + len(asked) * spoken
 
 

@@ -99,8 +99,9 @@ class OpenAIRealtimeSystem(LiveSystem):
         text = "".join(e["delta"] for e in said if e.get("type") in (*WORDS, *TEXT)) or None
         response = said[-1].get("response") or {}
         status, usage = status_of(response), usage_of(response.get("usage"))
-        if status in ("refused", "interrupted") or not pieces:
-            status = status if status in ("refused", "interrupted") else "text_only" if text else "empty"
+        if status in ("ok", "truncated") and not pieces:
+            status = "text_only" if text else "empty"
+        if status not in ("ok", "truncated"):
             return Spoken(None, text, status, usage)
         return Spoken(read_sound(decoded(pieces), "pcm16", RATE), text, status, usage)
 
