@@ -119,7 +119,8 @@ class EndTogether(Callback):
             if self.store is None:
                 self.connect(trainer)
             self.over.set()
-            self.store.set(f"failed/{self.rank}", json.dumps(words))
+            if self.rank == 0:
+                self.store.set("failed/0", json.dumps(words))
             if self.store.add("failures", 1) == 1:
                 self.store.add("code", code)
             others = range(1, self.world_size) if self.rank == 0 else [0]
@@ -139,6 +140,8 @@ class EndTogether(Callback):
         if self.store is not None:
             with contextlib.suppress(RuntimeError):
                 self.store.set("told", "")
+                # not before all is read and told: rank 0 waits for this, then leaves and takes the store along
+                self.store.set(f"failed/{self.rank}", json.dumps(words))
         time.sleep(3 * self.every_seconds)  # the job's exit code is rank 0's
         leave(code)
 
