@@ -199,6 +199,13 @@ def test_value_is_told_when_it_is_no_choice():
         check("leaderboard", ["--runs", "[.]", "--format", "markdwn"])
 
 
+@pytest.mark.parametrize("value", ["nan", ".nan", "-.NaN"])
+def test_number_is_told_when_it_is_none(value):
+    """A cap of nan dollars is none: nothing is above it."""
+    with pytest.raises(UserError, match="--llm.max_usd must be a number; got "):
+        check("mine", ["--llm", "OpenAIChat", f"--llm.max_usd={value}"])
+
+
 def test_file_is_missed_before_anything_is_imported(tmp_path):
     with pytest.raises(UserError, match="--manifest must be a file or folder that is there; got nowhere.jsonl"):
         check("evaluate", ["--manifest", "nowhere.jsonl"])

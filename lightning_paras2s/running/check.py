@@ -1,5 +1,5 @@
 """What was typed, and what configs say, checked against the source before anything heavy is imported: unknown options,
-unknown classes, values that are no choice, files that are not there.
+unknown classes, values that are no choice and no number (nan), files that are not there.
 
 What cannot be judged from the source (classes of other packages, types of numbers) is left to the real parser.
 """
@@ -227,6 +227,8 @@ class Checker:
                 f"{self._at(where)} must be one of {', '.join(choices)}; got {value!r}"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
+        if option.holds("float") and str(value).lower().strip("+-.") == "nan":  # every comparison with it is false
+            raise UserError(f"{self._at(where)} must be a number; got {value}")
         self.look(option, value, where)
 
     def look(self, option: Option, value: Any, where: str) -> None:
