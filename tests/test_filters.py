@@ -15,6 +15,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.emotion2vec import best_emotion
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.shown.show import SHOWN
 from lightning_paras2s.types import Audio, Query, Style, read_jsonl, to_json
 
 TEXT = "The train home leaves in five minutes."
@@ -96,6 +97,17 @@ def test_filter_listens_once_when_run_again_or_cut(manifest):
 def test_filter_checks_nothing_when_nobody_listens(manifest):
     table = filter(str(manifest), str(manifest.with_name("kept.jsonl")))
     assert table["rejected"] == {"audio": 1, "other_half": 1}
+    assert table["words_unchecked"] == table["kept"] == 6
+
+
+def test_filter_keeps_a_recording_whose_words_nobody_knows_and_counts_it(manifest):
+    """There is nothing to compare with what was heard: as imported speech without transcripts."""
+    rows = [replace(q, text="") if q.pair_id in "ab" else q for q in read_jsonl(manifest, Query)]
+    manifest.write_text("".join(to_json(q) + "\n" for q in rows))
+    table = filter(str(manifest), str(manifest.with_name("kept.jsonl")), Listener(), None)
+    assert (table["kept"], table["words_unchecked"]) == (6, 4)
+    told = SHOWN["filter"](table, {}).parts[1]
+    assert told.endswith("; 4 of those kept have no text, their words were not checked")
 
 
 def test_filter_refuses_when_out_would_lose_the_audio(manifest, tmp_path):

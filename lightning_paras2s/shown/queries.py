@@ -38,6 +38,8 @@ def filter(result: Result, options: Result) -> Shown:
     kept, read = result["kept_by_factor"], result["read_by_factor"]
     shown = table(("factor", "read", "kept"), [(f, n, kept.get(f, 0)) for f, n in read.items()])
     told = f"kept {result['kept']} of {result['read']} queries; left out: {counted(result['rejected'])}"
+    if result["providers"]["transcriber"] and result["words_unchecked"]:
+        told += f"; {result['words_unchecked']} of those kept have no text, their words were not checked"
     missing = "" if result["kept"] else f"no query was kept of {result['read']}: {counted(result['rejected'])}"
     return Shown([shown, told, f"queries: {result['manifest']}"],
                  f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)  # fmt: skip

@@ -69,7 +69,8 @@ def filter(
             or the ears changed. MANIFEST's `.heard.jsonl` by default.
 
     Returns:
-        Counts: read, kept, rejected by reason, kept and read by factor; who listened, and the thresholds.
+        Counts: read, kept, rejected by reason, kept and read by factor; of those kept, how many have words that nobody
+        checked (no transcriber, or a recording without its text); who listened, and the thresholds.
     """
     check_some("factors_heard", factors_heard, FACTORS, none=True)
     check_max_wer(max_wer)
@@ -104,6 +105,7 @@ def filter(
         "kept_by_factor": dict(Counter(q.factor for q in kept)),
         "read_by_factor": dict(Counter(q.factor for q in queries)),
         "max_wer": max_wer,
+        "words_unchecked": sum(heard[q.id].transcript is None or not q.text.strip() for q in kept),
         "factors_heard": list(factors_heard),
         "providers": {
             "transcriber": transcriber.name if transcriber else "",
@@ -136,10 +138,12 @@ def read_counts(manifest: str | Path) -> dict:
 
 
 def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence[str]) -> str:
-    """Why a query is dropped for what was heard; "" if it is not. What was not listened for is not held against it."""
+    """Why a query is dropped for what was heard; "" if it is not. What was not listened for is not held against it, nor
+    are the words of a recording whose own are not known."""
     if heard.error:
         return f"audio: {heard.error}"
-    if heard.transcript is not None and (error := word_error_rate(query.text, heard.transcript)) > max_wer:
+    comparable = heard.transcript is not None and query.text.strip()
+    if comparable and (error := word_error_rate(query.text, heard.transcript)) > max_wer:
         return f"wer: {error:.3f}, heard {heard.transcript!r}"
     for factor in factors_heard:
         wanted = query.styles.get(factor)
