@@ -5,6 +5,7 @@ and the shipped overlays against the cards that they are for.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,21 @@ def test_command_plans_all_stages_of_a_card(capsys, monkeypatch):
     assert grpo["hours"] == pytest.approx(500 * grpo["seconds_a_step"] / 3600)
     assert made["usd"] == pytest.approx(25.92 + 0.5 * sum(s["hours"] for s in made["stages"]))
     assert "| GRPO | 3B |" in out and "nothing was measured" in out
+
+
+PAGE = (ROOT / "docs" / "onegpu.md").read_text(encoding="utf-8").partition("\n## What it costs\n")[2]
+COMMANDS = re.findall(r"^python -m lightning_paras2s (plan .*)$", PAGE, re.M)
+COMMANDS.append(COMMANDS[-1].replace("l40s --usd_per_hour 1 ", "a100 --usd_per_hour 1.5 ").replace("_48", "_80"))
+
+
+@pytest.mark.parametrize("card", range(3))
+def test_tables_of_the_page_are_what_its_commands_print(card, capsys, monkeypatch):
+    """24, 48 and 80 GB; the last's command is told as the second's with another card."""
+    monkeypatch.chdir(ROOT)
+    main(COMMANDS[card].split())
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert table[0].startswith("| stage |") and len(table) == 6
+    assert "\n".join([table[0], "|" + "---|" * table[0].count(" | ") + "---|", *table[1:]]) in PAGE
 
 
 def test_another_stage_or_family_is_one_line(tmp_path):
