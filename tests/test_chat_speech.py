@@ -166,6 +166,39 @@ def test_a_described_voice_costs_its_description_too():
     assert OpenAITTS(describer=llm).at_most_usd(60.0) > OpenAITTS().at_most_usd(60.0) + 100 * 8 / 1e6
 
 
+def test_an_answer_is_not_asked_for_when_words_and_speech_could_take_the_spending_above_its_cap():
+    """An answer may cost up to 4,096 / 10 / 60 minutes of speech at 0.015 USD, 10 cents; it does cost a cent for words
+    and half a second of speech. Each is asked about only while the worst still fits below the cap.
+    """
+    llm, heard = Says(lambda c: "hello"), BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="sad"), "user")
+    with Loopback(lambda path, body, times: Sent(200, wav())) as server:
+        tts = OpenAITTS(base_url=server.url, patience=QUICK)
+        llm.max_tokens = 1000
+        system = ChatCascadeSystem(BeepTranscriber(WORDS), llm, tts, "sage", max_usd=0.25)
+        queries = [query(style) for style in ("sad", "angry", "happy")]
+        answers = system.respond(queries, [heard] * 3, 0)
+        assert [a.status for a in answers] == ["ok", "ok", "max_usd"] and len(llm.asked) == len(server.requests) == 2
+        spent = 2 * (0.01 + 0.5 / 60 * 0.015)
+        assert system.spent_usd == pytest.approx(spent) == pytest.approx(sum(a.cost_usd for a in answers if a.audio))
+        statuses = [system.respond(queries[:1], [heard], sample)[0].status for sample in range(1, 15)]
+        assert statuses.index("max_usd") == 13 and system.spent_usd + 0.1 < 0.25 + 0.01
+    with pytest.raises(UserError, match="max_usd needs the chat model's price; got 'mystery"):
+        ChatToplineSystem(OpenAIChat("mystery", cache_dir=""), tts, max_usd=1.0)
+
+
+def test_a_voices_description_is_in_what_an_answer_costs_and_counts_for_its_cap():
+    with Loopback(
+        lambda path, body, times: Sent(200, wav()) if "speech" in path else Sent(200, completion("Softly."))
+    ) as server:
+        patience, llm = QUICK, Says(lambda c: "hello")
+        describer = OpenAIChat("gpt-4.1", base_url=server.url, cache_dir="", patience=patience)
+        tts = OpenAITTS(base_url=server.url, patience=patience, describer=describer)
+        heard = BeepSynthesizer(WORDS).synthesize("hello", Style(emotion="sad"), "user")
+        (answer,) = ChatCascadeSystem(BeepTranscriber(WORDS), llm, tts, "sage").respond([query("sad")], [heard], 0)
+    assert describer.spent_usd > 0
+    assert answer.cost_usd == pytest.approx(0.01 + 0.5 / 60 * 0.015 + describer.spent_usd)
+
+
 def test_what_chat_model_or_voice_fail_at_is_a_status(monkeypatch):
     replies = {"sad": Reply(None, "timeout"), "angry": "I would rather not", "happy": "Response: hello\nTone: cheerful"}
     llm = Says(lambda c: next(reply for style, reply in replies.items() if style in c[0]["content"]))

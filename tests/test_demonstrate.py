@@ -303,8 +303,7 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(options, told, tmp_path, 
     ],
 )
 def test_a_query_that_can_not_be_demonstrated_is_one_line(changes, told, tmp_path):
-    """Speech that nobody labelled, as `import_speech --corpus recordings` writes it; a split of which no list is made.
-    """
+    """Speech that nobody labelled, as `import_speech --corpus recordings` writes it; a split of which no list is made."""
     manifest = write_manifest(tmp_path / "in", [replace(q, **changes) for q in numbered(2)])
     with pytest.raises(UserError, match=told):
         demonstrate([manifest], str(tmp_path / "out"), Ear(), Ear(), Says({}).model, Beeps(), "v")
@@ -317,7 +316,7 @@ def test_two_manifests_may_not_share_an_id(tmp_path):
         demonstrate(made, str(tmp_path / "out"), Ear(), Ear(), Says({}).model, Beeps(), "v")
 
 
-def bad_at_first(plausible, seen: Counter):
+def bad_at_first(plausible, seen: dict[str, set[bytes]]):
     """A chat server: every prompt is answered badly once, in one of the ways in which servers and models fail, and well
     from then on; the tests' prompts and the answers' alike."""
     ways = [
@@ -330,9 +329,9 @@ def bad_at_first(plausible, seen: Counter):
     def answer(path, body, times):
         prompt = json.loads(body)["messages"][0]["content"]
         if times == 1:
-            seen["bad"] += 1
+            seen["bad"].add(body)
             return ways[sum(body) % len(ways)]
-        seen["good"] += 1
+        seen["good"].add(body)
         return Sent(200, completion(plausible.complete([[{"role": "user", "content": prompt}]])[0].text))
 
     return answer
@@ -340,7 +339,7 @@ def bad_at_first(plausible, seen: Counter):
 
 def test_a_server_that_answers_badly_at_first_leads_to_the_same_records(tmp_path):
     """`mine` with its three tests, then `demonstrate`: over HTTP as with the scripted model in process."""
-    scripted, seen = ScriptedLLM(decoys=2), Counter()
+    scripted, seen = ScriptedLLM(decoys=2), {"bad": set(), "good": set()}
 
     def through(folder: Path, llm) -> dict[str, bytes]:
         mined = {"factors": ["age", "sarcasm"], "splits": ["val"], "count": 12}
@@ -368,7 +367,7 @@ def test_a_server_that_answers_badly_at_first_leads_to_the_same_records(tmp_path
         assert len(server.requests) == asked  # all was kept
     wanted = through(tmp_path / "plain", scripted)
     assert found == wanted == again and len(wanted["written"]) > 20
-    assert seen["good"] == seen["bad"] > 100
+    assert seen["good"] == seen["bad"] and len(seen["good"]) > 100
 
 
 def test_synthesize_speaks_the_open_set_by_its_name():

@@ -37,8 +37,13 @@ class RemoteSynthesizer(Synthesizer):
     usd_per_minute: float = 0.0  # of speech
     most_characters: float = inf  # of a text that it takes
 
+    @property
+    def beside_usd(self) -> float:
+        """What was spent so far beside speech: a chat model's descriptions of voices."""
+        return 0.0
+
     def at_most_usd(self, characters: float) -> float:
-        """What the speech of a text of so many characters can cost."""
+        """What the speech of a text of so many characters can cost, with what is spent beside it."""
         return min(characters, self.most_characters) * SECONDS_A_CHARACTER / 60 * self.usd_per_minute
 
     @abstractmethod
@@ -84,6 +89,10 @@ class OpenAITTS(RemoteSynthesizer):
         self.name, self.model, self.url = model, model, base_url.rstrip("/") + "/audio/speech"
         self.api_key_env, self.describer = api_key_env, describer
         self.concurrency, self.patience = concurrency, patience
+
+    @property
+    def beside_usd(self) -> float:
+        return getattr(self.describer, "spent_usd", 0.0)
 
     def at_most_usd(self, characters: float) -> float:
         asked = [{"role": "user", "content": DESCRIPTION_PROMPT}]

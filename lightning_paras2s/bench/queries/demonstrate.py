@@ -83,7 +83,7 @@ def demonstrate(
     if dry_run:
         return estimate(writer, folder, price, candidates)
     paid = isinstance(llm, OpenAIChat)
-    budget = Budget(price, max_usd if price or not paid else None)  # a voice without a price costs nothing
+    budget = Budget(synthesizer, price, max_usd if price or not paid else None)  # a voice without a price costs nothing
     speaker = Speaker(folder, Voice(synthesizer, names, seed, candidates, max_wer), ears, budget)
     budget.spent = speaker.spent() + writer.spent
     if paid:
@@ -97,8 +97,7 @@ def demonstrate(
     speaker.speak([q for q in queries if q.id in good])
     result = write(folder, queries, written, speaker) | {"resumed": resumed}
     result |= {"llm": llm.name, "synthesizer": synthesizer.name, "max_wer": max_wer, "providers": ears.providers}
-    describer = getattr(getattr(synthesizer, "describer", None), "spent_usd", 0.0)
-    result["usd"] = round(budget.spent + describer, 4)
+    result["usd"] = round(budget.total, 4)
     write_summary(folder / "demonstrate.json", result)
     return result
 

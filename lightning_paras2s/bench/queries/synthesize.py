@@ -38,24 +38,31 @@ WORDS_A_MINUTE = 120.0  # slower than people speak, so that estimates lie above
 
 
 class Budget:
-    """What speech costs in this run, and may cost.
+    """What speech costs in this run, and may cost; with what its synthesizer spends beside it.
 
     Args:
+        synthesizer: speaks.
         usd_per_minute: of speech.
         max_usd: nothing is asked for that could take the spending above it.
     """
 
-    def __init__(self, usd_per_minute: float, max_usd: float | None) -> None:
+    def __init__(self, synthesizer: Synthesizer, usd_per_minute: float, max_usd: float | None) -> None:
         if max_usd is not None and usd_per_minute <= 0:
             raise UserError(f"max_usd needs the price of speech; got {usd_per_minute:g}; give usd_per_minute")
-        self.usd_per_minute, self.max_usd = usd_per_minute, max_usd
+        self.synthesizer, self.usd_per_minute, self.max_usd = synthesizer, usd_per_minute, max_usd
         self.spent, self.reserved, self.lock = 0.0, 0.0, Lock()
-        self.most = usd_per_minute * MAX_SECONDS / 60  # of one utterance
+        remote = isinstance(synthesizer, RemoteSynthesizer)
+        self.most = usd_per_minute * MAX_SECONDS / 60 + (synthesizer.at_most_usd(0) if remote else 0)  # of an utterance
+
+    @property
+    def total(self) -> float:
+        """USD for speech, and beside it."""
+        return self.spent + (self.synthesizer.beside_usd if isinstance(self.synthesizer, RemoteSynthesizer) else 0)
 
     def reserve(self) -> bool:
         """Is there money for one more utterance?"""
         with self.lock:
-            if self.max_usd is not None and self.spent + self.reserved + self.most > self.max_usd:
+            if self.max_usd is not None and self.total + self.reserved + self.most > self.max_usd:
                 return False
             self.reserved += self.most
             return True
@@ -128,7 +135,7 @@ def synthesize(
     scripts = load_scripts(source, split, factors, limit, seed)
     jobs = [job for s in scripts for job in plan(s, user_voices(synthesizer, split), seed, source, synthesizer.name)]
     price = getattr(synthesizer, "usd_per_minute", 0.0) if usd_per_minute is None else usd_per_minute
-    budget = Budget(price, max_usd)
+    budget = Budget(synthesizer, price, max_usd)
     if dry_run:
         return {"dry_run": True, "utterances": len(jobs), "usd": round(budget.estimate(jobs, candidates), 2)}
     folder = Path(out)
@@ -146,8 +153,7 @@ def synthesize(
     write_manifest(folder / "queries.jsonl", done)
     wanted = {job.query.id: attempts[job.query.id] for job in jobs}
     made = {"manifest": str(folder / "queries.jsonl"), "resumed": len(jobs) - len(todo)}
-    describer = getattr(getattr(synthesizer, "describer", None), "spent_usd", 0.0)
-    return made | statistics(done, wanted) | {"usd": round(budget.spent + describer, 4)}
+    return made | statistics(done, wanted) | {"usd": round(budget.total, 4)}
 
 
 def check(

@@ -47,8 +47,9 @@ class CaptionCascadeSystem(ChatCascadeSystem):
         voice: str = AGENT_VOICE,
         instructions: str = CAPTION_PROMPT,
         tone: str = "neutral",
+        max_usd: float | None = None,
     ) -> None:
-        super().__init__(transcriber, llm, synthesizer, voice, instructions, tone)
+        super().__init__(transcriber, llm, synthesizer, voice, instructions, tone, max_usd)
         self.recognizer = recognizer
         parts = [part for one in (transcriber, recognizer, llm) for part in (one.name, part_sha(one))]
         parts += [*voice_of(synthesizer, voice), instructions, tone]
@@ -89,8 +90,9 @@ class ThinkingCascadeSystem(CaptionCascadeSystem):
         voice: str = AGENT_VOICE,
         instructions: str = THINKING_PROMPT,
         tone: str = "neutral",
+        max_usd: float | None = None,
     ) -> None:
-        super().__init__(transcriber, recognizer, llm, synthesizer, voice, instructions, tone)
+        super().__init__(transcriber, recognizer, llm, synthesizer, voice, instructions, tone, max_usd)
 
     def answer_of(self, reply: Reply) -> Reply:
         if not reply.text:

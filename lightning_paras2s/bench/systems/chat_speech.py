@@ -4,6 +4,7 @@ the deliberately bad voice of Table 1."""
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -33,7 +34,40 @@ MOST_CHARACTERS_A_SECOND = 30.0  # of what is said in a recording; fast English 
 MOST_CHARACTERS_A_TOKEN = 6.0  # of what a chat model writes; English has about 4
 
 
-class ChatCascadeSystem(S2SSystem):
+class SpokenChatSystem(S2SSystem):
+    """A chat model's words, spoken by a synthesizer. An answer costs what both cost.
+
+    Args:
+        llm: writes what is spoken.
+        synthesizer: speaks it.
+        voice: the synthesizer's name for it.
+        max_usd: no query is answered that could take this object's spending, on words and speech, above it.
+    """
+
+    def __init__(self, llm: ChatLLM, synthesizer: Synthesizer, voice: str, max_usd: float | None) -> None:
+        if max_usd is not None and not llm.priced:
+            raise UserError(f"max_usd needs the chat model's price; got {llm.name!r}; give llm.usd_per_million")
+        self.llm, self.synthesizer, self.voice = llm, synthesizer, voice
+        self.max_usd, self.spent_usd = max_usd, 0.0
+
+    @abstractmethod
+    def answers(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        """An answer a query, all of which may be paid for."""
+
+    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+        affordable, reserved = [], self.spent_usd
+        for i, (query, audio) in enumerate(zip(queries, audios, strict=True)):
+            most = 0.0 if self.max_usd is None else self.at_most_usd([audio.seconds], [query.turns])
+            if self.max_usd is None or reserved + most <= self.max_usd:
+                affordable.append(i)
+                reserved += most
+        found = self.answers([queries[i] for i in affordable], [audios[i] for i in affordable], sample)
+        self.spent_usd += sum(answer.cost_usd or 0.0 for answer in found)
+        answered = dict(zip(affordable, found, strict=True))
+        return [answered.get(i) or Answer(None, status="max_usd") for i in range(len(queries))]
+
+
+class ChatCascadeSystem(SpokenChatSystem):
     """Deaf to style: a transcriber's words, any chat model's reply, any voice in one tone (the paper's
     Whisper-GPT-TTS). Earlier turns are messages: a user's as the transcriber hears it where there is a recording, else
     as it is written; an assistant's as it is written.
@@ -45,6 +79,7 @@ class ChatCascadeSystem(S2SSystem):
         voice: the synthesizer's name for it.
         instructions: the chat model's system message.
         tone: in which every reply is spoken.
+        max_usd: no query is answered that could take this object's spending, on words and speech, above it.
     """
 
     def __init__(
@@ -55,9 +90,10 @@ class ChatCascadeSystem(S2SSystem):
         voice: str = AGENT_VOICE,
         instructions: str = CASCADE_PROMPT,
         tone: str = "neutral",
+        max_usd: float | None = None,
     ) -> None:
-        self.transcriber, self.llm, self.synthesizer, self.voice = transcriber, llm, synthesizer, voice
-        self.instructions, self.tone = instructions, tone
+        super().__init__(llm, synthesizer, voice, max_usd)
+        self.transcriber, self.instructions, self.tone = transcriber, instructions, tone
         parts = [transcriber.name, part_sha(transcriber), llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
         self.config_sha = digest([type(self).__name__, *parts, instructions, tone], [])
 
@@ -72,7 +108,7 @@ class ChatCascadeSystem(S2SSystem):
             asked.append([{"role": "user", "content": text} for text in words])
         return at_most_usd(self.llm, self.synthesizer, asked)
 
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+    def answers(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         found = replies_to(self.llm, queries, self.asked(queries, audios), sample)
         replies = [self.answer_of(reply) for reply in found]
         return [spoken(self.synthesizer, self.voice, reply, reply.text, self.tone) for reply in replies]
@@ -96,7 +132,7 @@ class ChatCascadeSystem(S2SSystem):
         return reply
 
 
-class ChatToplineSystem(S2SSystem):
+class ChatToplineSystem(SpokenChatSystem):
     """Told the words and the gold label: a chat model writes the reply and its tone, any voice speaks it so (the
     paper's GPT-TTS topline; with CsmTTS, CosyVoice or YourTTS the good voices of Table 1). Earlier turns are told
     before, with their styles as far as they are known.
@@ -105,12 +141,15 @@ class ChatToplineSystem(S2SSystem):
         llm: writes reply and tone.
         synthesizer: speaks the reply.
         voice: the synthesizer's name for it.
+        max_usd: no query is answered that could take this object's spending, on words and speech, above it.
     """
 
     hears_alone = False
 
-    def __init__(self, llm: ChatLLM, synthesizer: Synthesizer, voice: str = AGENT_VOICE) -> None:
-        self.llm, self.synthesizer, self.voice = llm, synthesizer, voice
+    def __init__(
+        self, llm: ChatLLM, synthesizer: Synthesizer, voice: str = AGENT_VOICE, max_usd: float | None = None
+    ) -> None:
+        super().__init__(llm, synthesizer, voice, max_usd)
         parts = [llm.name, part_sha(llm), *voice_of(synthesizer, voice)]
         self.config_sha = digest([type(self).__name__, *parts, RESPONSE_PROMPT], [])
 
@@ -124,7 +163,7 @@ class ChatToplineSystem(S2SSystem):
             asked.append([{"role": "user", "content": after(before, prompt)}])
         return at_most_usd(self.llm, self.synthesizer, asked)
 
-    def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
+    def answers(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
         for query in queries:
             if query.factor not in query.styles:
                 raise UserError(f"the topline needs each query's {query.factor} label; got none in {query.id}")
@@ -206,6 +245,7 @@ def spoken(synthesizer: Synthesizer, voice: str, reply: Reply, words: str | None
     style = Style(tone=tone)
     if not isinstance(synthesizer, RemoteSynthesizer):
         return Answer(synthesizer.synthesize(words, style, voice), words, cost_usd=reply.cost_usd)
+    before = synthesizer.beside_usd
     audio, status = synthesizer.try_synthesize(words, style, voice)
     cost = 0.0 if audio is None else audio.seconds / 60 * synthesizer.usd_per_minute
-    return Answer(audio, words, status, cost_usd=reply.cost_usd + cost)
+    return Answer(audio, words, status, cost_usd=reply.cost_usd + cost + synthesizer.beside_usd - before)
