@@ -303,7 +303,7 @@ def test_a_wrong_option_is_one_line_and_leaves_nothing(options, told, tmp_path, 
     ],
 )
 def test_a_query_that_can_not_be_demonstrated_is_one_line(changes, told, tmp_path):
-    """Speech that nobody labelled, as `import_speech --corpus recordings` writes it; a split of which no list is made."""
+    """Speech that nobody labelled, as `import_speech --corpus recordings` writes it; a split without a list."""
     manifest = write_manifest(tmp_path / "in", [replace(q, **changes) for q in numbered(2)])
     with pytest.raises(UserError, match=told):
         demonstrate([manifest], str(tmp_path / "out"), Ear(), Ear(), Says({}).model, Beeps(), "v")
