@@ -19,6 +19,7 @@ import soundfile
 from scipy.signal import firwin, resample_poly
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.mp3 import whole
 from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.types import Audio
 
@@ -42,9 +43,9 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     if not path.is_file():
         raise UserError(f"audio must be an existing file; got {path}; check the manifest's paths")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(readable(path)) as file:
             stated, rate, samples = file.frames, file.samplerate, file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(
             f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it"
         ) from None
@@ -59,6 +60,13 @@ def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECO
     if scale != 1:
         _warn_scaled(path.parent, path.name, scale)
     return resample(Audio(mono(samples), rate), sample_rate)
+
+
+def readable(path: Path) -> Path | BinaryIO:
+    """What libsndfile is to open for a file: itself, or an MP3's bytes with a header that states all of its sound."""
+    with path.open("rb") as file:
+        found = whole(file)
+        return path if found is file else found
 
 
 def in_range(samples: np.ndarray) -> tuple[np.ndarray, float]:
@@ -172,7 +180,7 @@ class Recording(Audio):
 
 
 def seconds_of(path: str | Path) -> float:
-    """Length of a file by its header alone.
+    """Length of a file by its header alone, or, of an MP3 that has none, by its frames.
 
     Raises:
         UserError: for a missing or unreadable file.
@@ -180,8 +188,8 @@ def seconds_of(path: str | Path) -> float:
     if not Path(path).is_file():
         raise UserError(f"audio must be an existing file; got {path}; check the manifest's paths")
     try:
-        return soundfile.info(path).duration
-    except soundfile.LibsndfileError as error:
+        return soundfile.info(readable(Path(path))).duration
+    except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(
             f"audio must be readable (WAV, FLAC, OGG); got {path} ({error}); convert or replace it"
         ) from None

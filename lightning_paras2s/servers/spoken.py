@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile
 
+from lightning_paras2s import mp3
 from lightning_paras2s.audio import UNSTATED, mono, wav_sound
 from lightning_paras2s.types import Audio
 
@@ -70,12 +71,16 @@ def read_sound(body: bytes, kind: Format, pcm_rate: int) -> Audio:
 
 
 def whole(body: bytes) -> bytes:
-    """A WAV with a header that states all of its sound: that of a stream states what its first piece holds, or nothing.
-    Anything else stays as it is.
+    """A WAV or MP3 with a header that states all of its sound: that of a stream states what its first piece holds, or
+    nothing. Anything else stays as it is.
 
     Raises:
         ValueError: if it holds less than its header says, or sound that is not in one piece.
     """
+    if (frames := mp3.stream(body)) is not None:
+        if (frames.stated or 0) > frames.frames + 1:  # some count their header, too
+            raise ValueError(f"speech is cut: {frames.frames} of {frames.stated} frames")
+        return mp3.all_stated(body)
     if body[:4] != b"RIFF":
         return body
     sound = wav_sound(io.BytesIO(body))

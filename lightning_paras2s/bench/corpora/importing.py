@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from lightning_paras2s.bench.corpora.rows import CorpusItem, Row
 from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
 from lightning_paras2s.errors import UserError, check_choice
+from lightning_paras2s.mp3 import frame_at
 from lightning_paras2s.running.logs import replace_file, safe_name, say
 from lightning_paras2s.turns import check_turns, read_turns
 from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
@@ -39,7 +40,7 @@ Corpus = Literal[
     "arena",
 ]
 CORPORA = get_args(Corpus)
-HEADS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3", b"\xff\xf3": ".mp3"}
+HEADS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
 
 
 class Kept(NamedTuple):
@@ -122,7 +123,7 @@ def place_of(audio: Path | bytes | None, name: str, out: Path) -> str:
     """Where a recording is: its absolute place, or, of bytes, a file beside the manifest that is written here."""
     if not isinstance(audio, bytes):
         return str(Path(audio or "").resolve())
-    end = next((end for head, end in HEADS.items() if audio.startswith(head)), ".wav")
+    end = next((end for head, end in HEADS.items() if audio.startswith(head)), ".mp3" if frame_at(audio, 0) else ".wav")
     folder = out.with_name(f"{out.stem}_audio")
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{safe_name(name)}{end}"

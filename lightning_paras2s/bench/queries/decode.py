@@ -13,6 +13,7 @@ import soundfile
 
 from lightning_paras2s.audio import in_range, mono, resample
 from lightning_paras2s.hearing.voice_activity import SPEECH_RATE
+from lightning_paras2s.mp3 import whole
 from lightning_paras2s.types import Audio
 
 RATES = (4_000, 768_000)  # Hz; beyond, a header lies
@@ -60,7 +61,7 @@ def has_ffmpeg() -> bool:
 def _read(file: BinaryIO) -> tuple[np.ndarray, int]:
     """Samples [N] and their rate (Hz)."""
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(whole(file)) as sound:
             size, parts = BLOCK_SECONDS * sound.samplerate, [np.zeros(0, np.float32)]
             while len(block := sound.read(size, dtype="float32", always_2d=True)):
                 parts.append(mono(block))

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import soundfile
 
-from lightning_paras2s.audio import MAX_SECONDS, read_audio
+from lightning_paras2s.audio import MAX_SECONDS, read_audio, readable
 from lightning_paras2s.bench.asked import places_of
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
@@ -91,9 +91,9 @@ def moved(query: Query, root: Path, folder: Path) -> Query:
 def unheard(path: Path) -> str:
     """Why a recording can't be heard, "" if it can: by its header, unless that says too little."""
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(readable(path))
         sound = info.subtype.startswith(("PCM", "VORBIS", "OPUS", "MPEG")) and 0 < info.duration <= MAX_SECONDS
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, OSError):
         sound = False
     try:
         if not sound:
