@@ -56,6 +56,8 @@ LABELS = (
               ("grpo", "sft"))
         for share in SHARES
     ),
+    Claim("SFT goes on improving as its data grow, from 5 % to all", "section 5.2, no digits", "labels", "share", 1.0,
+          0.05, "higher", ("sft", "sft")),
     *(
         TimesClaim(f"{name}, {share:.0%}: SFT needs {times:g} times as many", said, sweep, "share", share, times,
                    (system, "sft"))
