@@ -18,7 +18,7 @@ STAMPS := runs/reproduce
 help:
 	@echo "make demo       GRPO from the shipped weights, before and after (CPU, no downloads but packages)"
 	@echo "make bench      the whole benchmark on the full test set; go on with it after an interruption by the same command"
-	@echo "make speed     speed and memory against plain ways, transformers and TRL, at this machine's limits (6 minutes)"
+	@echo "make speed      speed and memory against plain ways, transformers and TRL, at this machine's limits (5 minutes)"
 	@echo "make test       ruff and pytest"
 	@echo "make doctor     what this machine and installation can do, on one screen"
 	@echo "make lock       renew requirements.lock (LOCK='torch trl': these packages; LOCK=--all: every one)"
@@ -106,7 +106,7 @@ test-newest test-lowest: .venv/lock.stamp
 	.venv-$@/bin/python -m lightning_paras2s doctor
 	.venv-$@/bin/python -m pytest $(SHORT) $(PYTEST_ARGS)
 
-# Every shipped weight from nothing (checkpoints/README.md: in which order, and how long it takes). A step that is done leaves a stamp in
+# Every shipped weight from nothing (checkpoints/README.md: in which order). A step that is done leaves a stamp in
 # $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
 # version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that builds on it again, remove its stamp and
 # its run: rm -r runs/reproduce/sft_fifth runs/sft_fifth/reproduce.

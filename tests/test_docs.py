@@ -55,12 +55,17 @@ def exists(path: str) -> bool:
 
 
 @cache
-def options(command: str) -> set[str]:
-    """A command's options: its function's parameters, and those that every command has."""
+def parameters(command: str) -> list[ast.arg]:
+    """Those of a command's function."""
     module, function = COMMANDS[command].split(":")
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
-    return {a.arg for a in node.args.args + node.args.kwonlyargs} | {"config", "json", "help"}
+    return node.args.args + node.args.kwonlyargs
+
+
+def options(command: str) -> set[str]:
+    """A command's options: its function's parameters, and those that every command has."""
+    return {a.arg for a in parameters(command)} | {"config", "json", "help"}
 
 
 @cache
@@ -106,6 +111,28 @@ def test_commands_are_there_with_their_options(document):
             assert not unknown, f"{document.name}: {command} has no --{', --'.join(unknown)}"
     modules = re.findall(r"python -m lightning_paras2s\.([\w.]+\w)", read(document))
     assert all((PACKAGE / (m.replace(".", "/") + ".py")).is_file() for m in modules)
+
+
+def lists(command: str) -> set[str]:
+    """A command's options that take a list alone."""
+    typed = {a.arg: ast.unparse(a.annotation) for a in parameters(command) if a.annotation}
+    return {name for name, kind in typed.items() if re.match(r"(list|Sequence)\[[^|]*$", kind)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_options_that_take_a_list_are_given_one(document):
+    """`leaderboard --runs runs/a` is refused; `--runs '[runs/a]'` is not."""
+    wrong = []
+    for line in code(document):
+        if found := re.match(r"(?:python -m lightning_paras2s )?(\w+) (--.*)", line):
+            taken = lists(found[1]) if found[1] in COMMANDS else set()
+            given = re.findall(r"--(\w+)[ =]+(\S+)", found[2])
+            wrong += [
+                f"{found[1]} --{o} {value}"
+                for o, value in given
+                if o in taken and not value.lstrip("'\"").startswith("[")
+            ]
+    assert wrong == []
 
 
 def test_readme_lists_every_command_and_page():

@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 from omni_release import write_release
 from test_paper_configs import ROOT, STYLE
+from test_plan_omni import read
 from test_qwen_family_stages import COUNTED, HERE, PRECISE, SHORT, logged
 
 from lightning_paras2s.cli import dispatch
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
 from lightning_paras2s.running import chain
+from lightning_paras2s.running.cost import GPUS
+from lightning_paras2s.running.plan_omni import Terms, plan_stage
 from lightning_paras2s.types import Response, read_jsonl
 
 EARS = ["--transcriber", "TinyTranscriber", "--max_wer", "9"]
@@ -67,3 +71,30 @@ def test_the_chain_of_the_guide_runs_from_an_empty_folder(tmp_path, monkeypatch)
     responses = read_jsonl("runs/onegpu_evaluate/responses.jsonl", Response)
     assert sorted({r.system for r in responses}) == ["grpo", "release"]
     assert "grpo" in Path("runs/onegpu_leaderboard.md").read_text()
+
+
+def test_hours_are_those_of_plan_for_the_open_set():
+    """Every text has two halves. 40 % of those of train and val are judged, 4 a step; GRPO takes its 500 steps; two
+    systems answer the halves of test, 8 a step.
+    """
+    texts = Counter()
+    for path in (ROOT / "lightning_paras2s/data/open").glob("*.jsonl"):
+        texts[path.name.split(".")[1]] += len(path.read_text(encoding="utf-8").splitlines())
+    judged, asked = 0.4 * 2 * (texts["train"] + texts["val"]), 2 * texts["test"]
+    steps = {"preferences preferences_24": judged / 4, "grpo card_24": 500, "evaluate": 2 * asked / 8}
+    stages = yaml.safe_load((ROOT / "configs/onegpu/chain.yaml").read_text())["stages"]
+    for names, count in steps.items():
+        seconds = sum(plan_stage(read(names), Terms(GPUS["rtx4090"])).seconds.values())
+        assert stages[names.split()[0]]["hours"] == pytest.approx(count * seconds / 3600, rel=0.02)
+    guide = " ".join((ROOT / "docs/onegpu.md").read_text(encoding="utf-8").split())
+    assert f"({sum(stage.get('hours', 0) for stage in stages.values()):.0f} on an RTX 4090)" in guide
+
+
+def test_what_does_not_fit_24_gb_names_its_overlay():
+    """By `plan`; and what is evaluated are adapters, which no rounding to bfloat16 has touched."""
+    stages = yaml.safe_load((ROOT / "configs/onegpu/chain.yaml").read_text())["stages"]
+    for names in ("preferences", "sft", "grpo card_24", "evaluate"):
+        stage = names.split()[0]
+        told = f"onegpu/{stage}_24.yaml" in stages[stage].get("note", "")
+        assert plan_stage(read(names), Terms(GPUS["rtx4090"])).fits != told, names
+    assert not any("merged" in command for stage in stages.values() for command in stage["commands"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import espeakng_loader
@@ -218,6 +219,13 @@ def test_unknown_voice_tone_or_style_is_one_line(speak):
     with pytest.raises(UserError, match="must be one of|must be 'agent'") as caught:
         speak()
     assert "got" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_unknown_voice_is_told_with_voices_that_are_there():
+    with pytest.raises(UserError) as caught:
+        EspeakSynthesizer().synthesize("Hello.", Style(), "en")
+    told = re.findall(r"'([^']+)'", str(caught.value).partition("; got")[0])
+    assert len(told) == 4 and set(told) <= {"agent", *(v for voices in QUERY_VOICES.values() for v in voices)}
 
 
 def test_documented_table_is_the_prosody():

@@ -125,8 +125,8 @@ class EspeakSynthesizer(Synthesizer):
     """eSpeak NG, in process, 16 kHz. Voices: `QUERY_VOICES` of any split, or "agent".
 
     Args:
-        variation: 1 = a style is a region (rate 8 %, pitch 6, range 8, level 2 dB; standard deviations), 0 = always
-            its centre.
+        variation: 1 = a style is a region (rate 8 %, pitch 6, range 8, level 1.5 dB; standard deviations), 0 =
+            always its centre.
         noise: whether queries get background noise (18 to 40 dB below speech) and level variation.
         frame_samples: the agent's words start on multiples of this (the codec's hop), which makes its codes nearly
             deterministic.
@@ -149,7 +149,11 @@ class EspeakSynthesizer(Synthesizer):
         for voices in QUERY_VOICES.values():
             if voice in voices:
                 return self.speak_as_user(text, style, voices[voice], seed)
-        raise UserError(f"a voice must be {AGENT_VOICE!r} or one of tts.QUERY_VOICES; got {voice!r}")
+        known = ", ".join(repr(next(iter(QUERY_VOICES[split]))) for split in QUERY_VOICES)
+        raise UserError(
+            f"a voice must be {AGENT_VOICE!r} or one of QUERY_VOICES, such as {known}; got {voice!r}; "
+            "lightning_paras2s/speaking/synthesizers.py lists them by split"
+        )
 
     def speak_as_user(self, text: str, style: Style, voice: Voice, seed: int = 0) -> Audio:
         """A query: prosody around the style's centre, the voice's age and gender, noise and level from `seed`."""
