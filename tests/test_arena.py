@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -140,6 +141,23 @@ def test_strengths_intervals_cover_the_truth_at_the_nominal_rate():
         estimate = davidson(wins.sum(0), ties.sum(0))
         hits.append(np.abs(estimate[0] - true) <= half_widths(wins, ties, estimate))
     assert 0.93 <= np.mean(hits) <= 0.97
+
+
+def test_systems_that_ties_alone_hold_together_have_no_interval():
+    """Of 40 games one was won and 39 were ties: 1940 [1762, 2118] against 60, with a p of 4e-13. Strengths d apart with
+    ties as likely as exp(d / 2) fit the better the larger d is. A win of either side ends that: a ring of two wins."""
+    ties = [Battle(f"{i}", "x", "y", "ab", "both_bad", "j") for i in range(39)]
+    wins = [Battle(f"w{i}", "x", "y", "ab", "ab"[i], "j") for i in range(2)]
+    for games in (ties, [*ties, wins[0]], [*ties, *(replace(wins[0], query_id=f"v{i}") for i in range(60))]):
+        found = rank(games, 1)
+        assert [(row["bounded"], row["ci95"]) for row in found["systems"]] == [(False, [None, None])] * 2
+        assert found["equal_p"] is None
+    found = rank([*ties, *wins], 1)
+    assert all(row["bounded"] and row["ci95"][0] < 1000 < row["ci95"][1] for row in found["systems"])
+    # x beats y, y beats z, and x and z tie: x is at least 2 above z, but not more than 1, if all of it is to be likely
+    three = [("x", "y", "a"), ("y", "z", "a"), ("x", "z", "both_good")]
+    for games, bounded in ((three, True), (three[1:], False)):
+        assert {r["bounded"] for r in rank([battle(*game) for game in games], 1)["systems"]} == {bounded}
 
 
 def test_strengths_have_an_interval_from_30_queries_on():

@@ -13,13 +13,23 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import read_audio, write_audio
-from lightning_paras2s.bench.headline import headline, repetition
+from lightning_paras2s.bench.headline import distinct_share, headline, repetition
 from lightning_paras2s.bench.items import figures, read_items
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Outside, digest
 from lightning_paras2s.running.origins import inputs_of, queries_sha
-from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import (
+    Audio,
+    Evidence,
+    Query,
+    Response,
+    Verdict,
+    append_jsonl,
+    read_jsonl,
+    response_id,
+    to_json,
+)
 
 PAIRS = {
     "age": (("p1", "adult", "child"), ("p2", "adult", "child")),
@@ -271,6 +281,20 @@ def test_an_audit_or_swaps_of_earlier_answers_are_not_read(tmp_path):
     assert found["audit_order"]["means"] == [None] * 3 and not found["audit_order"]["holds"]
     assert found["label_swap_gain"]["value"] is None and found["gain"]["ratio"] == 1.25
     assert {(i.audit, i.swapped) for i in read_items(tmp_path / "scores.jsonl.gz")} == {(None, None)}
+
+
+def test_answers_in_which_nothing_was_heard_repeat_nothing_and_are_no_answer_of_their_own(tmp_path):
+    """They had a repetition of 0 and were one more thing that was said, so a system that went silent seemed the better
+    and the more varied one."""
+    run = Path(runs(tmp_path, (GRPO, GRPO))[0])
+    rows = [replace(e, transcript="oil oil oil") for e in read_jsonl(run / "evidence.jsonl", Evidence)]
+    silent = {response_id("grpo", q.id, 0) for q in QUERIES[:6]}
+    rows = [Evidence(e.response_id, status="silent") if e.response_id in silent else e for e in rows]
+    (run / "evidence.jsonl").unlink()
+    append_jsonl(run / "evidence.jsonl", rows)
+    grpo = headline([str(run)])["systems"]["grpo"]
+    assert grpo["repetition"]["value"] == 0.5 and grpo["distinct"] == 0.5  # of two answers, both "oil oil oil"
+    assert np.isnan(distinct_share(["", "!"])) and distinct_share(["a", "b", ""]) == 1
 
 
 def test_repetition_counts_word_pairs_said_before():

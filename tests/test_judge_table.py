@@ -133,6 +133,18 @@ def test_pearson_gain_when_known():
     assert gain["value"] == 2 and gain["ci95"] == [None, None]  # it was [2, 2], of four texts
 
 
+def test_equal_or_unknown_judges_are_not_in_the_papers_order():
+    """Judges that score alike, and judges that never vary, were said to be in it: sorting left them as they came."""
+    rows = heard(n=2)
+    reference = np.array([r.item.score for r in rows])
+    for scores in (reference, np.full(len(rows), 3.0)):
+        found = table(rows, dict.fromkeys(JUDGES, scores))
+        assert found["order"] == list(JUDGES) and not found["papers_order"]
+    noise = np.random.default_rng(0).normal(size=len(rows))
+    better = {name: reference + (4 - place) * noise for place, name in enumerate(JUDGES)}
+    assert table(rows, better)["papers_order"]
+
+
 def test_reference_when_the_topic_is_not_named():
     right = reference_score("Where is the pool?", "sad", "I am sorry about the pool.", "empathetic", "emotion:sad")
     assert right == 5

@@ -167,6 +167,8 @@ def test_an_average_that_lacks_a_factor_is_marked_and_stands_below_the_whole_one
         assert "lacks" in text and "age)" in text and told in text
     assert f"| part | {mean:.2f} [3.00, 4.00] (lacks age) |" in render(result, "markdown")
     assert half_width("3.50 [3.00, 4.00] (lacks age)") == "3.50 ±0.50 (lacks age)"
+    assert half_width("0.00 [0.00, 0.04]") == "0.00 ±0.04"  # not .02, which leaves out half of the interval
+    assert half_width("4.80 [4.55, 4.90]") == "4.80 ±0.25" and half_width("-0.10") == "-0.10"
     assert "(lacks age)" in html_table(result)
 
 

@@ -7,7 +7,17 @@ import pytest
 from scipy import stats
 
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.seeds import Design, error_of, estimate, macro_parts, rest_of, shared, shared_queries
+from lightning_paras2s.bench.seeds import (
+    Design,
+    design_of,
+    error_of,
+    estimate,
+    macro_parts,
+    rest_of,
+    shared,
+    shared_queries,
+)
+from lightning_paras2s.types import Query
 
 PAIRS = 48
 ONE = Design(np.repeat(np.arange(PAIRS), 2), np.array(["age"] * PAIRS))
@@ -96,6 +106,15 @@ def test_a_share_has_an_interval_where_all_or_none_succeed():
     none = statistics.macro_share({"": ([0.0] * 40, [str(i) for i in range(40)])})
     z = stats.norm.ppf(0.975) ** 2
     assert none.ci95 == pytest.approx([0, z / (40 + z)])  # Wilson's at 0 of n
+
+
+def test_factors_whose_names_have_a_slash_are_factors_of_their_own():
+    """real/emotion and real/age were one factor, "real"; the mean was that of their queries: 1.75."""
+    factors = ["real/emotion"] * 3 + ["real/age"]
+    queries = [Query(f"{i}", f"p{i}", factor, "test", "", {}, "", "") for i, factor in enumerate(factors)]
+    design = design_of(queries)
+    assert macro_parts(np.array([[1.0, 1.0, 1.0, 4.0]]), design).value == 2.5
+    assert sorted(design.factor_of.tolist()) == ["real/age"] + ["real/emotion"] * 3
 
 
 def test_pairs_without_a_score_give_no_degrees_of_freedom():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.leaderboard_page import answer_html, service
 from lightning_paras2s.bench.listening import Listening
+from lightning_paras2s.bench.summary import judged, summarise_system
 from lightning_paras2s.bench.verdicts import own_scores, own_verdicts
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.sweeping.rows import by_pair
@@ -65,6 +67,28 @@ def test_report_and_page_show_the_mean_of_the_judges_verdicts(run):
     assert heard.score_counts(["grpo"]) == {"grpo": {"1": 2, "5": 2, "-": 1, "2": 1}}
     # four answers, of 1 and 2 dollars
     assert service({"r": heard}, {("r", "grpo"): "grpo"})["USD an answer"] == {"grpo": "1.5000 (6.00 in all)"}
+
+
+def test_the_worst_case_counts_each_sample_without_a_score(run):
+    """Of two answers to a query one had no score; as the other had, the worst case was the mean: 2.92."""
+    scores = own_scores(Log(run), "verdicts", SUMMARY)
+    items = [judged(q, [f"grpo/{q.id}/0", f"grpo/{q.id}/1"], {}, scores, {}) for q in QUERIES]
+    # q0: 1, 1, 5 and none, 8 / 4; q1: 5 and 2
+    assert summarise_system(items)["overall"]["mean_worst_case"] == (2 + 3.5) / 2
+    nobody = judged(QUERIES[0], ["grpo/q9/0"], {}, scores, {})
+    assert (nobody.worst, np.isnan(nobody.score)) == (1.0, True)
+
+
+def test_answers_that_a_summary_does_not_count_are_not_shown(run):
+    """After `evaluate --limit`, bars, prices and lists were of all that the folder and the manifest hold."""
+    others = [replace(q, id=f"later{q.id}", pair_id="p1") for q in QUERIES]
+    append_jsonl(run / "queries.jsonl", others)
+    append_jsonl(run / "responses.jsonl", [Response(q.id, "grpo", text="x", cost_usd=9.0) for q in others])
+    counted = SUMMARY | {"systems": {"grpo": {"overall": {"n": 2, "n_failed": 0}}}}
+    heard = Listening(run, counted, run / "queries.jsonl", "mp3")
+    assert heard.score_counts(["grpo"]) == {"grpo": {"1": 2, "5": 2, "-": 1, "2": 1}}
+    assert service({"r": heard}, {("r", "grpo"): "grpo"})["USD an answer"] == {"grpo": "1.5000 (6.00 in all)"}
+    assert [[q.id for q in halves] for halves in heard.pairs(9)[0]] == [["q0", "q1"]]
 
 
 def test_an_answer_that_nobody_scored_tells_why(run):

@@ -1,14 +1,18 @@
 """Statistics against the paper's tables, worked examples of others, and simulated raters with known noise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.people import reliability as agreement
+from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.shares import tango
-from lightning_paras2s.bench.summary import Judged, pairs_of, summarise_system
+from lightning_paras2s.bench.summary import Judged, compare, pairs_of, summarise_system
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.types import Query
 
 # Paper, Table 3: age, emotion, gender, sarcasm, IEMOCAP, MELD, printed average.
 TABLE3 = {
@@ -128,6 +132,31 @@ def test_detectable_difference_is_2_8_standard_errors():
     assert statistics.detectable_difference(1.0) == pytest.approx(1.959964 + 0.841621, abs=1e-5)
 
 
+def test_what_few_pairs_could_detect_is_not_told():
+    """Two pairs of equal sums had no error: any difference, however small, was said to be detectable."""
+    two = [Judged(f"{i}{s}", f"{i}", "age", s, v, 1.0, "", "", 0.0, 1.0) for i in "01" for s, v in (("a", 5), ("b", 1))]
+    assert summarise_system(two)["overall"]["detectable_difference"] is None
+    scores = {"a": {f"{i}": 3.0 + i for i in range(3)}, "b": {f"{i}": 2.0 for i in range(3)}}
+    (few,) = statistics.compare_systems(scores, {f"{i}": f"{i}" for i in range(3)})
+    assert few.difference.value == 2 and np.isnan(few.difference.low) and np.isnan(few.detectable)
+
+
+def test_what_can_be_detected_knows_the_errors_degrees_of_freedom():
+    """20 pairs of one value each: 19, as the interval has; of Student's t, .975 is 2.093 and .8 is .861."""
+    values = np.arange(20.0)
+    found = statistics.detectable_of({"": (values, [f"{i}" for i in range(20)])})
+    assert found == pytest.approx((2.0930 + 0.8610) * stats.sem(values), abs=1e-3)
+
+
+def test_comparisons_name_the_factors_that_they_are_over():
+    """One system has no score of age: the difference is of gender alone, and did not say so."""
+    asked = [(f, i) for f in ("age", "gender") for i in "01"]
+    items = [Judged(f"{f}{i}", i, f, "a", float(i), 1.0, "", "", 0.0, 1.0) for f, i in asked]
+    lacks = [replace(i, score=np.nan if i.factor == "age" else i.score) for i in items]
+    (row,) = compare({"whole": items, "lacks": lacks})
+    assert row["factors"] == ["gender"] and row["n"] == 2 and row["difference"] == 0
+
+
 def test_compare_systems_pairs_by_item():
     scores = {"a": {f"{i}": 4.0 for i in range(20)}, "b": {f"{i}": 3.0 + (i % 2) * 0.1 for i in range(20)}}
     (row,) = statistics.compare_systems(scores, {f"{i}": f"{i // 2}" for i in range(20)})
@@ -204,12 +233,12 @@ def test_correlation_intervals_cover_the_truth_at_the_nominal_rate():
 
 
 def test_macro_mean_weighs_columns_and_not_items():
-    columns = {"emotion": ([5.0, 4.0] * 15, [str(i) for i in range(30)]), "age": ([1.0, 2.0] * 2, list("abcd"))}
+    columns = {"emotion": ([5.0, 4.0] * 15, [str(i) for i in range(30)]), "age": ([1.0, 2.0] * 3, list("abcdef"))}
     estimate = statistics.macro_mean(columns)
-    assert estimate.value == 3 and estimate.n == 34
-    # Neither column is skewed; standard errors .5 sqrt(30 / 29) / sqrt(30) and .5 sqrt(4 / 3) / 2, halved; Welch's df.
-    a, b = (0.25 / 29) / 4, (0.25 / 3) / 4
-    half = stats.t.ppf(0.975, (a + b) ** 2 / (a**2 / 29 + b**2 / 3)) * np.sqrt(a + b)
+    assert estimate.value == 3 and estimate.n == 36
+    # Neither column is skewed; standard errors .5 sqrt(30/29 / 30) and .5 sqrt(6/5 / 6), halved; Welch's df.
+    a, b = (0.25 / 29) / 4, (0.25 / 5) / 4
+    half = stats.t.ppf(0.975, (a + b) ** 2 / (a**2 / 29 + b**2 / 5)) * np.sqrt(a + b)
     assert estimate.ci95 == pytest.approx([3 - half, 3 + half])
 
 
@@ -224,6 +253,22 @@ def test_no_interval_of_width_zero():
     assert np.isnan(statistics.clustered_mean([3.0] * 40, [str(i) for i in range(40)]).ci95).all()
     one_a_factor = {f: ([x], ["p"]) for f, x in (("age", 1.0), ("gender", 1.5))}
     assert np.isnan(statistics.macro_mean(one_a_factor).ci95).all()
+
+
+@pytest.mark.parametrize(("few", "known"), [(2, False), (4, False), (5, True)])
+def test_no_interval_where_one_factor_has_few_pairs(few, known):
+    """Of 50 pairs in one factor and 2 or 3 in another the interval was shown, and held the truth in .84 and .78."""
+    sizes = {"emotion": 50, "age": few}
+    columns = {f: (np.arange(n) % 5 + 1.0, [f"{i}" for i in range(n)]) for f, n in sizes.items()}
+    for made in (statistics.macro_mean, statistics.macro_difference):
+        found = made(columns)
+        assert np.isfinite(found.ci95).all() == known and np.isfinite(found.value)
+    assert np.isfinite(statistics.detectable_of(columns)) == known
+    queries = [Query(f"{f}{i}", f"p{i}", f, "test", "", {}, "", "") for f, n in sizes.items() for i in range(n)]
+    design, values = design_of(queries), np.concatenate([values for values, _ in columns.values()])
+    for seeds in (1, 3):
+        parts = macro_parts(values + np.arange(seeds)[:, None] / 10, design)
+        assert np.isfinite(estimate(parts, design).ci95).all() == known
 
 
 def test_holm_refuses_what_is_no_p():

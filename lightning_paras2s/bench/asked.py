@@ -15,7 +15,7 @@ from lightning_paras2s.types import Query, read_jsonl
 
 def count_asked(summary: Mapping[str, Any]) -> int | None:
     """How many queries a summary is about; None where it does not say."""
-    rows = [row["overall"] for row in summary["systems"].values()]
+    rows = [row.get("overall", {}) for row in summary["systems"].values()]
     return max((row["n"] + row["n_failed"] for row in rows if "n" in row and "n_failed" in row), default=None)
 
 
@@ -44,6 +44,13 @@ def first_pairs(queries: list[Query], count: int) -> list[Query]:
     places = places_of(queries)
     last = max(sorted(places)[:count], default=-1)
     return [q for q, place in zip(queries, places, strict=True) if place <= last]
+
+
+def counted_queries(queries: list[Query], summary: Mapping[str, Any]) -> list[Query]:
+    """Those of a manifest that a summary counts, as far as it tells; all where it does not, or counts others."""
+    count = count_asked(summary)
+    found = first_pairs(queries, count) if count else queries
+    return found if len(found) == count else queries
 
 
 def places_of(queries: Iterable[Query]) -> list[int]:

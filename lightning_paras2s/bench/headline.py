@@ -21,7 +21,7 @@ from lightning_paras2s.bench.asked import asked_queries
 from lightning_paras2s.bench.items import Item, write_items
 from lightning_paras2s.bench.outside_today import same_answer
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
-from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, rounded
+from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, mean_score, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import InputPath, UserError
@@ -165,10 +165,11 @@ def item_metrics(items: list[Judged]) -> dict[str, NDArray]:
 
 
 def speech_metrics(run: Path, response: Response | None, transcript: str) -> tuple[float, float, float]:
-    """Seconds, share of silence, and repetition of a response; NaN without speech."""
+    """Seconds, share of silence, and repetition of a response; NaN without speech, repetition without heard words."""
     if response is None or not response.audio:
         return np.nan, np.nan, np.nan
-    return response.seconds, silence_fraction(read_audio(run / response.audio, SAMPLE_RATE)), repetition(transcript)
+    said_again = repetition(transcript) if plain_units(transcript) else np.nan
+    return response.seconds, silence_fraction(read_audio(run / response.audio, SAMPLE_RATE)), said_again
 
 
 def repetition(transcript: str) -> float:
@@ -176,6 +177,12 @@ def repetition(transcript: str) -> float:
     words = plain_units(transcript)
     pairs = list(zip(words, words[1:], strict=False))
     return 1 - len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+def distinct_share(transcripts: list[str]) -> float:
+    """How many different things were said, over the answers in which words were heard; NaN if there are none."""
+    said = [words for transcript in transcripts if (words := plain_text(transcript))]
+    return len(set(said)) / len(said) if said else float("nan")
 
 
 def check_same(runs: list[str], found: list[Evaluation], needed: tuple[str, ...]) -> None:
@@ -212,7 +219,7 @@ def system_figures(found: list[Evaluation], name: str, design: Design) -> dict[s
     """Every metric with its interval; how many responses were not scored; whether lengths and answers still vary."""
     scores, seconds = stack(found, name, "score"), stack(found, name, "seconds")
     counts = {"n": int(np.isfinite(scores).sum()), "n_failed": int((~np.isfinite(scores)).sum())}
-    distinct = np.mean([len(set(map(plain_text, e.transcripts[name]))) / len(e.transcripts[name]) for e in found])
+    distinct = mean_score(distinct_share(e.transcripts[name]) for e in found)
     varied = {"length_deviation": rounded(np.nanstd(seconds) / np.nanmean(seconds)), "distinct": rounded(distinct)}
     by_seed = [rounded(macro_parts(row[None], design).value) for row in scores]
     figures = {m: figure(macro_parts(stack(found, name, m), design), design) for m in METRICS}

@@ -14,6 +14,7 @@ from typing import Any
 import soundfile
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.asked import counted_queries
 from lightning_paras2s.bench.summary import UNLABELLED, mean_score
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import own_verdicts
@@ -38,7 +39,7 @@ class Listening:
     def __init__(self, run: Path, summary: dict[str, Any], manifest: Path, encoding: str) -> None:
         log = Log(run)
         self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
-        self.queries = {q.id: q for q in read_jsonl(manifest, Query)}
+        self.queries = {q.id: q for q in counted_queries(read_jsonl(manifest, Query), summary)}
         self.samples = summary.get("samples", 1)
         known = [r for r in log.read("responses", Response) if r.system in summary["systems"]]
         self.answers = [r for r in known if r.query_id in self.queries and r.sample < self.samples]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, MIN_EACH, Estimate
 from lightning_paras2s.types import Query
 
 MIN_OF_SEEDS = 40  # pairs; with fewer, Satterthwaite's approximation is too wide (speed/intervals.py)
@@ -59,8 +59,8 @@ class Parts(NamedTuple):
 
 
 def design_of(queries: list[Query]) -> Design:
-    names, pair_of = np.unique([f"{q.factor}/{q.pair_id}" for q in queries], return_inverse=True)
-    return Design(pair_of, np.array([name.split("/", 1)[0] for name in names]))
+    _, first, pair_of = np.unique([q.pair for q in queries], return_index=True, return_inverse=True)
+    return Design(pair_of, np.array([queries[i].factor for i in first]))
 
 
 def shared(*values: NDArray) -> list[NDArray]:
@@ -118,14 +118,15 @@ def p_value(parts: Parts, design: Design, null: float = 0.0) -> float:
 
 
 def error_of(parts: Parts, design: Design) -> Error:
-    """None (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several seeds), one pair in a factor, or
-    without variation. With one seed it holds for that seed. Pairs, seeds and factors without a value don't count."""
+    """None (NaN) with fewer than `MIN_CLUSTERS` pairs (`MIN_OF_SEEDS` with several seeds), or than `MIN_EACH` in a
+    factor, or without variation. With one seed it holds for that seed. Pairs, seeds and factors without a value don't
+    count."""
     seeds, pairs = int(parts.seeds.sum()), int(parts.pairs.sum())
     by_pair, by_seed = parts.errors.sum(0), parts.errors.sum(1)
     variances, freedoms = [], []
     for of in known_pairs(parts, design):
         count = int(of.sum())
-        if count < 2:
+        if count < MIN_EACH:
             return Error(np.nan, np.nan)
         variances.append((by_pair[of] ** 2).sum() * count / (count - 1))
         freedoms.append(count - 1)

@@ -82,7 +82,7 @@ def skills(
         for index, (item, answer, words) in enumerate(zip(asked, answers, heard, strict=True)):
             found = SCORES[item.skill](item, answer, words, classifier)
             scores[item.skill].setdefault(name, {})[str(index)] = found
-    result = {"split": split, "n_texts": n * len(FACTORS), "seed": seed}
+    result = {"split": split, "n_texts": len({(i.query.factor, i.query.id) for i in asked}), "seed": seed}
     result["skills"] = {skill: figures(found, next(iter(policies))) for skill, found in scores.items()}
     return result
 

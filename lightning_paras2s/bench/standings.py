@@ -14,7 +14,7 @@ from rich.text import Text
 
 from lightning_paras2s.bench import outside_table
 from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, MIN_EACH
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import json_text, read_summary
@@ -140,11 +140,12 @@ def rich_table(result: dict[str, Any]) -> Table:
 
 
 def half_width(cell: str) -> str:
-    """ "3.21 [3.05, 3.37]" as "3.21 ±0.16", for a terminal; the other formats hold both ends."""
+    """ "3.21 [3.05, 3.37]" as "3.21 ±0.16", for a terminal; the other formats hold both ends. Where the value is not in
+    the middle, by the longer side: 0 of 100 pairs, "0.00 [0.00, 0.04]", are no "0.00 ±0.02"."""
     value, _, ends = cell.partition(" [")
     between, _, mark = ends.partition("]")
     low, _, high = between.partition(", ")
-    return f"{value} ±{(float(high) - float(low)) / 2:.2f}{mark}" if high else value
+    return f"{value} ±{max(float(high) - float(value), float(value) - float(low)):.2f}{mark}" if high else value
 
 
 def markdown_table(result: dict[str, Any]) -> str:
@@ -187,7 +188,8 @@ def caption(result: dict[str, Any]) -> str:
         for name, why in result["unscored"].items()
     ]
     return (
-        f"Scores 1..5 with 95 % intervals over contrast pairs (none with fewer than {MIN_CLUSTERS}); "
+        f"Scores 1..5 with 95 % intervals over contrast pairs (none with fewer than {MIN_CLUSTERS}, or "
+        f"{MIN_EACH} of a factor); "
         f"overall = mean of the factors. "
         f"{'Audit = overall, as heard by other ears. ' if AUDIT in result['columns'] else ''}"
         f"Judge {result['judge']}, guideline {result['rubric_sha'][:8]}, {result['label_source']} labels."

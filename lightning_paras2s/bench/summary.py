@@ -29,7 +29,8 @@ HEARD = ("ok", "no_tone", *HEARD_FAILURES)  # statuses of an answer that came, t
 class Judged:
     """One query of one system, its samples averaged; NaN = unscored or unknown. `swapped` is the score against the
     pair's other style; `topic` and `topic_written` tell whether the topic is named, in what was heard and in the
-    response's own text; `heard`: an answer came, and the ear knows such speech."""
+    response's own text; `heard`: an answer came, and the ear knows such speech; `worst` is the score with each sample
+    that has none as 1 (NaN: as `score`, or 1)."""
 
     query_id: str
     pair_id: str
@@ -43,6 +44,7 @@ class Judged:
     topic: float
     topic_written: float = float("nan")
     heard: bool = True
+    worst: float = float("nan")
 
 
 def summarise_system(items: list[Judged]) -> dict[str, dict[str, Any]]:
@@ -57,8 +59,8 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
     scores = np.array([i.score for i in items])
     scored = np.isfinite(scores)
     mean = over_factors(items, scores)
-    worst = over_factors(items, np.where(scored, scores, 1.0))
-    error = statistics.macro_se(columns_of(items, scores))
+    told = np.array([i.worst for i in items])
+    worst = over_factors(items, np.where(np.isfinite(told), told, np.where(scored, scores, 1.0)))
     known = {
         "names_topic": [i.topic for i in items],
         "writes_topic": [i.topic_written for i in items],
@@ -71,7 +73,7 @@ def summarise(items: list[Judged]) -> dict[str, Any]:
         "n_failed": int((~scored).sum()),
         "n_pairs": mean.clusters,
         "mean_worst_case": rounded(worst.value),
-        "detectable_difference": rounded(statistics.detectable_difference(error)),
+        "detectable_difference": rounded(statistics.detectable_of(columns_of(items, scores))),
         **with_interval("label_swap_gain", over_factors(items, scores - np.array([i.swapped for i in items]))),
         **pair_metrics(items),
         **{name: rounded(over_factors(items, values).value) for name, values in known.items()},
@@ -151,7 +153,8 @@ def pair_metrics(items: list[Judged]) -> dict[str, Any]:
 
 
 def compare(systems: dict[str, list[Judged]]) -> list[dict[str, Any]]:
-    """Every pair of systems, paired by query."""
+    """Every pair of systems, paired by query; `factors`: those in which both have a score, and that the difference is
+    the mean of."""
     scores = {name: {i.query_id: i.score for i in items if np.isfinite(i.score)} for name, items in systems.items()}
     every = [i for items in systems.values() for i in items]
     clusters, factors = {i.query_id: i.pair_id for i in every}, {i.query_id: i.factor for i in every}
@@ -162,6 +165,7 @@ def compare(systems: dict[str, list[Judged]]) -> list[dict[str, Any]]:
             "difference": rounded(row.difference.value),
             "ci95": [rounded(x) for x in row.difference.ci95],
             "n": row.difference.n,
+            "factors": sorted({factors[query] for query in scores[row.a] if query in scores[row.b]}),
             "p": row.p,
             "p_holm": row.p_holm,
             "detectable_difference": rounded(row.detectable),
@@ -212,6 +216,7 @@ def judged(
         float(names_topic(query.text, first.transcript)) if heard else float("nan"),
         float("nan") if text is None else float(names_topic(query.text, text)),
         heard,
+        mean_score(1.0 if s is None else s for i in ids for s in scores.get(i) or [None]),
     )
 
 

@@ -29,7 +29,7 @@ from lightning_paras2s.bench.seeds import (
     shared,
     shared_queries,
 )
-from lightning_paras2s.bench.statistics import MIN_CLUSTERS, Estimate, detectable_difference
+from lightning_paras2s.bench.statistics import MIN_CLUSTERS, MIN_EACH, Estimate, detectable_difference
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.files import rows_in
 
@@ -298,7 +298,7 @@ def pair_variance(parts: Parts, design: Design) -> tuple[float, float]:
     (Satterthwaite 1946); NaN with too few scored pairs to know it."""
     known = known_pairs(parts, design)
     counts = [int(of.sum()) for of in known]
-    if sum(counts) < MIN_CLUSTERS or min(counts) < 2:
+    if sum(counts) < MIN_CLUSTERS or min(counts) < MIN_EACH:
         return np.nan, np.nan
     found = [float((parts.errors[0][of] ** 2).sum()) * n / (n - 1) for of, n in zip(known, counts, strict=True)]
     variance = sum(found)

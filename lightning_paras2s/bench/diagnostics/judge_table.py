@@ -9,6 +9,7 @@ with people.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -202,10 +203,15 @@ def table(rows: list[Recorded], scores: dict[str, NDArray]) -> dict[str, Any]:
     return {
         "judges": judges,
         "order": order,
-        "papers_order": order == list(JUDGES),
+        "papers_order": all(is_worse(judges[a]["pearson"], judges[b]["pearson"]) for a, b in pairwise(JUDGES)),
         "gains": gains,
         "n_common": int(common.sum()),
     }
+
+
+def is_worse(one: float | None, other: float | None) -> bool:
+    """Of two correlations; equal or unknown ones are in no order."""
+    return one is not None and other is not None and one < other
 
 
 def pearson_gain(a: NDArray, b: NDArray, reference: NDArray, texts: NDArray) -> dict[str, Any]:

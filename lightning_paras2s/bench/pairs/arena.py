@@ -254,8 +254,8 @@ def rank_group(
 ) -> tuple[list[dict], float, float | None]:
     """A row a system, the strongest first, the tie parameter, and the chance of such strengths if all are equal.
 
-    No interval where it would mean nothing: few clusters, or a system that lost to nobody (its strength has no upper
-    end; the number is where the search was stopped).
+    No interval where it would mean nothing: few clusters, or a system that lost to nobody, or whose ties alone link it
+    (its strength has no end; the number is where the search was stopped).
     """
     wins, ties = tables(games, systems, pairs)
     strength, tie = davidson(wins.sum(0), ties.sum(0))
