@@ -16,6 +16,7 @@ from lightning_paras2s.hearing.phones import SYMBOLS
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.modules.speech import TranscriberModule
 from lightning_paras2s.types import Audio
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/transcriber.safetensors"
@@ -61,6 +62,12 @@ def test_transcripts_follow_their_recordings_when_lengths_differ(shipped):
     assert together == shipped.write_down(audios)  # it writes plain words
     # Padding touches the last frames of the shorter ones.
     assert jiwer.wer(alone, together) < 0.1
+
+
+def test_training_on_from_weights_of_another_size_than_is_asked_for(untrained):
+    assert TranscriberModule(width=8, blocks=1, init_from=untrained).network.settings == {"width": 8, "blocks": 1}
+    with pytest.raises(UserError, match="must be of the size that is asked for; got .*8, .* for .*16, "):
+        TranscriberModule(width=16, blocks=1, init_from=untrained)
 
 
 def test_padding_repeats_the_mean_frame_so_that_row_means_stay():

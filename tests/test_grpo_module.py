@@ -95,6 +95,14 @@ def test_checkpoint_when_the_reference_is_kept_out(tmp_path: Path) -> None:
     assert all(torch.equal(rebuilt[name], kept[name]) for name in kept)
 
 
+def test_reward_is_placed_when_validated_alone(tmp_path: Path, monkeypatch) -> None:
+    placed = []
+    monkeypatch.setattr(Unscored, "to", lambda self, device: placed.append(device.type))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (found,) = trainer.validate(GRPOModule(ToyLM, lambda: Unscored(2), sampling=Sampling(6)), ToyData(labelled=False))
+    assert placed == ["cpu"] and found["val/unscored"] == 0.5
+
+
 def test_error_when_the_group_is_one() -> None:
     with pytest.raises(UserError, match="group_size must be at least 2"):
         GRPOModule(ToyLM, lambda: TokenCountReward(2), group_size=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import quiet_trainer
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
@@ -35,7 +36,7 @@ from lightning_paras2s.hearing.polytone import (
 )
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.hearing.words import plain_words as words
-from lightning_paras2s.modules.analyzers import targets
+from lightning_paras2s.modules.analyzers import PolyToneModule, targets
 from lightning_paras2s.modules.labelled import (
     Labelled,
     ManifestStyles,
@@ -296,6 +297,22 @@ def test_manifest_styles_keep_to_the_recordings_of_their_own_manifest(tmp_path):
     data.setup()
     loaders = data.train_dataloader(), data.val_dataloader()
     assert [len(row.heard.samples) for loader in loaders for batch in loader for row in batch] == [1600, 3200]
+
+
+def test_manifest_styles_when_the_benchmark_would_be_trained_on(tmp_path):
+    path, val = manifest(tmp_path / "train"), manifest(tmp_path / "val", 3)
+    path.write_text(path.read_text().replace('"train"', '"test"'))
+    with pytest.raises(UserError, match="to train on must not be of the split test; got '0-0'"):
+        ManifestStyles(str(path), str(val)).setup()
+
+
+def test_factors_without_recordings_are_refused(tmp_path):
+    """Their analysers would be exported with the weights that they were built with."""
+    paths = [str(manifest(tmp_path / "train")), str(manifest(tmp_path / "val", 3))]
+    module = PolyToneModule(lambda factor: torch.nn.Linear(1, 1), ("sarcasm", "age"), export=str(tmp_path / "p"))
+    with pytest.raises(UserError, match="must be those of the recordings, sarcasm; got sarcasm, age; "):
+        quiet_trainer(1, tmp_path).fit(module, ManifestStyles(*paths))
+    assert not list(tmp_path.glob("p-*"))
 
 
 def test_manifest_styles_when_training_and_validation_share_queries(tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import lightning as L
 import pytest
 import torch
 from fsdp_worker import said, start
-from toys import ToyData, ToyLM, ToyScorer
+from toys import ToyData, ToyLM, ToyProcessor, ToyScorer
 
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.errors import UserError
@@ -165,6 +166,53 @@ def test_folder_of_an_earlier_version_goes_on_and_is_told_of(whole, tmp_path, ca
     (tmp_path / "old/made_from.json").unlink()
     assert sample(str(tmp_path / "old")) == 0 and "is not recorded; they are kept" in capsys.readouterr().err
     assert (tmp_path / "old/made_from.json").read_text() == (whole / "made_from.json").read_text()
+
+
+def failing(queries: set[str]):
+    """A reward whose judge fails on the answers to some queries."""
+    judge = ScorerReward.score
+
+    def score(self, batch, responses):
+        lost = torch.tensor([query.id in queries for query in batch.queries])
+        scores = judge(self, batch, responses)
+        return torch.where(lost.repeat_interleave(len(responses) // len(batch)), torch.nan, scores)
+
+    return score
+
+
+def test_answers_whose_judge_failed_are_asked_for_again(whole, tmp_path, monkeypatch, capsys):
+    """All of them first, as in an outage, then those to two queries; batches are of 4, 4 and 2 queries."""
+    folder, sounding = str(tmp_path / "x"), {row[0] for split in ("train", "val") for row in rows(whole, split)}
+    lost = set(sorted(row[0] for row in rows(whole, "train"))[::9][:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(ScorerReward, "score", failing(sounding))
+        with pytest.raises(UserError, match=r"must hold an answer that was scored; of \d+ queries no answer"):
+            sample(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(ScorerReward, "score", failing(lost))
+        sample(folder)
+    assert f"of {len(lost)} queries no answer was scored" in capsys.readouterr().err
+    assert finished_queries(Path(folder), "train") == {f"q{i}" for i in range(SIZE)} - lost
+    again = {int(name[1:]) // 4 for name in lost}
+    assert sample(folder) == SAMPLES * sum((4, 4, 2)[batch] for batch in again)
+    for split in ("train", "val"):
+        assert rows(Path(folder), split) == rows(whole, split)
+
+
+def test_policy_is_looked_at_and_the_judge_placed_before_anything_is_drawn(tmp_path, monkeypatch):
+    placed = []
+    monkeypatch.setattr(ScorerReward, "to", lambda self, device: placed.append(device.type))
+    monkeypatch.setattr(ToyProcessor, "suits", Mock(side_effect=[None, UserError("the policy's levels")]))
+    assert sample(str(tmp_path / "a")) > 0 and placed == ["cpu"]
+    with pytest.raises(UserError, match="the policy's levels"):
+        sample(str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("samples", 0), ("others", -1)])
+def test_counts_with_which_nothing_would_be_drawn_or_judged(option: str, value: int, tmp_path):
+    with pytest.raises(UserError, match=f"model.{option} must be at least {value + 1}; got {value}"):
+        sample(str(tmp_path), **{option: value})
 
 
 def test_merge_keeps_each_sample_once(tmp_path):

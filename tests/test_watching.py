@@ -15,6 +15,8 @@ from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toys import CODES, ToyData, ToyLM, ToyScorer
 
+from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge
@@ -22,6 +24,7 @@ from lightning_paras2s.judging.rewards import ScorerReward
 from lightning_paras2s.models.speech_lm import Completion, Sampling
 from lightning_paras2s.modules.callbacks import Probe, SampleWriter
 from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.running.runs import RunLogger, StepSeed
 from lightning_paras2s.types import Audio, Evidence, Query, Style, Verdict
 
@@ -100,8 +103,42 @@ def test_probe_on_four_answers_worked_out_by_hand():
 
 def test_probe_takes_its_queries_from_all_over_the_validation_set():
     data, some = ToyData(labelled=False, size=16), probe(max_queries=4)
-    some.on_train_start(SimpleNamespace(datamodule=data), None)
+    some.on_train_start(SimpleNamespace(datamodule=data), SimpleNamespace(device=torch.device("cpu")))
     assert [q.id for q in some.batch.queries] == ["q0", "q4", "q8", "q12"]
+
+
+class Raw(ToyData):
+    """Its loader gives what the data module makes a batch of, as with the large families and `RejectionDataModule`."""
+
+    def collate(self, items: list[int]) -> list[int]:
+        return items
+
+    def transfer_batch_to_device(self, batch: list[int], device, dataloader_idx: int) -> DualStreamBatch:
+        return super().collate(batch)
+
+
+class Empty(ToyData):
+    """Nothing to validate on, as a manifest without `val`."""
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader([], self.collate, 4, shuffle=False, drop_last=False)
+
+
+def test_probe_has_the_data_module_make_its_batch():
+    some = probe(max_queries=2)
+    some.on_train_start(SimpleNamespace(datamodule=Raw(labelled=False)), SimpleNamespace(device=torch.device("cpu")))
+    assert [q.id for q in some.batch.queries] == ["q0", "q8"]
+
+
+def test_probe_without_queries_to_validate_on():
+    with pytest.raises(UserError, match="Probe needs queries to validate on; got none"):
+        probe().on_train_start(SimpleNamespace(datamodule=Empty()), SimpleNamespace(device=torch.device("cpu")))
+
+
+@pytest.mark.parametrize("watcher", [SampleWriter, probe])
+def test_watching_every_0_batches_is_refused(watcher):
+    with pytest.raises(UserError, match="every_n_batches must be at least 1; got 0"):
+        watcher(every_n_batches=0)
 
 
 def talkative() -> ToyLM:

@@ -27,7 +27,8 @@ def sample_batch(
     policy: SpeechLM, processor: Processor, reward: Reward, batch: DualStreamBatch, folder: Path, recipe: Recipe
 ) -> None:
     """Sample, judge and keep responses to the queries of a batch that a folder is not done with. A query's samples are
-    a function of (seed, its id), whatever else is in its batch.
+    a function of (seed, its id), whatever else is in its batch. The folder is done with a query if one of its answers
+    was scored, or none has a sound: one whose judge failed is asked for again by the next run.
 
     Raises:
         UserError: scores off the scale of 1..5, or a folder of an earlier version whose answers stand where the
@@ -65,7 +66,15 @@ def sample_batch(
     new = {key: p for p in found if (key := (p.query_id, p.answers, p.sample)) not in done}
     append_jsonl(manifest, list(new.values()))
     with attempted.open("a") as file:
-        file.write("".join(f"{query.id}\n" for query in batch.queries))
+        file.write("".join(f"{name}\n" for name in settled(batch, pools[0][1], found)))
+
+
+def settled(batch: DualStreamBatch, responses: list[SpokenResponse], found: list[Preference]) -> list[str]:
+    """Ids of a batch's queries with a scored answer of their own, or without an answer that can be heard."""
+    scored = {p.query_id for p in found if not p.answers}
+    asked = repeat([query.id for query in batch.queries], len(responses) // len(batch))
+    heard = {name for name, response in zip(asked, responses, strict=True) if len(response.audio.samples)}
+    return [query.id for query in batch.queries if query.id in scored or query.id not in heard]
 
 
 def _check_scale(reward: Reward, scores: Tensor, keep_tokens: bool) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_paras2s.data.suggestive import LABELS
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.polytone import Analyser, Heard, analyser_path, check_factor
 from lightning_paras2s.models.tiny.features import MELS
-from lightning_paras2s.modules.labelled import Labelled
+from lightning_paras2s.modules.labelled import FactorBatches, Labelled
 from lightning_paras2s.modules.speech import SpeechPartModule, mask_frames
 from lightning_paras2s.types import FACTORS
 
@@ -43,6 +44,11 @@ class PolyToneModule(SpeechPartModule):
         if self.network is None:
             self.network = nn.ModuleDict({factor: self.build(factor) for factor in self.factors})
 
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if isinstance(data := self.trainer.datamodule, FactorBatches):
+            check_factors(self.factors, {row.factor for row in data.train})
+
     def training_step(self, batch: list[Labelled], batch_idx: int) -> Tensor:
         factor = batch[0].factor
         logits = self.network[factor]([augment(row.heard) for row in batch])
@@ -62,6 +68,18 @@ class PolyToneModule(SpeechPartModule):
         if self.export and self.trainer.is_global_zero:
             for factor, analyser in self.network.items():
                 analyser.save(analyser_path(self.export, factor))
+
+
+def check_factors(trained: Iterable[str], given: set[str]) -> None:
+    """
+    Raises:
+        UserError: an analyser would be exported as it was built, or recordings have none.
+    """
+    if set(trained) != given:
+        raise UserError(
+            f"model.factors must be those of the recordings, {', '.join(sorted(given))}; got {', '.join(trained)}; set "
+            "model.factors and data.factors alike, and give recordings of each"
+        )
 
 
 def targets(batch: list[Labelled]) -> Tensor:

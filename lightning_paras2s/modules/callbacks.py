@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.evidence import Ears, make_evidence
 from lightning_paras2s.hearing.outside import OutsideEars, outside_ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -22,6 +23,7 @@ from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
+from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.runs import batches_done, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
@@ -63,6 +65,7 @@ class SampleWriter(Callback):
     """
 
     def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
+        check_least(self, every_n_batches=every_n_batches, count=count)
         self.every_n_batches, self.count = every_n_batches, count
 
     def on_train_batch_end(
@@ -79,7 +82,7 @@ class SampleWriter(Callback):
         lines = []
         for i, query in enumerate(batch.queries[: self.count]):
             response, reward = rollout.responses[i * pl_module.group_size], float(rewards[i * pl_module.group_size])
-            lines.append({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward})
+            lines.append(finite({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward}))
             for name, audio in (("query", batch.audios[i]), ("response", response.audio)):
                 if len(audio.samples):
                     write_audio(place / f"{i}-{name}.wav", audio)
@@ -119,6 +122,7 @@ class Probe(Callback):
         max_queries: int = 32,
         outside_queries: int = 0,
     ) -> None:
+        check_least(self, every_n_batches=every_n_batches, max_queries=max_queries)
         self.ears, self.audit = JudgeReward(judge, transcriber, style), audit
         self.outside = outside_ears(naturalness=False, sense=False) if outside_queries else OutsideEars()
         self.outside_queries = outside_queries
@@ -128,10 +132,14 @@ class Probe(Callback):
         self.batch: DualStreamBatch | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: GRPOModule) -> None:
-        loader = trainer.datamodule.val_dataloader()
+        data = trainer.datamodule
+        loader = data.val_dataloader()
         size = len(loader.items)
+        if not size:
+            raise UserError("Probe needs queries to validate on; got none; give the source some, or leave Probe out")
         count = min(self.max_queries, size)
-        self.batch = loader.collate([loader.items[i * size // count] for i in range(count)])
+        loaded = loader.collate([loader.items[i * size // count] for i in range(count)])
+        self.batch = data.transfer_batch_to_device(loaded, pl_module.device, 0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: GRPOModule, *args: Any) -> None:
         if batches_done(trainer) == 1:  # the counter of this batch is already raised
@@ -152,7 +160,7 @@ class Probe(Callback):
     def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
         """What greedy answers to the batch are worth; means of scores leave out what could not be scored."""
         module.policy.eval()
-        completion = module.policy.generate(batch.prompt.to(module.device), module.sampling.greedy())
+        completion = module.policy.generate(batch.prompt, module.sampling.greedy())
         responses = module.trainer.datamodule.processor.speak(completion)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}
@@ -171,6 +179,18 @@ class Probe(Callback):
         scored = scores.isfinite()
         unscored = {f"{name}_unscored": float((~scored).float().mean())}
         return unscored | ({name: float(scores[scored].mean())} if scored.any() else {})
+
+
+def check_least(callback: Callback, **counts: int) -> None:
+    """
+    Raises:
+        UserError: a count that is less than 1.
+    """
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(
+                f"{type(callback).__name__}.{name} must be at least 1; got {value}; raise it, or leave the callback out"
+            )
 
 
 def wer_outside(ears: OutsideEars, responses: list[SpokenResponse]) -> dict[str, float]:

@@ -172,9 +172,12 @@ class GRPOModule(StageModule):
             raise UserError(
                 f"model.lr_decay falls over trainer.max_steps, which must be set; got {self.trainer.max_steps}; set it"
             )
-        require_suited(self, self.policy)
+        self.on_validation_start()
         if self.reference is not None:
             self.reference.to(self.device)
+
+    def on_validation_start(self) -> None:  # of `validate`, too
+        require_suited(self, self.policy)
         self.reward.to(self.device)
 
     def training_step(self, batch: DualStreamBatch, batch_idx: int) -> None:

@@ -126,7 +126,7 @@ class ManifestStyles(FactorBatches):
     """Recordings of a manifest (`synthesize`): both halves of each contrast pair are one text in two styles.
 
     Args:
-        train: JSON lines of query records to train on; audio paths are relative to the file.
+        train: JSON lines of query records to train on, none of the split test; audio paths are relative to the file.
         val: JSON lines of query records to validate on.
         arrangement: "polytone" (both halves), or "confounded" (one half a pair, chosen by the pair's id: each text in
             one style only, half as many recordings; the benchmark's words suggest none).
@@ -148,6 +148,11 @@ class ManifestStyles(FactorBatches):
 
     def setup(self, stage: str | None = None) -> None:
         self.train, self.val = (self._read(path) for path in self.paths)
+        if (held := next((q.id for q in self.train if q.split == "test"), None)) is not None:
+            raise UserError(
+                f"{self.paths[0]}: a query to train on must not be of the split test; got {held!r}; take others, or "
+                "make its manifest with --split train"
+            )
         check_apart(*([q.id for q in part] for part in (self.train, self.val)))
         if self.arrangement == "confounded":
             self.train = one_style_a_text(self.train)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_paras2s.data.completions import KeptCompletion
@@ -16,12 +17,13 @@ from lightning_paras2s.data.made_from import Recipe, claim, made_from
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
-from lightning_paras2s.errors import InputPath
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.modules.objective import check_sampling
-from lightning_paras2s.modules.training import initial_policy, place
-from lightning_paras2s.running.logs import replace_file
+from lightning_paras2s.modules.training import initial_policy, place, require_suited
+from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.ranks import mean_over_ranks
 from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
 
 SPLITS = ("train", "val")  # the order of the data module's loaders
@@ -32,7 +34,8 @@ class SampleModule(L.LightningModule):
 
     Each rank writes shards of its own, `folder/{train,val}-{rank}/`; at the end rank 0 writes
     `folder/{train,val}.jsonl`, all shards' samples in the order of their ids, each once. Any number of ranks draws the
-    same samples. Killed and started again, also with other ranks, it draws only what no shard holds.
+    same samples. Killed and started again, also with other ranks, it draws only what no shard holds. So it does where a
+    judge failed on all answers to a query (an outage, replies of a Batch API that are still to come), which is told.
 
     Args:
         policy: builds the policy; what it hears and says goes through the data module's processor.
@@ -66,6 +69,7 @@ class SampleModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_sampling(sampling)
+        check_counts(samples, others)
         self.build, self.init_from = (policy, reward), init_from
         self.recipe = Recipe(samples, sampling, seed or 0, others, written, keep_tokens, draw)
         self.folder, self.sampling = Path(folder), sampling
@@ -83,9 +87,12 @@ class SampleModule(L.LightningModule):
         """Queries that a run before this one is done with, in whatever shard.
 
         Raises:
-            UserError: it made their answers from something else.
+            UserError: it made their answers from something else; or the policy's ids are not the processor's.
         """
+        require_suited(self, self.policy)
+        self.reward.to(self.device)
         self.finished = {split: finished_queries(self.folder, split) for split in SPLITS}
+        self.asked: dict[str, set[str]] = {split: set() for split in SPLITS}
         made = made_from(self.policy, self.trainer.datamodule.processor, self.reward_sha, self.recipe)
         begun = any(path.stat().st_size for split in SPLITS for path in self.folder.glob(f"{split}-*/*.jsonl"))
         claim(self.folder, made, begun, self.trainer.is_global_zero)
@@ -94,6 +101,7 @@ class SampleModule(L.LightningModule):
         if self.trainer.received_sigterm:  # Lightning's loop over predictions, unlike its others, doesn't look
             raise SIGTERMException
         split = SPLITS[dataloader_idx]
+        self.asked[split].update(query.id for query in batch.queries)
         if all(query.id in self.finished[split] for query in batch.queries):
             return 0
         parts = (self.policy, self.trainer.datamodule.processor, self.reward)
@@ -104,10 +112,48 @@ class SampleModule(L.LightningModule):
         return len(batch) * recipe.samples
 
     def on_predict_end(self) -> None:
+        """
+        Raises:
+            UserError: no answer to any query of a split was scored.
+        """
         self.trainer.strategy.barrier("all ranks have written their shards")
         if self.trainer.is_global_zero:
             for split in SPLITS:
                 merge(self.folder, split)
+        self.trainer.strategy.barrier("what was scored is one file")
+        for split in SPLITS:
+            left = self.asked[split] - finished_queries(self.folder, split)
+            share = mean_over_ranks(torch.tensor(float(len(left)), device=self.device))
+            count = round(float(share) * self.trainer.world_size)
+            tell_unscored(self.folder / f"{split}.jsonl", count, self.trainer.is_global_zero)
+
+
+def check_counts(samples: int, others: int) -> None:
+    """
+    Raises:
+        UserError: no answer to a query, or a negative number of other queries.
+    """
+    for name, value, least in (("samples", samples, 1), ("others", others, 0)):
+        if value < least:
+            raise UserError(f"model.{name} must be at least {least}; got {value}; change it")
+
+
+def tell_unscored(scored: Path, queries: int, aloud: bool) -> None:
+    """Say of how many queries no answer was scored; `scored` is the file of the split's answers that were.
+
+    Args:
+        aloud: of several processes one speaks.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not queries:
+        return
+    told = f"of {queries} queries no answer was scored; look at the judge; started again, they are asked for once more"
+    if not scored.is_file():
+        raise UserError(f"{scored} must hold an answer that was scored; {told}")
+    if aloud:
+        say(f"{scored}: {told}")
 
 
 def shards(folder: Path, split: str) -> list[Path]:

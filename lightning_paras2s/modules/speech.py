@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from lightning_paras2s.data.speech import SpeechBatch
-from lightning_paras2s.errors import InputPath
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.phones import SYMBOLS, phone_ids
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork, read_ctc
@@ -143,6 +143,11 @@ class TranscriberModule(SpeechPartModule):
     ) -> None:
         super().__init__(lr, warmup_steps, export)
         self.network = load_module(CTCNetwork, init_from) if init_from else CTCNetwork(width, blocks)
+        if self.network.settings != (asked := {"width": width, "blocks": blocks}):
+            raise UserError(
+                f"{init_from} must be of the size that is asked for; got {self.network.settings} for {asked}; set "
+                "model.width and model.blocks as when it was trained"
+            )
 
     def training_step(self, batch: SpeechBatch, batch_idx: int) -> Tensor:
         logps = F.log_softmax(self.network(mask_frames(warp_vocal_tract(batch["frames"]))), -1).transpose(0, 1)
