@@ -99,8 +99,18 @@ def test_every_shard_of_a_run_is_listened_to(replies, tmp_path):
     found = intelligibility(str(tmp_path))
     assert [(name, share["n"]) for name, share in found.items()] == [("clear", 10), ("other", 10)]
     assert found["clear"]["understood"] > 0.85 > 0.45 > found["other"]["understood"]
+    assert found["clear"]["chance"] == 0.1
     with pytest.raises(UserError, match="folder of `evaluate` with spoken answers"):
         intelligibility(str(tmp_path / "none"))
+
+
+def test_a_run_that_says_one_text_alone_is_told(replies, tmp_path):
+    """There is nothing that it could be taken for."""
+    write_audio(tmp_path / "a.flac", replies[1][0])
+    rows = [Response(f"q{i}", "collapsed", 0, "a.flac", text=replies[0][0], status="ok") for i in range(3)]
+    append_jsonl(tmp_path / "responses.jsonl", rows)
+    with pytest.raises(UserError, match="tells texts apart; got .* alone in"):
+        intelligibility(str(tmp_path))
 
 
 def test_audit_is_one_line_before_it_does_anything_when_opensmile_is_missing(monkeypatch, tmp_path):

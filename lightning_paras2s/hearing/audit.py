@@ -174,17 +174,22 @@ def warp_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def intelligibility(run: str, limit: int = 200) -> dict[str, dict[str, float]]:
-    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, and of how many. It
-    has no interval: the folder doesn't say which responses are to one contrast pair, and so hang together."""
+    """Share of each system's responses in a folder of `evaluate` that `TemplateEar` understands, of how many, and what
+    share it would by chance (a tenth, or more where fewer than ten texts were said). It has no interval: the folder
+    doesn't say which responses are to one contrast pair, and so hang together."""
     responses = [r for r in Log(Path(run)).read("responses", Response) if r.status == "ok" and r.text]
     if not responses:
         raise UserError(f"a run must be a folder of `evaluate` with spoken answers; got {run}; finish it first")
-    ear = TemplateEar(sorted({r.text for r in responses if r.text}))
+    texts = sorted({r.text for r in responses if r.text})
+    if len(texts) < 2:
+        raise UserError(f"an ear for words tells texts apart; got {texts[0]!r} alone in {run}; nothing else was said")
+    ear = TemplateEar(texts)
+    chance = 1 / min(len(texts), ear.count + 1)
     result = {}
     for system in sorted({r.system for r in responses}):
         some = [r for r in responses if r.system == system][:limit]
         heard = ear.understood([read_audio(Path(run) / r.audio, 16_000) for r in some], [r.text or "" for r in some])
-        result[system] = {"understood": sum(heard) / len(heard), "n": len(heard)}
+        result[system] = {"understood": sum(heard) / len(heard), "n": len(heard), "chance": chance}
     return result
 
 

@@ -33,6 +33,7 @@ UNLABELLED = {
     "rejection": ("rejection sampling, no labels", VIOLET, "D"),
     "grpo": ("", GREEN, "^"),  # the same curve's left end
 }
+ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "fontsize": "small"}  # legends: off the marks
 NONE = 0.02  # where the amount 0 stands on the logarithmic axis
 SOURCES = {
     "beta": ("beta", "start"),
@@ -102,7 +103,7 @@ def beta_scores(axis: Axes, results: Results, sweep: str) -> None:
             axis.axhline(value, color=colour, lw=1, ls=":", label=f"its start (sft_fifth), {label}")
     score_axis(axis)
     if any(points):
-        axis.legend(frameon=False, fontsize="small")
+        axis.legend(**ABOVE, ncols=2)
 
 
 def beta_skills(axis: Axes, results: Results, sweep: str) -> None:
@@ -115,7 +116,7 @@ def beta_skills(axis: Axes, results: Results, sweep: str) -> None:
     axis.axhline(0, color="black", lw=0.8)
     axis.set(ylabel="change of the share done right, 95 %")
     if any(points):
-        axis.legend(frameon=False, fontsize="small", title="skill")
+        axis.legend(**ABOVE, ncols=4)
 
 
 def beta_points(axis: Axes, results: Results, sweep: str) -> list[list[Row]]:

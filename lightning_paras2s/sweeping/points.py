@@ -237,7 +237,8 @@ def difference(
     pairs = int(parts.pairs.sum())
     enough = max(len(a), len(b)) == 1 or pairs >= MIN_OF_SEEDS
     reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance) if variance > 0 and enough else np.nan
-    detectable = detectable_difference(float(np.sqrt(variance)), freedom=freedom)
+    known = np.isfinite(reach)  # where the error is not known, nor is what could be detected
+    detectable = detectable_difference(float(np.sqrt(variance)), freedom=freedom) if known else np.nan
     return Difference(parts.value, parts.value - reach, parts.value + reach, detectable, min(len(a), len(b)), pairs)
 
 
