@@ -20,8 +20,8 @@ BETA_AND_G = (
     Claim("G = 2 is worse than 8 at equal steps", "Fig. 3b, no digits", "G_steps", "G", 8, 2, "higher"),
     ValueClaim("Two answers get the same score more often than eight", "A.6: often, no digits", "G_steps", "G", 2, 8,
                "equal groups", ("zero_variance_share",)),
-    Claim("G = 4 is worse than 8 at equal steps", "A.6: below 8 it drops significantly, no digits", "G_steps", "G", 8, 4,
-          "higher"),
+    Claim("G = 4 is worse than 8 at equal steps", "A.6: below 8 it drops significantly, no digits", "G_steps", "G",
+          8, 4, "higher"),
     ValueClaim("Four answers get the same score more often than eight", "A.6: of two, no digits", "G_steps", "G", 4, 8,
                "equal groups", ("zero_variance_share",)),
 )  # fmt: skip
