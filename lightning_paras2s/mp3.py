@@ -21,12 +21,11 @@ LOST = 65_536  # bytes of something else between two frames, behind which none i
 
 
 class Frame(NamedTuple):
-    """What a frame's four bytes say: its kind (alike in all of a stream), its bytes, samples a channel, and where a
-    header of the whole stream has its place in it."""
+    """What a frame's four bytes say: its kind (alike in all of a stream), its bytes, and where a header of the whole
+    stream has its place in it."""
 
     kind: tuple[int, int]
     size: int
-    samples: int
     place: int
 
 
@@ -59,7 +58,7 @@ def frame_at(body: bytes, place: int) -> Frame | None:
     one_channel = body[place + 3] >> 6 == 3
     side = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}[version == 3, one_channel]
     size = samples // 8 * kbps * 1000 // hz + (body[place + 2] >> 1 & 1)
-    return Frame((version, rate), size, samples, 4 + side)
+    return Frame((version, rate), size, 4 + side)
 
 
 def next_frame(body: bytes, place: int, kind: tuple[int, int] | None = None) -> tuple[int, Frame] | None:
@@ -85,22 +84,23 @@ def stream(body: bytes) -> Stream | None:
         return None
     begin, first = found
     stated = stated_frames(body, begin, first)
-    sound = place = begin if stated is None else begin + first.size
-    sizes = []
+    place = begin if stated is None else begin + first.size
+    places, sizes = [], []
     while (found := next_frame(body, place, first.kind)) is not None:
+        places.append(found[0])
         sizes.append(found[1].size)
         place = found[0] + found[1].size
-    return Stream(sound, len(sizes), stated or None, not sizes or max(sizes) - min(sizes) <= 1)
+    alike = not sizes or max(sizes) - min(sizes) <= 1
+    return Stream(places[0] if places else place, len(places), stated or None, alike)
 
 
 def stated_frames(body: bytes, place: int, first: Frame) -> int | None:
     """How many frames a first frame states that holds no sound (0: it does not say); None if it holds sound."""
     head = body[place + first.place : place + first.size]
     if head[:4] in (b"Xing", b"Info"):
-        (flags,) = struct.unpack(">I", head[4:8])
-        return struct.unpack(">I", head[8:12])[0] if flags & 1 else 0
+        return int.from_bytes(head[8:12], "big") if int.from_bytes(head[4:8], "big") & 1 else 0
     other = body[place + 36 : place + 54]
-    return struct.unpack(">I", other[14:18])[0] if other[:4] == b"VBRI" and len(other) == 18 else None
+    return int.from_bytes(other[14:18], "big") if other[:4] == b"VBRI" else None
 
 
 def header(first: bytes, place: int, frames: int) -> bytes:
@@ -111,10 +111,15 @@ def header(first: bytes, place: int, frames: int) -> bytes:
 
 
 def all_stated(body: bytes) -> bytes:
-    """An MP3 with a header that states all of its frames, where its own states fewer, or none does and they differ in
-    size; anything else stays as it is."""
+    """An MP3 with a header that states all of its frames (`restated`); anything else stays as it is."""
     found = stream(body)
-    if found is None or not found.frames or (found.alike if found.stated is None else found.stated >= found.frames):
+    return body if found is None else restated(body, found)
+
+
+def restated(body: bytes, found: Stream) -> bytes:
+    """An MP3, whose frames are found, with a header that states all of them where its own states fewer, or none does
+    and they differ in size."""
+    if not found.frames or (found.alike if found.stated is None else found.stated >= found.frames):
         return body
     first = frame_at(body, found.sound)
     return header(body[found.sound : found.sound + 4], first.place, found.frames) + body[found.sound :]
@@ -124,7 +129,7 @@ def whole(file: BinaryIO) -> BinaryIO:
     """What libsndfile is to open in a file's stead: itself, or an MP3's bytes that state all of its frames."""
     head = file.read(3)
     file.seek(0)
-    if head != b"ID3" and not (head[:1] == b"\xff" and head[1] & 0xE0 == 0xE0):
+    if head != b"ID3" and not (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
         return file
     body = file.read()
     file.seek(0)

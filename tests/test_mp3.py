@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_paras2s.audio import read_audio, seconds_of
-from lightning_paras2s.bench.queries.decode import decode
+from lightning_paras2s.bench.queries.decode import Unheard, decode
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.mp3 import all_stated, stream
 from lightning_paras2s.servers.spoken import read_sound
 
@@ -81,6 +82,25 @@ def test_an_answer_that_is_cut_is_told():
     with pytest.raises(ValueError, match=r"speech is cut: \d+ of 127 frames"):
         read_sound(body[: len(body) * 2 // 3], "mp3", 0)
     assert read_sound(body, "mp3", 0).seconds == 3
+
+
+def test_what_stands_between_a_header_and_the_sound_is_left_out():
+    """It is no frame, and the header that is made is one like the sound's."""
+    body = encoded(speech(24_000), 24_000)
+    sound = stream(body).sound
+    odd = body[:sound] + b"\0" * 100 + body[sound:] + body[sound:]
+    assert held(all_stated(odd)) == pytest.approx(2 * 3 * 24_000, abs=2 * DELAY)
+
+
+@pytest.mark.parametrize("begins", [b"\xff", b"\xff\xfb", b"\xff\xf3\x18\xc4" + b"\0" * 9 + b"Xing\0\0\0\1\0\0"])
+def test_a_file_that_only_begins_like_one_is_refused_as_any_other(begins, tmp_path):
+    (tmp_path / "a.mp3").write_bytes(begins)
+    with pytest.raises(UserError, match="audio must be"):
+        read_audio(tmp_path / "a.mp3", 16_000)
+    with pytest.raises(Unheard):
+        decode(lambda: (tmp_path / "a.mp3").open("rb"))
+    with pytest.raises(ValueError, match="no sound"):
+        read_sound(begins, "mp3", 0)
 
 
 @given(st.binary(max_size=400), st.integers(0, 2000))

@@ -77,10 +77,10 @@ def whole(body: bytes) -> bytes:
     Raises:
         ValueError: if it holds less than its header says, or sound that is not in one piece.
     """
-    if (frames := mp3.stream(body)) is not None:
-        if (frames.stated or 0) > frames.frames + 1:  # some count their header, too
-            raise ValueError(f"speech is cut: {frames.frames} of {frames.stated} frames")
-        return mp3.all_stated(body)
+    if (found := mp3.stream(body)) is not None:
+        if (found.stated or 0) > found.frames + 1:  # some count their header, too
+            raise ValueError(f"speech is cut: {found.frames} of {found.stated} frames")
+        return mp3.restated(body, found)
     if body[:4] != b"RIFF":
         return body
     sound = wav_sound(io.BytesIO(body))
