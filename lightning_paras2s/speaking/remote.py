@@ -34,16 +34,9 @@ class RemoteSynthesizer(Synthesizer):
     """A synthesizer that can fail for reasons of its own: a server, a network, a model."""
 
     concurrency: int = 1
-    usd_per_minute: float = 0.0  # of speech
     most_characters: float = inf  # of a text that it takes
 
-    @property
-    def beside_usd(self) -> float:
-        """What was spent so far beside speech: a chat model's descriptions of voices."""
-        return 0.0
-
     def at_most_usd(self, characters: float) -> float:
-        """What the speech of a text of so many characters can cost, with what is spent beside it."""
         return min(characters, self.most_characters) * SECONDS_A_CHARACTER / 60 * self.usd_per_minute
 
     @abstractmethod

@@ -22,10 +22,16 @@ from lightning_paras2s.types import Audio, Style
 
 
 class Synthesizer(ABC):
-    """Text to speech in a style and a voice."""
+    """Text to speech in a style and a voice. It costs nothing, unless a subclass says otherwise."""
 
     name: str
     sample_rate: int
+    usd_per_minute: float = 0.0  # of speech
+    beside_usd: float = 0.0  # spent so far beside speech: a chat model's descriptions of voices
+
+    def at_most_usd(self, characters: float) -> float:
+        """What the speech of a text of so many characters can cost, with what is spent beside it."""
+        return 0.0
 
     @abstractmethod
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:

@@ -79,7 +79,7 @@ def demonstrate(
     folder, ears = Path(out), Ears(transcriber, recognizer)
     queries = read_all(manifests, limit, folder)
     writer = Writer(folder, llm, queries)
-    price = getattr(synthesizer, "usd_per_minute", 0.0)
+    price = synthesizer.usd_per_minute
     if dry_run:
         return estimate(writer, folder, price, candidates)
     paid = isinstance(llm, OpenAIChat)

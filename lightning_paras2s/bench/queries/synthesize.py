@@ -51,13 +51,12 @@ class Budget:
             raise UserError(f"max_usd needs the price of speech; got {usd_per_minute:g}; give usd_per_minute")
         self.synthesizer, self.usd_per_minute, self.max_usd = synthesizer, usd_per_minute, max_usd
         self.spent, self.reserved, self.lock = 0.0, 0.0, Lock()
-        remote = isinstance(synthesizer, RemoteSynthesizer)
-        self.most = usd_per_minute * MAX_SECONDS / 60 + (synthesizer.at_most_usd(0) if remote else 0)  # of an utterance
+        self.most = usd_per_minute * MAX_SECONDS / 60 + synthesizer.at_most_usd(0)  # of one utterance
 
     @property
     def total(self) -> float:
         """USD for speech, and beside it."""
-        return self.spent + (self.synthesizer.beside_usd if isinstance(self.synthesizer, RemoteSynthesizer) else 0)
+        return self.spent + self.synthesizer.beside_usd
 
     def reserve(self) -> bool:
         """Is there money for one more utterance?"""
@@ -134,7 +133,7 @@ def synthesize(
     check(split, factors, limit, candidates, transcriber)
     scripts = load_scripts(source, split, factors, limit, seed)
     jobs = [job for s in scripts for job in plan(s, user_voices(synthesizer, split), seed, source, synthesizer.name)]
-    price = getattr(synthesizer, "usd_per_minute", 0.0) if usd_per_minute is None else usd_per_minute
+    price = synthesizer.usd_per_minute if usd_per_minute is None else usd_per_minute
     budget = Budget(synthesizer, price, max_usd)
     if dry_run:
         return {"dry_run": True, "utterances": len(jobs), "usd": round(budget.estimate(jobs, candidates), 2)}

@@ -55,16 +55,21 @@ class SpokenChatSystem(S2SSystem):
         """An answer a query, all of which may be paid for."""
 
     def respond(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
-        affordable, reserved = [], self.spent_usd
-        for i, (query, audio) in enumerate(zip(queries, audios, strict=True)):
-            most = 0.0 if self.max_usd is None else self.at_most_usd([audio.seconds], [query.turns])
-            if self.max_usd is None or reserved + most <= self.max_usd:
-                affordable.append(i)
-                reserved += most
-        found = self.answers([queries[i] for i in affordable], [audios[i] for i in affordable], sample)
+        asked = range(len(queries)) if self.max_usd is None else self.affordable(queries, audios, self.max_usd)
+        found = self.answers([queries[i] for i in asked], [audios[i] for i in asked], sample)
         self.spent_usd += sum(answer.cost_usd or 0.0 for answer in found)
-        answered = dict(zip(affordable, found, strict=True))
+        answered = dict(zip(asked, found, strict=True))
         return [answered.get(i) or Answer(None, status="max_usd") for i in range(len(queries))]
+
+    def affordable(self, queries: list[Query], audios: list[Audio], max_usd: float) -> list[int]:
+        """Places of the queries that can be answered, whatever it costs, within what may be spent."""
+        found, reserved = [], self.spent_usd
+        for i, (query, audio) in enumerate(zip(queries, audios, strict=True)):
+            most = self.at_most_usd([audio.seconds], [query.turns])
+            if reserved + most <= max_usd:
+                found.append(i)
+                reserved += most
+        return found
 
 
 class ChatCascadeSystem(SpokenChatSystem):
@@ -228,9 +233,7 @@ def at_most_usd(llm: ChatLLM, synthesizer: Synthesizer, asked: Sequence[Conversa
     """What replies to conversations, and their speech, can cost."""
     if not llm.priced:
         say_once(f"the price of {llm.name!r} is not known, its replies count as free; give llm.usd_per_million")
-    spoken = 0.0
-    if isinstance(synthesizer, RemoteSynthesizer):
-        spoken = synthesizer.at_most_usd(llm.max_tokens * MOST_CHARACTERS_A_TOKEN)
+    spoken = synthesizer.at_most_usd(llm.max_tokens * MOST_CHARACTERS_A_TOKEN)
     return sum(map(llm.at_most, asked)) + len(asked) * spoken
 
 
