@@ -27,6 +27,11 @@ def check_some(name: str, values: Sequence[str], choices: Sequence[str], none: b
         raise UserError(f"{name} must be some of {', '.join(choices)}, each once; got {got}")
 
 
+def check_least(name: str, value: int, least: int, remedy: str) -> None:
+    if value < least:
+        raise UserError(f"{name} must be at least {least}; got {value}; {remedy}")
+
+
 def check_apart(train: Iterable[str], val: Iterable[str]) -> None:
     """Refuse a query that both training and validation have, by their ids."""
     if shared := set(train) & set(val):

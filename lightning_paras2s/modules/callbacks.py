@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_least
 from lightning_paras2s.hearing.evidence import Ears, make_evidence
 from lightning_paras2s.hearing.outside import OutsideEars, outside_ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -29,6 +29,7 @@ from lightning_paras2s.running.runs import batches_done, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
 
+LEFT_OUT = "raise it, or leave the callback out"
 SHOWN = (
     "train/loss",
     "train/reward",
@@ -65,7 +66,8 @@ class SampleWriter(Callback):
     """
 
     def __init__(self, every_n_batches: int = 50, count: int = 4) -> None:
-        check_least(self, every_n_batches=every_n_batches, count=count)
+        check_least("SampleWriter.every_n_batches", every_n_batches, 1, LEFT_OUT)
+        check_least("SampleWriter.count", count, 1, LEFT_OUT)
         self.every_n_batches, self.count = every_n_batches, count
 
     def on_train_batch_end(
@@ -122,7 +124,8 @@ class Probe(Callback):
         max_queries: int = 32,
         outside_queries: int = 0,
     ) -> None:
-        check_least(self, every_n_batches=every_n_batches, max_queries=max_queries)
+        check_least("Probe.every_n_batches", every_n_batches, 1, LEFT_OUT)
+        check_least("Probe.max_queries", max_queries, 1, LEFT_OUT)
         self.ears, self.audit = JudgeReward(judge, transcriber, style), audit
         self.outside = outside_ears(naturalness=False, sense=False) if outside_queries else OutsideEars()
         self.outside_queries = outside_queries
@@ -179,18 +182,6 @@ class Probe(Callback):
         scored = scores.isfinite()
         unscored = {f"{name}_unscored": float((~scored).float().mean())}
         return unscored | ({name: float(scores[scored].mean())} if scored.any() else {})
-
-
-def check_least(callback: Callback, **counts: int) -> None:
-    """
-    Raises:
-        UserError: a count that is less than 1.
-    """
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(
-                f"{type(callback).__name__}.{name} must be at least 1; got {value}; raise it, or leave the callback out"
-            )
 
 
 def wer_outside(ears: OutsideEars, responses: list[SpokenResponse]) -> dict[str, float]:

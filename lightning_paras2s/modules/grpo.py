@@ -172,11 +172,15 @@ class GRPOModule(StageModule):
             raise UserError(
                 f"model.lr_decay falls over trainer.max_steps, which must be set; got {self.trainer.max_steps}; set it"
             )
-        self.on_validation_start()
+        self.prepare()
         if self.reference is not None:
             self.reference.to(self.device)
 
-    def on_validation_start(self) -> None:  # of `validate`, too
+    def on_validation_start(self) -> None:
+        self.prepare()  # `validate` has no start of a fit
+
+    def prepare(self) -> None:
+        """The reward is where the policy is, and the policy speaks the processor's ids."""
         require_suited(self, self.policy)
         self.reward.to(self.device)
 

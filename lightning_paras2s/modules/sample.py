@@ -17,7 +17,7 @@ from lightning_paras2s.data.made_from import Recipe, claim, made_from
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.swapped import Draw
 from lightning_paras2s.data.written import WrittenAnswers
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_least
 from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.modules.objective import check_sampling
@@ -69,7 +69,8 @@ class SampleModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_sampling(sampling)
-        check_counts(samples, others)
+        check_least("model.samples", samples, 1, "change it")
+        check_least("model.others", others, 0, "change it")
         self.build, self.init_from = (policy, reward), init_from
         self.recipe = Recipe(samples, sampling, seed or 0, others, written, keep_tokens, draw)
         self.folder, self.sampling = Path(folder), sampling
@@ -126,16 +127,6 @@ class SampleModule(L.LightningModule):
             share = mean_over_ranks(torch.tensor(float(len(left)), device=self.device))
             count = round(float(share) * self.trainer.world_size)
             tell_unscored(self.folder / f"{split}.jsonl", count, self.trainer.is_global_zero)
-
-
-def check_counts(samples: int, others: int) -> None:
-    """
-    Raises:
-        UserError: no answer to a query, or a negative number of other queries.
-    """
-    for name, value, least in (("samples", samples, 1), ("others", others, 0)):
-        if value < least:
-            raise UserError(f"model.{name} must be at least {least}; got {value}; change it")
 
 
 def tell_unscored(scored: Path, queries: int, aloud: bool) -> None:
