@@ -54,6 +54,7 @@ LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best
 BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
+
 def rows_of(sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
     return Results(ROOT / "results").points(sweep)
 

@@ -31,6 +31,11 @@ ABLATIONS = (
     Claim("G = 16 is no better than 8", "Fig. 3b, no digits", "G_steps", "G", 16, 8, "any"),
     Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
     Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
+    *(
+        Claim(f"... {fewer} to {more} queries a step", "Fig. 3a: goes on improving, no digits", "B_steps", "B", more,
+              fewer, "higher")
+        for fewer, more in ((4, 8), (8, 16), (16, 32))
+    ),
     Claim("A larger batch at equal rollouts", "not shown", "B_rollouts", "B", 32, 4, "any"),
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
