@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.bench.queries.demonstrate_speech import Speaker, Voice
-from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_WORDS, Writer, Written
+from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_CHARACTERS, Writer, Written
 from lightning_paras2s.bench.queries.filters import check_max_wer
 from lightning_paras2s.bench.queries.manifest import check_labelled, check_manifests, moved, read_queries
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
-from lightning_paras2s.bench.queries.synthesize import WORDS_A_MINUTE, Budget
+from lightning_paras2s.bench.queries.synthesize import Budget
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -27,7 +27,7 @@ from lightning_paras2s.running.logs import replace_file, write_summary
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, cap
 from lightning_paras2s.speaking.prompted import PromptVoices
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
-from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer, most_minutes
 from lightning_paras2s.types import SPLITS, TONES, Query, Response, read_jsonl, to_json
 
 
@@ -154,7 +154,7 @@ def estimate(writer: Writer, folder: Path, usd_per_minute: float, candidates: in
     path = folder / "answers.jsonl"
     answered = {row.query_id for row in read_jsonl(path, Response)} if path.is_file() else set()
     open_ones = [q for q in writer.queries if q.id not in answered or q.id not in writer.done]
-    minutes = len(open_ones) * candidates * ANSWER_WORDS / WORDS_A_MINUTE
+    minutes = len(open_ones) * candidates * most_minutes(ANSWER_CHARACTERS)
     return {
         "dry_run": True,
         "queries": len(writer.queries),

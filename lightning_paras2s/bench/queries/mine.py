@@ -28,11 +28,11 @@ from lightning_paras2s.bench.queries.styles import (
     TOPICS,
     generation_prompt,
 )
-from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
 from lightning_paras2s.types import FACTORS, SPLITS, to_json
 
