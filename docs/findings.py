@@ -1,6 +1,6 @@
 """Writes the tables and pictures of docs/findings.md from results/sweep_*.jsonl: python docs/findings.py (--check: only
-compare). The claims are those of findings_claims.py. A picture is current if it was made of the rows that are there: it
-holds their hash."""
+compare). The claims are those of findings_claims.py. A picture is current if it was made of the rows that are there, by
+the code that is there: it holds a hash of either."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from lightning_paras2s.bench.people.resampling import FISHER, jackknife
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.modules.reward import agreement
+from lightning_paras2s.sweeping import pictures, points
 from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
 from lightning_paras2s.sweeping.points import (
@@ -251,12 +252,18 @@ def rows_sha(name: str) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.is_file())).hexdigest()[:16]
 
 
+def made_from(name: str) -> dict[str, str]:
+    """Of the rows that a picture is made of, and of the code that sums them up and draws them."""
+    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (points, pictures))
+    return {"Rows": rows_sha(name), "Code": hashlib.sha256(code).hexdigest()[:16]}
+
+
 def old_pictures() -> list[str]:
-    """Of the sweeps that have rows, those whose picture is missing or was made of others."""
+    """Of the sweeps that have rows, those whose picture is missing, or was made of others or by other code."""
     from PIL import Image
 
     paths = {name: PAGE.with_name(f"findings_{name}.png") for name in SOURCES if rows_of(name)}
-    return [n for n, p in paths.items() if not p.is_file() or Image.open(p).info.get("Rows") != rows_sha(n)]
+    return [n for n, p in paths.items() if not p.is_file() or not made_from(n).items() <= Image.open(p).info.items()]
 
 
 def main() -> None:
@@ -264,17 +271,17 @@ def main() -> None:
     _, _, after = rest.partition(END)
     made = f"{before}{START}\n{tables()}\n{END}{after}"
     old = [PAGE] * (made != PAGE.read_text(encoding="utf-8"))
-    pictures = {PAGE.with_name(f"findings_{name}.png"): name for name in old_pictures()}
-    if not old and not pictures:
+    drawn = {PAGE.with_name(f"findings_{name}.png"): name for name in old_pictures()}
+    if not old and not drawn:
         print(f"{PAGE.relative_to(ROOT)} is current")
     elif "--check" in sys.argv:
-        print(f"{', '.join(path.name for path in (*old, *pictures))} must be made again: run python docs/findings.py")
+        print(f"{', '.join(path.name for path in (*old, *drawn))} must be made again: run python docs/findings.py")
         sys.exit(1)
     else:
         PAGE.write_text(made, encoding="utf-8")
-        for path, name in pictures.items():
-            picture(name, Results(ROOT / "results")).savefig(path, dpi=100, metadata={"Rows": rows_sha(name)})
-        print(f"wrote {', '.join(path.name for path in (*old, *pictures))}")
+        for path, name in drawn.items():
+            picture(name, Results(ROOT / "results")).savefig(path, dpi=100, metadata=made_from(name))
+        print(f"wrote {', '.join(path.name for path in (*old, *drawn))}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import jiwer
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
+from torch.utils.data import DataLoader
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
@@ -16,6 +18,7 @@ from lightning_paras2s.hearing.phones import SYMBOLS
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.models.checkpoint import save_module
+from lightning_paras2s.modules import speech
 from lightning_paras2s.modules.speech import TranscriberModule
 from lightning_paras2s.types import Audio
 
@@ -68,6 +71,16 @@ def test_training_on_from_weights_of_another_size_than_is_asked_for(untrained):
     assert TranscriberModule(width=8, blocks=1, init_from=untrained).network.settings == {"width": 8, "blocks": 1}
     with pytest.raises(UserError, match="must be of the size that is asked for; got .*8, .* for .*16, "):
         TranscriberModule(width=16, blocks=1, init_from=untrained)
+
+
+def test_word_error_rate_of_a_validation_is_that_of_all_its_words(monkeypatch):
+    """One word of four is wrong in the first batch, and the only one of the second: 2 of 5, not the batches' mean."""
+    said, heard = (["a b", "c d"], ["e"]), iter([["a b", "c x"], ["y"]])
+    monkeypatch.setattr(speech, "read_ctc", lambda logits, lengths: next(heard))
+    batches = [{"frames": torch.zeros(1, 4, 66), "lengths": torch.tensor([4]), "texts": texts} for texts in said]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (found,) = trainer.validate(TranscriberModule(width=8, blocks=1), DataLoader(batches, None), verbose=False)
+    assert found["val/wer_queries"] == pytest.approx(2 / 5)
 
 
 def test_padding_repeats_the_mean_frame_so_that_row_means_stay():

@@ -257,8 +257,8 @@ def test_no_more_is_spent_than_max_usd_over_all_runs(tmp_path):
 
     dry = demonstrate([manifest], out, Ear(), Ear(), Says({}).model, Beeps(), "v", candidates=4, dry_run=True)
     assert (dry["queries"], dry["requests"]) == (8, 8) and not Path(out).exists()
-    # 8 queries x 4 candidates x 25 words at 120 a minute
-    assert dry["usd"] == pytest.approx(8 * 4 * 25 / 120 * 0.6) and dry["speech_hours"] == pytest.approx(0.11, abs=0.005)
+    # 8 queries x 4 candidates x 150 characters, a tenth of a second each
+    assert dry["usd"] == pytest.approx(8 * 4 * 15 / 60 * 0.6) and dry["speech_hours"] == pytest.approx(0.13, abs=0.005)
     first, asked = run(0.635)
     assert asked == 4 and first["statuses"] == {"ok": 4, "tts_max_usd": 4} and first["usd"] == pytest.approx(0.04)
     second, asked = run(0.635)
@@ -266,7 +266,7 @@ def test_no_more_is_spent_than_max_usd_over_all_runs(tmp_path):
     third, asked = run(0.655)
     assert asked == 2 and third["usd"] == pytest.approx(0.06)
     dry = demonstrate([manifest], out, Ear(), Ear(), Says({}).model, Beeps(), "v", candidates=4, dry_run=True)
-    assert dry["usd"] == pytest.approx(2 * 4 * 25 / 120 * 0.6, abs=0.005) and dry["requests"] == 0
+    assert dry["usd"] == pytest.approx(2 * 4 * 15 / 60 * 0.6, abs=0.005) and dry["requests"] == 0
 
 
 def test_a_voice_for_each_tone_speaks_when_its_tone_lies_in_the_speaker(tmp_path):

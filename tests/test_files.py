@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import read_audio, write_audio
-from lightning_paras2s.running.files import rows_in, written_whole
+from lightning_paras2s.running.files import rows_in, write_arrays, written_whole
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.types import Audio
 
@@ -37,7 +37,17 @@ def test_nothing_is_left_of_what_could_not_be_written(tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == [path] and read_audio(path, 16000).samples[0] == pytest.approx(0.5)
     with pytest.raises(UnicodeEncodeError):
         replace_file(tmp_path / "b.txt", "\ud800")
+    with pytest.raises(ValueError, match="inhomogeneous"):
+        write_arrays(tmp_path / "c.npz", good=[1, 2], bad=[[1], [1, 2]])
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_arrays_lie_under_the_name_that_was_asked_for(tmp_path):
+    """NumPy by itself adds .npz where a name ends in something else."""
+    write_arrays(tmp_path / "deep/kept.cache", counts=[2, 3])
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["kept.cache"]
+    with np.load(tmp_path / "deep/kept.cache") as kept:
+        assert kept["counts"].tolist() == [2, 3]
 
 
 def test_a_row_is_read_back_whatever_its_words_hold(tmp_path):

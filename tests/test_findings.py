@@ -319,6 +319,18 @@ def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings,
     assert "findings_labels.png must be made again" in capsys.readouterr().out
 
 
+def test_a_picture_is_old_when_the_code_that_draws_it_is_another(findings, monkeypatch, tmp_path):
+    findings.PAGE.parent.mkdir()
+    findings.PAGE.write_text(f"{findings.START}{findings.END}")
+    write_labels(findings, label_rows({0.05: 2}))
+    findings.main()
+    assert not findings.old_pictures()
+    other = tmp_path / "pictures.py"
+    other.write_text(Path(findings.pictures.__file__).read_text().replace("figsize=(10, 4.2)", "figsize=(10, 5)"))
+    monkeypatch.setattr(findings.pictures, "__file__", str(other))
+    assert findings.old_pictures() == ["labels"]
+
+
 def test_what_the_lead_says_is_in_the_tables():
     """Which are made from the rows (`docs/findings.py --check`)."""
     lead, _, rest = (ROOT / "docs/findings.md").read_text(encoding="utf-8").partition("<!-- from the rows -->")

@@ -247,8 +247,8 @@ def test_the_price_of_speech_is_known_before_and_capped(tmp_path):
     source.write_text("".join(to_json(row) + "\n" for row in rows))
     options = {"source": str(source), "factors": ["emotion"], "synthesizer": FlakySynthesizer(0)}
     told = synthesize(str(tmp_path / "out"), **options, usd_per_minute=60.0, dry_run=True)
-    # 8 utterances of 4 words at 120 words a minute and 60 USD a minute
-    assert told == {"dry_run": True, "utterances": 8, "usd": 16.0} and not (tmp_path / "out").exists()
+    # 8 utterances of 16 characters, a tenth of a second each, at 60 USD a minute
+    assert told == {"dry_run": True, "utterances": 8, "usd": 12.8} and not (tmp_path / "out").exists()
     options["synthesizer"].concurrency = 1
     # 1 s costs 1 USD, an utterance may last 60 s: after three, no fourth may be asked for
     made = synthesize(str(tmp_path / "out"), **options, usd_per_minute=60.0, max_usd=62.5)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber, beep_manifest
 from loopback import Loopback, Sent, completion
@@ -28,7 +30,7 @@ from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.types import Evidence, Response, Verdict, append_jsonl, read_jsonl
 
 USD = (10 * 2 + 5 * 8) / 1e6  # a completion of gpt-4.1: 10 prompt and 5 completion tokens
-PATIENT, LATE = 3.0, 3.5  # seconds: a busy machine answers sixteen requests at once within the first
+LATE = "Came-Late"  # header of an answer for which the client's patience was too short, see `no_clock`
 WAYS = ("timeout", "429", "500", "cut", "format", "ok", "ok", "ok")
 # What a judge writes that holds no score, and the status that it must get.
 UNREADABLE = {
@@ -48,10 +50,12 @@ class Failing:
 
     Attributes:
         slow: how many attempts time out.
+        paid: how many answers state their usage.
     """
 
     def __init__(self, write, slow: int) -> None:
         self.write, self.slow, self.down, self.paid = write, slow, True, 0
+        self.lock = threading.Lock()  # a thread a request
 
     def __call__(self, path: str, body: bytes, times: int) -> Sent:
         prompt = json.loads(body)["messages"][-1]["content"]
@@ -61,9 +65,9 @@ class Failing:
         text, finish = self.write(prompt)
         good, way = completion(text, finish), WAYS[number // 20 % len(WAYS)]
         if way == "timeout" and self.down and times <= self.slow:
-            return Sent(200, good, after=LATE)
+            return Sent(200, good, {LATE: "yes"})
         if way in ("500", "format") and self.down:
-            self.paid += way == "format"  # JSON of another shape that states its usage
+            self.pay(way == "format")  # JSON of another shape that states its usage
             wrong = b'{"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}'
             return {"500": Sent(500, b"oops"), "format": Sent(200, wrong)}[way]
         if way in ("429", "cut") and times == 1:
@@ -71,17 +75,38 @@ class Failing:
                 "429": Sent(429, b"{}", {"Retry-After": "0.05"}),
                 "cut": Sent(200, good, cut=len(good) // 2),
             }[way]
-        self.paid += 1
+        self.pay()
         return Sent(200, good)
+
+    def pay(self, answers: int = 1) -> None:
+        with self.lock:
+            self.paid += answers
 
 
 def chat(url: str, folder: Path, **options) -> OpenAIChat:
-    patience = Patience(1, PATIENT, 0.01, 0.1)
+    patience = Patience(1, first_wait_seconds=0.01, longest_wait_seconds=0.1)
     return OpenAIChat("gpt-4.1", url, patience=patience, cache_dir=str(folder / "cache"), concurrency=16, **options)
 
 
 def prompts(server: Loopback) -> set[str]:
     return {json.loads(body)["messages"][-1]["content"] for _, body, _ in server.requests}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_clock():
+    """The client gives up on the answers that say so, and on no others: a busy machine may take its time. That it gives
+    up by the clock, too, is held by tests/test_llm.py."""
+    start = aiohttp.ClientResponse.start
+
+    async def started(response: aiohttp.ClientResponse, connection: object) -> aiohttp.ClientResponse:
+        await start(response, connection)
+        if LATE in response.headers:
+            raise TimeoutError
+        return response
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(aiohttp.ClientResponse, "start", started)
+        yield
 
 
 @pytest.fixture(scope="module")

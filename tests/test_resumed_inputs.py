@@ -14,7 +14,8 @@ from toy_runs import run
 from toys import ToyLM
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.inputs import content_sha, inputs_of_run, paths_in, require_same, write_inputs
+from lightning_paras2s.running.inputs import inputs_of_run, paths_in, require_same, write_inputs
+from lightning_paras2s.running.origins import content_sha, weights_sha
 
 VERSION = "--trainer.logger.version=a"
 FROM = ("--model.init_from=first.safetensors", VERSION)
@@ -129,6 +130,22 @@ def test_weights_written_twice_are_the_same():
     for cut in (b"", b"short", b"x" * 20):
         Path("cut.safetensors").write_bytes(cut)
         assert content_sha(Path("cut.safetensors")) == hashlib.sha256(cut).hexdigest()[:16]
+
+
+def test_hashes_of_files_and_folders_are_what_they_were(tmp_path):
+    """Answers, sweeps' rows and runs' inputs are stored under them. Lengths: within both ends, where they overlap, and
+    beyond; the header's order counts for one, and what changes by use for the other."""
+    counted = bytes(i * 7 % 251 for i in range(300_000))
+    header = json.dumps({"b": {"dtype": "U8", "shape": [100], "data_offsets": [0, 100]}, "__metadata__": {"x": "1"}})
+    files = {"small.bin": counted[:1000], "middle.bin": counted[:100_000], "in/large.bin": counted, ".git/HEAD": b"ref"}
+    files["a.safetensors"] = len(header).to_bytes(8, "little") + header.encode() + counted[:100]
+    root = tmp_path / "policy"
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    tensors = root / "a.safetensors"
+    assert (content_sha(root), content_sha(tensors)) == ("f18c5b0b1b9a34d3", "4f555a6015d64fbb")
+    assert (weights_sha(root), weights_sha(tensors)) == ("c43f2f2de0f342c6", "b7d65760605d8bfb")
 
 
 def test_toy_config_names_no_paths():

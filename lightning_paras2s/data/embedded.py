@@ -33,7 +33,7 @@ from lightning_paras2s.data.dialogue import Utterance
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.rubric import BEST_TONES
 from lightning_paras2s.models.tiny.features import HOP, acoustics
-from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.files import write_arrays
 from lightning_paras2s.speaking.synthesizers import (
     AGENT_PROSODY,
     AGENT_VOICE,
@@ -295,8 +295,7 @@ def _save(path: Path, utterances: list[Utterance]) -> None:
         "acoustics": np.concatenate([u.acoustics for u in utterances]),
         "samples": np.concatenate([u.samples for u in utterances]),
     }
-    with written_whole(path) as part, part.open("wb") as file:
-        np.savez(file, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
+    write_arrays(path, meta=np.frombuffer(meta.encode(), np.uint8), **arrays)
 
 
 def _load(path: Path) -> list[Utterance]:

@@ -55,7 +55,7 @@ def made_from(policy: nn.Module, processor: Processor, reward_sha: str, recipe: 
     options = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
     sampling, written = options.pop("sampling"), options.pop("written")
     return {
-        "policy": weights_sha(policy),
+        "policy": policy_sha(policy),
         "processor": processor.config_sha,
         "reward": reward_sha,
         "written": "" if written is None else settings_sha(written),
@@ -99,7 +99,7 @@ def told(names: Iterable[str], was: dict[str, Any], made: dict[str, Any]) -> str
     )
 
 
-def weights_sha(policy: nn.Module) -> str:
+def policy_sha(policy: nn.Module) -> str:
     """Short hash of a model's weights, by both ends of each; the same for a model that is sharded. All ranks ask."""
     found = hashlib.sha256(type(policy).__name__.encode())
     for name, tensor in policy.state_dict().items():

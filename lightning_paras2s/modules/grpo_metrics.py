@@ -15,7 +15,11 @@ STREAM_NAMES = ("text", "audio")
 
 
 class Means:
-    """Averages over the micro-batches of all updates of a rollout, weighed by their responses."""
+    """Averages over the micro-batches of all updates of a rollout, weighed by their responses.
+
+    `kl` is the sum of `kl/text`, nats a text token, and `kl/audio`, nats an audio action. It is no step's KL: a text is
+    shorter than its speech, so most steps have no text action.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[Tensor, float]] = {}

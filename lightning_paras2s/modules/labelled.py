@@ -20,7 +20,7 @@ from lightning_paras2s.errors import InputPath, UserError, check_apart, check_ch
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
 from lightning_paras2s.hearing.transcribers import TinyTranscriber
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
-from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.files import write_arrays
 from lightning_paras2s.running.loaders import PlannedLoader, ranks
 from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.speaking.synthesizers import QUERY_PROSODY, QUERY_VOICES
@@ -198,8 +198,7 @@ def hear_spoken(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -
 
 def save_heard(path: Path, heard: list[Heard]) -> None:
     meta = json.dumps([[len(h.acoustics), h.words] for h in heard]).encode()
-    with written_whole(path) as part, part.open("wb") as file:  # of a name `savez` would add .npz
-        np.savez(file, meta=np.frombuffer(meta, np.uint8), acoustics=np.concatenate([h.acoustics for h in heard]))
+    write_arrays(path, meta=np.frombuffer(meta, np.uint8), acoustics=np.concatenate([h.acoustics for h in heard]))
 
 
 def load_heard(path: Path) -> list[Heard]:

@@ -22,9 +22,9 @@ from lightning_paras2s.judging.rewards import Reward
 from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.modules.objective import check_sampling
 from lightning_paras2s.modules.training import initial_policy, place, require_suited
-from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.logs import replace_jsonl, say
 from lightning_paras2s.running.ranks import mean_over_ranks
-from lightning_paras2s.types import append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import append_jsonl, read_jsonl
 
 SPLITS = ("train", "val")  # the order of the data module's loaders
 
@@ -176,4 +176,4 @@ def merge(folder: Path, split: str) -> None:
 def write_sorted(path: Path, rows: dict) -> None:
     """Records in the order of their keys, whole or not at all; none, no file."""
     if rows:
-        replace_file(path, "".join(to_json(rows[key]) + "\n" for key in sorted(rows)))
+        replace_jsonl(path, [rows[key] for key in sorted(rows)])

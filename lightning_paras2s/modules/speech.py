@@ -159,9 +159,10 @@ class TranscriberModule(SpeechPartModule):
 
     def validation_step(self, batch: SpeechBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         heard = read_ctc(self.network(batch["frames"]), batch["lengths"].tolist())
-        wer = jiwer.wer([plain_text(t) for t in batch["texts"]], heard)
+        texts = [plain_text(text) for text in batch["texts"]]
+        wer, words = jiwer.wer(texts, heard), sum(len(text.split()) for text in texts)
         name = ("queries", "responses")[dataloader_idx]
-        self.log(f"val/wer_{name}", wer, prog_bar=True, batch_size=len(heard), add_dataloader_idx=False)
+        self.log(f"val/wer_{name}", wer, prog_bar=True, batch_size=words, add_dataloader_idx=False)  # each word alike
 
 
 class StyleModule(SpeechPartModule):

@@ -9,11 +9,11 @@ from typing import Any
 CHARTS = {
     "GRPO": {
         "1 reward of the rollouts: mean, and mean of the groups' best": ["^train/reward$", "^train/reward_best$"],
-        "2 KL to the reference, nats a step": ["^train/kl$", "^train/kl/(text|audio)$"],
+        "2 KL to the reference: nats a text token, nats an audio action, their sum": ["^train/kl(/(text|audio))?$"],
         "3 fixed questions: the judge, and the audit that nothing was trained on": ["^probe/(judge|audit)$"],
         "4 fixed questions: word error rate, by our ear and by one from outside": ["^probe/wer(_outside)?$"],
         "5 shares: groups that teach nothing, unscored answers": ["^train/(zero_std_groups|unscored)$"],
-        "6 entropy, nats a step": ["^train/entropy/(text|audio)$"],
+        "6 entropy, nats an action": ["^train/entropy/(text|audio)$"],
         "7 actions an answer": ["^train/length/(text|audio)$"],
         "8 seconds a step, by part": ["^seconds/"],
         "9 gradient before clipping; share of clipped ratios": ["^train/grad_norm$", "^train/clip_fraction/"],

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON lines as they lie there."""
+"""Files that appear whole or not at all, arrays among them, and JSON lines as they lie there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -22,6 +24,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """An .npz file; `np.load` reads it."""
+    with written_whole(path) as part, part.open("wb") as file:  # of a name `savez` would add .npz
+        np.savez(file, **arrays)
 
 
 def rows_in(path: Path, holds: str = "") -> list[dict[str, Any]]:

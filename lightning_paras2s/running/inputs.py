@@ -7,16 +7,15 @@ changed, and told as such.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.named import options_of_class
-from lightning_paras2s.running.origins import EDGE
+from lightning_paras2s.running.origins import content_sha
 from lightning_paras2s.running.shipped import PACKAGE
 from lightning_paras2s.running.source import Option
 
@@ -89,34 +88,3 @@ def require_same(folder: Path, today: Mapping[str, Mapping[str, str]]) -> str:
 
 def write_inputs(folder: Path, today: Mapping[str, Mapping[str, str]]) -> None:
     replace_file(folder / RECORD, json.dumps(today, indent=1) + "\n")
-
-
-def content_sha(path: Path) -> str:
-    """Short hash of a file's content, or of a folder's names, sizes, and both ends of each file (15 GB need not be read
-    through). Tensors that are written twice are the same: safetensors puts what its header tells in any order.
-    """
-    whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            if path.is_dir():
-                whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
-            whole.update(ordered_header(opened, size) if file.suffix == ".safetensors" else b"")
-            if path.is_dir() and size - opened.tell() > 2 * EDGE:
-                whole.update(opened.read(EDGE))
-                opened.seek(size - EDGE)
-            while block := opened.read(1 << 20):
-                whole.update(block)
-    return whole.hexdigest()[:16]
-
-
-def ordered_header(opened: BinaryIO, size: int) -> bytes:
-    """What a safetensors file tells before its tensors (8 bytes of length, and JSON), read and put in order; nothing is
-    read of a file that is none, or cut.
-    """
-    length = int.from_bytes(opened.read(8), "little")
-    try:
-        return json.dumps(json.loads(opened.read(length if length < size else 0)), sort_keys=True).encode()
-    except ValueError:
-        opened.seek(0)
-        return b""

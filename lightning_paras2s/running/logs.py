@@ -96,7 +96,7 @@ class Log:
         kept = {record_key(row): row for row in rows if record_key(row) not in stale and not again(row)}
         if self.path(name).is_file():
             own = [row for row in iter_jsonl(self.path(name), record) if kept.get(record_key(row)) == row]
-            replace_file(self.path(name), "".join(to_json(row) + "\n" for row in own))
+            replace_jsonl(self.path(name), own)
         return list(kept.values())
 
     def _holds(self, name: str, row: Record, inputs: Callable[[Record], Inputs | None] | None) -> bool:
@@ -251,6 +251,11 @@ def replace_file(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_whole(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def replace_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Write records as JSON lines, whole or not at all."""
+    replace_file(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 def safe_name(name: str) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.fields import finite
@@ -99,8 +99,8 @@ def file_sha(path: Path) -> str:
 
 
 def weights_sha(path: Path) -> str:
-    """Short hash of weights: a file's bytes; or a folder's names, sizes, and both ends of each file (19 GB need not be
-    read through), but for what changes by use (`BY_USE`).
+    """Short hash of weights as they lie there: a file's bytes; or a folder's names, sizes, and both ends of each file
+    (19 GB need not be read through), but for what changes by use (`BY_USE`). It is part of what names an answer.
 
     Raises:
         UserError: there is nothing at `path`.
@@ -110,14 +110,51 @@ def weights_sha(path: Path) -> str:
     if not path.is_dir():
         raise UserError(f"weights must be an existing file or folder; got {path}; fetch them or check the path")
     whole = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not BY_USE & set(p.relative_to(path).parts)):
-        size = file.stat().st_size
-        whole.update(f"{file.relative_to(path).as_posix()} {size}\n".encode())
-        with file.open("rb") as bytes_:
-            whole.update(bytes_.read(EDGE))
-            bytes_.seek(max(0, size - EDGE))
-            whole.update(bytes_.read(EDGE))
+    for file, line in files_in(path):
+        if BY_USE & set(file.relative_to(path).parts):
+            continue
+        whole.update(line)
+        with file.open("rb") as opened:
+            whole.update(opened.read(EDGE))
+            opened.seek(max(0, file.stat().st_size - EDGE))
+            whole.update(opened.read(EDGE))
     return whole.hexdigest()[:16]
+
+
+def content_sha(path: Path) -> str:
+    """As `weights_sha`, but tensors that are written twice are the same: safetensors puts what its header tells in any
+    order. A run's inputs are compared by it; answers were named by the bytes before, and keep their names.
+    """
+    whole = hashlib.sha256()
+    for file, line in files_in(path) if path.is_dir() else [(path, b"")]:
+        whole.update(line)
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            whole.update(ordered_header(opened, size) if file.suffix == ".safetensors" else b"")
+            if path.is_dir() and size - opened.tell() > 2 * EDGE:
+                whole.update(opened.read(EDGE))
+                opened.seek(size - EDGE)
+            while block := opened.read(1 << 20):
+                whole.update(block)
+    return whole.hexdigest()[:16]
+
+
+def files_in(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """A folder's files in order, each with the line of its name and size that a hash begins with."""
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        yield file, f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode()
+
+
+def ordered_header(opened: BinaryIO, size: int) -> bytes:
+    """What a safetensors file tells before its tensors (8 bytes of length, and JSON), read and put in order; nothing is
+    read of a file that is none, or cut.
+    """
+    length = int.from_bytes(opened.read(8), "little")
+    try:
+        return json.dumps(json.loads(opened.read(length if length < size else 0)), sort_keys=True).encode()
+    except ValueError:
+        opened.seek(0)
+        return b""
 
 
 def inputs_of(query: Query, root: Path) -> dict[str, str]:

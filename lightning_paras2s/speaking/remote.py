@@ -12,7 +12,7 @@ from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.remote import Answer, Gate, Patience, ask, gather
 from lightning_paras2s.servers.replies import Account
 from lightning_paras2s.servers.spoken import read_sound
-from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice
+from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice, most_minutes
 from lightning_paras2s.types import Audio, Style
 
 DESCRIPTION_PROMPT = """
@@ -27,9 +27,6 @@ OPENAI_VOICES = {  # the voices of gpt-4o-mini-tts, dealt out so that splits sha
 }
 
 
-SECONDS_A_CHARACTER = 0.1  # of slow speech; English has about 0.07
-
-
 class RemoteSynthesizer(Synthesizer):
     """A synthesizer that can fail for reasons of its own: a server, a network, a model."""
 
@@ -37,7 +34,7 @@ class RemoteSynthesizer(Synthesizer):
     most_characters: float = inf  # of a text that it takes
 
     def at_most_usd(self, characters: float) -> float:
-        return min(characters, self.most_characters) * SECONDS_A_CHARACTER / 60 * self.usd_per_minute
+        return most_minutes(min(characters, self.most_characters)) * self.usd_per_minute
 
     @abstractmethod
     def voices(self, split: str) -> dict[str, Voice]:

@@ -75,6 +75,7 @@ AGENT_PROSODY = {
     "apologetic": Prosody(145, 8, 70, -4, -3),
 }
 CHILD_PITCH = 15.0
+SECONDS_A_CHARACTER = 0.1  # of slow speech, so that estimates lie above; English has about 0.07
 AGENT_VOICE = "agent"
 
 
@@ -185,6 +186,11 @@ class EspeakSynthesizer(Synthesizer):
         starts = [None if start is None else int(start * scale) for start in starts]
         aligned, onsets = align_words(audio.samples, starts, self.frame_samples)
         return Speech(shape(Audio(aligned, self.sample_rate), prosody), onsets)
+
+
+def most_minutes(characters: float) -> float:
+    """How long speech of so many characters may take: what all prices of speech that is not there yet build on."""
+    return characters * SECONDS_A_CHARACTER / 60
 
 
 def vary(centre: Prosody, random: np.random.Generator, amount: float) -> Prosody:

@@ -14,10 +14,10 @@ from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.cli import resolve_configs
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.check import check
-from lightning_paras2s.running.inputs import content_sha, paths_in
+from lightning_paras2s.running.inputs import paths_in
 from lightning_paras2s.running.named import options_of_class
 from lightning_paras2s.running.options import COMMANDS, STAGES, options_of
-from lightning_paras2s.running.origins import file_sha, inputs_of, queries_sha, sha
+from lightning_paras2s.running.origins import content_sha, file_sha, inputs_of, queries_sha, sha
 from lightning_paras2s.running.source import PACKAGE, class_index, class_options
 from lightning_paras2s.shown.training import point_text
 from lightning_paras2s.sweeping.rows import ROWS

@@ -21,9 +21,9 @@ from lightning_paras2s.bench.corpora.rows import CorpusItem, Row
 from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
 from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.mp3 import frame_at
-from lightning_paras2s.running.logs import replace_file, safe_name, say
+from lightning_paras2s.running.logs import replace_jsonl, safe_name, say
 from lightning_paras2s.turns import check_turns, read_turns
-from lightning_paras2s.types import FACTORS, SPLITS, Query, to_json
+from lightning_paras2s.types import FACTORS, SPLITS, Query
 
 Corpus = Literal[
     "voicebench",
@@ -68,7 +68,7 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     if not kept:
         say(f"{root} holds no item to keep: {dict(counts)}; check root and split")
     items = out.with_name(f"{out.stem}.items.jsonl")
-    replace_file(items, "".join(to_json(one.item) + "\n" for one in kept.values()))
+    replace_jsonl(items, [one.item for one in kept.values()])
     write_manifest(out, [one.query for one in kept.values()])
     told = {"items": str(items), "subsets": dict(Counter(one.item.subset for one in kept.values()))}
     if corpus == "s2s_arena":
@@ -165,5 +165,5 @@ def write_answers(read: Callable, root: Path, out: Path, kept: Iterable[Kept]) -
     made, strays = read(root, {one.row.name: one.query.id for one in kept})
     for model, rows in made.items():
         rows = [replace(row, sha256=sha256(Path(row.audio).read_bytes()).hexdigest()) for row in rows]
-        replace_file(folder / model / "responses.jsonl", "".join(to_json(row) + "\n" for row in rows))
+        replace_jsonl(folder / model / "responses.jsonl", rows)
     return {"folder": str(folder), "models": {model: len(rows) for model, rows in made.items()}, "strays": strays}

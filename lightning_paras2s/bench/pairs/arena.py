@@ -37,8 +37,8 @@ from lightning_paras2s.bench.pairs.strength import (
 )
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
-from lightning_paras2s.running.logs import replace_file, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl, to_json
+from lightning_paras2s.running.logs import replace_jsonl, say, verdicts_of, write_summary
+from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl
 
 GOOD = 4.0
 MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
@@ -97,7 +97,7 @@ def arena(
     else:
         played = read_battles(battles) if battles else from_runs(runs)
         if runs:
-            replace_file(folder / "battles.jsonl", "".join(to_json(game) + "\n" for game in played))
+            replace_jsonl(folder / "battles.jsonl", played)
     pairs = pairs_of(runs, manifest)
     result = rank(played, orders, seed, pairs) | judging
     if manifest is not None:

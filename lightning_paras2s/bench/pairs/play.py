@@ -16,11 +16,11 @@ from lightning_paras2s.bench.pairs.runs import about
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
-from lightning_paras2s.running.logs import Log, half_line, record_key, replace_file, say
+from lightning_paras2s.running.logs import Log, half_line, record_key, replace_file, replace_jsonl, say
 from lightning_paras2s.running.origins import file_sha, inputs_of
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.parts import AUDIO_RATE
-from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
 
 ORDERS = ("ab", "ba")  # who was heard first
 BATCH = 16  # games whose recordings are in memory
@@ -107,7 +107,7 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     log, held = Log(folder), read_jsonl(path, Battle) if path.is_file() else []
     if stale := log.stale("battles", held, lambda b: inputs.get(record_key(b))):
         held = [b for b in held if record_key(b) not in stale]
-        replace_file(path, "".join(to_json(b) + "\n" for b in held))
+        replace_jsonl(path, held)
     done = {record_key(b) for b in held}
     missing = [game for game in games if game.key(judge.name) not in done]
     statuses, usd, failures = Counter({"held": len(games) - len(missing)}), 0.0, []

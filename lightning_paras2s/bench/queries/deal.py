@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from lightning_paras2s.bench.queries.manifest import check_manifests, moved, read_queries
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_text
-from lightning_paras2s.running.logs import replace_file, safe_name
-from lightning_paras2s.types import Query, to_json
+from lightning_paras2s.running.logs import replace_jsonl, safe_name
+from lightning_paras2s.types import Query
 
 Group = tuple[str, str]  # a factor and a split
 
@@ -60,7 +60,7 @@ def deal(manifests: Sequence[InputPath], out: str, shares: dict[str, float], see
     if over := [path for path in written.values() if path.resolve() in read]:
         raise UserError(f"out must not hold the manifests that are read; {over[0]} is one; name another folder")
     for key, path in written.items():
-        replace_file(path, "".join(to_json(query) + "\n" for query in parts[key]))
+        replace_jsonl(path, parts[key])
     return {
         "out": out,
         "read": sum(map(len, groups.values())),

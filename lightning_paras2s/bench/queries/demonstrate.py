@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.bench.queries.demonstrate_speech import Speaker, Voice
-from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_WORDS, Writer, Written
+from lightning_paras2s.bench.queries.demonstrate_words import ANSWER_CHARACTERS, Writer, Written
 from lightning_paras2s.bench.queries.filters import check_max_wer
 from lightning_paras2s.bench.queries.manifest import check_labelled, check_manifests, moved, read_queries
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
-from lightning_paras2s.bench.queries.synthesize import WORDS_A_MINUTE, Budget
+from lightning_paras2s.bench.queries.synthesize import Budget
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.running.logs import replace_file, write_summary
+from lightning_paras2s.running.logs import replace_jsonl, write_summary
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, cap
 from lightning_paras2s.speaking.prompted import PromptVoices
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
-from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer
-from lightning_paras2s.types import SPLITS, TONES, Query, Response, read_jsonl, to_json
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer, most_minutes
+from lightning_paras2s.types import SPLITS, TONES, Query, Response, read_jsonl
 
 
 def demonstrate(
@@ -154,7 +154,7 @@ def estimate(writer: Writer, folder: Path, usd_per_minute: float, candidates: in
     path = folder / "answers.jsonl"
     answered = {row.query_id for row in read_jsonl(path, Response)} if path.is_file() else set()
     open_ones = [q for q in writer.queries if q.id not in answered or q.id not in writer.done]
-    minutes = len(open_ones) * candidates * ANSWER_WORDS / WORDS_A_MINUTE
+    minutes = len(open_ones) * candidates * most_minutes(ANSWER_CHARACTERS)
     return {
         "dry_run": True,
         "queries": len(writer.queries),
@@ -170,12 +170,12 @@ def write(folder: Path, queries: list[Query], written: Mapping[str, Written], sp
     best = {q.id: speaker.best(q.id) for q in queries if q.id in speaker.written}
     statuses = {q.id: best[q.id][1] if q.id in best else written[q.id].status for q in queries}
     rows = [row for row, _ in best.values() if row is not None]
-    replace_file(folder / "answers.jsonl", "".join(to_json(row) + "\n" for row in rows))
+    replace_jsonl(folder / "answers.jsonl", rows)
     answered, made = {row.query_id for row in rows}, {}
     for split in SPLITS:
         path, kept = folder / f"{split}.jsonl", [q for q in queries if q.split == split and q.id in answered]
         if kept or path.is_file():
-            replace_file(path, "".join(to_json(q) + "\n" for q in kept))
+            replace_jsonl(path, kept)
             made[split] = {"manifest": str(path), "queries": len(kept), "pairs": len({q.pair_id for q in kept})}
     heard = [e for e in speaker.heard.values() if e.status in ("ok", "no_tone")]
     kept_wer = [speaker.heard[row.id].wer or 0.0 for row in rows]

@@ -23,7 +23,7 @@ from lightning_paras2s.turns import after
 from lightning_paras2s.types import FACTORS, TONES, Query, append_jsonl, read_jsonl
 
 CHUNK = 64  # queries that a chat model is asked for at a time
-ANSWER_TOKENS, ANSWER_WORDS = 60, 25  # of a reply, of its words; for estimates, above the mean
+ANSWER_TOKENS, ANSWER_CHARACTERS = 60, 150  # of a reply, of its words (25 or so); for estimates, above the mean
 
 
 @dataclass(frozen=True)

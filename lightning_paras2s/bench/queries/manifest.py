@@ -13,8 +13,8 @@ import soundfile
 from lightning_paras2s.audio import MAX_SECONDS, read_audio, readable
 from lightning_paras2s.bench.asked import places_of
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import replace_file
-from lightning_paras2s.types import Query, read_jsonl, to_json
+from lightning_paras2s.running.logs import replace_jsonl
+from lightning_paras2s.types import Query, read_jsonl
 
 Item = TypeVar("Item")
 
@@ -24,7 +24,7 @@ def write_manifest(path: Path, queries: Iterable[Query]) -> None:
     recordings can be read where it is then."""
     folder = path.parent.resolve()
     rows = [placed(q, lambda audio: relative(audio, folder) if os.path.isabs(audio) else audio) for q in queries]
-    replace_file(path, "".join(to_json(row) + "\n" for row in rows))
+    replace_jsonl(path, rows)
 
 
 def placed(query: Query, place: Callable[[str], str]) -> Query:

@@ -28,13 +28,13 @@ from lightning_paras2s.bench.queries.styles import (
     TOPICS,
     generation_prompt,
 )
-from lightning_paras2s.bench.queries.synthesize import replace_file
 from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, neutrality, reasonability, relevance
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.words import plain_text
+from lightning_paras2s.running.logs import replace_file, replace_jsonl
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
-from lightning_paras2s.types import FACTORS, SPLITS, to_json
+from lightning_paras2s.types import FACTORS, SPLITS
 
 ITEM_TOKENS, ANSWER_TOKENS = 18, 45  # of a generated query, of an answer to a test; for price estimates
 
@@ -100,10 +100,8 @@ def mine(
     candidates = [replace(c, status="accepted") if c.status == "open" else c for c in candidates]
     folder = Path(out)
     write(folder / "prompts.jsonl", rows)
-    replace_file(folder / "candidates.jsonl", "".join(to_json(c) + "\n" for c in candidates))
-    replace_file(
-        folder / "scripts.jsonl", "".join(to_json(script_of(c)) + "\n" for c in candidates if c.status == "accepted")
-    )
+    replace_jsonl(folder / "candidates.jsonl", candidates)
+    replace_jsonl(folder / "scripts.jsonl", [script_of(c) for c in candidates if c.status == "accepted"])
     return summary(folder, llm, rows, candidates)
 
 

@@ -28,13 +28,12 @@ from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.origins import contradictions, sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.speaking.remote import RemoteSynthesizer, user_voices
-from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer
+from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer, Synthesizer, most_minutes
 from lightning_paras2s.types import FACTORS, SPLITS, Audio, Query, append_jsonl, read_jsonl
 
 MAX_SECONDS = 60.0
 CHUNK = 32
 ELSEWHERE = ("concurrency", "api_key_env", "url", "device")  # a voice sounds the same wherever it is computed
-WORDS_A_MINUTE = 120.0  # slower than people speak, so that estimates lie above
 
 
 class Budget:
@@ -74,7 +73,7 @@ class Budget:
 
     def estimate(self, jobs: list[Job], candidates: int) -> float:
         """USD for all renditions of some jobs."""
-        return self.usd_per_minute * candidates * sum(len(job.query.text.split()) for job in jobs) / WORDS_A_MINUTE
+        return self.usd_per_minute * candidates * most_minutes(sum(len(job.query.text) for job in jobs))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from lightning_paras2s.models.tiny.lm import TinySpeechLM
 from lightning_paras2s.models.tiny.streams import AudioIds, Example, build_completion, build_prompt, collate, unspelt
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer, silence, stack_frames
 from lightning_paras2s.models.tiny.vocabulary import TextVocab
-from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.files import write_arrays
 from lightning_paras2s.speaking.codec import SpokenResponse, speak, through_codec
 from lightning_paras2s.types import Audio
 
@@ -210,8 +210,7 @@ def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], c
     path = Path(cache_dir) / f"codes-{digest.hexdigest()}.npz"
     if not path.is_file():
         codes = encode_all(tokenizer, utterances)
-        with written_whole(path) as part, part.open("wb") as file:
-            np.savez(file, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
+        write_arrays(path, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
     with np.load(path) as kept:
         return list(torch.from_numpy(kept["codes"]).long().split(kept["counts"].tolist()))
 
