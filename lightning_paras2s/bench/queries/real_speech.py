@@ -102,8 +102,6 @@ def import_speech(
             why = "few_words"
         elif query is not None and not Path(query.audio).is_file():
             why = "no_audio"
-        elif query is not None and unheard(Path(query.audio)):
-            why = "unheard"
         elif query is not None and (query := with_own_id(query, kept)) is None:
             why = "duplicate"
         counts[why or "kept"] += 1
@@ -221,6 +219,9 @@ def folder(root: Path, split: str) -> Iterator[Found]:
             continue
         if not Path(row["file"]).name:
             yield None, "no_audio"
+            continue
+        if (root / row["file"]).is_file() and unheard(root / row["file"]):
+            yield None, "unheard"
             continue
         name = Path(row["file"]).with_suffix("").as_posix()
         audio, topic, speaker = root / row["file"], row.get("topic") or "", row.get("speaker") or ""
