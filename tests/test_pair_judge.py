@@ -15,7 +15,14 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.pairs.arena import arena, read_trace
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.pair_judges import AudioPairJudge, Heard, ScorerPairJudge, parse_pair_verdict
+from lightning_paras2s.judging.pair_judges import (
+    AudioPairJudge,
+    Heard,
+    Outcome,
+    PairJudge,
+    ScorerPairJudge,
+    parse_pair_verdict,
+)
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.servers.chat import OpenAIChat
 from lightning_paras2s.servers.remote import Patience
@@ -92,6 +99,27 @@ def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_
     assert made["order_consistency"] == 1 and made["first_heard_wins"] == 0.5
     assert made["systems"][0]["system"] == "loud" and made["systems"][0]["wins"] == 6
     assert made["judging"]["usd"] == pytest.approx(6 * (10 * 2.5 + 5 * 10) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (["a"] * 6, "must be one of first, second, both_good, both_bad .*got 'a'"),  # won in either place
+        (["tie"] * 6, "got 'tie'"),
+        (["first"] * 5, "must give an outcome a game; got 5 for 6"),
+    ],
+)
+def test_an_own_judge_names_places_and_each_game(study, said, why):
+    class Own(PairJudge):
+        name = "own-1"
+
+        def compare(self, games):
+            return [Outcome(verdict) for verdict in said]
+
+    given = {"runs": [str(study / "run")], "judge": Own(), "manifest": str(study / "queries.jsonl")}
+    with pytest.raises(UserError, match=f"Own.*{why}"):
+        arena(str(study / "out"), **given)
+    assert not (study / "out/battles.jsonl").exists()
 
 
 def test_what_was_not_judged_is_no_battle_and_is_heard_again_when_the_judge_is_back(study):

@@ -122,6 +122,7 @@ def evaluate(
         times, before = (1 + label_swap) * len(ears), turn_tokens(judge, queries)
         found = estimate(judge, len(queries) * len(systems) * samples, times, before)
         return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}
+    check_named(judge, [part for one in ears for part in (one.transcriber, one.recognizer)], systems)
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
         cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
@@ -176,6 +177,18 @@ def check_options(systems: list[str], samples: int, batch_size: int, label_sourc
         raise UserError(f"there must be a system, a sample and a batch; got {len(systems)}, {samples}, {batch_size}")
     if "" in systems:
         raise UserError("a system must have a name; got an empty one; give it one in `systems`")
+
+
+def check_named(judge: Judge, ears: Sequence[Transcriber | StyleRecognizer], systems: dict[str, S2SSystem]) -> None:
+    """Refuse parts that don't say who they are, before anybody is asked: what they make is kept by it."""
+    asked = [system for system in systems.values() if system is not None]
+    wanted = [(judge, "name"), (judge, "rubric_sha"), *((ear, "name") for ear in ears)]
+    for part, field in [*wanted, *((system, "config_sha") for system in asked)]:
+        if not isinstance(found := getattr(part, field, None), str):
+            raise UserError(
+                f"{type(part).__name__} must have a text {field} that tells it from others, with a version; got "
+                f"{found!r}; set it in the class"
+            )
 
 
 def turn_tokens(judge: Judge, queries: Sequence[Query]) -> float:

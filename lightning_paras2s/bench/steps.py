@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from lightning_paras2s.audio import MAX_SECONDS, read_audio, seconds_of, write_audio
 from lightning_paras2s.bench.queries.manifest import other_styles, unheard_of
@@ -18,7 +18,7 @@ from lightning_paras2s.bench.systems.base import NO_TURNS, SAMPLE_RATE, Answer, 
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.evidence import Ears, hear
-from lightning_paras2s.judging.judges import Judge, tell_last_turn
+from lightning_paras2s.judging.judges import Judge, ask_judge, tell_last_turn
 from lightning_paras2s.judging.turns import TURNS_SHA
 from lightning_paras2s.running.logs import Log, check_config, record_key, safe_name, say, unanswered, write_summary
 from lightning_paras2s.running.origins import Inputs, file_sha, inputs_of, queries_sha, sha
@@ -277,8 +277,8 @@ class Steps:
         tell_last_turn(judge, [self.by_id[responses[e.response_id].query_id] for e in missing])
         for part in self.batches(missing, f"{label}{name}", "judge"):
             queries = [self.by_id[responses[e.response_id].query_id] for e in part]
-            made = judge.judge_all(queries, [labels[q.id] for q in queries], part)
-            rows = [_scored(replace(v, label_source=self.plan.label_source)) for row in made for v in row]
+            made = ask_judge(judge, queries, [labels[q.id] for q in queries], part)
+            rows = [replace(v, label_source=self.plan.label_source) for row in made for v in row]
             rows = [v for v in rows if record_key(v) not in known]
             log.append(name, rows, [inputs[v.response_id] for v in rows])
             mine += rows
@@ -300,9 +300,3 @@ class Steps:
         judge = self.plan.judge
         mine = (judge.name, judge.rubric_sha, self.plan.label_source)
         return (verdict.judge, verdict.rubric_sha, verdict.label_source) == mine and verdict.sample < judge.samples
-
-
-def _scored(verdict: Verdict) -> Verdict:
-    """A score that is no number is none."""
-    score: Any = verdict.score
-    return verdict if score is None or isfinite(score) else replace(verdict, score=None, status="no_score")

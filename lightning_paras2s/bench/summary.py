@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from lightning_paras2s.bench import statistics
 from lightning_paras2s.bench.statistics import Estimate
-from lightning_paras2s.judging.judges import HEARD_FAILURES
+from lightning_paras2s.judging.judges import HEARD
 from lightning_paras2s.judging.rubric import names_topic
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, answered
 
 OVERALL = "overall"
 UNLABELLED = "unlabelled"  # the factor of queries of which nobody told what they are about
-HEARD = ("ok", "no_tone", *HEARD_FAILURES)  # statuses of an answer that came, to ears that know such speech
 
 
 @dataclass(frozen=True)

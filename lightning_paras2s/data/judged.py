@@ -11,9 +11,10 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data.completions import keep_completions
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.made_from import Recipe
-from lightning_paras2s.data.preferences import Preference, off_scale
+from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.swapped import number_of, swapped
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.judging.rewards import Reward, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import SpeechLM, sampling_noise

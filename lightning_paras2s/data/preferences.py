@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_paras2s.audio import Recording
 from lightning_paras2s.errors import InputPath, UserError, check_apart
+from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.types import Audio, read_jsonl
 
@@ -109,9 +110,3 @@ class PreferenceDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.val, self._collate, self.batch_size, shuffle=False, drop_last=False)
-
-
-def off_scale(score: float) -> bool:
-    """Whether a score is none of 1..5, the scale that a reward model learns; rounding aside (an expected score of 5
-    may be 5.0000005)."""
-    return not 1 - 1e-4 <= score <= 5 + 1e-4

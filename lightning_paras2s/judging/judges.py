@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ HEARD_FAILURES = (
     "silent",
     "truncated",
 )  # an evidence's statuses that a listener would score 1; any other is no judgement at all
+HEARD = ("ok", "no_tone", *HEARD_FAILURES)  # statuses of an answer that came, to ears that know such speech
 MAX_WER = 0.5
 LABEL_SOURCES = ("gold", "predicted")
 
@@ -64,7 +66,10 @@ class Judge(ABC):
 
     def judge_all(self, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> list[list[Verdict]]:
         """The `samples` verdicts on each response; a judge that asks a server overrides this to ask at once."""
-        return [[self.judge(*item)] for item in zip(queries, styles, evidence, strict=True)]
+        return [
+            [replace(self.judge(*item), sample=sample) for sample in range(self.samples)]
+            for item in zip(queries, styles, evidence, strict=True)
+        ]
 
 
 class EmbeddedJudge(Judge):
@@ -149,6 +154,57 @@ def tell_last_turn(judge: Judge, queries: Sequence[Query | None]) -> None:
     """Say it once where a judge does not read what was said before a query."""
     if not judge.reads_turns and any(query is not None and query.turns for query in queries):
         say_once(f"{judge.name} judges the last turn alone: it does not read the queries' earlier turns")
+
+
+def ask_judge(
+    judge: Judge, queries: Sequence[Query], styles: Sequence[Style], evidence: Sequence[Evidence]
+) -> list[list[Verdict]]:
+    """What any judge, one of a user's own too, says of each response: checked, and asked only of those that came. An
+    answer that never came, or in speech that the ear does not know, is nobody's to score.
+
+    Raises:
+        UserError: the judge gave another number of verdicts than it has to, or a score off the scale.
+    """
+    came = [i for i, e in enumerate(evidence) if e.status in HEARD]
+    given = [[one[i] for i in came] for one in (queries, styles, evidence)]
+    told = judge.judge_all(*given) if came else []
+    if [len(row) for row in told] != [judge.samples] * len(came):
+        raise UserError(
+            f"{type(judge).__name__}.judge_all must give {judge.samples} verdicts (its `samples`) on each of "
+            f"{len(came)} responses; got {[len(row) for row in told]}"
+        )
+    found = {i: [on_scale(judge, v) for v in row] for i, row in zip(came, told, strict=True)}
+    return [found[i] if i in found else unasked(judge, e) for i, e in enumerate(evidence)]
+
+
+def unasked(judge: Judge, evidence: Evidence) -> list[Verdict]:
+    """The verdicts on a response that never came: why it did not."""
+    score = heard_failure(evidence, float("inf"))
+    return [judge.verdict(evidence, score, sample) for sample in range(judge.samples)]
+
+
+def on_scale(judge: Judge, verdict: Verdict) -> Verdict:
+    """A verdict whose score is one; a score that is no number is none.
+
+    Raises:
+        UserError: its score is off the scale of 1..5, which no mean, no share of good pairs and no plot would tell.
+    """
+    if verdict.score is None:
+        return verdict
+    if not isfinite(score := float(verdict.score)):
+        return replace(verdict, score=None, status="no_score")
+    if off_scale(score):
+        raise UserError(
+            f"a judge's score must be from 1 to 5, or None with a status; got {score:g} of "
+            f"{type(judge).__name__} for {verdict.response_id}; map its scores onto that scale"
+        )
+    return replace(verdict, score=score) if not isinstance(verdict.score, int | float) else verdict
+
+
+def off_scale(score: float) -> bool:
+    """Whether a score is none of 1..5, the scale of every judge and of what a reward model learns; rounding aside (an
+    expected score of 5 may be 5.0000005)."""
+    return not 1 - 1e-4 <= score <= 5 + 1e-4
 
 
 def judge_audible(

@@ -186,6 +186,22 @@ class ScorerReward(Reward):
         return torch.where(failed, 1.0, scores)
 
 
+def rewards_of(reward: Reward, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:
+    """What any reward, one of a user's own too, gives the responses: [B*G], floating.
+
+    Raises:
+        UserError: it gave no number for each.
+    """
+    scores = reward.score(batch, responses)
+    if not isinstance(scores, Tensor) or scores.shape != (len(responses),):
+        got = f"{type(scores).__name__} {list(scores.shape) if isinstance(scores, Tensor) else ''}".strip()
+        raise UserError(
+            f"{type(reward).__name__}.score must give a tensor [{len(responses)}], a number for each response (NaN: "
+            f"unscored), those to a query adjacent; got {got}"
+        )
+    return scores if scores.is_floating_point() else scores.float()
+
+
 def as_said(responses: list[SpokenResponse]) -> list[Said]:
     """Responses as a listener gets them, named by their place."""
     return [Said(str(i), r.audio, r.text, "ok" if r.finished else "truncated") for i, r in enumerate(responses)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import InputPath, UserError, check_choice
-from lightning_paras2s.judging.rewards import Reward
+from lightning_paras2s.judging.rewards import Reward, rewards_of
 from lightning_paras2s.losses import (
     EVEN,
     Kl,
@@ -228,7 +228,7 @@ class GRPOModule(StageModule):
         with self.clock.timed("decode"):
             responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
         with self.clock.timed("reward"):
-            return responses, self.reward.score(batch, responses)
+            return responses, rewards_of(self.reward, batch, responses)
 
     @torch.no_grad()
     def fixed_logps(self, rollout: Rollout) -> tuple[Tensor | None, Tensor | None, dict[str, Tensor]]:
@@ -315,7 +315,7 @@ class GRPOModule(StageModule):
         self.policy.eval()
         completion = self.policy.generate(batch.prompt, self.sampling.greedy())
         responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
-        rewards = self.reward.score(batch, responses)
+        rewards = rewards_of(self.reward, batch, responses)
         scored = rewards.isfinite()
         self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)

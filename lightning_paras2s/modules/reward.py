@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
-from lightning_paras2s.data.preferences import PreferenceBatch, off_scale
+from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
 from lightning_paras2s.modules.training import Optimization, SupervisedModule
 from lightning_paras2s.types import FACTORS

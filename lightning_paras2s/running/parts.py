@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from functools import singledispatch
 from types import UnionType
@@ -13,12 +14,15 @@ import torch
 
 from lightning_paras2s.running.origins import sha
 
+PACKAGE = __name__.partition(".")[0]
+ANYWHERE = ("samples", "batch_size", "concurrency", "device", "url", "api_key_env")  # what these say decides nothing
 DEPTH = 4  # a judge holds a classifier, which holds tuples of thresholds
 
 
 def part_sha(part: Any) -> str:
     """Short hash of a part: `config_sha` where it has one, else its name, and all weights and real numbers in its
-    attributes. Whole numbers don't count (batch sizes, counters), nor do other texts (folders, devices)."""
+    attributes. Whole numbers don't count (batch sizes, counters), nor do other texts (folders, devices), but for the
+    options of a class of a user's own (`own_options`)."""
     whole = hashlib.sha256()
     for piece in _attributes(part, 0):
         whole.update(piece)
@@ -28,7 +32,7 @@ def part_sha(part: Any) -> str:
 def settings_sha(part: Any, kinds: type | UnionType = int | float | str) -> str:
     """Short hash of a part by its class, its own values of some kinds, and its parts, each by class, rubric and
     `part_sha`, which counts no text and no whole number."""
-    own, parts = {}, {}
+    own, parts = own_options(part), {}
     for name, value in vars(part).items():
         if isinstance(value, kinds):
             own[name] = value
@@ -42,8 +46,45 @@ def _attributes(part: Any, depth: int) -> Iterator[bytes]:
         yield str(part.config_sha).encode()
     elif hasattr(part, "__dict__") and not isinstance(part, type) and depth < DEPTH:
         yield str(getattr(part, "name", "")).encode()
+        for name, value in own_options(part).items() if not depth else ():  # what it holds is known by its name
+            yield f"{name}={value}".encode("utf-8", "backslashreplace")
         for name in sorted(vars(part)):
             yield from content(vars(part)[name], depth + 1)
+
+
+def own_options(part: Any) -> dict[str, str]:
+    """What a part whose class is a user's own was constructed with, and keeps under the same names: its texts and
+    numbers, and lists of them. Ours tell by `name` what is not a weight; of others' it is not known, and a verdict, or
+    what was heard, must not pass for that of other options."""
+    kinds = type(part).__mro__
+    made = next(kind for kind in kinds if "__init__" in vars(kind))
+    if made is object or is_ours(made) or not any(map(is_ours, kinds)):
+        return {}
+    names = [name for name in inspect.signature(made.__init__).parameters if name not in ANYWHERE]
+    return {name: plain(vars(part)[name]) for name in names if name in vars(part) and is_plain(vars(part)[name])}
+
+
+def is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == PACKAGE
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(is_plain, (*value, *value.values())))
+    return isinstance(value, str | int | float | None) or (
+        isinstance(value, list | tuple | set) and all(map(is_plain, value))
+    )
+
+
+def plain(value: Any) -> str:
+    """A plain value as text, in one order; 1 and 1.0 are one number, a tuple is a list."""
+    if isinstance(value, dict):
+        return repr(sorted((plain(key), plain(one)) for key, one in value.items()))
+    if isinstance(value, set):
+        return repr(sorted(map(plain, value)))
+    if isinstance(value, list | tuple):
+        return repr(list(map(plain, value)))
+    return repr(float(value)) if isinstance(value, int) else repr(value)
 
 
 @singledispatch

@@ -23,6 +23,7 @@ from lightning_paras2s.servers.parts import AUDIO_RATE
 from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
 
 ORDERS = ("ab", "ba")  # who was heard first
+HEARD_VERDICTS = ("first", "second", "both_good", "both_bad")
 BATCH = 16  # games whose recordings are in memory
 
 
@@ -114,6 +115,7 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
         outcomes = judge.compare([heard(game, queries[game.query_id], root) for game in part])
+        check_outcomes(judge, outcomes, len(part))
         pairs = list(zip(part, outcomes, strict=True))
         made = [battle(g, o.verdict, judge.name) for g, o in pairs if o.verdict is not None]
         log.append("battles", made, [inputs[record_key(b)] for b in made])
@@ -147,6 +149,17 @@ def heard(game: Game, query: Query, root: Path) -> Heard:
     places = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
     sounds = [read_audio(place, AUDIO_RATE) for place in (root / query.audio, *places)]
     return Heard(*sounds).after(heard_turns(query, root).turns)
+
+
+def check_outcomes(judge: PairJudge, outcomes: Sequence[Outcome], games: int) -> None:
+    """Refuse what is no outcome of a game: a judge hears places, and "a" would win whichever place it had."""
+    if len(outcomes) != games:
+        raise UserError(f"{type(judge).__name__}.compare must give an outcome a game; got {len(outcomes)} for {games}")
+    if (strange := next((o.verdict for o in outcomes if o.verdict not in (*HEARD_VERDICTS, None)), None)) is not None:
+        raise UserError(
+            f"{type(judge).__name__}'s verdict must be one of {', '.join(HEARD_VERDICTS)} (in the order heard), or "
+            f"None with a status; got {strange!r}"
+        )
 
 
 def battle(game: Game, verdict: str, judge: str) -> Battle:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from lightning_paras2s.bench.corpora.importing import CORPORA, Corpus, import_corpus
-from lightning_paras2s.bench.queries.manifest import write_manifest
+from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
 from lightning_paras2s.bench.queries.tables import rows_of
 from lightning_paras2s.bench.queries.unlabelled import Limits, import_recordings
 from lightning_paras2s.errors import InputPath, UserError, check_choice
@@ -216,6 +216,12 @@ def folder(root: Path, split: str) -> Iterator[Found]:
         factor = (row.get("factor") or "").strip() or next(iter(styles), "")
         if factor not in styles:
             yield None, "no_style"
+            continue
+        if not Path(row["file"]).name:
+            yield None, "no_audio"
+            continue
+        if (root / row["file"]).is_file() and unheard(root / row["file"]):
+            yield None, "unheard"
             continue
         name = Path(row["file"]).with_suffix("").as_posix()
         audio, topic, speaker = root / row["file"], row.get("topic") or "", row.get("speaker") or ""

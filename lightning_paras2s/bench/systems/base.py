@@ -45,7 +45,8 @@ REMEMBERED = 64  # texts whose speech the agent's voice need not make again
 @dataclass(frozen=True)
 class Answer:
     """What a system gave for one query: speech (None if `status` says why there is none), its own text where it has
-    one."""
+    one. The text "" says that nothing was meant: speech with words is then another thing than its text, and scores 1.
+    """
 
     audio: Audio | None
     text: str | None = None
@@ -210,8 +211,20 @@ def read_answer(place: Path, text: str | None) -> Answer:
 
 
 def usable(answer: Answer, max_seconds: float) -> Answer:
-    """An answer that can be written and heard, else its status: speech that is not finite, or too long."""
-    if answer.audio is None or not len(answer.audio.samples):
+    """An answer that can be written and heard, else its status: speech that is not finite, or too long.
+
+    Raises:
+        UserError: its samples are no array [N] (but a tensor, or torchaudio's [1, N]).
+    """
+    if answer.audio is None:
+        return answer
+    samples = answer.audio.samples
+    if not isinstance(samples, np.ndarray) or samples.ndim > 2 or samples.ndim == 2 and len(samples) < samples.shape[1]:
+        got = f"{type(samples).__name__} {list(np.shape(samples))}"
+        raise UserError(
+            f"an answer's samples must be a NumPy array [N]; got {got}; mix its channels, make an array of a tensor"
+        )
+    if not len(samples):
         return answer
     if not np.isfinite(answer.audio.samples).all():
         return replace(answer, audio=None, status="bad_audio")
