@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from beeps import RATE, BeepRecognizer, BeepSynthesizer, BeepTranscriber
 
@@ -81,6 +82,22 @@ def test_recorded_responses_come_from_records_or_from_a_folder(tmp_path):
     assert (one.text, one.status, two.status, two.audio) == ("hello", "ok", "refused", None)
     one, two = RecordedSystem(str(tmp_path)).respond(queries, [], 0)
     assert one.audio.seconds == pytest.approx(0.1) and two.status == "missing"
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".opus", ".FLAC"])
+def test_a_folder_of_answers_may_hold_any_format_that_is_read(tmp_path, suffix):
+    rate = 48_000
+    sound = 0.1 * np.sin(2 * np.pi * 300 * np.arange(rate) / rate)
+    kind = {".mp3": "MP3", ".opus": "OGG", ".FLAC": "FLAC"}[suffix]
+    soundfile.write(tmp_path / f"q1{suffix}", sound, rate, format=kind, subtype="OPUS" if suffix == ".opus" else None)
+    query = Query("q1", "p", "age", "test", "hello", {}, "", "")
+    assert RecordedSystem(str(tmp_path)).respond([query], [], 0)[0].audio.seconds == pytest.approx(1, abs=0.05)
+
+
+def test_answers_in_a_format_that_is_not_read_are_refused_and_not_missing(tmp_path):
+    (tmp_path / "q1.m4a").write_bytes(b"0")
+    with pytest.raises(UserError, match="must hold recordings as WAV, FLAC, OGG or MP3; got q1.m4a; convert it"):
+        RecordedSystem(str(tmp_path))
 
 
 COMMAND = """

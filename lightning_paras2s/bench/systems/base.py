@@ -150,7 +150,7 @@ class RecordedSystem(S2SSystem):
 
     Args:
         responses: a JSON-lines file of response records (audio paths relative to it), or a folder of `<query
-            id>.wav|.flac|.ogg`.
+            id>.wav`, or .flac, .ogg, .opus, .mp3.
         system: which system's responses of a file that holds those of several.
     """
 

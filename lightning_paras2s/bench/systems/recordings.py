@@ -7,14 +7,19 @@ from pathlib import Path
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Response, iter_jsonl
 
+READ = frozenset(f".{end}" for end in "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64".split())
+OTHERS = frozenset(f".{end}" for end in "m4a mp4 m4b aac wma webm weba amr 3gp ac3".split())  # libsndfile reads none
+
 
 def recorded_in(folder: Path) -> list[Response]:
     """A folder's recordings, each named by its query's id.
 
     Raises:
-        UserError: for two recordings of one query.
+        UserError: for two recordings of one query, or one in a format that can't be read here.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".wav", ".flac", ".ogg"))
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ | OTHERS and not p.name.startswith("."))
+    if other := next((p for p in files if p.suffix.lower() in OTHERS), None):
+        raise UserError(f"{folder} must hold recordings as WAV, FLAC, OGG or MP3; got {other.name}; convert it")
     for one, other in zip(files, files[1:], strict=False):
         if one.stem == other.stem:
             raise UserError(f"{folder} must hold one recording a query; got {one.name} and {other.name}; remove one")
