@@ -49,7 +49,8 @@ from lightning_paras2s.types import STYLES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/findings.md"
-JUDGED = ("beta", "G_steps", "domains", "anchors", "reward")  # runs whose reward is the judge's, by what is heard
+# Whose reward is the judge's, by what is heard.
+JUDGED = ("beta", "G_steps", "B_steps", "B_rollouts", "domains", "anchors", "reward")
 # What the policies of these sweeps learn from; those of all others learn from all queries, and one seed draws alike.
 LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best answer"}
 BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first

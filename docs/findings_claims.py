@@ -37,6 +37,8 @@ ABLATIONS = (
         for fewer, more in ((4, 8), (8, 16), (16, 32))
     ),
     Claim("A larger batch at equal rollouts", "not shown", "B_rollouts", "B", 32, 4, "any"),
+    ValueClaim("A larger batch at equal rollouts strays less from its start", "not shown", "B_rollouts", "B", 4, 32,
+               "KL, last quarter of steps", ("last_quarter", "kl")),
     Claim("The words' gradient against the voice's", "not ablated", "streams", "streams", "text", "audio", "any"),
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
     Claim("The judge in the loop against the shipped reward model", "not ablated", "reward", "asked", "judge",
