@@ -1,4 +1,4 @@
-"""The cost model of who scores an answer: ears for its words, and a judge on the card or elsewhere (docs/judge.md).
+"""The cost model of who scores an answer: ears for its words, and a judge on the card or elsewhere (docs/onegpu.md).
 
 Arithmetic from sizes, as `cost.py`: a local chat model reads its weights once a token and batch; a server is paid by
 its price list; Whisper hears an answer at a time, in float32, and its decoder waits for launches.
