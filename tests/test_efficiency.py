@@ -150,5 +150,26 @@ def test_picture_of_beta_has_a_place_for_every_point(tmp_path: Path):
     picture("beta", Results(tmp_path / "none"))
 
 
+def test_picture_of_a_grid_has_the_scores_and_what_explains_them(tmp_path: Path):
+    shares = {2: (0.3, 0.4), 8: (0.1,)}
+    rows = [
+        row(0.0, seed, grpo=2.5) | {"point": {"G": size}, "zero_variance_share": share}
+        for size, values in shares.items()
+        for seed, share in enumerate(values, 1)
+    ]
+    write(tmp_path / "sweep_G_steps.jsonl", rows)
+    scores, equal = picture("G_steps", Results(tmp_path)).axes
+    for axis in (scores, equal):
+        ticks = [tick.get_text() for tick in axis.get_xticklabels()]
+        assert ticks == ["2\n2 seeds", "4\nnot run", "8\n1 seed", "16\nnot run"]
+    np.testing.assert_allclose(equal.lines[0].get_ydata(), [0.35, np.nan, 0.1, np.nan])  # means over seeds
+    assert equal.get_ylabel().startswith("share of groups with equal rewards") and equal.get_ylim()[0] == 0
+    rows = [row(0.0, 1, grpo=2.5) | {"point": {"B": 4}, "last_quarter": {"kl": 0.7}}]
+    write(tmp_path / "sweep_B_rollouts.jsonl", rows)
+    kl = picture("B_rollouts", Results(tmp_path)).axes[1]
+    assert kl.lines[0].get_ydata()[0] == 0.7
+    picture("B_steps", Results(tmp_path))  # without rows, too
+
+
 def write(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(one) + "\n" for one in rows))

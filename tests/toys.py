@@ -273,6 +273,8 @@ class DeadlyReward(TokenCountReward):
     """Scores 1..5. Ends the process as `kill -9` does at its n-th call, once: there, or in the middle of a line that is
     written after it."""
 
+    config_sha = "deadly-1"  # when it dies changes no score
+
     def __init__(self, token: int, call: int, marker: str, half_line: bool = False) -> None:
         super().__init__(token)
         self.call, self.marker, self.half_line = call, Path(marker), half_line

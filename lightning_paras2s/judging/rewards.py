@@ -47,7 +47,8 @@ class Reward(ABC):
     @property
     def config_sha(self) -> str:
         """Short hash of what its scores depend on: its class, its texts (labels: gold) and numbers, its parts by their
-        weights and rubrics. Whole numbers are taken for counters and batch sizes."""
+        weights and rubrics. Whole numbers are taken for counters and batch sizes, but for the options of a reward of
+        one's own."""
         return settings_sha(self, str | float)
 
 

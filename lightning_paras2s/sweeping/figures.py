@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Point = dict[str, Any]
+BESIDE = {"loc": "outside right center", "fontsize": "small"}  # legends: off the marks
 
 
 class Figures:
@@ -71,18 +72,18 @@ class Figures:
         made = self.points(name)
         right.set(title=f"ours ({name})", xlabel=axis_name, ylabel="score (1..5), 95 %")
         for system in made[0][1][0]["systems"] if made else []:
-            for metric, style in (("pairs", "o"), ("audit_pairs", "x")):
+            for metric, style, aside in (("pairs", "o", -0.04), ("audit_pairs", "x", 0.04)):
                 scores = [score(rows, system, metric) for _, rows in made]
                 bars = np.abs(np.array([[s.low, s.high] for s in scores]).T - [s.value for s in scores])
                 heard = "judge" if metric == "pairs" else "audit"
-                right.errorbar(range(len(made)), [s.value for s in scores], np.nan_to_num(bars), fmt=style, capsize=3,
-                               label=f"{system}, {heard}")  # fmt: skip
+                right.errorbar(np.arange(len(made)) + aside, [s.value for s in scores], np.nan_to_num(bars), fmt=style,
+                               capsize=3, label=f"{system}, {heard}")  # fmt: skip
         if made and "sft_fifth" in self.start and comparable(made[0][1], self.start["sft_fifth"]):
             start = score(self.start["sft_fifth"], "sft_fifth").value
             right.axhline(start, color="grey", ls=":", label="sft_fifth, judge")
         if made:
             right.set_xticks(range(len(made)), [f"{of(point)}\n{len(rows)} seed(s)" for point, rows in made])
-            right.legend(fontsize="small")
+            figure.legend(*right.get_legend_handles_labels(), **BESIDE)
         else:
             right.text(0.02, 0.5, to_run(name))
         plt.show()
@@ -95,7 +96,7 @@ class Figures:
         tell(left, said)
         label_curves(right, self.results)
         if self.points("labels") or self.points("labels_reward"):
-            right.legend(fontsize="small")
+            figure.legend(*right.get_legend_handles_labels(), **BESIDE)
         else:
             right.text(0.02, 0.5, to_run("labels"), transform=right.transAxes)
         plt.show()

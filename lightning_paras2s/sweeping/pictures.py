@@ -1,4 +1,4 @@
-"""Pictures of a figure group's rows (paper, Fig. 2a and 3c), for the notebooks and for docs/findings.md.
+"""Pictures of a figure group's rows (paper, Fig. 2a and 3), for the notebooks and for docs/findings.md.
 
 Points of the grid without rows keep their place, no line leads over them, and every tick says how many seeds it has. A
 hollow mark is one seed, whose interval says nothing of others.
@@ -7,6 +7,7 @@ hollow mark is one seed, whose interval says nothing of others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,10 +36,19 @@ UNLABELLED = {
 }
 ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "fontsize": "small"}  # legends: off the marks
 NONE = 0.02  # where the amount 0 stands on the logarithmic axis
+KL = (("last_quarter", "kl"), "KL to the start, last quarter of steps, 95 %")
+EQUAL = (("zero_variance_share",), "share of groups with equal rewards, 95 %")
+GRIDS = {  # sweep: the grid that plans it, the key of its points, what it is, and what explains the scores
+    "beta": ("beta", "beta", "beta, weight of the KL", None),
+    "beta_short": ("beta", "beta", "beta, weight of the KL", None),
+    "G_steps": ("G_steps", "G", "G, answers a query; equal steps", EQUAL),
+    "G_rollouts": ("G_rollouts", "G", "G, answers a query; equal numbers of answers", EQUAL),
+    "B_steps": ("B_steps", "B", "B, queries a step; equal steps", KL),
+    "B_rollouts": ("B_rollouts", "B", "B, queries a step; equal numbers of answers", KL),
+}
 SOURCES = {
-    "beta": ("beta", "start"),
-    "beta_short": ("beta_short", "start"),
     "labels": ("labels", "labels_reward", "unlabelled"),
+    **{sweep: (sweep, "start") for sweep in GRIDS},
 }
 
 
@@ -54,8 +64,8 @@ def picture(name: str, results: Results) -> Figure:
         axes[1].set_ylabel("")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     else:
-        beta_scores(axes[0], results, name)
-        beta_skills(axes[1], results, name)
+        grid_scores(axes[0], results, name)
+        (grid_skills if GRIDS[name][3] is None else grid_values)(axes[1], results, name)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -87,9 +97,9 @@ def label_curves(axis: Axes, results: Results, metric: Metric = "pairs") -> None
     axis.set_title("judge" if metric == "pairs" else "audit (another ear for tone)", fontsize="medium")
 
 
-def beta_scores(axis: Axes, results: Results, sweep: str) -> None:
-    """Scores over beta (Fig. 3c), beside where RL started."""
-    points = beta_points(axis, results, sweep)
+def grid_scores(axis: Axes, results: Results, sweep: str) -> None:
+    """Scores over a grid's points (Fig. 3), beside where RL started."""
+    points = grid_points(axis, results, sweep)
     start = results.by("start", "policy").get("sft_fifth", [])
     about = {row["queries_sha"] for rows in (*points, start) for row in rows}
     heard: tuple[tuple[Metric, str, str, str], ...] = (
@@ -106,9 +116,9 @@ def beta_scores(axis: Axes, results: Results, sweep: str) -> None:
         axis.legend(**ABOVE, ncols=2)
 
 
-def beta_skills(axis: Axes, results: Results, sweep: str) -> None:
-    """Changes of ordinary skills over beta: what is forgotten."""
-    points = beta_points(axis, results, sweep)
+def grid_skills(axis: Axes, results: Results, sweep: str) -> None:
+    """Changes of ordinary skills over a grid's points: what is forgotten."""
+    points = grid_points(axis, results, sweep)
     for i, (skill, colour) in enumerate(SKILLS.items()):
         found = [change(rows, skill) if rows and skill in rows[0].get("skills", {}) else None for rows in points]
         counts = [len(rows) for rows in points]
@@ -119,13 +129,27 @@ def beta_skills(axis: Axes, results: Results, sweep: str) -> None:
         axis.legend(**ABOVE, ncols=4)
 
 
-def beta_points(axis: Axes, results: Results, sweep: str) -> list[list[Row]]:
-    """The rows of every planned beta; the axis has them evenly spaced, with their seeds."""
-    rows = results.by(sweep, "beta")
-    planned = sorted({*values_of("beta", "beta"), *rows})
-    axis.set_xticks(range(len(planned)), [f"{beta:g}\n{seeds(rows.get(beta, []))}" for beta in planned])
-    axis.set(xlim=(-0.5, len(planned) - 0.5), xlabel="beta, weight of the KL")
-    return [rows.get(beta, []) for beta in planned]
+def grid_values(axis: Axes, results: Results, sweep: str) -> None:
+    """What explains the scores, over a grid's points: a mean over seeds of a value of each run."""
+    points = grid_points(axis, results, sweep)
+    path, label = GRIDS[sweep][3]
+    found = [over_seeds([value_of(row, path) for row in rows]) if rows else None for rows in points]
+    marks(axis, np.arange(len(points)), found, [len(rows) for rows in points], "", GREEN, "o")
+    axis.set(ylabel=label, ylim=(0, None))
+
+
+def grid_points(axis: Axes, results: Results, sweep: str) -> list[list[Row]]:
+    """The rows of every planned point; the axis has them evenly spaced, with their seeds."""
+    grid, key, label, _ = GRIDS[sweep]
+    rows = results.by(sweep, key)
+    planned = sorted({*values_of(grid, key), *rows})
+    axis.set_xticks(range(len(planned)), [f"{value:g}\n{seeds(rows.get(value, []))}" for value in planned])
+    axis.set(xlim=(-0.5, len(planned) - 0.5), xlabel=label)
+    return [rows.get(value, []) for value in planned]
+
+
+def value_of(row: Row, path: Sequence[str]) -> float:
+    return float(reduce(lambda found, key: found[key], path, row))
 
 
 def curve(
