@@ -45,7 +45,9 @@ def in_words(kind: str) -> str:
 
 
 def written(record: Any) -> dict[str, Any]:
-    """A record's fields as its line has them."""
+    """A record's fields as its line has them; a dict is its own."""
+    if isinstance(record, dict):
+        return record
     empty = {f.name for f in dataclasses.fields(record) if f.metadata.get("sparse") and not getattr(record, f.name)}
     return {name: value for name, value in dataclasses.asdict(record).items() if name not in empty}
 
