@@ -60,6 +60,13 @@ def check_rounding(dtype: str, state_bits: int) -> None:
     )
 
 
+def no_shards(model: object) -> UserError:
+    """Why a model's weights are not split over ranks."""
+    return UserError(
+        f"{type(model).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process"
+    )
+
+
 class OneLineErrors:
     """Makes an argument parser raise a `UserError` of one line where it would print its usage."""
 

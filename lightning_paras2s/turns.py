@@ -72,6 +72,11 @@ class HeardTurn(Turn):
         super().__init__(role, text, audio, styles or {})
 
 
+def all_written(turns: Sequence[Turn]) -> bool:
+    """Has somebody written down what each turn says?"""
+    return all(turn.text.strip() for turn in turns)
+
+
 def check_turns(turns: Sequence[Turn]) -> None:
     """Earlier turns must alternate, and end with the assistant's.
 

@@ -293,7 +293,7 @@ def _record(raw: bytes, record: type[Record], where: str) -> Record:
 
 
 def to_json(item: Any) -> str:
-    """One JSON line for a record (no trailing newline)."""
+    """One JSON line for a record or a dict (no trailing newline)."""
     return json.dumps(finite(written(item)), ensure_ascii=False, allow_nan=False)
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from sounds import hiss
 from test_kimi_audio import mixed_prompt, tiny_kimi
 from torch.distributed.tensor import DTensor
 
@@ -22,7 +22,6 @@ from lightning_paras2s.modules.reward import RewardModule
 from lightning_paras2s.modules.sft import SFTModule
 from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.running.runs import RunLogger
-from lightning_paras2s.types import Audio
 
 
 class Batches(L.LightningDataModule):
@@ -50,9 +49,6 @@ def demonstrations() -> Batches:
 
 
 def judged() -> Batches:
-    def hiss(i: int) -> Audio:
-        return Audio((0.3 * np.random.default_rng(i).standard_normal(6400)).astype(np.float32), 16_000)
-
     return Batches(
         lambda rows: PreferenceBatch(
             [hiss(i) for i in rows],

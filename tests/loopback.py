@@ -8,7 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import NamedTuple
+
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.remote import Patience
 
 
 class Sent(NamedTuple):
@@ -25,6 +29,12 @@ def completion(text: str | None, finish: str = "stop", prompt_tokens: int = 10, 
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode()
+
+
+def audio_chat(url: str, folder: Path, **options) -> OpenAIChat:
+    """A chat model that hears, asked once."""
+    patience = Patience(0, 5, 0.01, 0.02)
+    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(folder / "cache"), **options)
 
 
 class Loopback:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.signal import resample_poly
+from sounds import loudest_hertz
 
 from lightning_paras2s.audio import (
     at_rate,
@@ -33,11 +34,6 @@ def tone(rate: int, hertz: float = 220.0, seconds: float = 0.5, level: float = 0
     return (level * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
-def peak_hertz(audio: Audio) -> float:
-    spectrum = np.abs(np.fft.rfft(audio.samples * np.hanning(len(audio.samples))))
-    return float(spectrum.argmax() * audio.sample_rate / len(audio.samples))
-
-
 def write(path: Path, samples: np.ndarray, rate: int, subtype: str = "PCM_16") -> Path:
     soundfile.write(path, samples, rate, subtype=subtype)
     return path
@@ -48,7 +44,7 @@ def test_read_gives_16_khz_at_the_same_pitch_and_level_when_the_rate_differs(tmp
     audio = read_audio(write(tmp_path / "a.wav", tone(rate), rate), 16_000)
     assert audio.sample_rate == 16_000 and audio.samples.dtype == np.float32
     assert abs(len(audio.samples) - 8_000) <= 1
-    assert peak_hertz(audio) == pytest.approx(220, abs=2)  # bins of 2 Hz
+    assert loudest_hertz(audio) == pytest.approx(220, abs=2)  # bins of 2 Hz
     middle = audio.samples[1_000:7_000]
     assert rms(middle) == pytest.approx(0.5 / 2**0.5, rel=0.01)  # a sine's RMS; the filter's ripple is under 1 %
 

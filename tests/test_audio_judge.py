@@ -11,7 +11,8 @@ import pytest
 import soundfile
 import torch
 from beeps import BeepRecognizer, BeepTranscriber
-from loopback import Loopback, Sent, completion
+from loopback import Loopback, Sent, audio_chat, completion
+from sounds import hum
 from test_qwen_omni import folder, scorer  # noqa: F401  its tiny thinker
 
 from lightning_paras2s.audio import write_audio
@@ -22,14 +23,9 @@ from lightning_paras2s.judging.audio_judges import AudioLLMJudge, ScorerJudge
 from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.servers.chat import OpenAIChat
-from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.types import Audio, Evidence, Query, Verdict, read_jsonl, to_json
+from lightning_paras2s.types import Evidence, Query, Verdict, read_jsonl, to_json
 
 SECONDS = 0.32
-
-
-def hum(level: float) -> Audio:
-    return Audio((level * np.sin(np.arange(int(SECONDS * 16_000)) / 5)).astype(np.float32), 16_000)
 
 
 class Hums(S2SSystem):
@@ -41,7 +37,7 @@ class Hums(S2SSystem):
         self.levels = levels
 
     def respond(self, queries, audios, sample):
-        return [Answer(hum(self.levels[int(q.id[1])])) for q in queries]
+        return [Answer(hum(self.levels[int(q.id[1])], SECONDS)) for q in queries]
 
 
 @pytest.fixture
@@ -54,7 +50,7 @@ def study(tmp_path):
     ]
     (tmp_path / "queries.jsonl").write_text("".join(to_json(q) + "\n" for q in queries))
     for i, q in enumerate(queries):
-        write_audio(tmp_path / q.audio, hum((i + 1) / 10))
+        write_audio(tmp_path / q.audio, hum((i + 1) / 10, SECONDS))
     return {
         "manifest": str(tmp_path / "queries.jsonl"),
         "systems": {"s": Hums(0.5, 0.6, 0.7, 0.0)},
@@ -63,11 +59,6 @@ def study(tmp_path):
         "output": str(tmp_path / "run"),
         "label_swap": False,
     }
-
-
-def chat(url: str, place, **options) -> OpenAIChat:
-    patience = Patience(0, 5, 0.01, 0.02)
-    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(place / "cache"), **options)
 
 
 def parts(body: bytes) -> list[dict]:
@@ -92,7 +83,7 @@ def test_the_prompt_is_the_guideline_with_both_recordings_in_its_slots(study, tm
         return Sent(200, completion(f"The reason is loud; The score is {1 + len(heard)}"))
 
     with Loopback(answer) as server:
-        result = evaluate(**study, judge=AudioLLMJudge(chat(server.url, tmp_path, concurrency=1)))
+        result = evaluate(**study, judge=AudioLLMJudge(audio_chat(server.url, tmp_path, concurrency=1)))
     assert sorted(heard) == [(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)]
     verdicts = {v.response_id: v for v in read_jsonl(tmp_path / "run/verdicts.jsonl", Verdict)}
     assert verdicts["s/q3/0"].score == 1 and "nothing is to be heard" in verdicts["s/q3/0"].reason  # not asked
@@ -116,7 +107,7 @@ def test_a_cap_counts_the_recordings_before_they_are_sent(study, tmp_path):
         characters = len(PROMPT) - len("{user}{agent}")
         audio = 2 * (SECONDS + 44 / 32_000) * 15
         most = ((characters / 3 + 50) * 2.5 + audio * 32 + 10 * 10) / 1e6
-        llm = chat(server.url, tmp_path, max_tokens=10, max_usd=1.5 * most, concurrency=1)
+        llm = audio_chat(server.url, tmp_path, max_tokens=10, max_usd=1.5 * most, concurrency=1)
         result = evaluate(**study, judge=AudioLLMJudge(llm))
         assert len(server.requests) == 1 and llm.spent_usd <= llm.max_usd
         assert result["verdict_statuses"] == {"s": {"ok": 2, "max_usd": 2}}  # the other "ok" is the silent response

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
+from sounds import tone
 from tiny_models import write_reasoner
 
 from lightning_paras2s.audio import write_audio
@@ -15,7 +15,7 @@ from lightning_paras2s.hearing.audio_reasoner import QUESTION, SYSTEM, AudioReas
 from lightning_paras2s.hearing.evidence import Ears, hear
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import LLMJudge
-from lightning_paras2s.types import Audio, Query, Response
+from lightning_paras2s.types import Query, Response
 
 THOUGHT = "<THINK><PLANNING>Listen.</PLANNING><CAPTION>A voice.</CAPTION><REASONING>Slow.</REASONING></THINK>"
 
@@ -63,21 +63,16 @@ def reasoner(folder):
         yield AudioReasoner(folder, device="cpu", dtype="float32", batch_size=2, max_tokens=8)
 
 
-def voice(seconds: float, pitch: float) -> Audio:
-    time = np.arange(int(seconds * 16_000)) / 16_000
-    return Audio((0.3 * np.sin(2 * np.pi * pitch * time)).astype(np.float32), 16_000)
-
-
 def test_replies_depend_on_the_recording_and_not_on_the_batch(reasoner):
-    audios = [voice(0.5, 150), voice(2.0, 600), voice(1.0, 300)]
+    audios = [tone(150, 0.5), tone(600, 2.0), tone(300, 1.0)]
     together = [tone.raw for tone in reasoner.describe(audios)]
     assert together == [reasoner.describe([audio])[0].raw for audio in audios]
     assert len(set(together)) > 1  # it hears
 
 
 def test_a_random_model_says_no_tone_and_so_nothing_is_judged(reasoner, tmp_path):
-    assert [style.tone for style in reasoner.recognize([voice(0.5, 150)], "response")] == [None]
-    write_audio(tmp_path / "a.flac", voice(0.5, 150))
+    assert [style.tone for style in reasoner.recognize([tone(150, 0.5)], "response")] == [None]
+    write_audio(tmp_path / "a.flac", tone(150, 0.5))
     (evidence,) = hear([Response("q", "s", audio="a.flac")], tmp_path, Ears(Words(), reasoner))
     assert (evidence.status, evidence.tone) == ("no_tone", "")
     assert evidence.providers["recognizer"].startswith("audio-reasoner-1-")
@@ -92,7 +87,7 @@ def test_its_description_reaches_the_evidence_when_the_reply_can_be_read(reasone
         return torch.cat([input_ids, reply.expand(len(input_ids), -1)], 1)
 
     monkeypatch.setattr(reasoner.model, "generate", generate)
-    write_audio(tmp_path / "a.flac", voice(0.5, 150))
+    write_audio(tmp_path / "a.flac", tone(150, 0.5))
     (evidence,) = hear([Response("q", "s", audio="a.flac")], tmp_path, Ears(Words(), reasoner))
     assert (evidence.status, evidence.tone) == ("ok", "soft, calm")
 
@@ -106,6 +101,6 @@ class Words(Transcriber):
 
 def test_a_query_is_refused_and_a_missing_folder_is_one_line(reasoner):
     with pytest.raises(UserError, match="describes responses; got role 'query'"):
-        reasoner.recognize([voice(0.5, 150)], "query")
+        reasoner.recognize([tone(150, 0.5)], "query")
     with pytest.raises(UserError, match="must be the folder of its weights; got /nowhere"):
         AudioReasoner("/nowhere")

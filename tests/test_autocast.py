@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sounds import hiss
 from test_kimi_audio import mixed_prompt, tiny_kimi
 from test_kimi_tokenizer import tokenizer  # noqa: F401
-from test_qwen_omni import folder, hiss, scorer  # noqa: F401
+from test_qwen_omni import folder, scorer  # noqa: F401
 
 from lightning_paras2s.models.log_mel import log_mel
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 from omni_release import write_release
+from sounds import hiss, tone
 from test_kimi_audio import mixed_prompt, tiny_kimi
 from test_qwen_family import queries
-from test_qwen_omni import hiss, tone
 from tiny_models import write_omni
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 

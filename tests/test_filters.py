@@ -15,6 +15,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.emotion2vec import best_emotion
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.running.logs import replace_jsonl
 from lightning_paras2s.shown.show import SHOWN
 from lightning_paras2s.types import Audio, Query, Style, read_jsonl, to_json
 
@@ -163,3 +164,10 @@ def test_overlaps_name_a_chinese_text_that_differs_in_one_character():
     near = query("n", "sad", text="我今天真的很高兴见到您，一起走吧", topic="B", voice="b")
     far = query("f", "sad", text="他明天可能不会再来上班了，一起走吧", topic="B", voice="b")
     assert overlaps([near, far], train) == {"n": "text: the training data has one like it"}
+
+
+def test_dicts_are_lines_as_records_are_when_a_value_is_no_number(tmp_path):
+    replace_jsonl(tmp_path / "rows.jsonl", [{"why": "zu laut: ü", "wer": float("nan"), "at": [1.5, float("inf")]}])
+    assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == (
+        '{"why": "zu laut: ü", "wer": null, "at": [1.5, null]}\n'
+    )

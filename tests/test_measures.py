@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sounds import RATE, tone
 
 from lightning_paras2s.bench.corpora.rows import CorpusItem
 from lightning_paras2s.bench.measures import attribution, overlap
@@ -148,14 +149,6 @@ def test_event_hits_are_the_best_of_all_matchings(ours, theirs, tolerance):
     assert event_hits(found, there, tolerance / 4) == best
 
 
-RATE = 16_000
-
-
-def tone(hertz: float, seconds: float = 1.0, level: float = 0.5) -> Audio:
-    time = np.arange(round(seconds * RATE)) / RATE
-    return Audio((level * np.sin(2 * np.pi * hertz * time)).astype(np.float32), RATE)
-
-
 def test_bleu_of_an_answer_and_of_a_set_as_worked_by_hand():
     """ "the cat sat on a mat" shares 5 of 6 words, 3 of 5 pairs, 2 of 4 threes and 1 of 3 fours with "... the mat"."""
     pytest.importorskip("sacrebleu")
@@ -231,20 +224,20 @@ def peak_hertz(audio: Audio) -> float:
 
 @pytest.mark.parametrize("rate", attribution.RATES)
 def test_another_speed_keeps_the_pitch(rate):
-    changed = attribution.at_rate(tone(440), rate)
+    changed = attribution.at_rate(tone(440, 1.0), rate)
     assert len(changed.samples) == round(RATE / rate)
     assert peak_hertz(changed) == pytest.approx(440, rel=0.005)  # a bin of the vocoder is 31 Hz wide
 
 
 @pytest.mark.parametrize("semitones", attribution.SEMITONES)
 def test_another_pitch_keeps_the_length(semitones):
-    changed = attribution.at_pitch(tone(440), semitones)
+    changed = attribution.at_pitch(tone(440, 1.0), semitones)
     assert len(changed.samples) == RATE
     assert peak_hertz(changed) == pytest.approx(440 * 2 ** (semitones / 12), rel=0.005)
 
 
 def test_noise_has_its_ratio_and_a_room_its_decay():
-    clean = tone(440, level=0.1)
+    clean = tone(440, 1.0, 0.1)
     for ratio in attribution.SNR_DB:
         noise = attribution.with_noise(clean, ratio).samples - clean.samples
         powers = [float(np.mean(x.astype(float) ** 2)) for x in (clean.samples, noise)]

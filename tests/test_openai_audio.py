@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from loopback import Loopback, Sent
+from sounds import loudest_hertz
 
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
@@ -53,8 +54,7 @@ def tone(number: int, rate: int = 24_000) -> np.ndarray:
 
 
 def pitch(audio: Audio) -> int:
-    spectrum = np.abs(np.fft.rfft(audio.samples * np.hanning(len(audio.samples))))
-    return round((np.argmax(spectrum) * audio.sample_rate / len(audio.samples) - 300) / 50)
+    return round((loudest_hertz(audio) - 300) / 50)
 
 
 def completion(number: int, **message) -> bytes:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_outside import Counting, run, tone  # noqa: F401  `run` is a fixture
+from sounds import hum
+from test_outside import Counting, run  # noqa: F401  `run` is a fixture
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.audit import audit
@@ -40,7 +41,7 @@ def rewritten(folder: Path, change) -> None:
 
 
 def other_sound(folder: Path) -> None:
-    write_audio(folder / "loud.flac", tone(0.2))
+    write_audio(folder / "loud.flac", hum(0.2))
 
 
 def other_words(folder: Path) -> None:
@@ -106,7 +107,7 @@ def test_voices_that_say_a_systems_texts_go_with_its_answers(run, monkeypatch): 
         name = "control: voice"
 
         def say(self, text, tone_):
-            return tone(0.7)
+            return hum(0.7)
 
         def origin(self, text):
             return ""

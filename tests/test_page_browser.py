@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile
 from browser import AVAILABLE, FAKE_MICROPHONE, Browser
+from sounds import tone
 
 from lightning_paras2s.bench.pairs.arena import arena
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
@@ -23,7 +24,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("httpx")
 
 from test_serve import Running  # noqa: E402  it needs what may be missing
-from test_serve_page import NASTY, Toner, served, tone  # noqa: E402
+from test_serve_page import NASTY, Toner, served  # noqa: E402
 
 HEARD = 'document.querySelectorAll(".turn:first-child .side.heard").length'
 TOLD = 'document.querySelector(".vote [role=status]").textContent'

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 from browser import AVAILABLE, Browser
+from sounds import tone
 from test_leaderboard import write_run
 
 from lightning_paras2s.audio import write_audio
@@ -22,16 +23,12 @@ from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.leaderboard_page import cost_cell, seconds_cell
 from lightning_paras2s.bench.template import filled
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.types import Audio, Evidence, Query, Response, Verdict, append_jsonl, to_json
+from lightning_paras2s.types import Evidence, Query, Response, Verdict, append_jsonl, to_json
 
 NASTY = "<script>document.title='broken'</script>"
 NAME = f"bad {NASTY} __TABLE__ \" ' &"
 RATE = 16_000
 HALVES = ("child", "adult")
-
-
-def tone(pitch: float, seconds: float = 0.5) -> Audio:
-    return Audio((0.3 * np.sin(np.arange(int(seconds * RATE)) * 2 * np.pi * pitch / RATE)).astype(np.float32), RATE)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from loopback import Loopback, Sent, completion
+from loopback import Loopback, Sent, audio_chat, completion
+from sounds import hum
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.pairs.arena import arena, read_trace
@@ -24,9 +25,7 @@ from lightning_paras2s.judging.pair_judges import (
     parse_pair_verdict,
 )
 from lightning_paras2s.judging.scorer import ResponseScorer
-from lightning_paras2s.servers.chat import OpenAIChat
-from lightning_paras2s.servers.remote import Patience
-from lightning_paras2s.types import Audio, Battle, Human, Query, Response, append_jsonl, read_jsonl, to_json
+from lightning_paras2s.types import Battle, Human, Query, Response, append_jsonl, read_jsonl, to_json
 
 
 @pytest.mark.parametrize(
@@ -46,10 +45,6 @@ from lightning_paras2s.types import Audio, Battle, Human, Query, Response, appen
 )
 def test_a_pair_verdict_is_read_only_when_there_is_one(text, verdict, status):
     assert (parse_pair_verdict(text)[0], parse_pair_verdict(text)[2]) == (verdict, status)
-
-
-def hum(level: float) -> Audio:
-    return Audio((level * np.sin(np.arange(3200) / 5)).astype(np.float32), 16_000)
 
 
 @pytest.fixture
@@ -74,11 +69,6 @@ def levels(body: bytes) -> list[float]:
     return [float(np.abs(np.frombuffer(d, np.int16)).max()) / 32767 for d in data]
 
 
-def chat(url: str, folder, **options) -> OpenAIChat:
-    patience = Patience(0, 5, 0.01, 0.02)
-    return OpenAIChat("gpt-audio", url, patience=patience, cache_dir=str(folder / "cache"), **options)
-
-
 def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_place(study):
     def answer(path, body, times):
         _, first, second = levels(body)
@@ -88,7 +78,7 @@ def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_
         made = arena(
             str(study / "out"),
             runs=[str(study / "run")],
-            judge=AudioPairJudge(chat(server.url, study)),
+            judge=AudioPairJudge(audio_chat(server.url, study)),
             manifest=str(study / "queries.jsonl"),
             orders=5,
         )
@@ -136,7 +126,7 @@ def test_what_was_not_judged_is_no_battle_and_is_heard_again_when_the_judge_is_b
     with Loopback(answer) as server:
 
         def run():
-            judge = AudioPairJudge(chat(server.url, study))
+            judge = AudioPairJudge(audio_chat(server.url, study))
             options = {"judge": judge, "manifest": str(study / "queries.jsonl"), "orders": 5}
             return arena(str(study / "out"), runs=[str(study / "run")], **options)
 

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import yaml
 from lightning.pytorch.strategies import ModelParallelStrategy
+from toys import ToyLM, ToyScorer
 
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
@@ -150,3 +151,9 @@ def test_samples_of_a_sharded_policy_are_refused() -> None:
     check_run("predict", module, L.Trainer(**options, strategy="ddp"))
     with pytest.raises(UserError, match="predict must not shard the policy.*; got ModelParallelStrategy"):
         check_run("predict", module, L.Trainer(**options, strategy=ModelParallelStrategy(1, 1)))
+
+
+@pytest.mark.parametrize("model", [ToyLM, ToyScorer])
+def test_a_small_model_tells_that_it_is_not_sharded(model) -> None:
+    with pytest.raises(UserError, match=f"{model.__name__} is too small to be sharded; .*; use DDP or one process"):
+        model().shard(None)

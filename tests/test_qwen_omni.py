@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from sounds import hiss, tone
 from tiny_models import write_omni
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
@@ -33,15 +34,6 @@ def scorer(folder, monkeypatch):
     monkeypatch.setattr(qwen_omni, "GUIDELINE", "Fit?")
     torch.manual_seed(1)
     return QwenOmniScorer(folder, lora_rank=4, dtype="float32").eval()
-
-
-def tone(hertz: float, seconds: float) -> Audio:
-    time = np.arange(int(16_000 * seconds)) / 16_000
-    return Audio((0.3 * np.sin(2 * np.pi * hertz * time)).astype(np.float32), 16_000)
-
-
-def hiss(seed: int) -> Audio:
-    return Audio((0.3 * np.random.default_rng(seed).standard_normal(6400)).astype(np.float32), 16_000)
 
 
 def test_mel_and_mask_equal_the_stock_extractors():

@@ -20,7 +20,8 @@ def test_quadratic_kappa_on_a_worked_table():
 
 
 def test_krippendorff_alpha_on_the_published_example():
-    # Krippendorff (2011), data C/D: 4 observers, 12 units; alpha nominal .743, ordinal .815, interval .849.
+    # Krippendorff (2011), data C/D: 4 observers, 12 units; alpha nominal .743, ordinal .815, interval .849
+    # (pln-fing-udelar/fast-krippendorff#4 had another ordinal value).
     x = np.nan
     data = [
         [1, 2, 3, 3, 2, 1, 4, 1, 2, x, x, x],

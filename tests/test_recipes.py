@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sounds import loudest_hertz
 
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.systems.command import RECIPES, CommandSystem
@@ -228,12 +229,6 @@ RUNS = {
 }
 
 
-def peak(audio: Audio) -> float:
-    """Hz of the loudest frequency."""
-    spectrum = np.abs(np.fft.rfft(audio.samples * np.hanning(len(audio.samples))))
-    return float(np.argmax(spectrum) * audio.sample_rate / len(audio.samples))
-
-
 def test_there_is_a_run_for_each_recipe():
     assert {path.stem.removeprefix("run_") for path in RECIPES.glob("*.py")} - {"protocol"} == set(RUNS)
 
@@ -257,6 +252,6 @@ def test_recipe_answers_each_query_with_its_own_speech(name, tmp_path, monkeypat
     assert [a.status for a in answers] == ["ok", "ok"], Path(tmp_path / "errors.txt").read_text()
     assert [a.text for a in answers] == [text, text]
     for answer, level in zip(answers, levels, strict=True):
-        assert peak(answer.audio) == pytest.approx(10_000 * level, abs=15)
+        assert loudest_hertz(answer.audio) == pytest.approx(10_000 * level, abs=15)
     assert ("first_audio_seconds" in answers[0].latency) == (name == "mini_omni")
     assert "a library that prints" in (tmp_path / "errors.txt").read_text()

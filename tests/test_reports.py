@@ -73,18 +73,10 @@ def test_repeated_requests_and_other_models_have_replies_of_their_own(tmp_path):
 
 
 def test_alpha_and_kappa_of_ratings_that_trip_other_packages():
-    """nltk/nltk#2865 (a missing rating was a category: .33), pln-fing-udelar/fast-krippendorff#4 (the ordinal value of
-    Krippendorff's own example, .815) and #11 (0 with one disagreement is right), grrrr/krippendorff-alpha#1 and
-    scikit-learn/scikit-learn#9624 (all ratings equal say nothing: not 1, not 0)."""
+    """nltk/nltk#2865 (a missing rating was a category: .33), pln-fing-udelar/fast-krippendorff#11 (0 with one
+    disagreement is right), grrrr/krippendorff-alpha#1 and scikit-learn/scikit-learn#9624 (all ratings equal say
+    nothing: not 1, not 0)."""
     assert krippendorff_alpha([[1, 1, 2], [1, 1, NAN], [NAN, 1, 2]], "nominal") == 1
-    example = [
-        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
-        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
-        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
-        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
-    ]
-    assert krippendorff_alpha(example, "ordinal") == pytest.approx(0.815, abs=5e-4)
-    assert krippendorff_alpha(example, "nominal") == pytest.approx(904 / 1216, abs=1e-3)
     assert krippendorff_alpha([[3, 3, 3, 3, 3], [3, 3, 3, 3, 3], [3, 3, 3, 3, 1]]) == pytest.approx(0, abs=1e-12)
     assert np.isnan(krippendorff_alpha([[1, 1, 1]] * 3)) and np.isnan(cohen_kappa([1, 1], [1, 1]))
     assert cohen_kappa([1] * 89, [1] * 60 + [2] * 29) == pytest.approx(0, abs=1e-12)  # statsmodels/statsmodels#5530

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from sounds import loudest_hertz, tone
 
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, S2SSystem
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
@@ -34,7 +35,7 @@ class Toner(S2SSystem):
         self.pitch, self.seconds, self.config_sha = pitch, seconds, f"f{pitch:g}"
 
     def respond(self, queries, audios, sample):
-        if any(pitch_of(audio) < 300 for audio in audios):
+        if any(loudest_hertz(audio) < 300 for audio in audios):
             raise RuntimeError("too low")
         return [Answer(tone(self.pitch, self.seconds), f"{NASTY} {self.pitch:g}") for _ in audios]
 
@@ -45,10 +46,10 @@ class Ear(Transcriber):
     name = "ear"
 
     def write_down(self, audios):
-        return [f"{pitch_of(audio):.0f} hertz {NASTY}" for audio in audios]
+        return [f"{loudest_hertz(audio):.0f} hertz {NASTY}" for audio in audios]
 
     def strange(self, audios):
-        return [pitch_of(audio) > 1000 for audio in audios]
+        return [loudest_hertz(audio) > 1000 for audio in audios]
 
 
 class Manner(StyleRecognizer):
@@ -56,15 +57,6 @@ class Manner(StyleRecognizer):
 
     def recognize(self, audios, role):
         return [Style(tone="calm") if role == "response" else Style(emotion="happy", age="adult") for _ in audios]
-
-
-def tone(pitch: float, seconds: float = 0.5, level: float = 0.3) -> Audio:
-    time_axis = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    return Audio((level * np.sin(2 * np.pi * pitch * time_axis)).astype(np.float32), SAMPLE_RATE)
-
-
-def pitch_of(audio: Audio) -> float:
-    return float(np.abs(np.fft.rfft(audio.samples)).argmax() * SAMPLE_RATE / len(audio.samples))
 
 
 def recording(audio: Audio) -> str:

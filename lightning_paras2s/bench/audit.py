@@ -33,7 +33,7 @@ from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.running.logs import Log, replace_file, say, write_summary
+from lightning_paras2s.running.logs import Log, replace_jsonl, say, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
 from lightning_paras2s.types import Evidence, Query, Response, response_id
@@ -236,8 +236,7 @@ def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:
 
 
 def write_rows(path: Path, numbers: dict[str, list[dict[str, Any]]]) -> None:
-    lines = [as_line(name, row) for name, found in numbers.items() for row in found]
-    replace_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    replace_jsonl(path, [as_line(name, row) for name, found in numbers.items() for row in found])
 
 
 def as_line(system: str, row: dict[str, Any]) -> dict[str, Any]:

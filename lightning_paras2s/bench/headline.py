@@ -7,7 +7,6 @@ interval leaves "no difference" out, and there is none where there is no interva
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +27,8 @@ from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.hearing.words import plain_text, plain_units
 from lightning_paras2s.running.files import rows_in
-from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_file
-from lightning_paras2s.types import Evidence, Query, Response, finite, read_jsonl, response_id
+from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_jsonl
+from lightning_paras2s.types import Evidence, Query, Response, read_jsonl, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = (*Judging._fields, "samples", "manifest")
@@ -269,4 +268,4 @@ def write_rows(path: Path, runs: list[str], found: list[Evaluation], names: list
             lines.append(about | kept | heard | {"cost_seconds": sum(evaluation.summary["seconds"].values())})
     made = {(line["run"], line["system"]) for line in lines}
     kept = [row for row in rows_in(path) if (row["run"], row["system"]) not in made]
-    replace_file(path, "".join(json.dumps(finite(row), allow_nan=False) + "\n" for row in (*kept, *lines)))
+    replace_jsonl(path, [*kept, *lines])

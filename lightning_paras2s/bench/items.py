@@ -7,7 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.summary import Judged, accurate_pairs, rounded
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.files import written_whole
-from lightning_paras2s.types import Query, finite
+from lightning_paras2s.types import Query, to_json
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     named = {(i.system, i.seed) for i in new}
     kept = [i for i in read_items(path) if (i.system, i.seed) not in named] if path.is_file() else []
     rows = sorted([*kept, *new], key=lambda i: (i.system, i.seed, i.query_id))
-    text = "".join(json.dumps(finite(asdict(row)), allow_nan=False) + "\n" for row in rows)
+    text = "".join(to_json(row) + "\n" for row in rows)
     with written_whole(path) as part:
         part.write_bytes(gzip.compress(text.encode(), mtime=0))
 

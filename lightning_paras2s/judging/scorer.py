@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, no_shards
 from lightning_paras2s.types import Audio
 
 
@@ -36,9 +36,7 @@ class ResponseScorer(nn.Module, ABC):
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Split the weights over the ranks of `mesh` (FSDP2), in place."""
-        raise UserError(
-            f"{type(self).__name__} is too small to be sharded; got a sharding strategy; use DDP or one process"
-        )
+        raise no_shards(self)
 
 
 def ready(build: Callable[[], ResponseScorer]) -> ResponseScorer:

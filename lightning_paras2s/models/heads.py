@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.lora import AdapterOff
 from lightning_paras2s.models.sampling import draw
 from lightning_paras2s.models.selective import Ranges, legal, matmul_fp32, selective_logps
 from lightning_paras2s.models.sharding import unsharded
@@ -18,6 +20,7 @@ from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, P
 class HeadedLM(SpeechLM):
     """A policy with a head a stream; neither in decoding nor in training are all of its logits made."""
 
+    lora_rank: int  # 0 = no adapters: all weights train
     rollout: type  # of (model, prompt, sampling, noise, group_size); its `run` gives the completion
 
     @abstractmethod
@@ -37,6 +40,9 @@ class HeadedLM(SpeechLM):
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
             return self.rollout(self, prompt, sampling, noise, group_size).run().trim()
+
+    def reference(self) -> SpeechLM:
+        return AdapterOff(self) if self.lora_rank else copy.deepcopy(self).requires_grad_(False).eval()
 
     def draw(self, state: Tensor, stream: int, uniform: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """One legal token a row and its log-probability: state [B, h] -> [B], [B]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -23,8 +22,7 @@ from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
-from lightning_paras2s.running.fields import finite
-from lightning_paras2s.running.logs import replace_file, say
+from lightning_paras2s.running.logs import replace_jsonl, say
 from lightning_paras2s.running.runs import batches_done, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
@@ -84,7 +82,7 @@ class SampleWriter(Callback):
         lines = []
         for i, query in enumerate(batch.queries[: self.count]):
             response, reward = rollout.responses[i * pl_module.group_size], float(rewards[i * pl_module.group_size])
-            lines.append(finite({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward}))
+            lines.append({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward})
             for name, audio in (("query", batch.audios[i]), ("response", response.audio)):
                 if len(audio.samples):
                     write_audio(place / f"{i}-{name}.wav", audio)
@@ -93,7 +91,7 @@ class SampleWriter(Callback):
                         board.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
             if board is not None:
                 board.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
-        replace_file(place / "samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        replace_jsonl(place / "samples.jsonl", lines)
 
 
 class Probe(Callback):

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from lightning_paras2s.errors import check_rounding
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
+FILLED = 0.9  # of a GPU's memory; the rest is left to the allocator
 CODE_RATE = 12.5  # steps and codes a second
 MEL_RATE = 50  # frames a second
 
@@ -305,10 +306,8 @@ def memory_of(shape: Shape, gpus: int, work: Work, rows: int, speech: Speech = S
     return Memory(kept, {"rollout": rollout, "waveform": waveform, "update": update, "sum": total})
 
 
-def largest_micro_batch(shape: Shape, gpu: GPU, gpus: int, work: Work, reserve: float = 0.1) -> int:
-    """Responses a GPU can learn from at once; 0 if not even one fits. `reserve` of the memory is left to the
-    allocator.
-    """
-    room, responses = gpu.memory * (1 - reserve), math.ceil(work.rows / gpus)
+def largest_micro_batch(shape: Shape, gpu: GPU, gpus: int, work: Work) -> int:
+    """Responses a GPU can learn from at once; 0 if not even one fits."""
+    room, responses = FILLED * gpu.memory, math.ceil(work.rows / gpus)
     fitting = (rows for rows in range(responses, 0, -1) if memory_of(shape, gpus, work, rows).peak <= room)
     return next(fitting, 0)

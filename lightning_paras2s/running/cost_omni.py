@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lightning_paras2s.running.cost import GPU, Blocks, Efficiency, Memory, Work
+from lightning_paras2s.running.cost import FILLED, GPU, Blocks, Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import BLOCK_SECONDS, Listener
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 
@@ -197,8 +197,8 @@ def omni_memory(omni: Omni, work: OmniWork, rows: int, voice: Voice = Voice()) -
     return Memory(kept, phases)
 
 
-def largest_omni_batch(omni: Omni, gpu: GPU, work: OmniWork, reserve: float = 0.1) -> int:
+def largest_omni_batch(omni: Omni, gpu: GPU, work: OmniWork) -> int:
     """Answers that can be learned from at once, in whole groups; 0 if not one group fits."""
-    room, group = gpu.memory * (1 - reserve), work.work.group_size
+    room, group = FILLED * gpu.memory, work.work.group_size
     groups = range(work.work.queries, 0, -1)
     return next((n * group for n in groups if omni_memory(omni, work, n * group).peak <= room), 0)

@@ -1,8 +1,9 @@
-"""The fields of records: does a JSON value fit a field's type, and can it be written again?"""
+"""JSON: does a value fit a field's type, what do bytes hold, and can it be written again?"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import lru_cache
 from math import isfinite
 from types import MappingProxyType
@@ -45,9 +46,20 @@ def in_words(kind: str) -> str:
 
 
 def written(record: Any) -> dict[str, Any]:
-    """A record's fields as its line has them."""
+    """A record's fields as its line has them; a dict is its own."""
+    if isinstance(record, dict):
+        return record
     empty = {f.name for f in dataclasses.fields(record) if f.metadata.get("sparse") and not getattr(record, f.name)}
     return {name: value for name, value in dataclasses.asdict(record).items() if name not in empty}
+
+
+def json_object(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object that bytes hold; None where they hold anything else."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def finite(value: Any) -> Any:

@@ -254,7 +254,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def replace_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """Write records as JSON lines, whole or not at all."""
+    """Write records or dicts as JSON lines, whole or not at all."""
     replace_file(path, "".join(to_json(row) + "\n" for row in rows))
 
 

@@ -189,7 +189,7 @@ def plan_card(stages: dict[str, dict[str, Any]], terms: Terms, card: str, usd_pe
     made = [plan_stage(values, terms) for values in stages.values()]
     for stage in made:
         print("\n".join(stage_lines(stage, card, usd_per_hour)))
-    print("\n".join(summary_lines(made, card, usd_per_hour)))
+    print("\n".join(summary_lines(made, usd_per_hour)))
     about = f"{terms.size} queries a set, {terms.prompt} tokens a query, every answer as long as it may be"
     print(f"\n{about}\narithmetic from data sheets; nothing was measured")
     rows = [

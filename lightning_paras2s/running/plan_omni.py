@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.cost import GPU, Efficiency, Memory, Work
+from lightning_paras2s.running.cost import FILLED, GPU, Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import Listener, arguments, chat, short, whisper
 from lightning_paras2s.running.cost_omni import (
     CODE_RATE,
@@ -76,8 +76,7 @@ class StagePlan:
 
     @property
     def fits(self) -> bool:
-        """With a tenth left to the allocator."""
-        return self.memory.peak <= 0.9 * self.room
+        return self.memory.peak <= FILLED * self.room
 
     @property
     def hours(self) -> float:
@@ -269,7 +268,7 @@ def stage_lines(made: StagePlan, card: str, usd_per_hour: float) -> list[str]:
     return [*lines, f"{made.steps} steps: {made.hours:.2f} hours{paid}{judge}", ""]
 
 
-def summary_lines(stages: list[StagePlan], card: str, usd_per_hour: float) -> list[str]:
+def summary_lines(stages: list[StagePlan], usd_per_hour: float) -> list[str]:
     """All stages in one table (Markdown's, for a page)."""
     lines = ["| stage | model | GB | seconds a step | steps | hours | card, USD | judge, USD |"]
     lines += ["|---|---|---|---|---|---|---|---|"]

@@ -31,7 +31,7 @@ from lightning_paras2s.running.inputs import write_inputs
 from lightning_paras2s.running.loaders import go_on
 from lightning_paras2s.running.logs import replace_file
 from lightning_paras2s.running.precision import machine
-from lightning_paras2s.types import finite
+from lightning_paras2s.types import append_jsonl
 
 
 class RunLogger(TensorBoardLogger):
@@ -57,10 +57,7 @@ class RunLogger(TensorBoardLogger):
             self.experiment.add_custom_scalars(layout())
             self.laid_out = True
         super().log_metrics(metrics, step)
-        values = {name: float(value) for name, value in metrics.items()}
-        self.metrics_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
+        append_jsonl(self.metrics_path, [{"step": step} | {name: float(value) for name, value in metrics.items()}])
 
     @rank_zero_only
     def rewind(self, step: int, validated: bool = True) -> None:

@@ -20,11 +20,11 @@ from lightning_paras2s.bench.summary import mean_score
 from lightning_paras2s.bench.verdicts import own_scores
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.files import rows_in
-from lightning_paras2s.running.logs import RESULT, Judging, Log, read_summary, replace_file, say
+from lightning_paras2s.running.logs import RESULT, Judging, Log, read_summary, replace_jsonl, say
 from lightning_paras2s.running.machine import cpu_name
 from lightning_paras2s.sweeping.board import write_hparams
 from lightning_paras2s.sweeping.runs import commits_of, seconds_of
-from lightning_paras2s.types import finite, response_id
+from lightning_paras2s.types import response_id
 
 if TYPE_CHECKING:
     from lightning_paras2s.sweeping.planning import Run
@@ -94,9 +94,7 @@ class Rows:
 
     def _add(self, row: dict[str, Any]) -> None:
         with self._locked():
-            rows = self.read() | {row["config_sha"]: row}
-            text = "".join(json.dumps(finite(r), allow_nan=False, ensure_ascii=False) + "\n" for r in rows.values())
-            replace_file(self.path, text)
+            replace_jsonl(self.path, (self.read() | {row["config_sha"]: row}).values())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

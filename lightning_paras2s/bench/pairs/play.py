@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -16,7 +15,7 @@ from lightning_paras2s.bench.pairs.runs import about
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
-from lightning_paras2s.running.logs import Log, half_line, record_key, replace_file, replace_jsonl, say
+from lightning_paras2s.running.logs import Log, half_line, record_key, replace_jsonl, say
 from lightning_paras2s.running.origins import file_sha, inputs_of
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.parts import AUDIO_RATE
@@ -122,7 +121,7 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
         failures += [failure(g, o) for g, o in pairs if o.verdict is None]
         statuses.update(o.status for o in outcomes)
         usd += sum(o.usage.get("cost_usd", 0.0) for o in outcomes)
-    replace_file(folder / "failures.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failures))
+    replace_jsonl(folder / "failures.jsonl", failures)
     wanted = {game.key(judge.name) for game in games}
     played = [b for b in (read_jsonl(path, Battle) if path.is_file() else []) if record_key(b) in wanted]
     if not played:

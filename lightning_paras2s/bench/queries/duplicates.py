@@ -62,16 +62,14 @@ def near_in_meaning(vectors: np.ndarray, least: float) -> list[tuple[int, int]]:
     return found
 
 
-def first_of_each(
-    texts: Sequence[str], min_overlap: float = MIN_OVERLAP, more: Iterable[tuple[int, int]] = ()
-) -> list[int | None]:
+def first_of_each(texts: Sequence[str], more: Iterable[tuple[int, int]] = ()) -> list[int | None]:
     """For each text None if it is kept, else the index of the kept text that it repeats (earlier texts win).
 
     Args:
         more: pairs (i, j), i < j, that repeat each other for another reason than their words.
     """
     repeats: list[int | None] = [None] * len(texts)
-    for i, j in sorted({*near_duplicates(texts, min_overlap), *more}):
+    for i, j in sorted({*near_duplicates(texts), *more}):
         if repeats[i] is None and repeats[j] is None:
             repeats[j] = i
     return repeats

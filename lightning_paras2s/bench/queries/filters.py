@@ -23,7 +23,7 @@ from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.running.logs import replace_file, say, write_summary
+from lightning_paras2s.running.logs import replace_jsonl, say, write_summary
 from lightning_paras2s.running.origins import file_sha, reasons
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.types import FACTORS, Audio, Query, Style, append_jsonl, read_jsonl
@@ -94,7 +94,7 @@ def filter(
         orphans = {q.id for q in queries if not whys[q.id] and halves[q.pair] < whole[q.pair]}
         whys |= {query_id: "other_half: was dropped" for query_id in orphans}
     rejected = [{**asdict(heard[q.id]), "id": q.id, "why": whys[q.id]} for q in queries if whys[q.id]]
-    replace_file(rejected_path(out), "".join(json.dumps(row, allow_nan=False) + "\n" for row in rejected))
+    replace_jsonl(rejected_path(out), rejected)
     kept = [q for q in queries if not whys[q.id]]
     write_manifest(Path(out), kept)
     counts = {

@@ -7,7 +7,6 @@ candidate is kept with why. An answer that never came is asked for again by the 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from lightning_paras2s.bench.queries.three_tests import Candidate, apply, ask, n
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.words import plain_text
-from lightning_paras2s.running.logs import replace_file, replace_jsonl
+from lightning_paras2s.running.logs import replace_jsonl
 from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
 from lightning_paras2s.types import FACTORS, SPLITS
 
@@ -99,7 +98,7 @@ def mine(
         candidates = apply(test, llm, candidates)
     candidates = [replace(c, status="accepted") if c.status == "open" else c for c in candidates]
     folder = Path(out)
-    write(folder / "prompts.jsonl", rows)
+    replace_jsonl(folder / "prompts.jsonl", rows)
     replace_jsonl(folder / "candidates.jsonl", candidates)
     replace_jsonl(folder / "scripts.jsonl", [script_of(c) for c in candidates if c.status == "accepted"])
     return summary(folder, llm, rows, candidates)
@@ -204,10 +203,6 @@ def estimate(llm: ChatLLM, prompts: list[str], count: int, existing: int) -> dic
         "tokens": round(asked + answered),
         "usd": round(usd, 2),
     }
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def summary(folder: Path, llm: ChatLLM, rows: list[dict], candidates: list[Candidate]) -> dict:

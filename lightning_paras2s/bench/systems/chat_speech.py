@@ -22,7 +22,7 @@ from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
-from lightning_paras2s.turns import Turn, after
+from lightning_paras2s.turns import Turn, after, all_written
 from lightning_paras2s.types import TONES, Audio, Query, Style
 
 CASCADE_PROMPT = (
@@ -159,7 +159,7 @@ class ChatToplineSystem(SpokenChatSystem):
         self.config_sha = digest([type(self).__name__, *parts, RESPONSE_PROMPT], [])
 
     def carries(self, turns: Sequence[Turn]) -> bool:
-        return all(turn.text.strip() for turn in turns)
+        return all_written(turns)
 
     def at_most_usd(self, seconds: list[float], turns: Sequence[Sequence[Turn]] = ()) -> float:
         asked = []

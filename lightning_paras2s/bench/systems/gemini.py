@@ -12,7 +12,7 @@ from lightning_paras2s.bench.systems.live import LiveSystem, pcm
 from lightning_paras2s.bench.systems.remote_system import Prices
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.servers.spoken import Spoken, Usage, decoded, read_sound
-from lightning_paras2s.turns import Turn
+from lightning_paras2s.turns import Turn, all_written
 from lightning_paras2s.types import Audio
 
 SERVICE = "google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
@@ -85,7 +85,7 @@ class GeminiSystem(LiveSystem):
         return "setupComplete" in event
 
     def carries(self, turns: Sequence[Turn]) -> bool:
-        return all(turn.text.strip() for turn in turns)
+        return all_written(turns)
 
     def ask(self, turns: Sequence[Turn], audio: Audio) -> list[dict[str, Any]]:
         roles = {"user": "user", "assistant": "model"}

@@ -16,6 +16,7 @@ import numpy as np
 
 from lightning_paras2s.audio import resample
 from lightning_paras2s.bench.systems.remote_system import RemoteSystem, Tries
+from lightning_paras2s.running.fields import json_object
 from lightning_paras2s.servers.remote import Answer as Got
 from lightning_paras2s.servers.remote import Gate, patiently, retry_after
 from lightning_paras2s.servers.spoken import EXACT, Spoken
@@ -107,7 +108,7 @@ class LiveSystem(RemoteSystem):
         asked, events = False, []
         async for message in socket:
             sent = message.data if isinstance(message.data, bytes) else str(message.data).encode()
-            event = event_of(sent)
+            event = json_object(sent)  # None, for what is no event, ends nothing
             if not asked and self.ready(event or {}):
                 asked = True
                 for sent in self.ask(tries.turns, tries.audio):
@@ -121,15 +122,6 @@ class LiveSystem(RemoteSystem):
                     return events
         reason = f"the server closed ({socket.close_code}) before the answer's end"
         raise EventError(REFUSED.get(socket.close_code, "connection"), reason)
-
-
-def event_of(message: bytes) -> dict[str, Any] | None:
-    """A message's event; None for what is none, which then ends nothing."""
-    try:
-        event = json.loads(message)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) else None
 
 
 def pcm(audio: Audio, rate: int) -> str:

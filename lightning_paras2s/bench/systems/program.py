@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.fields import json_object
 from lightning_paras2s.running.logs import say
 
 GRACE_SECONDS = 5.0  # to end by itself when its input ends
@@ -135,7 +136,7 @@ class Program:
                 return None, "timeout"
             if line is None:
                 return None, ""
-            row = object_of(line)
+            row = json_object(line)
             if row is not None and wanted(row):
                 return row, ""
             with self.log.open("ab") as log:
@@ -167,15 +168,6 @@ def read_lines(output: BinaryIO, lines: queue.Queue) -> None:
         for line in output:
             lines.put(line)
     lines.put(None)
-
-
-def object_of(line: bytes) -> dict[str, Any] | None:
-    """A line's JSON object; None for anything else that a program prints."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
 
 
 def end_process(process: subprocess.Popen) -> None:

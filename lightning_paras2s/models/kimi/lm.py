@@ -15,7 +15,6 @@ skipped in `logits` a row at a time and nowhere else (theirs: whenever the ids o
 from __future__ import annotations
 
 import contextlib
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +30,7 @@ from lightning_paras2s.models.kimi.attention import attention_mask, positions_of
 from lightning_paras2s.models.kimi.checkpoint import ADAPTERS, base_of, check_kimi, load_kimi, save_kimi
 from lightning_paras2s.models.kimi.config import KimiConfig, read_config
 from lightning_paras2s.models.kimi.decoding import KimiRollout
-from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora, load_adapters
+from lightning_paras2s.models.lora import LINEAR, add_lora, load_adapters
 from lightning_paras2s.models.selective import Ranges
 from lightning_paras2s.models.sharding import shard_blocks
 from lightning_paras2s.models.speech_lm import (
@@ -41,7 +40,6 @@ from lightning_paras2s.models.speech_lm import (
     Logps,
     Prompt,
     Sampling,
-    SpeechLM,
     Streams,
 )
 
@@ -267,9 +265,6 @@ class KimiAudio(HeadedLM):
                 f"features must have {wanted} numbers a position; got {prompt.features.shape[-1]}; "
                 "use this model's tokenizer"
             )
-
-    def reference(self) -> SpeechLM:
-        return AdapterOff(self) if self.lora_rank else copy.deepcopy(self).requires_grad_(False).eval()
 
 
 def qwen2_config(config: KimiConfig, attention: str):

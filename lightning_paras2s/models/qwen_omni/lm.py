@@ -15,7 +15,6 @@ to the processor, which gives their output as the prompt's features; they and th
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.models.heads import HeadedLM, check_room
 from lightning_paras2s.models.kimi.attention import positions_of
-from lightning_paras2s.models.lora import LINEAR, AdapterOff, add_lora
+from lightning_paras2s.models.lora import LINEAR, add_lora
 from lightning_paras2s.models.qwen_omni.decoding import OmniRollout
 from lightning_paras2s.models.qwen_omni.released import (
     HEAD,
@@ -40,7 +39,7 @@ from lightning_paras2s.models.qwen_omni.released import (
 )
 from lightning_paras2s.models.selective import Ranges, legal
 from lightning_paras2s.models.sharding import shard_blocks
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, SpeechLM, Streams
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion, Logps, Prompt, Sampling, Streams
 
 if TYPE_CHECKING:
     from lightning_paras2s.models.kimi.cache import KeyValueCache
@@ -253,9 +252,6 @@ class QwenOmni(HeadedLM):
                 f"features must have {wanted} numbers a position; got {prompt.features.shape[-1]}; "
                 "use this model's processor"
             )
-
-    def reference(self) -> SpeechLM:
-        return AdapterOff(self) if self.lora_rank else copy.deepcopy(self).requires_grad_(False).eval()
 
 
 def run(model: nn.Module, x: Tensor, mask: Tensor, positions: Tensor, cache: KeyValueCache | None) -> Tensor:
