@@ -84,6 +84,38 @@ def test_options_of_an_own_judge_tell_its_verdicts_apart(manifest, tmp_path, opt
     assert same.asked == 0
 
 
+class Rule:
+    """What a judge of one's own holds: no part of the package."""
+
+    def __init__(self, best: int, more: object = None) -> None:
+        self.best, self.more = best, more
+
+
+class Ruled(Polite):
+    """As its rules say; in YAML they are objects with options of their own."""
+
+    def __init__(self, rule: Rule, rules: list[Rule] | None = None) -> None:
+        super().__init__()
+        self.rule, self.rules = rule, rules
+
+    def judge(self, query, style, evidence):
+        self.asked += 1
+        return self.verdict(evidence, Score(self.rule.best, ""))
+
+
+def test_options_of_what_an_own_judge_holds_tell_its_verdicts_apart(manifest, tmp_path):
+    """5 by the first rule, 3 by the second: verdicts of the first that were kept would still say 5."""
+    first = run(manifest, tmp_path, Ruled(Rule(5)))
+    again = run(manifest, tmp_path, Ruled(Rule(3)))
+    assert again["systems"]["own"]["overall"]["mean"] == 3 and first["judge_sha"] != again["judge_sha"]
+    same = Ruled(Rule(3))
+    run(manifest, tmp_path, same)
+    assert same.asked == 0
+    assert part_sha(Ruled(Rule(3), [Rule(1)])) != part_sha(Ruled(Rule(3), [Rule(2)]))
+    assert part_sha(Ruled({"a": Rule(3)})) not in {part_sha(Ruled({"a": Rule(2)})), part_sha(Ruled({"b": Rule(3)}))}
+    assert part_sha(Ruled(Rule(3, Rule(1)))) != part_sha(Ruled(Rule(3, Rule(2))))
+
+
 class Strict(LLMJudge):
     def __init__(self, llm, samples: int = 1, least: int = 3) -> None:
         super().__init__(llm, samples)
