@@ -17,6 +17,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import Judge, LLMJudge
 from lightning_paras2s.judging.rewards import JudgeReward, Reward, rewards_of
 from lightning_paras2s.judging.rubric import Score
+from lightning_paras2s.running.check import check
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, Query, Style, Verdict, read_jsonl
@@ -224,3 +225,23 @@ def test_a_folder_s_damaged_and_nameless_recordings_are_left_out_and_counted(tmp
     found = import_speech("folder", str(tmp_path), str(tmp_path / "queries.jsonl"))
     assert found["counts"] == {"kept": 1, "unheard": 2, "no_audio": 2}
     assert [q.id for q in read_jsonl(tmp_path / "queries.jsonl", Query)] == ["folder-good one"]
+
+
+def test_an_unknown_option_of_an_own_class_is_told_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "own_rule.py").write_text(
+        "from lightning_paras2s.judging.judges import Judge\n\n\n"
+        "class Rule(Judge):\n    def __init__(self, levels=5, words=()):\n        pass\n\n\n"
+        "class Any(Judge):\n    def __init__(self, **options):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tmp_path / "evaluate.yaml"
+
+    def checked(judge):
+        config.write_text(f"judge: {judge}\n")
+        return check("evaluate", ["--config", str(config)], files=False)
+
+    wanted = r"judge in .*evaluate.yaml must .*Rule has no option levls; did you mean levels\? it has levels, w"
+    with pytest.raises(UserError, match=wanted):
+        checked("{class_path: own_rule.Rule, init_args: {levls: 4}}")
+    for taken in ("Rule, init_args: {levels: 4}", "Rule, init_args: {words.0: x}", "Any, init_args: {levls: 4}"):
+        checked(f"{{class_path: own_rule.{taken}}}")
