@@ -17,6 +17,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import Judge, LLMJudge
 from lightning_paras2s.judging.rewards import JudgeReward, Reward, rewards_of
 from lightning_paras2s.judging.rubric import Score
+from lightning_paras2s.running.check import check
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, Query, Style, Verdict, read_jsonl
@@ -82,6 +83,38 @@ def test_options_of_an_own_judge_tell_its_verdicts_apart(manifest, tmp_path, opt
     same = Polite(**options)
     run(manifest, tmp_path, same)
     assert same.asked == 0
+
+
+class Rule:
+    """What a judge of one's own holds: no part of the package."""
+
+    def __init__(self, best: int, more: object = None) -> None:
+        self.best, self.more = best, more
+
+
+class Ruled(Polite):
+    """As its rules say; in YAML they are objects with options of their own."""
+
+    def __init__(self, rule: Rule, rules: list[Rule] | None = None) -> None:
+        super().__init__()
+        self.rule, self.rules = rule, rules
+
+    def judge(self, query, style, evidence):
+        self.asked += 1
+        return self.verdict(evidence, Score(self.rule.best, ""))
+
+
+def test_options_of_what_an_own_judge_holds_tell_its_verdicts_apart(manifest, tmp_path):
+    """5 by the first rule, 3 by the second: verdicts of the first that were kept would still say 5."""
+    first = run(manifest, tmp_path, Ruled(Rule(5)))
+    again = run(manifest, tmp_path, Ruled(Rule(3)))
+    assert again["systems"]["own"]["overall"]["mean"] == 3 and first["judge_sha"] != again["judge_sha"]
+    same = Ruled(Rule(3))
+    run(manifest, tmp_path, same)
+    assert same.asked == 0
+    assert part_sha(Ruled(Rule(3), [Rule(1)])) != part_sha(Ruled(Rule(3), [Rule(2)]))
+    assert part_sha(Ruled({"a": Rule(3)})) not in {part_sha(Ruled({"a": Rule(2)})), part_sha(Ruled({"b": Rule(3)}))}
+    assert part_sha(Ruled(Rule(3, Rule(1)))) != part_sha(Ruled(Rule(3, Rule(2))))
 
 
 class Strict(LLMJudge):
@@ -192,3 +225,23 @@ def test_a_folder_s_damaged_and_nameless_recordings_are_left_out_and_counted(tmp
     found = import_speech("folder", str(tmp_path), str(tmp_path / "queries.jsonl"))
     assert found["counts"] == {"kept": 1, "unheard": 2, "no_audio": 2}
     assert [q.id for q in read_jsonl(tmp_path / "queries.jsonl", Query)] == ["folder-good one"]
+
+
+def test_an_unknown_option_of_an_own_class_is_told_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "own_rule.py").write_text(
+        "from lightning_paras2s.judging.judges import Judge\n\n\n"
+        "class Rule(Judge):\n    def __init__(self, levels=5, words=()):\n        pass\n\n\n"
+        "class Any(Judge):\n    def __init__(self, **options):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tmp_path / "evaluate.yaml"
+
+    def checked(judge):
+        config.write_text(f"judge: {judge}\n")
+        return check("evaluate", ["--config", str(config)], files=False)
+
+    wanted = r"judge in .*evaluate.yaml must .*Rule has no option levls; did you mean levels\? it has levels, w"
+    with pytest.raises(UserError, match=wanted):
+        checked("{class_path: own_rule.Rule, init_args: {levls: 4}}")
+    for taken in ("Rule, init_args: {levels: 4}", "Rule, init_args: {words.0: x}", "Any, init_args: {levls: 4}"):
+        checked(f"{{class_path: own_rule.{taken}}}")

@@ -20,6 +20,7 @@ from lightning_paras2s.running.named import (
     named_wrongly,
     only_class,
     options_of_class,
+    own_lacks,
     own_wrongly,
     short,
 )
@@ -252,6 +253,9 @@ class Checker:
             ends = texts_at(tree, where.split("."))
             named = [end.get("class_path") if isinstance(end, dict) else end for end in ends]
             wrong = own_wrongly(option, name) if name in named else ""
+            for end in ends if not wrong else ():
+                if isinstance(end, dict) and end.get("class_path") == name:
+                    wrong = wrong or own_lacks(name, end.get("init_args") or {})
             if wrong:
                 raise UserError(f"{told} {wrong}")
 

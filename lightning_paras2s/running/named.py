@@ -4,8 +4,11 @@ may have meant."""
 from __future__ import annotations
 
 import difflib
+import inspect
 import pkgutil
 import re
+import sys
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +94,25 @@ def own_wrongly(option: Option, path: str) -> str:
         bases = " or ".join(option.classes)
         return f"must name a {bases}; got {path}, which is none; derive it (class {path.split('.')[-1]}({bases}))"
     return ""
+
+
+def own_lacks(path: str, given: Iterable[str]) -> str:
+    """Of options of one's own class, which can be imported: the first that its `__init__` does not take; "" if it takes
+    all, or any."""
+    module, _, name = path.rpartition(".")
+    made = getattr(import_module(module), name, None) if module in sys.modules else None
+    if not inspect.isclass(made) or not inspect.isfunction(made.__init__):
+        return ""
+    _, *taken = inspect.signature(made.__init__).parameters.values()
+    names = [one.name for one in taken]
+    key = next((key for key in given if key.split(".")[0].rstrip("+") not in names), None)
+    if key is None or any(one.kind is one.VAR_KEYWORD for one in taken):
+        return ""
+    near = close(key, names)
+    meant = f"; did you mean {near[0]}?" if near else ";"
+    return (
+        f"must have options that its class takes; {path} has no option {key}{meant} it has {', '.join(names) or 'none'}"
+    )
 
 
 def absent(path: str, there: str, part: str, found: Any) -> str:

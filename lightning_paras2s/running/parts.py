@@ -46,22 +46,38 @@ def _attributes(part: Any, depth: int) -> Iterator[bytes]:
         yield str(part.config_sha).encode()
     elif hasattr(part, "__dict__") and not isinstance(part, type) and depth < DEPTH:
         yield str(getattr(part, "name", "")).encode()
-        for name, value in own_options(part).items() if not depth else ():  # what it holds is known by its name
+        for name, value in own_options(part).items() if not depth else ():  # a part of ours tells by name what it holds
             yield f"{name}={value}".encode("utf-8", "backslashreplace")
         for name in sorted(vars(part)):
             yield from content(vars(part)[name], depth + 1)
 
 
-def own_options(part: Any) -> dict[str, str]:
+def own_options(part: Any, depth: int = 0) -> dict[str, str]:
     """What a part whose class is a user's own was constructed with, and keeps under the same names: its texts and
-    numbers, and lists of them. Ours tell by `name` what is not a weight; of others' it is not known, and a verdict, or
-    what was heard, must not pass for that of other options."""
+    numbers, lists of them, and objects of other classes with what these were constructed with. Ours tell by `name` what
+    is not a weight; of others' it is not known, and a verdict, or what was heard, must not pass for that of other
+    options."""
     kinds = type(part).__mro__
     made = next(kind for kind in kinds if "__init__" in vars(kind))
-    if made is object or is_ours(made) or not any(map(is_ours, kinds)):
+    if is_ours(made) or not inspect.isfunction(made.__init__) or not (depth or any(map(is_ours, kinds))):
         return {}
     names = [name for name in inspect.signature(made.__init__).parameters if name not in ANYWHERE]
-    return {name: plain(vars(part)[name]) for name in names if name in vars(part) and is_plain(vars(part)[name])}
+    told = {name: option(vars(part)[name], depth) for name in names if name in vars(part)}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def option(value: Any, depth: int) -> str | None:
+    """An option's value as text: a plain one, or an object by its class and its own options; None for our classes'
+    objects, which are known by their names, and for what holds nothing that tells it apart."""
+    if is_plain(value):
+        return plain(value)
+    if isinstance(value, dict) and all(map(is_plain, value)):
+        value = [one for key in sorted(value, key=plain) for one in (plain(key), value[key])]
+    if isinstance(value, list | tuple):
+        told = [option(one, depth) for one in value]
+        return repr(told) if any(one is not None for one in told) else None
+    options = own_options(value, depth + 1) if hasattr(value, "__dict__") and depth < DEPTH else {}
+    return f"{type(value).__name__} {sorted(options.items())}" if options else None
 
 
 def is_ours(kind: type) -> bool:
