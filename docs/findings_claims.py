@@ -36,6 +36,8 @@ ABLATIONS = (
               fewer, "higher")
         for fewer, more in ((4, 8), (8, 16), (16, 32))
     ),
+    ValueClaim("A larger batch learns more in as many steps", "not shown", "B_steps", "B", 16, 4,
+               "reward, last quarter of steps", ("last_quarter", "reward")),
     Claim("A larger batch at equal rollouts", "not shown", "B_rollouts", "B", 32, 4, "any"),
     ValueClaim("A larger batch at equal rollouts strays less from its start", "not shown", "B_rollouts", "B", 4, 32,
                "KL, last quarter of steps", ("last_quarter", "kl")),
