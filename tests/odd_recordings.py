@@ -141,7 +141,7 @@ class Unsteady(VoiceActivity):
 class Dictation(Transcriber):
     """Says of each recording one of a few sentences, by its length; counts what it was asked, and may break."""
 
-    name = "dictation-1"
+    name = config_sha = "dictation-1"  # when it breaks makes it no other ear
     sentences = ("we sold the house last week", "my dog will not eat his food", "is there a train to the sea today")
 
     def __init__(self, breaks_after: int = 10**9) -> None:
