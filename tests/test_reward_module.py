@@ -92,6 +92,17 @@ def test_samples_when_a_reward_has_another_scale(tmp_path: Path, capsys) -> None
     assert len(read_jsonl(found, Preference)) > 4 and "no reward model can learn scores" in capsys.readouterr().err
 
 
+def test_samples_when_a_reward_gives_no_number_for_each(tmp_path: Path) -> None:
+    class Column(TokenCountReward):
+        def score(self, batch, responses):
+            return 1 + super().score(batch, responses)[:, None]
+
+    batch = next(iter(ToyData(labelled=False).val_dataloader()))
+    with pytest.raises(UserError, match=r"Column.score must give a tensor \[\d+\], .*; got Tensor \[\d+, 1\]"):
+        judged(ToyLM(), ToyProcessor(), Column(2), [batch], tmp_path, RECIPE)
+    assert not (tmp_path / "done.txt").exists() and not (tmp_path / "preferences.jsonl").read_text()
+
+
 def test_factor_loss_when_some_are_unknown() -> None:
     """Uniform logits cost log 4 a known factor; an unknown one costs nothing, and nothing is known of none."""
     logits = torch.zeros(3, 4)

@@ -15,7 +15,7 @@ from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.swapped import number_of, swapped
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import off_scale
-from lightning_paras2s.judging.rewards import Reward, repeat
+from lightning_paras2s.judging.rewards import Reward, checked, repeat
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.speech_lm import SpeechLM, sampling_noise
 from lightning_paras2s.running.logs import say_once
@@ -52,7 +52,8 @@ def sample_batch(
         pools.append((samples, recipe.written.answer(batch, processor, seed)))
     found, asked = [], [batch, *swapped(batch, recipe.others, seed, recipe.draw)]
     for first, responses in pools:
-        for queries, scores in zip(asked, reward.score_for(asked, responses), strict=True):
+        for queries, told in zip(asked, reward.score_for(asked, responses), strict=True):
+            scores = checked(reward, told, responses)
             _check_scale(reward, scores, recipe.keep_tokens)
             found += _preferences(queries, batch, responses, scores, first)
         _keep(folder, batch, responses, first)

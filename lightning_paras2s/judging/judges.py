@@ -174,12 +174,13 @@ def ask_judge(
             f"{len(came)} responses; got {[len(row) for row in told]}"
         )
     found = {i: [on_scale(judge, v) for v in row] for i, row in zip(came, told, strict=True)}
-    return [found[i] if i in found else unasked(judge, e) for i, e in enumerate(evidence)]
+    return [
+        found[i] if i in found else settled(judge, e, heard_failure(e, float("inf"))) for i, e in enumerate(evidence)
+    ]
 
 
-def unasked(judge: Judge, evidence: Evidence) -> list[Verdict]:
-    """The verdicts on a response that never came: why it did not."""
-    score = heard_failure(evidence, float("inf"))
+def settled(judge: Judge, evidence: Evidence, score: rubrics.Score) -> list[Verdict]:
+    """The verdicts on a response that no judge need hear."""
     return [judge.verdict(evidence, score, sample) for sample in range(judge.samples)]
 
 
@@ -215,7 +216,7 @@ def judge_audible(
     rest = [i for i, score in enumerate(early) if score is None]
     judged = dict(zip(rest, ask(rest) if rest else [], strict=True))
     return [
-        judged[i] if score is None else [judge.verdict(e, score, sample) for sample in range(judge.samples)]
+        judged[i] if score is None else settled(judge, e, score)
         for i, (e, score) in enumerate(zip(evidence, early, strict=True))
     ]
 

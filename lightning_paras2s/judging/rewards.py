@@ -193,7 +193,15 @@ def rewards_of(reward: Reward, batch: DualStreamBatch, responses: list[SpokenRes
     Raises:
         UserError: it gave no number for each.
     """
-    scores = reward.score(batch, responses)
+    return checked(reward, reward.score(batch, responses), responses)
+
+
+def checked(reward: Reward, scores: Tensor, responses: list[SpokenResponse]) -> Tensor:
+    """A reward's scores of the responses, [B*G], floating.
+
+    Raises:
+        UserError: they are no number for each.
+    """
     if not isinstance(scores, Tensor) or scores.shape != (len(responses),):
         got = f"{type(scores).__name__} {list(scores.shape) if isinstance(scores, Tensor) else ''}".strip()
         raise UserError(

@@ -100,7 +100,7 @@ def own_lacks(path: str, given: Iterable[str]) -> str:
     """Of options of one's own class, which can be imported: the first that its `__init__` does not take; "" if it takes
     all, or any."""
     module, _, name = path.rpartition(".")
-    made = getattr(import_module(module), name, None) if module in sys.modules else None
+    made = getattr(sys.modules.get(module), name, None)
     if not inspect.isclass(made) or not inspect.isfunction(made.__init__):
         return ""
     _, *taken = inspect.signature(made.__init__).parameters.values()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from lightning_paras2s.sweeping.points import (
     part_of,
     ratio,
     trained,
+    values_at,
 )
 
 HEADER = "| claim | the paper | first - then | judge | audit | detectable | verdict |\n|---|---|---|---|---|---|---|"
@@ -215,7 +215,7 @@ class ValueClaim(NamedTuple):
         if lacking := [point for point in (self.first, self.then) if point not in of]:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
         rows = [of[point] for point in (self.first, self.then)]
-        first, then = ([value for row in one if (value := self.value(row)) is not None] for one in rows)
+        first, then = (values_at(one, self.path) for one in rows)
         if not first or not then:
             return f"{about}| - | - | - | {UNMEASURED} |"
         found = apart(first, then)
@@ -224,10 +224,6 @@ class ValueClaim(NamedTuple):
         told += unmeasured(sum(map(len, rows)) - len(first) - len(then))
         told += results.failures(self.sweep, self.key, [self.first, self.then])
         return f"{about}| {interval(found)} | - | - | {told} |"
-
-    def value(self, row: Row) -> float | None:
-        """None of a row that does not hold it."""
-        return reduce(lambda found, key: (found or {}).get(key), self.path, row)
 
 
 AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueClaim

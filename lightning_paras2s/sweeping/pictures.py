@@ -7,7 +7,6 @@ hollow mark is one seed, whose interval says nothing of others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ import yaml
 
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.running.source import PACKAGE
-from lightning_paras2s.sweeping.points import Metric, Results, Row, over_seeds, score
+from lightning_paras2s.sweeping.points import Metric, Results, Row, over_seeds, score, values_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,8 +132,9 @@ def grid_values(axis: Axes, results: Results, sweep: str) -> None:
     """What explains the scores, over a grid's points: a mean over seeds of a value of each run."""
     points = grid_points(axis, results, sweep)
     path, label = GRIDS[sweep][3]
-    found = [over_seeds([value_of(row, path) for row in rows]) if rows else None for rows in points]
-    marks(axis, np.arange(len(points)), found, [len(rows) for rows in points], "", GREEN, "o")
+    known = [values_at(rows, path) for rows in points]
+    found = [over_seeds(values) if values else None for values in known]
+    marks(axis, np.arange(len(points)), found, list(map(len, known)), "", GREEN, "o")
     axis.set(ylabel=label, ylim=(0, None))
 
 
@@ -146,10 +146,6 @@ def grid_points(axis: Axes, results: Results, sweep: str) -> list[list[Row]]:
     axis.set_xticks(range(len(planned)), [f"{value:g}\n{seeds(rows.get(value, []))}" for value in planned])
     axis.set(xlim=(-0.5, len(planned) - 0.5), xlabel=label)
     return [rows.get(value, []) for value in planned]
-
-
-def value_of(row: Row, path: Sequence[str]) -> float:
-    return float(reduce(lambda found, key: found[key], path, row))
 
 
 def curve(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -171,6 +172,12 @@ def part_of(rows: Sequence[Row], holds: Callable[[str], bool]) -> list[Row]:
 def column(rows: Sequence[Row], name: str) -> Estimate:
     """A column's mean over a point's seeds that have it (Student's t); no interval with one seed."""
     return over_seeds([row["columns"][name] for row in rows if name in row.get("columns", {})])
+
+
+def values_at(rows: Sequence[Row], path: Sequence[str]) -> list[float]:
+    """What lies at a path in each row, of the rows that hold it."""
+    found = [reduce(lambda inside, key: (inside or {}).get(key), path, row) for row in rows]
+    return [value for value in found if value is not None]
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:

@@ -14,7 +14,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.pairs.runs import about
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.pair_judges import Heard, Outcome, PairJudge
+from lightning_paras2s.judging.pair_judges import OUTCOMES, Heard, Outcome, PairJudge
 from lightning_paras2s.running.logs import Log, half_line, record_key, replace_jsonl, say
 from lightning_paras2s.running.origins import file_sha, inputs_of
 from lightning_paras2s.running.parts import part_sha
@@ -22,7 +22,7 @@ from lightning_paras2s.servers.parts import AUDIO_RATE
 from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
 
 ORDERS = ("ab", "ba")  # who was heard first
-HEARD_VERDICTS = ("first", "second", "both_good", "both_bad")
+HEARD_VERDICTS = tuple(dict.fromkeys(OUTCOMES.values()))
 BATCH = 16  # games whose recordings are in memory
 
 

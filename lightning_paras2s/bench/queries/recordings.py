@@ -22,12 +22,9 @@ from lightning_paras2s.bench.queries.tables import rows_of_table
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say
 
-SUFFIXES = frozenset(
-    (
-        "wav wave flac ogg oga opus mp3 m4a mp4 m4b aac wma webm weba aif aiff aifc au snd caf w64 rf64 sph nist amr "
-        "3gp mka mkv mov avi ac3"
-    ).split()
-)
+READ = frozenset("wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64".split())  # by `read_audio`
+OTHERS = frozenset("m4a mp4 m4b aac wma webm weba amr 3gp ac3".split())  # speech that it does not read
+SUFFIXES = READ | OTHERS | frozenset("sph nist mka mkv mov avi".split())
 TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")  # which tell of the recordings beside them
 AUDIO = ("file", "audio", "path", "file_name", "filename", "audio_filepath", "audio_path", "wav")
 TEXT = ("text", "transcript", "transcription", "sentence")

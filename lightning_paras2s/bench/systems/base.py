@@ -226,7 +226,7 @@ def usable(answer: Answer, max_seconds: float) -> Answer:
         )
     if not len(samples):
         return answer
-    if not np.isfinite(answer.audio.samples).all():
+    if not np.isfinite(samples).all():
         return replace(answer, audio=None, status="bad_audio")
     return replace(answer, audio=None, status="too_long") if answer.audio.seconds > max_seconds else answer
 

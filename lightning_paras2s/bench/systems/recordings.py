@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lightning_paras2s.bench.queries.recordings import OTHERS, READ
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Response, iter_jsonl
-
-READ = frozenset(f".{end}" for end in "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64".split())
-OTHERS = frozenset(f".{end}" for end in "m4a mp4 m4b aac wma webm weba amr 3gp ac3".split())  # libsndfile reads none
 
 
 def recorded_in(folder: Path) -> list[Response]:
@@ -17,8 +15,8 @@ def recorded_in(folder: Path) -> list[Response]:
     Raises:
         UserError: for two recordings of one query, or one in a format that can't be read here.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in READ | OTHERS and not p.name.startswith("."))
-    if other := next((p for p in files if p.suffix.lower() in OTHERS), None):
+    files = sorted(p for p in folder.iterdir() if p.suffix[1:].lower() in READ | OTHERS and not p.name.startswith("."))
+    if other := next((p for p in files if p.suffix[1:].lower() in OTHERS), None):
         raise UserError(f"{folder} must hold recordings as WAV, FLAC, OGG or MP3; got {other.name}; convert it")
     for one, other in zip(files, files[1:], strict=False):
         if one.stem == other.stem:
