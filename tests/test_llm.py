@@ -102,6 +102,12 @@ def test_nothing_is_lost_or_asked_twice_when_the_server_fails_in_every_way(tmp_p
         assert sum(r.usage.get("cached", 0) for r in replies) == 95
 
 
+def test_an_error_that_a_server_sends_with_200_is_told_and_never_read_as_an_answer(tmp_path):
+    with Loopback(lambda *asked: Sent(200, b'{"error": {"message": "Model is\\n overloaded", "code": 503}}')) as server:
+        [reply] = chat(server.url, tmp_path, patience=Patience(1, 1.5, 0.01, 0.1)).complete([said("a")])
+    assert (reply.text, reply.status, reply.message) == (None, "malformed", "Model is overloaded")
+
+
 def test_a_judge_scores_nothing_when_replies_are_garbage(tmp_path):
     texts = {"one": "The score is 4", "two": "I would give it a four.", "three": "The score is 10", "four": ""}
     query = Query("q", "p", "emotion", "test", "Hello there.", {"emotion": "sad"}, "Travel", "a.flac")

@@ -19,6 +19,8 @@ from lightning_paras2s.judging.rewards import JudgeReward, Reward, rewards_of
 from lightning_paras2s.judging.rubric import Score
 from lightning_paras2s.running.check import check
 from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.servers.chat import ChatLLM
+from lightning_paras2s.servers.replies import Reply
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, Query, Style, Verdict, read_jsonl
 
@@ -121,6 +123,23 @@ class Strict(LLMJudge):
     def __init__(self, llm, samples: int = 1, least: int = 3) -> None:
         super().__init__(llm, samples)
         self.least = least
+
+
+class Briefed(ChatLLM):
+    """A chat model as a user writes one: it has one name, whatever it is told beforehand."""
+
+    name = "briefed"
+
+    def __init__(self, briefing: str, batch_size: int = 1) -> None:
+        self.briefing, self.batch_size, self.asked = briefing, batch_size, 0
+
+    def complete(self, conversations, samples=None):
+        return [Reply(None, "empty")] * len(conversations)
+
+
+def test_options_of_an_own_chat_model_tell_the_verdicts_of_our_judge_apart():
+    first = part_sha(LLMJudge(Briefed("Be strict.")))
+    assert first == part_sha(LLMJudge(Briefed("Be strict.", batch_size=8))) != part_sha(LLMJudge(Briefed("Be kind.")))
 
 
 def test_counters_samples_and_our_own_whole_numbers_do_not_tell_parts_apart():

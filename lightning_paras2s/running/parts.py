@@ -46,7 +46,7 @@ def _attributes(part: Any, depth: int) -> Iterator[bytes]:
         yield str(part.config_sha).encode()
     elif hasattr(part, "__dict__") and not isinstance(part, type) and depth < DEPTH:
         yield str(getattr(part, "name", "")).encode()
-        for name, value in own_options(part).items() if not depth else ():  # a part of ours tells by name what it holds
+        for name, value in own_options(part).items():
             yield f"{name}={value}".encode("utf-8", "backslashreplace")
         for name in sorted(vars(part)):
             yield from content(vars(part)[name], depth + 1)

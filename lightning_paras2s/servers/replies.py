@@ -52,17 +52,28 @@ def stated_usage(body: bytes) -> tuple[float, float]:
 
 def server_message(body: bytes) -> str:
     """What a server says of a failure, in one line: its error's message, or the start of its body."""
+    return stated_error(body) or one_line(body.decode("utf-8", "replace"))
+
+
+def stated_error(body: bytes) -> str:
+    """The message of a body that is an error's JSON, in one line; "" of any other body."""
     try:
         match json.loads(body):
             case {"error": {"message": str(message)}} | {"message": str(message)} | {"error": str(message)}:
-                return " ".join(message.split())[:500]
+                return one_line(message)
     except ValueError:
         pass
-    return " ".join(body.decode("utf-8", "replace").split())[:500]
+    return ""
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
 
 
 def said_of(answer: Answer) -> str:
-    """What the server said, where it answered with an error."""
+    """What the server said, where it answered with an error; some do so with HTTP 200 (a proxy in front of others)."""
+    if answer.status == "malformed":
+        return stated_error(answer.body)
     return server_message(answer.body) if answer.status.startswith("http_") else ""
 
 

@@ -31,6 +31,9 @@ class AlteredSynthesizer(Synthesizer):
         self.sample_rate = synthesizer.sample_rate
         self.name = f"{synthesizer.name}, tract {tract:g}, noise {'none' if noise_db is None else f'{noise_db:g} dB'}"
 
+    def unspeakable(self, text: str) -> str:
+        return self.synthesizer.unspeakable(text)
+
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         audio = self.synthesizer.synthesize(text, style, voice, seed)
         if self.tract != 1:

@@ -7,6 +7,7 @@ the codec's frames.
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -32,6 +33,10 @@ class Synthesizer(ABC):
     def at_most_usd(self, characters: float) -> float:
         """What the speech of a text of so many characters can cost, with what is spent beside it."""
         return 0.0
+
+    def unspeakable(self, text: str) -> str:
+        """What of `text` no voice of this synthesizer can speak as it is written; "" if all can be."""
+        return ""
 
     @abstractmethod
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
@@ -150,6 +155,10 @@ class EspeakSynthesizer(Synthesizer):
         """Of all options: each decides how some voice sounds."""
         return sha(type(self).__name__, self.variation, self.noise, self.frame_samples)
 
+    def unspeakable(self, text: str) -> str:
+        """All voices are English: they spell the letters of other scripts, by name or not at all."""
+        return first_foreign_word(text)
+
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         if voice == AGENT_VOICE:
             return self.speak_as_agent(text, style.tone or "neutral").audio
@@ -186,6 +195,15 @@ class EspeakSynthesizer(Synthesizer):
         starts = [None if start is None else int(start * scale) for start in starts]
         aligned, onsets = align_words(audio.samples, starts, self.frame_samples)
         return Speech(shape(Audio(aligned, self.sample_rate), prosody), onsets)
+
+
+def first_foreign_word(text: str) -> str:
+    """The first word of two or more letters of which none is Latin; "" if there is none (a lone pi is read by name)."""
+    for word in text.split():
+        letters = [c for c in word if unicodedata.category(c)[0] == "L"]
+        if len(letters) > 1 and not any(unicodedata.name(c, "").startswith("LATIN") for c in letters):
+            return word
+    return ""
 
 
 def most_minutes(characters: float) -> float:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from lightning_paras2s.audio import is_silent, write_audio
 from lightning_paras2s.bench.queries.manifest import write_manifest
 from lightning_paras2s.bench.queries.scripts import Job, audio_of, load_scripts, plan
+from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError, check_choice, check_some
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
@@ -131,6 +132,7 @@ def synthesize(
     synthesizer = synthesizer or EspeakSynthesizer()
     check(split, factors, limit, candidates, transcriber)
     scripts = load_scripts(source, split, factors, limit, seed)
+    check_speakable(scripts, synthesizer)
     jobs = [job for s in scripts for job in plan(s, user_voices(synthesizer, split), seed, source, synthesizer.name)]
     price = synthesizer.usd_per_minute if usd_per_minute is None else usd_per_minute
     budget = Budget(synthesizer, price, max_usd)
@@ -163,6 +165,17 @@ def check(
         raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     if candidates < 1 or (candidates > 1 and transcriber is None):
         raise UserError(f"candidates must be 1, or more with a transcriber to choose by; got {candidates} and none")
+
+
+def check_speakable(scripts: Sequence[TextQuery], synthesizer: Synthesizer) -> None:
+    """Before anything is spoken: a voice that spells what it can't read gives sound, and no words."""
+    found = [(s, word) for s in scripts if (word := synthesizer.unspeakable(s.text))]
+    if found:
+        raise UserError(
+            f"the voices of {synthesizer.name} must be able to read all scripts; got {found[0][1]!r} in "
+            f"{found[0][0].id} ({len(found)} such scripts of {len(scripts)}); leave these out, or give a synthesizer "
+            "that speaks their language"
+        )
 
 
 def make(
