@@ -271,7 +271,9 @@ def test_answers_that_never_came_are_asked_for_heard_and_judged_again(mined, tmp
 
 
 class Says(ChatLLM):
-    name = "says"
+    """One model, whose mood is no option of it."""
+
+    name = config_sha = "says"
 
     def __init__(self, text: str) -> None:
         self.text, self.count = text, 0
