@@ -35,6 +35,7 @@ BASE_OF |= {f"onegpu/{name}.yaml": "onegpu/preferences.yaml" for name in ("model
 BASE_OF |= {"onegpu/evaluate_7b.yaml": "onegpu/evaluate.yaml"}
 BASE_OF |= {"controls/anchor_answers.yaml": "preferences.yaml", "controls/anchor_audio.yaml": "grpo.yaml"}
 BASE_OF["controls/rejection.yaml"] = "sft_fifth.yaml"
+BASE_OF["controls/unscaled.yaml"] = "grpo.yaml"
 # What makes a stage small, by the classes that its config names. Dialogues are cut by the fixture `few_lines`.
 POLICY = [f"--model.policy.init_args.{option}" for option in ("width=32", "heads=2", "shared_layers=1")]
 SPEECH = ["--data.queries=8", "--data.responses=8", "--data.batch_size=4"]
