@@ -55,12 +55,16 @@ def exists(path: str) -> bool:
 
 
 @cache
-def parameters(command: str) -> list[ast.arg]:
-    """Those of a command's function."""
+def signature(command: str) -> ast.arguments:
+    """That of a command's function."""
     module, function = COMMANDS[command].split(":")
     tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
     (node,) = (n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function)
-    return node.args.args + node.args.kwonlyargs
+    return node.args
+
+
+def parameters(command: str) -> list[ast.arg]:
+    return signature(command).args + signature(command).kwonlyargs
 
 
 def options(command: str) -> set[str]:
@@ -133,6 +137,24 @@ def test_options_that_take_a_list_are_given_one(document):
                 if o in taken and not value.lstrip("'\"").startswith("[")
             ]
     assert wrong == []
+
+
+def required(command: str) -> set[str]:
+    """A command's parameters without a default."""
+    named = signature(command)
+    first = named.args[: len(named.args) - len(named.defaults)]
+    after = [a for a, default in zip(named.kwonlyargs, named.kw_defaults, strict=True) if default is None]
+    return {a.arg for a in (*first, *after)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_command_in_a_block_has_all_that_it_needs(document):
+    """`import_speech --corpus arena --root FOLDER` was told without `--out`, and is refused so."""
+    blocks = re.findall(r"```\w*\n(.*?)```", read(document).replace("\\\n", " "), re.S)
+    for command, rest in COMMAND.findall("\n".join(blocks)):
+        if command in COMMANDS and not re.search(r"--(?:config|help)\b", rest):
+            missing = required(command) - set(re.findall(r"--(\w+)", rest))
+            assert not missing, f"{document.name}: {command}{rest} lacks --{', --'.join(missing)}"
 
 
 def test_readme_lists_every_command_and_page():

@@ -155,3 +155,13 @@ def test_every_word_is_in_the_lexicon_when_texts_are_read():
     assert all(said[split] <= set(lexicon()) for split in SPLITS)
     assert said["train"] <= set(lexicon(("train",)))
     assert list(lexicon()) == sorted(lexicon())
+
+
+def test_the_card_counts_the_voices_of_each_split():
+    """It told 25 + 4 + 8, the train voices of an earlier set."""
+    ages = {split: Counter(voice.age for voice in QUERY_VOICES[split].values()) for split in SPLITS}
+    first, *rest = [(split, ages[split]["adult"], ages[split]["child"]) for split in SPLITS]
+    told = f"{first[0]} has {first[1]} adults and {first[2]} children, " + ", ".join(
+        f"{split} {adults} and {children}" for split, adults, children in rest
+    )
+    assert told in (ROOT / "docs/data_card.md").read_text()

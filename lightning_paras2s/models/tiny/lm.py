@@ -52,8 +52,8 @@ class Tables(NamedTuple):
 class TinySpeechLM(SpeechLM):
     """A dual-stream decoder-only transformer of about 4 million parameters.
 
-    Audio ids (`data.dual_stream.AudioIds`): the codes, then blank, EOS, user_start, user_end, assistant_start; the last
-    three occur in prompts only and have no logit. Text ids: 0 = blank, 1 = EOS, the rest is the vocabulary's.
+    Audio ids (`models.tiny.streams.AudioIds`): the codes, then blank, EOS, user_start, user_end, assistant_start; the
+    last three occur in prompts only and have no logit. Text ids: 0 = blank, 1 = EOS, the rest is the vocabulary's.
 
     Args:
         text_vocab_size: number of text ids; null = as many as `TextVocab` has.
