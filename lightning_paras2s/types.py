@@ -216,13 +216,15 @@ class Battle:
 
 @dataclass(frozen=True)
 class Human:
-    """A human rating of a response or battle (`item_id`)."""
+    """A human rating of a response or battle (`item_id`); `heard` is the SHA-256 of the recording that was rated (two,
+    joined by " | ", of a battle), "" where nobody wrote it down."""
 
     item_id: str
     annotator: str
     score: float | None = None
     verdict: str | None = None
     seconds: float | None = None
+    heard: str = field(default="", metadata=SPARSE)
 
 
 Record = TypeVar("Record", Query, Response, Evidence, Verdict, Measured, Battle, Human)

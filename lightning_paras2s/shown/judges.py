@@ -10,12 +10,18 @@ def agreement(result: Result, options: Result) -> Shown:
     for name, row in result.items():
         if isinstance(row, dict) and "alpha" in row:
             judge = with_ends(row.get("pearson"), row.get("pearson_ci95"))
-            rows.append(
-                (name, row.get("n"), cell(row["alpha"]), judge, cell(row.get("spearman")), cell(row.get("mae")))
-            )
-    shown = table(("", "n", "alpha", "Pearson [95 %]", "Spearman", "error"), rows,
-                  f"{result['judge']} and {result['annotators']} listeners")  # fmt: skip
-    return Shown([shown], f"leaderboard --runs {quoted(options['runs'])}")
+            rest = (row.get(key) for key in ("pearson_ceiling", "spearman", "kappa", "bias", "mae"))
+            rows.append((name, row.get("n"), cell(row["alpha"]), judge, *map(cell, rest)))
+    heads = ("", "n", "alpha", "Pearson [95 %]", "a person's", "Spearman", "kappa", "bias", "error")
+    shown = table(heads, rows, f"{result['judge']} and {result['annotators']} listeners")
+    people = [
+        (name, row["n"], cell(row["mean"]), cell(row["pearson"]), cell(row["bias"]))
+        for name, row in result["raters"].items()
+    ]
+    listeners = table(("listener", "n", "mean", "Pearson with the others", "bias"), people)
+    whole = result["overall"]
+    told = f"the listeners' alpha: {whole['listeners']}; {whole['n_unjudged']} rated answers have no score of the judge"
+    return Shown([shown, listeners, told], f"leaderboard --runs {quoted(options['runs'])}")
 
 
 def leakage(result: Result, options: Result) -> Shown:

@@ -35,10 +35,11 @@ from lightning_paras2s.bench.pairs.strength import (
     on_elo_scale,
     tables,
 )
+from lightning_paras2s.bench.people.votes import TABLES, names_of, once, rater, read_humans
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import PairJudge
 from lightning_paras2s.running.logs import replace_jsonl, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Human, Query, answered, read_jsonl
+from lightning_paras2s.types import Answered, Battle, Query, answered, read_jsonl
 
 GOOD = 4.0
 MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
@@ -61,7 +62,7 @@ def arena(
 
     Args:
         out: folder to write.
-        battles: JSON lines of battles, of listeners' choices (`annotate`), or TRACE's s2sarena.json.
+        battles: JSON lines of battles, of listeners' choices (`annotate`; or a CSV of them), or TRACE's s2sarena.json.
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
@@ -103,7 +104,14 @@ def arena(
     if manifest is not None:
         result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
-        result["listeners"] = agreement_of(played, read_battles(listeners), pairs)
+        others = read_battles(listeners)
+        result["listeners"] = agreement_of(played, others, pairs)
+        if not result["listeners"]["n"]:
+            mine, theirs = (", ".join(sorted({n for g in some for n in (g.a, g.b)})) for some in (played, others))
+            say(
+                f"{listeners} should hold meetings of the games' systems at their queries; got none of the games' "
+                f"({mine}), but others ({theirs}); name them alike"
+            )
     if page is not None:
         result["page"] = write_page(Path(page), played, runs, manifest, result, page_games)
     write_summary(folder / "arena.json", result)
@@ -113,7 +121,8 @@ def arena(
 def read_battles(path: str) -> list[Battle]:
     if path.endswith(".json"):
         return read_trace(path)
-    games = from_listeners(path) if is_of_listeners(path) else read_jsonl(path, Battle)
+    of_people = path.lower().endswith(TABLES) or is_of_listeners(path)
+    games = from_listeners(path) if of_people else read_jsonl(path, Battle)
     for number, game in enumerate(games, 1):
         if game.verdict not in VERDICTS or game.order not in ORDERS or game.a == game.b:
             raise UserError(
@@ -127,17 +136,20 @@ def read_battles(path: str) -> list[Battle]:
 
 def is_of_listeners(path: str) -> bool:
     """Does a file hold `Human` records?"""
-    with Path(path).open(encoding="utf-8") if Path(path).is_file() else nullcontext(()) as lines:
-        return '"annotator"' in next(iter(lines), "")
+    with Path(path).open("rb") if Path(path).is_file() else nullcontext(()) as lines:
+        return b'"annotator"' in next((line for line in lines if line.strip()), b"")
 
 
 def from_listeners(path: str) -> list[Battle]:
     """Listeners' choices between two responses, "a/query/0 | b/query/0", the first heard first."""
     games = []
-    for choice in read_jsonl(path, Human):
+    humans = once(read_humans(path), path)
+    names = names_of(humans)
+    for choice in humans:
         if choice.verdict is not None:
             first, second = two_of(choice.item_id)
-            games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, choice.annotator))
+            who = names[rater(choice.annotator)]
+            games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, who))
     return games
 
 

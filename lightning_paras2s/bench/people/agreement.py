@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from lightning_paras2s.bench.alike import require_folders
 from lightning_paras2s.bench.pairs.runs import require_own_ids
 from lightning_paras2s.bench.people import reliability as measures
+from lightning_paras2s.bench.people.votes import names_of, once, rater, read_humans
 from lightning_paras2s.bench.summary import OVERALL, mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import verdicts_of, write_summary
-from lightning_paras2s.types import FACTORS, Human, Query, answered, read_jsonl
+from lightning_paras2s.running.logs import Log, say, verdicts_of, write_summary
+from lightning_paras2s.types import FACTORS, Human, Query, Response, answered, read_jsonl
 
 
 class Items(NamedTuple):
@@ -33,35 +32,39 @@ class Items(NamedTuple):
     judge: NDArray
     factors: list[str]
     pairs: list[str]
+    raters: list[str]
 
     def take(self, rows: Sequence[int]) -> Items:
         rows = list(rows)
         ids, factors, pairs = ([column[i] for i in rows] for column in (self.ids, self.factors, self.pairs))
-        return Items(ids, self.ratings[:, rows], self.judge[rows], factors, pairs)
+        return Items(ids, self.ratings[:, rows], self.judge[rows], factors, pairs, self.raters)
 
 
 def agreement(humans: InputPath, runs: list[InputPath], manifest: InputPath, out: str | None = None) -> dict[str, Any]:
     """Compare a judge's scores with listeners', by item and by system, and listeners with each other.
 
     Args:
-        humans: JSON lines of `annotate` with scores.
+        humans: JSON lines of `annotate` with scores, or a CSV with the columns item_id, annotator, score.
         runs: folders of `evaluate` whose responses they rated, all by one judge, whose systems have names of their own.
         manifest: the queries.
         out: a JSON file to write.
 
     Returns:
         For each factor and overall: Krippendorff's alpha of the listeners with and without the items on which all of
-        them differ; correlations, kappa, bias and error of the judge; the human ceiling; the same by system.
+        them differ; correlations, kappa, bias and error of the judge; how well one listener meets the mean of the
+        others (`ceiling`); the same by system; and each listener.
     """
     items, judge = load(humans, runs, manifest)
     table: dict[str, Any] = {"judge": judge, "annotators": len(items.ratings)}
     for factor in [f for f in FACTORS if f in items.factors] + [OVERALL]:
         part = items if factor == OVERALL else items.take([i for i, f in enumerate(items.factors) if f == factor])
         table[factor] = between_listeners(part) | judge_and_listeners(part)
-    table["systems"] = by_system(items)
+    table["systems"], table["raters"] = by_system(items), by_rater(items)
+    for name, row in table["raters"].items():
+        if row["n"] > 2 and not np.nanstd(items.ratings[items.raters.index(name)]):
+            say(f"{name} gave one score to all of {row['n']}: no correlation tells how that meets the others")
     if out is not None:
         write_summary(Path(out), table)
-    Console(stderr=True).print(shown(table))
     return table
 
 
@@ -76,7 +79,7 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     scores = {name: mean_score(found) for name, found in scores_of(verdicts).items()}
     if len(judges) != 1:
         raise UserError(f"all runs must have one judge; got {len(judges)}; score them again")
-    rated = [h for h in read_jsonl(humans, Human) if h.score is not None]
+    rated = of_recordings([h for h in read_humans(humans) if h.score is not None], runs, humans)
     for h in rated:
         if not measures.SCALE[0] <= h.score <= measures.SCALE[-1]:
             got = f"{h.score:g} of {h.item_id}"
@@ -87,13 +90,34 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     asked = [queries.get(answered(name).query_id) for name in ids]
     if None in asked:
         raise UserError(f"{manifest} must hold the query of {ids[asked.index(None)]!r}; got none; check the manifest")
-    rows = {name: row for row, name in enumerate(sorted({h.annotator for h in rated}))}
+    held_ids = {v.response_id for v in verdicts} | {r.id for r in responses_of(runs)}
+    if gone := [name for name in ids if name not in held_ids]:
+        raise UserError(
+            f"runs must hold the answers that were rated; got none of {gone[0]!r} (and {len(gone) - 1} more); name its "
+            "run, too, or take the ratings out"
+        )
+    names = names_of(rated)
+    rows = {who: row for row, who in enumerate(names)}
     columns = {name: column for column, name in enumerate(ids)}
     ratings = np.full((len(rows), len(ids)), np.nan)
     for h in rated:
-        ratings[rows[h.annotator], columns[h.item_id]] = h.score
+        ratings[rows[rater(h.annotator)], columns[h.item_id]] = h.score
     judged = np.array([scores.get(name, np.nan) for name in ids])
-    return Items(ids, ratings, judged, [q.factor for q in asked], [q.pair for q in asked]), judges.pop().judge
+    factors, pairs = [q.factor for q in asked], [q.pair for q in asked]
+    return Items(ids, ratings, judged, factors, pairs, list(names.values())), judges.pop().judge
+
+
+def responses_of(runs: list[str]) -> list[Response]:
+    return [r for run in runs for r in Log(Path(run)).read("responses", Response)]
+
+
+def of_recordings(rated: list[Human], runs: list[str], where: str) -> list[Human]:
+    """The ratings of what the runs hold today; one of a recording that was replaced since is left out, and told."""
+    shas = {r.id: r.sha256 for r in responses_of(runs)}
+    kept = [h for h in rated if not (h.heard and shas.get(h.item_id) and h.heard != shas[h.item_id])]
+    if left := len(rated) - len(kept):
+        say(f"{where}: {left} rating{'s' * (left > 1)} of answers that were replaced since they were heard: left out")
+    return once(kept, where)
 
 
 def between_listeners(items: Items) -> dict[str, Any]:
@@ -151,20 +175,20 @@ def by_system(items: Items) -> dict[str, Any]:
     return found
 
 
+def by_rater(items: Items) -> dict[str, Any]:
+    """Each listener's ratings, mean, and bias and correlation against the mean of the others on what both rated."""
+    found = {}
+    for row, name in enumerate(items.raters):
+        own, others = items.ratings[row], human_means(np.delete(items.ratings, row, 0))
+        both = np.isfinite(own) & np.isfinite(others)
+        alike = measures.CORRELATIONS["pearson"](own[both], others[both]) if both.sum() > 2 else np.nan
+        apart = measures.bias(own[both], others[both]) if both.any() else np.nan
+        found[name] = {"n": int(np.isfinite(own).sum()), "mean": rounded(np.nanmean(own))}
+        found[name] |= {"bias": rounded(apart), "pearson": rounded(alike)}
+    return found
+
+
 def human_means(ratings: NDArray) -> NDArray:
     """Mean over the listeners of each item, NaN without any: [A, N] -> [N]."""
     counts = np.isfinite(ratings).sum(0)
     return np.where(counts > 0, np.nansum(ratings, 0) / np.maximum(counts, 1), np.nan)
-
-
-def shown(table: dict[str, Any]) -> Table:
-    made = Table(title=f"{table['judge']} and {table['annotators']} listeners")
-    for heading in ("", "n", "alpha", "pearson [95 %]", "spearman", "ceiling", "kappa", "bias", "MAE", "listeners"):
-        made.add_column(heading)
-    for name in (f for f in (*FACTORS, OVERALL) if f in table):
-        row = table[name]
-        low, high = row["pearson_ci95"]
-        cells = [row["n"], row["alpha"], f"{row['pearson']} [{low}, {high}]", row["spearman"], row["pearson_ceiling"]]
-        cells += [row.get("kappa"), row.get("bias"), row.get("mae"), row["listeners"]]
-        made.add_row(name, *("-" if cell is None else str(cell) for cell in cells))
-    return made

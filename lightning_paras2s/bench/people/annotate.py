@@ -19,6 +19,7 @@ from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.bench.alike import require_folders
 from lightning_paras2s.bench.pairs.meetings import VERDICTS
 from lightning_paras2s.bench.pairs.runs import require_own_ids
+from lightning_paras2s.bench.people.votes import rater
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.turns import Turn
@@ -33,7 +34,7 @@ CHOICES = {"The first": "a", "The second": "b", "Both are good": "both_good", "B
 @dataclass(frozen=True)
 class Item:
     """What a listener hears: the query and one response (a rating), or two (a choice); and what was said before, which
-    is shown above them (`turns`, their recordings under `root`)."""
+    is shown above them (`turns`, their recordings under `root`). `heard` is the hash of the responses' recordings."""
 
     id: str
     query: str
@@ -41,6 +42,7 @@ class Item:
     second: str = ""
     turns: tuple[Turn, ...] = ()
     root: str = ""
+    heard: str = ""
 
     @property
     def before(self) -> str:
@@ -105,7 +107,7 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
     root = Path(manifest).parent
     queries = {q.id: q for q in read_jsonl(manifest, Query)}
     audio = {name: str(root / q.audio) for name, q in queries.items()}
-    responses: dict[str, dict[str, list[tuple[str, str]]]] = {}  # query -> system -> its answers
+    responses: dict[str, dict[str, list[tuple[str, str, str]]]] = {}  # query -> system -> its answers
     require_folders(runs)
     held = {run: Log(Path(run)).read("responses", Response) for run in runs}
     require_own_ids({run: [r.id for r in rows] for run, rows in held.items()})
@@ -113,17 +115,20 @@ def load_items(manifest: str, runs: list[str], pairwise: bool, limit: int | None
         for r in rows:
             if r.status == "ok" and r.query_id in audio:
                 systems = responses.setdefault(r.query_id, {})
-                systems.setdefault(r.system, []).append((r.id, str(Path(run) / r.audio)))
+                systems.setdefault(r.system, []).append((r.id, str(Path(run) / r.audio), r.sha256))
     random = np.random.default_rng(seed)
     items = []
     for query, found in sorted(responses.items()):
         said = {"turns": queries[query].turns, "root": str(root)} if queries[query].turns else {}
         if not pairwise:
-            items += [Item(name, audio[query], path, **said) for rows in found.values() for name, path in rows]
+            items += [
+                Item(name, audio[query], path, **said, heard=sha) for rows in found.values() for name, path, sha in rows
+            ]
         elif len(found) >= 2:
             chosen = [list(found.values())[i] for i in random.permutation(len(found))[:2]]
-            (a, first), (b, second) = (rows[random.integers(len(rows))] for rows in chosen)
-            items.append(Item(f"{a} | {b}", audio[query], first, second, **said))
+            (a, first, one), (b, second, two) = (rows[random.integers(len(rows))] for rows in chosen)
+            heard = f"{one} | {two}" if one and two else ""
+            items.append(Item(f"{a} | {b}", audio[query], first, second, **said, heard=heard))
     if not items:
         wanted = "responses of two systems" if pairwise else "a response"
         raise UserError(f"runs must hold {wanted} to a query of {manifest}; got none")
@@ -156,23 +161,24 @@ def seconds_needed(item: Item) -> float:
 
 
 def remaining(items: list[Item], out: str, annotator: str) -> list[Item]:
-    """What an annotator has not judged yet, in an order of their own."""
+    """What an annotator has not judged yet, in an order of their own; a recording that was replaced since is new."""
     path = Path(out)
     if path.is_file():
         append_jsonl(path, [])
-    done = {h.item_id for h in read_jsonl(path, Human) if h.annotator == annotator} if path.is_file() else set()
+    who = rater(annotator)
+    own = [h for h in read_jsonl(path, Human) if rater(h.annotator) == who] if path.is_file() else []
+    done = {(h.item_id, h.heard) for h in own}
     key = int.from_bytes(hashlib.sha256(annotator.encode()).digest()[:8], "big")
     order = np.random.default_rng(key).permutation(len(items))
-    return [items[i] for i in order if items[i].id not in done]
+    return [items[i] for i in order if not {(items[i].id, sha) for sha in (items[i].heard, "")} & done]
 
 
 def judgement(item: Item, annotator: str, answer: str, seconds: float) -> Human:
     """A record of one answer of the page."""
     if not annotator.strip():
         raise UserError("an annotator must have a name; got none; enter one")
-    if item.second:
-        return Human(item.id, annotator.strip(), verdict=CHOICES[answer], seconds=round(seconds, 1))
-    return Human(item.id, annotator.strip(), score=float(SCORES.index(answer) + 1), seconds=round(seconds, 1))
+    score, verdict = (None, CHOICES[answer]) if item.second else (float(SCORES.index(answer) + 1), None)
+    return Human(item.id, annotator.strip(), score, verdict, round(seconds, 1), item.heard)
 
 
 def keep(

@@ -102,7 +102,9 @@ def mean_absolute_error(judge: ArrayLike, human: ArrayLike) -> float:
 
 
 def human_ceiling(ratings: ArrayLike, kind: str = "spearman") -> float:
-    """Mean over annotators of the correlation between one and the mean of the others: what a judge can at best reach.
+    """Mean over annotators of the correlation between one and the mean of the others: what a person reaches.
+    A judge may do better, since one person errs more than a mean does. Who gave one score to all has no correlation and
+    is left out.
 
     Args:
         ratings: [annotators, items], NaN where missing.
