@@ -57,7 +57,7 @@ class SFTModule(SupervisedModule):
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy = initial_policy(self.build, self.init_from, self.seed)
-            place(self, self.policy)
+            place(self, self.policy, self.seed)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
