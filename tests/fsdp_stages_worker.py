@@ -68,7 +68,8 @@ def train(module: L.LightningModule, data: Batches, folder: Path, name: str, pro
     trainer = L.Trainer(accelerator="cpu", devices=processes, strategy=strategy, max_epochs=1, logger=logger, **quiet)
     trainer.fit(module, data)
     sharded = sum(isinstance(p, DTensor) for p in module.parameters())
-    return {"sharded": sharded, "norm": float(trainer.callback_metrics["train/grad_norm"])}
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "train/lr"}
+    return {"sharded": sharded, "norm": float(trainer.callback_metrics["train/grad_norm"]), "metrics": metrics}
 
 
 def main(folder: Path, processes: int) -> None:

@@ -213,6 +213,24 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     torch.save(found, folder / f"{scene.name}-{world_size}-{rank}.pt")
 
 
+def first_adapters(base: str, folder: Path, rank: int, world_size: int) -> None:
+    """Writes the adapters that GRPO of a policy read from `base` begins with, whole, to `folder`."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    from lightning_paras2s.models.kimi.lm import KimiAudio
+    from lightning_paras2s.models.sharding import whole
+
+    L.seed_everything(0)
+    module = GRPOModule(lambda: KimiAudio(base, lora_rank=8, gather="float32"), lambda: Letters(False), seed=3)
+    if world_size > 1:
+        dist.init_process_group("gloo")
+        module._device_mesh = init_device_mesh("cpu", (world_size,), mesh_dim_names=("data_parallel",))
+    module.configure_model()
+    found = {name: whole(p).detach() for name, p in module.policy.named_parameters() if ".lora_" in name}
+    torch.save(found, folder / f"adapters-{world_size}-{rank}.pt")
+
+
 def command(argv: list[str], folder: Path, rank: int, world_size: int) -> None:
     """`python -m lightning_paras2s ARGV`, as torchrun starts it."""
     from lightning_paras2s.cli import main

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from fsdp_worker import Scene, command, said, start, train, weights_differ
+from fsdp_worker import Scene, command, first_adapters, said, start, train, weights_differ
 from test_kimi_audio import mixed_prompt, tiny_kimi
 from test_runs import toy_config
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from lightning_paras2s.models.kimi.checkpoint import save_kimi
 from lightning_paras2s.models.speech_lm import Sampling, sampling_noise
 from lightning_paras2s.running.checkpoints import checkpoints
 
@@ -123,6 +124,21 @@ def test_a_rank_that_raises_ends_the_job_with_its_message(tmp_path):
     assert codes == [1, 1] and time.monotonic() - started < 60
     assert "rank 1 of 2 failed" in said(tmp_path, 1) and "the reward broke down on purpose" in said(tmp_path, 1)
     assert "Traceback" not in said(tmp_path, 0) and "error" not in said(tmp_path, 0).lower()
+
+
+def test_adapters_of_two_ranks_begin_as_those_of_one_process(tmp_path):
+    """Of full rank, too: with shards that each rank draws from the same numbers, half of the rows would be the other
+    half again (of 16 on eight ranks two would be left).
+    """
+    save_kimi(tiny_kimi(), tmp_path / "base", "float32")
+    for processes in (1, 2):
+        codes = start(first_adapters, (str(tmp_path / "base"), tmp_path), tmp_path, processes)
+        assert codes == [0] * processes, said(tmp_path, 0)
+    one, *ranks = (torch.load(tmp_path / f"adapters-{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert len(one) == 84
+    downs = [tensor for name, tensor in one.items() if ".lora_A." in name]
+    assert all(torch.linalg.matrix_rank(down) == 8 for down in downs)
+    assert all(weights_differ(one, rank) == 0 for rank in ranks)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -47,6 +47,17 @@ def test_weights_are_sharded_and_the_norm_is_one(runs):
             assert rank[stage]["norm"] == pytest.approx(one[stage]["norm"], rel=1e-4)
 
 
+def test_ranks_report_the_metrics_of_the_global_batch(runs):
+    """Of the second batch, whose loss the first step's weights have: demonstrations of very different lengths."""
+    _, (one, *ranks) = runs
+    for stage, count in (("sft", 5), ("reward", 1)):
+        wanted = {name: value for name, value in one[stage]["metrics"].items() if "norm" not in name}
+        assert len(wanted) == count + 1  # steps that were left out
+        for rank in ranks:
+            for name, value in wanted.items():
+                assert rank[stage]["metrics"][name] == pytest.approx(value, rel=1e-4), (stage, name)
+
+
 def test_sft_of_two_ranks_exports_what_one_process_does(runs):
     """Ranks hold different numbers of actions: the loss divides by the mean over ranks."""
     folder, _ = runs

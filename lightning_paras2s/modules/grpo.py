@@ -164,7 +164,7 @@ class GRPOModule(StageModule):
         self.__dict__["reference"] = self.policy.reference() if self.objective.needs_reference else None
         for model in (self.policy, self.reference):
             if model is not None:
-                place(self, model)
+                place(self, model, self.seed)
         self.reward = reward()
 
     def on_fit_start(self) -> None:

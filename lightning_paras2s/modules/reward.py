@@ -67,10 +67,10 @@ class RewardModule(SupervisedModule):
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         loss = score_loss(self.scorer.score_logits(batch.queries, batch.responses), batch.scores)
-        self.log("train/loss", loss, batch_size=len(batch))
+        self.log("train/loss", loss, batch_size=len(batch), sync_dist=True)
         if self.factor_weight:
             about = factor_loss(self.scorer.factor_logits(batch.queries), batch.factors)
-            self.log("train/factor_loss", about, batch_size=len(batch))
+            self.log("train/factor_loss", about, batch_size=len(batch), sync_dist=True)
             loss = loss + self.factor_weight * about
         return loss
 

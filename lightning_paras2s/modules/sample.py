@@ -80,7 +80,7 @@ class SampleModule(L.LightningModule):
         if self.policy is None:
             policy, reward = self.build
             self.policy = initial_policy(policy, self.init_from, self.recipe.seed)
-            place(self, self.policy)
+            place(self, self.policy, self.recipe.seed)
             self.reward = reward()
             self.reward_sha = self.reward.config_sha  # before it is used: some parts read their weights when asked
 

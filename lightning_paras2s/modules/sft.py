@@ -57,7 +57,7 @@ class SFTModule(SupervisedModule):
     def configure_model(self) -> None:
         if self.policy is None:
             self.policy = initial_policy(self.build, self.init_from, self.seed)
-            place(self, self.policy)
+            place(self, self.policy, self.seed)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -79,12 +79,16 @@ class SFTModule(SupervisedModule):
             )
         actions = batch.completion.actions
         logps = self.policy.logps(batch.prompt, batch.completion, Sampling()).values
-        loss, *by_stream = sft_loss(logps, actions, self.weights, mean_over_ranks(actions.sum((0, 2))))
+        here = actions.sum((0, 2))
+        counts = mean_over_ranks(here)
+        loss, *by_stream = sft_loss(logps, actions, self.weights, counts)
+        share = here / counts.clamp(min=1)  # of a rank, in a mean over ranks: 1 where there is one
         metrics = {f"{split}/loss": loss.detach()}
         for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
             metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()
             # of the demonstrated token: how often a sample at temperature 1 would be it
-            metrics[f"{split}/probability/{name}"] = masked_mean(logps[:, stream].detach().exp(), actions[:, stream])
+            found = masked_mean(logps[:, stream].detach().exp(), actions[:, stream])
+            metrics[f"{split}/probability/{name}"] = found * share[stream]
         # Lightning weighs validation batches by their rows.
-        self.log_dict(metrics, batch_size=len(batch), sync_dist=split != "train")
+        self.log_dict(metrics, batch_size=len(batch), sync_dist=True)
         return loss

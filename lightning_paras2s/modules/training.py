@@ -224,12 +224,16 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
     return loaded
 
 
-def place(module: L.LightningModule, policy: SpeechLM) -> None:
-    """Split a policy just built over the strategy's ranks (FSDP2); read it whole where the strategy keeps it whole."""
-    if module.device_mesh is None:
-        policy.materialize()
-    else:
-        policy.shard(module.device_mesh["data_parallel"])
+def place(module: L.LightningModule, policy: SpeechLM, seed: int) -> None:
+    """Split a policy just built over the strategy's ranks (FSDP2); read it whole where the strategy keeps it whole.
+    What begins at random is then drawn as `initial_policy` draws it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if module.device_mesh is None:
+            policy.materialize()
+        else:
+            policy.shard(module.device_mesh["data_parallel"])
 
 
 def export(module: L.LightningModule, model: SpeechLM | ResponseScorer, name: str) -> None:

@@ -119,13 +119,18 @@ def load_kimi(model: SpeechLM, folder: str | Path) -> None:
         with open_tensors(file) as shard:
             for name in names:
                 read_into(parameters[name], shard.get_slice(name))
+    # Whole on every rank, and of the seed alone: shards drawn by equal generators would be copies of each other.
+    generator = torch.Generator().manual_seed(torch.initial_seed())
     for name, parameter in model.named_parameters():
         if ".lora_" in name:  # storage made by `to_empty` holds noise: peft's own start is A ~ uniform, B = 0
-            nn.init.zeros_(parameter) if ".lora_B." in name else nn.init.kaiming_uniform_(parameter, a=5**0.5)
+            begin = torch.zeros(parameter.shape)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(begin, a=5**0.5, generator=generator)
+            read_into(parameter, begin)
 
 
 def read_into(parameter: nn.Parameter, piece) -> None:
-    """Copy a safetensors slice, or this rank's part of it, into `parameter`."""
+    """Copy a tensor or a safetensors slice, or this rank's part of it, into `parameter`."""
     if not isinstance(parameter, DTensor):
         parameter.copy_(piece[:])
         return
