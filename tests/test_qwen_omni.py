@@ -18,6 +18,7 @@ from lightning_paras2s.models.qwen_omni.scorer import (
     audio_tokens,
     mel_batch,
 )
+from lightning_paras2s.modules.reward import score_loss
 from lightning_paras2s.types import Audio
 
 
@@ -79,6 +80,14 @@ def test_a_pair_scores_the_same_alone_or_in_a_batch_and_no_audio_is_nan(scorer):
     scores = scorer(queries, responses)
     assert scores[2].isnan() and ((scores > 1) & (scores < 5))[[0, 1, 3]].all()
     assert not torch.allclose(scorer.score_logits([responses[0]], [queries[0]])[0], together[0], atol=1e-4)
+
+
+def test_a_batch_of_which_nothing_can_be_scored_has_a_gradient_of_nothing(scorer):
+    logits = scorer.score_logits([tone(200, 0.5)] * 2, [tone(200, 0.05)] * 2)
+    assert logits.shape == (2, 5) and logits.isnan().all()
+    score_loss(logits, torch.tensor([1.0, 4.0])).backward()
+    trained = [p for p in scorer.parameters() if p.requires_grad]
+    assert all(p.grad is None or not p.grad.any() for p in trained) and any(p.grad is not None for p in trained)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
 from lightning_paras2s.modules.training import Optimization, SupervisedModule
+from lightning_paras2s.running.ranks import mean_over_ranks
 from lightning_paras2s.types import FACTORS
 
 
@@ -66,17 +67,20 @@ class RewardModule(SupervisedModule):
                 self.scorer.shard(self.device_mesh["data_parallel"])
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        loss = score_loss(self.scorer.score_logits(batch.queries, batch.responses), batch.scores)
+        logits = self.scorer.score_logits(batch.queries, batch.responses)
+        loss = score_loss(logits, batch.scores, mean_over_ranks(is_scored(logits).sum()))
         self.log("train/loss", loss, batch_size=len(batch), sync_dist=True)
         if self.factor_weight:
-            about = factor_loss(self.scorer.factor_logits(batch.queries), batch.factors)
+            known = torch.tensor(sum(map(bool, batch.factors)), device=logits.device)
+            about = factor_loss(self.scorer.factor_logits(batch.queries), batch.factors, mean_over_ranks(known))
             self.log("train/factor_loss", about, batch_size=len(batch), sync_dist=True)
             loss = loss + self.factor_weight * about
         return loss
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         logits = self.scorer.score_logits(batch.queries, batch.responses)
-        self.log("val/loss", score_loss(logits, batch.scores), batch_size=len(batch), sync_dist=True)
+        loss, rows = score_loss(logits, batch.scores), int(is_scored(logits).sum())
+        self.log("val/loss", loss, batch_size=rows, sync_dist=True)  # a batch without any weighs nothing
         self.judged.append((expected_score(logits), batch.scores, batch.query_ids))
 
     def on_validation_epoch_end(self) -> None:
@@ -87,28 +91,43 @@ class RewardModule(SupervisedModule):
         self.log_dict({f"val/{name}": value for name, value in found.items()})
 
 
-def score_loss(logits: Tensor, scores: Tensor) -> Tensor:
+def is_scored(logits: Tensor) -> Tensor:
+    """The rows that could be scored: [B, 5] -> [B]."""
+    return logits.isfinite().all(-1)
+
+
+def score_loss(logits: Tensor, scores: Tensor, count: Tensor | None = None) -> Tensor:
     """Cross-entropy of scores 1..5, a mean over rows that could be scored: logits [B, 5], scores [B].
 
     A score between two classes (a mean of several verdicts) is shared between them.
+
+    Args:
+        count: of rows, for the mean; by default those of `logits`. Ranks average their gradients, so that theirs is
+            the mean of the ranks' counts.
 
     Raises:
         UserError: a score outside of 1..5, of which a class would get a negative share and the loss no lower bound.
     """
     if (strange := next((s for s in scores.tolist() if off_scale(s)), None)) is not None:
         raise UserError(f"scores must be from 1 to 5; got {strange:g}; map the reward's scores onto 1..5")
-    scored = logits.isfinite().all(-1)
+    scored = is_scored(logits)
     low = (scores.floor().clamp(1, 4) - 1).long()  # [B], 0..3
     upper = (scores - 1 - low).unsqueeze(-1)
     target = (1 - upper) * F.one_hot(low, 5) + upper * F.one_hot(low + 1, 5)
     losses = -(target[scored] * torch.log_softmax(logits[scored].float(), -1)).sum(-1)
-    return losses.sum() / scored.sum().clamp(min=1)
+    return losses.sum() / or_one(scored.sum() if count is None else count)
 
 
-def factor_loss(logits: Tensor, factors: list[str]) -> Tensor:
-    """Cross-entropy of the queries' factors, a mean over those that are known: logits [B, 4]."""
+def factor_loss(logits: Tensor, factors: list[str], count: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the queries' factors, a mean over those that are known: logits [B, 4]; `count` as above."""
     known = torch.tensor([FACTORS.index(factor) if factor else -1 for factor in factors], device=logits.device)
-    return F.cross_entropy(logits.float(), known, ignore_index=-1, reduction="sum") / (known >= 0).sum().clamp(min=1)
+    total = F.cross_entropy(logits.float(), known, ignore_index=-1, reduction="sum")
+    return total / or_one((known >= 0).sum() if count is None else count)
+
+
+def or_one(count: Tensor) -> Tensor:
+    """1 in place of 0: a mean of nothing is 0, and has a gradient of 0."""
+    return torch.where(count > 0, count, torch.ones_like(count))
 
 
 def agreement(expected: Tensor, judged: Tensor, query_ids: Sequence[str]) -> dict[str, float]:

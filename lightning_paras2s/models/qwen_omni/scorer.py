@@ -36,6 +36,7 @@ SPEAKING_PARTS = ("talker.", "token2wav.")  # of the whole Omni, which a score d
 GUIDELINE = PROMPT.partition("The information of the user:")[0].strip()
 MAX_SECONDS = 300
 SHORTEST_SECONDS = 0.1
+SILENCE = Audio(np.zeros(16_000, np.float32), 16_000)
 AUDIO_MARKS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 
 
@@ -88,11 +89,11 @@ class QwenOmniScorer(ResponseScorer):
         weight = self.head.weight
         heard = [q.seconds >= SHORTEST_SECONDS and r.seconds >= SHORTEST_SECONDS for q, r in zip(queries, responses)]
         scores = torch.full((len(heard), 5), torch.nan, device=weight.device)
-        if not any(heard):
-            return scores
         # all audios in reading order: query and response of the first row, of the second, ...
         audios = [a for q, r, h in zip(queries, responses, heard) if h for a in (q, r)]
-        mel, mask = mel_batch(audios)
+        # Where no row can be scored, silence is read and not scored: the ranks of a sharded model must all pass through
+        # it, and the loss of such a batch needs a gradient, 0.
+        mel, mask = mel_batch(audios or [SILENCE, SILENCE])
         ids, attended = self.prompts([audio_tokens(int(n)) for n in mask.sum(1)])
         hidden = self.thinker(
             input_ids=ids.to(weight.device),
@@ -102,7 +103,7 @@ class QwenOmniScorer(ResponseScorer):
             use_cache=False,
         ).logits[:, -1]
         with torch.autocast(weight.device.type, enabled=False):  # five logits cost nothing and differ in the last bits
-            logits = hidden.float() @ weight[self.digits].float().T
+            logits = (hidden.float() @ weight[self.digits].float().T)[: sum(heard)]
         return scores.index_put((torch.tensor(heard, device=weight.device).nonzero()[:, 0],), logits)
 
     def prompts(self, counts: list[int]) -> tuple[Tensor, Tensor]:
