@@ -59,6 +59,7 @@ speed: .venv/bench.stamp
 WORKERS ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 test: .venv/test.stamp
 	.venv/bin/ruff check
+	.venv/bin/ruff format --check
 	.venv/bin/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 doctor: .venv/demo.stamp

@@ -83,9 +83,7 @@ def test_the_anchor_alone_has_the_gradient_of_sft(budget: int, tmp_path: Path) -
 @pytest.mark.parametrize(("stream", "weights"), [(TEXT, PerStream(1.0, 0.0)), (AUDIO, PerStream(0.0, 1.0))])
 def test_one_stream_is_held_alone(stream: int, weights: PerStream, tmp_path: Path) -> None:
     module = grpo(Alike, beta=0.0, anchor=weights)
-    found = dict(
-        zip([name for name, _ in ToyLM().named_parameters()], gradient(module, tmp_path, True), strict=True)
-    )
+    found = dict(zip([name for name, _ in ToyLM().named_parameters()], gradient(module, tmp_path, True), strict=True))
     for name, grad in found.items():
         if name.startswith("heads."):
             assert bool(grad.any()) == name.startswith(f"heads.{stream}."), name

@@ -67,9 +67,7 @@ EXACT = [
 
 
 @pytest.mark.parametrize(("interval", "n", "better", "worse", "fewest", "shown", "covered"), EXACT)
-def test_coverage_of_rare_differences_by_the_sum_over_all_outcomes(
-    interval, n, better, worse, fewest, shown, covered
-):
+def test_coverage_of_rare_differences_by_the_sum_over_all_outcomes(interval, n, better, worse, fewest, shown, covered):
     of_all = of_held = 0.0
     for b in range(45):
         for c in range(15 if worse else 1):

@@ -287,9 +287,7 @@ def test_old_responses_are_scored_again_without_their_systems(mined, tmp_path):
     ears, options = spoken_scripts(mined, tmp_path, 3)
     with pytest.raises(UserError, match="must hold responses of some system to be scored again; got none"):
         evaluate(**options, systems={}, judge=LLMJudge(Says("The score is 3")), rescore=True)
-    evaluate(
-        **options, systems={"a": ToplineSystem(BeepSynthesizer(ears))}, judge=LLMJudge(Says("The score is 3"))
-    )
+    evaluate(**options, systems={"a": ToplineSystem(BeepSynthesizer(ears))}, judge=LLMJudge(Says("The score is 3")))
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.jsonl") if p.name[0] in "re"}
     other = Says("The score is 5")
     other.name = "other"

@@ -62,6 +62,8 @@ def write_lab(folder: Path) -> None:
     names = [f"train{i}" for i in range(8)] + [f"val{i}" for i in range(2)]
     rows = [{"query_id": n, "system": "demo", "audio": "answer.wav", "text": "oh no"} for n in names]
     (demonstrations / "answers.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
 STYLE = "checkpoints/embedded/style.safetensors"  # said, because the config's other recogniser has a path, too
 
 
@@ -189,7 +191,5 @@ def test_values_are_those_that_the_paper_prints():
 def test_overlong_query_is_refused_before_weights_are_read(lab):
     """256 positions of this config: 6 marks + 12.5 * 660 = 8,250 codes + 256 steps = 8,512."""
     write_audio(lab / "data" / "queries" / "train0.wav", Audio(np.zeros(660 * 100, np.float32), 100))
-    with pytest.raises(
-        UserError, match=r"must fit in 256 positions .*; got 8512 for 'train0' \(660 s and 256 steps\)"
-    ):
+    with pytest.raises(UserError, match=r"must fit in 256 positions .*; got 8512 for 'train0' \(660 s and 256 steps\)"):
         dispatch(["fit", "--config", "paper/grpo.yaml", *HERE, "--trainer.max_steps=1"])

@@ -106,7 +106,12 @@ def test_parts_that_run_beside_each_other_take_the_longer_of_two():
     assert hidden([4, 1, 1], [1, 5, 2]) == 2 and hidden([5], [7]) == 0
     assert cut(4, 3) == [1 / 2, 1 / 4, 1 / 4] and cut(2, 5) == [1 / 2, 1 / 2]
     assert rollout_seconds({"a": [1, 1], "b": [2, 1]}, {"c": 4, "d": 2}, [1 / 2, 1 / 2], True) == {
-        "a": 2, "b": 3, "c": 4, "d": 2, "overlap": -2}  # fmt: skip  drawn at 3, 5, scored at 6, 9 of 11
+        "a": 2,
+        "b": 3,
+        "c": 4,
+        "d": 2,
+        "overlap": -2,
+    }  # fmt: skip  drawn at 3, 5, scored at 6, 9 of 11
     assert rollout_seconds({"a": [1, 1]}, {"c": 4}, [1 / 2, 1 / 2], False)["overlap"] == 0
 
 

@@ -43,9 +43,7 @@ def test_optimizer_errors_are_one_clear_line(monkeypatch):
     with pytest.raises(UserError, match="must be 32 or 8; got 16"):
         adamw(net().parameters(), 0.1, 0.0, (0.9, 0.95), 16)
     monkeypatch.setattr(optimizer, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"torchao, which is missing; pip install 'lightning_paras2s\[eightbit\]'"
-    ):
+    with pytest.raises(UserError, match=r"torchao, which is missing; pip install 'lightning_paras2s\[eightbit\]'"):
         adamw(net().parameters(), 0.1, 0.0, (0.9, 0.95), 8)
 
 

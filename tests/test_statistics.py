@@ -38,16 +38,6 @@ def test_macro_average_agrees_with_table_3_in_8_rows_and_flags_3():
     assert averages["Kimi-Audio GRPO"] == pytest.approx(4.347, abs=5e-4)
 
 
-
-
-
-
-
-
-
-
-
-
 def test_unscored_items_never_move_a_mean():
     estimate = statistics.clustered_mean([4, np.nan, 2], ["a", "b", "c"])
     assert (estimate.value, estimate.n, estimate.clusters) == (3, 2, 2)
@@ -243,12 +233,6 @@ def test_no_interval_where_one_factor_has_few_pairs(few, known):
 def test_holm_refuses_what_is_no_p():
     with pytest.raises(UserError, match="p values must be from 0 to 1; got nan"):
         statistics.holm([0.01, float("nan")])
-
-
-
-
-
-
 
 
 def test_systems_without_a_common_item_are_not_compared():

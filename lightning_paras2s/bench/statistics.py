@@ -152,9 +152,7 @@ def macro_share(columns: Columns) -> Estimate:
     return _of_shares(parts, [shares.wilson(sums.sum(), len(sums)) for sums, _ in parts.values()])
 
 
-def _of_shares(
-    parts: Mapping[str, tuple[NDArray, NDArray]], found: list[shares.Share], few: bool = False
-) -> Estimate:
+def _of_shares(parts: Mapping[str, tuple[NDArray, NDArray]], found: list[shares.Share], few: bool = False) -> Estimate:
     """The mean of the columns' shares, with an interval if there are enough clusters."""
     value, low, high = shares.mean_of(found)
     clusters = sum(len(counts) for _, counts in parts.values())

@@ -100,9 +100,7 @@ class PreferenceDataModule(L.LightningDataModule):
         queries = [Recording(folder / p.query_audio, self.sample_rate) for p, folder in items]
         responses = [Recording(folder / p.response_audio, self.sample_rate) for p, folder in items]
         scores = torch.tensor([p.score for p, _ in items])
-        return PreferenceBatch(
-            queries, responses, scores, [p.factor for p, _ in items], [p.query_id for p, _ in items]
-        )
+        return PreferenceBatch(queries, responses, scores, [p.factor for p, _ in items], [p.query_id for p, _ in items])
 
     def train_dataloader(self) -> ResumableLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -176,7 +176,8 @@ def turn_of(message: dict[str, Any], max_seconds: float) -> Turn:
         case [{"type": "input_audio", "input_audio": {"data": str()}}] if role == "user":
             text = ""
         case [{"type": "input_audio", "input_audio": {"data": str()}}, {"type": "text", "text": str(text)}] | [
-            {"type": "text", "text": str(text)}, {"type": "input_audio", "input_audio": {"data": str()}}
+            {"type": "text", "text": str(text)},
+            {"type": "input_audio", "input_audio": {"data": str()}},
         ] if role == "user":
             pass
         case _:
