@@ -29,6 +29,8 @@ SHORT = tuple(claim._replace(sweep=f"{claim.sweep}_short") for claim in BETA_AND
 ABLATIONS = (
     *BETA_AND_G,
     Claim("G = 16 is no better than 8", "Fig. 3b, no digits", "G_steps", "G", 16, 8, "any"),
+    ValueClaim("Groups of sixteen learn more in as many steps", "not shown", "G_steps", "G", 16, 8,
+               "reward, last quarter of steps", ("last_quarter", "reward")),
     Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
     Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
     *(
