@@ -213,6 +213,35 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     torch.save(found, folder / f"{scene.name}-{world_size}-{rank}.pt")
 
 
+class Held(Prompts):
+    """Seven queries to validate on, in batches of four and of three."""
+
+    def val_dataloader(self):
+        return ResumableLoader(range(7), self.collate, 4, 0, False, False)
+
+
+def validate(folder: Path, rank: int, world_size: int) -> None:
+    """Validates, and writes the metrics and the number of answers that this rank's reward was asked about."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from test_kimi_audio import tiny_kimi
+
+    L.seed_everything(0)
+    asked = []
+
+    class Counted(Letters):
+        def score(self, batch, responses):
+            asked.append(len(responses))
+            assert len(batch) == len(responses)
+            return super().score(batch, responses)
+
+    module = GRPOModule(lambda: tiny_kimi(gather="float32"), lambda: Counted(False), sampling=Sampling(max_steps=8))
+    strategy = ModelParallelStrategy(world_size, 1) if world_size > 1 else "auto"
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
+    trainer = L.Trainer(accelerator="cpu", devices=world_size, strategy=strategy, **quiet)
+    (found,) = trainer.validate(module, Held(False), verbose=False)
+    torch.save((found, asked), folder / f"validated-{world_size}-{rank}.pt")
+
+
 def first_adapters(base: str, folder: Path, rank: int, world_size: int) -> None:
     """Writes the adapters that GRPO of a policy read from `base` begins with, whole, to `folder`."""
     import torch.distributed as dist

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from fsdp_worker import Scene, command, first_adapters, said, start, train, weights_differ
+from fsdp_worker import Scene, command, first_adapters, said, start, train, validate, weights_differ
 from test_kimi_audio import mixed_prompt, tiny_kimi
 from test_runs import toy_config
 from torch.distributed.device_mesh import init_device_mesh
@@ -139,6 +139,18 @@ def test_adapters_of_two_ranks_begin_as_those_of_one_process(tmp_path):
     downs = [tensor for name, tensor in one.items() if ".lora_A." in name]
     assert all(torch.linalg.matrix_rank(down) == 8 for down in downs)
     assert all(weights_differ(one, rank) == 0 for rank in ranks)
+
+
+def test_ranks_share_what_is_scored_in_validation(tmp_path):
+    """A judge is paid by the answer: of seven answers each is scored once, by some rank, and the means are one's."""
+    for processes in (1, 2):
+        codes = start(validate, (tmp_path,), tmp_path, processes)
+        assert codes == [0] * processes, said(tmp_path, 0)
+    (one, asked), *ranks = (torch.load(tmp_path / f"validated-{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    assert asked == [4, 3] and [there for _, there in ranks] == [[2, 2], [2, 1]]
+    assert 0 < one["val/unscored"] < 1
+    for found, _ in ranks:
+        assert found == pytest.approx(one)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

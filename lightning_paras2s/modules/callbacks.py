@@ -20,6 +20,7 @@ from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rewards import JudgeReward, as_said, judge_scores
+from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
 from lightning_paras2s.running.logs import replace_jsonl, say
@@ -153,15 +154,22 @@ class Probe(Callback):
 
     def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
         started = time.perf_counter()
-        metrics = self.measure(module, self.batch) | {"seconds": time.perf_counter() - started}
+        completion = self.answers(module, self.batch)
+        if not trainer.is_global_zero:  # its answers are the same, and a judge is paid by the answer
+            return
+        metrics = self.measure(module, self.batch, completion) | {"seconds": time.perf_counter() - started}
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
 
     @torch.no_grad()
-    def measure(self, module: GRPOModule, batch: DualStreamBatch) -> dict[str, float]:
-        """What greedy answers to the batch are worth; means of scores leave out what could not be scored."""
+    def answers(self, module: GRPOModule, batch: DualStreamBatch) -> Completion:
+        """Greedy ones. All ranks ask, which sharded weights need."""
         module.policy.eval()
-        completion = module.policy.generate(batch.prompt, module.sampling.greedy())
+        return module.policy.generate(batch.prompt, module.sampling.greedy())
+
+    @torch.no_grad()
+    def measure(self, module: GRPOModule, batch: DualStreamBatch, completion: Completion) -> dict[str, float]:
+        """What answers to the batch are worth; means of scores leave out what could not be scored."""
         responses = module.trainer.datamodule.processor.speak(completion)
         heard = self.ears.hear(responses)
         metrics = {name: float(value) for name, value in rollout_metrics(completion, responses).items()}

@@ -24,12 +24,11 @@ from lightning_paras2s.losses import (
     Scale,
     group_advantages,
     loss_denominator,
-    masked_mean,
 )
 from lightning_paras2s.models.sharding import sync_gradients
 from lightning_paras2s.models.speech_lm import Completion, Sampling, SpeechLM, sampling_noise
 from lightning_paras2s.modules.anchor import NO_ANCHOR, Anchor, shown_actions
-from lightning_paras2s.modules.beside import Clock, Overlap, check_parts, in_parts, joined
+from lightning_paras2s.modules.beside import Clock, Overlap, batch_rows, check_parts, in_parts, joined
 from lightning_paras2s.modules.grpo_metrics import Means, logp_gap, reward_metrics, rollout_metrics
 from lightning_paras2s.modules.objective import Experience, Objective, check_sampling
 from lightning_paras2s.modules.rollouts import (
@@ -42,7 +41,7 @@ from lightning_paras2s.modules.rollouts import (
     useful_queries,
 )
 from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place, require_suited
-from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, sum_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -311,13 +310,23 @@ class GRPOModule(StageModule):
 
     @torch.no_grad()
     def validation_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
-        """One greedy answer a query, scored by the same reward."""
+        """One greedy answer a query, scored by the same reward. All ranks answer the whole batch, which sharded weights
+        need; each scores rows of its own, since a judge is paid by the answer."""
         self.policy.eval()
         completion = self.policy.generate(batch.prompt, self.sampling.greedy())
-        responses = self.trainer.datamodule.processor.speak(completion, self.reward.needs_audio)
-        rewards = rewards_of(self.reward, batch, responses)
+        rewards = self.rewards_of_rank(batch, completion)
         scored = rewards.isfinite()
-        self.log("val/unscored", (~scored).float().mean(), batch_size=len(batch), sync_dist=True)
+        total, count = sum_over_ranks(torch.stack([rewards[scored].sum(), scored.sum()])).tolist()
+        self.log("val/unscored", 1 - count / len(batch), batch_size=len(batch), sync_dist=True)
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
-        if scored.any() or self.trainer.world_size > 1:  # all ranks or none must meet
-            self.log("val/reward", masked_mean(rewards, scored), batch_size=int(scored.sum()), sync_dist=True)
+        if count:  # of all ranks: they weigh alike, since Lightning cuts a mean of unlike weights to a whole number
+            self.log("val/reward", total / count, batch_size=int(count), sync_dist=True)
+
+    def rewards_of_rank(self, batch: DualStreamBatch, completion: Completion) -> Tensor:
+        """Rewards of this rank's share of a batch's answers, one a query; of a short batch it may be none."""
+        mine = torch.arange(len(batch), device=self.device)[self.global_rank :: self.trainer.world_size]
+        if not len(mine):
+            return torch.zeros(0, device=self.device)
+        part = batch if len(mine) == len(batch) else batch_rows(batch, mine)
+        responses = self.trainer.datamodule.processor.speak(completion.rows(mine), self.reward.needs_audio)
+        return rewards_of(self.reward, part, responses).to(self.device)

@@ -173,11 +173,16 @@ def several() -> bool:
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """`value`, on each rank's own device, averaged. Collective."""
+    return sum_over_ranks(value) / dist.get_world_size() if several() else value
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """`value`, on each rank's own device, added up. Collective."""
     if not several():
         return value
     total = value.detach().float().clone()
     dist.all_reduce(total)
-    return total / dist.get_world_size()
+    return total
 
 
 def most_over_ranks(count: int, device: torch.device) -> int:
