@@ -207,5 +207,5 @@ def test_a_policy_left_for_its_ranks_is_read_where_nothing_shards():
     model = KimiAudio(config=tiny_config())
     asked = []
     model.materialize = lambda: asked.append(1)
-    place(SFTModule(lambda: model), model)
+    place(SFTModule(lambda: model), model, 0)
     assert asked == [1]
