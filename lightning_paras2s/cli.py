@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
 CHECKED = "all that the options name is there; nothing was run"
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # variables of launchers
 PACKAGED_CONFIGS = Path(lightning_paras2s.__file__).parent / "configs"
 
 
@@ -54,7 +57,8 @@ def dispatch(argv: list[str]) -> None:
         print(asked)
         return
     if readable(name):
-        arguments = checked(name, arguments)
+        with by_rank_0(name):
+            arguments = checked(name, arguments)
     if name in STAGES:
         from lightning_paras2s.running.fit import StageCLI
 
@@ -69,6 +73,20 @@ def dispatch(argv: list[str]) -> None:
         sys.exit(main(arguments))
     else:
         run_command(name, arguments)
+
+
+@contextmanager
+def by_rank_0(name: str) -> Iterator[None]:
+    """What all ranks of a stage refuse alike, rank 0 alone tells; heavy packages are imported by the others alone."""
+    try:
+        yield
+    except UserError:
+        if name not in STAGES or all(os.environ.get(rank, "0") == "0" for rank in RANKS):
+            raise
+        from lightning_paras2s.running.ranks import one_voice
+
+        with one_voice():
+            raise
 
 
 def overview() -> str:
