@@ -94,8 +94,8 @@ def test_probe_on_four_answers_worked_out_by_hand():
     silence, which has no word error rate, as in `evaluate`, and which this judge does not score."""
     trainer = SimpleNamespace(datamodule=ToyData())
     module = SimpleNamespace(policy=Recited(), trainer=trainer, sampling=Sampling(), device=torch.device("cpu"))
-    asked, batch = probe(), ToyData(labelled=False).collate([0, 1, 2, 3])
-    found = asked.measure(module, batch, asked.answers(module, batch))
+    batch = ToyData(labelled=False).collate([0, 1, 2, 3])
+    found = probe().measure(module, batch, GRPOModule.greedy(module, batch))
     expected = {"judge": (5 + 1 + 5) / 3, "judge_unscored": 0.25, "audit": 3.0, "audit_unscored": 0.25}
     expected |= {"wer": (0 + 1 + 0.5) / 3, "silence_fraction": 0.25, "eos_rate/text": 1.0, "eos_rate/audio": 1.0}
     expected |= {"length/text": (2 + 2 + 3 + 1) / 4, "length/audio": 13.0}

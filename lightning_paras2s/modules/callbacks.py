@@ -154,18 +154,12 @@ class Probe(Callback):
 
     def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
         started = time.perf_counter()
-        completion = self.answers(module, self.batch)
+        completion = module.greedy(self.batch)
         if not trainer.is_global_zero:  # its answers are the same, and a judge is paid by the answer
             return
         metrics = self.measure(module, self.batch, completion) | {"seconds": time.perf_counter() - started}
         for logger in trainer.loggers:
             logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
-
-    @torch.no_grad()
-    def answers(self, module: GRPOModule, batch: DualStreamBatch) -> Completion:
-        """Greedy ones. All ranks ask, which sharded weights need."""
-        module.policy.eval()
-        return module.policy.generate(batch.prompt, module.sampling.greedy())
 
     @torch.no_grad()
     def measure(self, module: GRPOModule, batch: DualStreamBatch, completion: Completion) -> dict[str, float]:

@@ -312,8 +312,7 @@ class GRPOModule(StageModule):
     def validation_step(self, batch: DualStreamBatch, batch_idx: int) -> None:
         """One greedy answer a query, scored by the same reward. All ranks answer the whole batch, which sharded weights
         need; each scores rows of its own, since a judge is paid by the answer."""
-        self.policy.eval()
-        completion = self.policy.generate(batch.prompt, self.sampling.greedy())
+        completion = self.greedy(batch)
         rewards = self.rewards_of_rank(batch, completion)
         scored = rewards.isfinite()
         total, count = sum_over_ranks(torch.stack([rewards[scored].sum(), scored.sum()])).tolist()
@@ -321,6 +320,12 @@ class GRPOModule(StageModule):
         self.log("val/eos_rate/audio", completion.finished.float().mean(), batch_size=len(batch), sync_dist=True)
         if count:  # of all ranks: they weigh alike, since Lightning cuts a mean of unlike weights to a whole number
             self.log("val/reward", total / count, batch_size=int(count), sync_dist=True)
+
+    @torch.no_grad()
+    def greedy(self, batch: DualStreamBatch) -> Completion:
+        """One greedy answer a query. All ranks ask for the whole batch: they gather sharded weights together."""
+        self.policy.eval()
+        return self.policy.generate(batch.prompt, self.sampling.greedy())
 
     def rewards_of_rank(self, batch: DualStreamBatch, completion: Completion) -> Tensor:
         """Rewards of this rank's share of a batch's answers, one a query; of a short batch it may be none."""

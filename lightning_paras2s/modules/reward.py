@@ -15,7 +15,7 @@ from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
-from lightning_paras2s.modules.training import Optimization, SupervisedModule
+from lightning_paras2s.modules.training import Optimization, SupervisedModule, drawn_from
 from lightning_paras2s.running.ranks import mean_over_ranks
 from lightning_paras2s.types import FACTORS
 
@@ -60,8 +60,7 @@ class RewardModule(SupervisedModule):
 
     def configure_model(self) -> None:
         if self.scorer is None:
-            with torch.random.fork_rng():
-                torch.manual_seed(self.seed)
+            with drawn_from(self.seed):
                 self.scorer = self.build()
             if self.device_mesh is not None:
                 self.scorer.shard(self.device_mesh["data_parallel"])
@@ -79,8 +78,9 @@ class RewardModule(SupervisedModule):
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         logits = self.scorer.score_logits(batch.queries, batch.responses)
-        loss, rows = score_loss(logits, batch.scores), int(is_scored(logits).sum())
-        self.log("val/loss", loss, batch_size=rows, sync_dist=True)  # a batch without any weighs nothing
+        rows = is_scored(logits).sum()
+        loss = score_loss(logits, batch.scores, rows)
+        self.log("val/loss", loss, batch_size=int(rows), sync_dist=True)  # a batch without any weighs nothing
         self.judged.append((expected_score(logits), batch.scores, batch.query_ids))
 
     def on_validation_epoch_end(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.losses import PerStream, masked_mean, sft_loss
+from lightning_paras2s.losses import PerStream, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
 from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place, require_suited
 from lightning_paras2s.running.ranks import mean_over_ranks
@@ -79,16 +80,14 @@ class SFTModule(SupervisedModule):
             )
         actions = batch.completion.actions
         logps = self.policy.logps(batch.prompt, batch.completion, Sampling()).values
-        here = actions.sum((0, 2))
-        counts = mean_over_ranks(here)
+        counts = mean_over_ranks(actions.sum((0, 2)))
         loss, *by_stream = sft_loss(logps, actions, self.weights, counts)
-        share = here / counts.clamp(min=1)  # of a rank, in a mean over ranks: 1 where there is one
+        # of the demonstrated tokens: how often a sample at temperature 1 would be it, divided as the loss is
+        likely = torch.where(actions, logps.detach().exp(), 0.0).sum((0, 2)) / counts.clamp(min=1)
         metrics = {f"{split}/loss": loss.detach()}
         for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
             metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()
-            # of the demonstrated token: how often a sample at temperature 1 would be it
-            found = masked_mean(logps[:, stream].detach().exp(), actions[:, stream])
-            metrics[f"{split}/probability/{name}"] = found * share[stream]
+            metrics[f"{split}/probability/{name}"] = likely[stream]
         # Lightning weighs validation batches by their rows.
         self.log_dict(metrics, batch_size=len(batch), sync_dist=True)
         return loss

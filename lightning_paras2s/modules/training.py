@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -198,6 +199,14 @@ def frozen_names(module: nn.Module) -> list[str]:
     return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
 
 
+@contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """What begins at random in here is drawn from `seed` alone; torch's own generators go on as if nothing was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: int) -> SpeechLM:
     """The policy as a run starts with it: the weights of `init_from`, or random ones drawn from `seed` alone.
 
@@ -206,8 +215,7 @@ def initial_policy(policy: Callable[[], SpeechLM], init_from: str | None, seed: 
     Raises:
         UserError: `init_from` is missing, damaged, of another class, or of another size than `policy`.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         fresh = policy()
     if init_from is None:
         return fresh
@@ -228,8 +236,7 @@ def place(module: L.LightningModule, policy: SpeechLM, seed: int) -> None:
     """Split a policy just built over the strategy's ranks (FSDP2); read it whole where the strategy keeps it whole.
     What begins at random is then drawn as `initial_policy` draws it.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with drawn_from(seed):
         if module.device_mesh is None:
             policy.materialize()
         else:

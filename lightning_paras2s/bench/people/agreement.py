@@ -79,7 +79,8 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     scores = {name: mean_score(found) for name, found in scores_of(verdicts).items()}
     if len(judges) != 1:
         raise UserError(f"all runs must have one judge; got {len(judges)}; score them again")
-    rated = of_recordings([h for h in read_humans(humans) if h.score is not None], runs, humans)
+    responses = [r for run in runs for r in Log(Path(run)).read("responses", Response)]
+    rated = of_recordings([h for h in read_humans(humans) if h.score is not None], responses, humans)
     for h in rated:
         if not measures.SCALE[0] <= h.score <= measures.SCALE[-1]:
             got = f"{h.score:g} of {h.item_id}"
@@ -90,7 +91,7 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     asked = [queries.get(answered(name).query_id) for name in ids]
     if None in asked:
         raise UserError(f"{manifest} must hold the query of {ids[asked.index(None)]!r}; got none; check the manifest")
-    held_ids = {v.response_id for v in verdicts} | {r.id for r in responses_of(runs)}
+    held_ids = {v.response_id for v in verdicts} | {r.id for r in responses}
     if gone := [name for name in ids if name not in held_ids]:
         raise UserError(
             f"runs must hold the answers that were rated; got none of {gone[0]!r} (and {len(gone) - 1} more); name its "
@@ -107,13 +108,9 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
     return Items(ids, ratings, judged, factors, pairs, list(names.values())), judges.pop().judge
 
 
-def responses_of(runs: list[str]) -> list[Response]:
-    return [r for run in runs for r in Log(Path(run)).read("responses", Response)]
-
-
-def of_recordings(rated: list[Human], runs: list[str], where: str) -> list[Human]:
+def of_recordings(rated: list[Human], responses: list[Response], where: str) -> list[Human]:
     """The ratings of what the runs hold today; one of a recording that was replaced since is left out, and told."""
-    shas = {r.id: r.sha256 for r in responses_of(runs)}
+    shas = {r.id: r.sha256 for r in responses}
     kept = [h for h in rated if not (h.heard and shas.get(h.item_id) and h.heard != shas[h.item_id])]
     if left := len(rated) - len(kept):
         say(f"{where}: {left} rating{'s' * (left > 1)} of answers that were replaced since they were heard: left out")

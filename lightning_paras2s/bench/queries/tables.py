@@ -22,18 +22,27 @@ def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """
     if not path.is_file():
         raise UserError(f"the corpus must hold {path}; got none; check root")
-    reader = csv.DictReader(io.StringIO(text_of(path), newline=""), delimiter=DELIMITERS.get(path.suffix.lower(), ","))
+    for number, row in numbered(path, text_of(path), columns, DELIMITERS.get(path.suffix.lower(), ",")):
+        if any(row[column] is None for column in columns):
+            say(f"{path}:{number}: the row is too short and left out")
+        else:
+            yield row
+
+
+def numbered(path: Path, text: str, columns: tuple[str, ...], delimiter: str) -> Iterator[tuple[int, dict]]:
+    """The line at which each row of a CSV's text ends, and the row; PATH is named where it is none.
+
+    Raises:
+        UserError: a column is missing, or a field has no end.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         missing = sorted(set(columns) - set(reader.fieldnames or ()))
         if missing:
             raise UserError(
                 f"{path} must have the column {', '.join(missing)}; got {', '.join(reader.fieldnames or ())}"
             )
-        for row in reader:
-            if any(row[column] is None for column in columns):
-                say(f"{path}:{reader.line_num}: the row is too short and left out")
-            else:
-                yield row
+        yield from ((reader.line_num, row) for row in reader)
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num + 1}: a row must be readable as CSV; got {error}; mend it") from None
 
