@@ -33,18 +33,9 @@ from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.modules.reward import agreement
 from lightning_paras2s.sweeping import pictures, points
 from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
+from lightning_paras2s.sweeping.differences import difference, gain, noise_of, score
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
-from lightning_paras2s.sweeping.points import (
-    MIN_SEEDS,
-    Results,
-    Row,
-    column,
-    difference,
-    gain,
-    noise_of,
-    over_seeds,
-    score,
-)
+from lightning_paras2s.sweeping.points import MIN_SEEDS, Results, Row, column, over_seeds
 from lightning_paras2s.types import STYLES
 
 ROOT = Path(__file__).parents[1]

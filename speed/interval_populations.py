@@ -19,7 +19,7 @@ from lightning_paras2s.bench.people.reliability import (
     krippendorff_interval,
 )
 from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, macro_difference
-from lightning_paras2s.sweeping.points import difference
+from lightning_paras2s.sweeping.differences import difference
 from lightning_paras2s.types import FACTORS, Battle
 
 Met = tuple[tuple[float, float], float]  # an interval, and the truth

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import yaml
 
+from lightning_paras2s.sweeping.differences import difference, gain
 from lightning_paras2s.sweeping.efficiency import crossing, times_fewer
 from lightning_paras2s.sweeping.pictures import picture
-from lightning_paras2s.sweeping.points import Results, difference, gain, points_of
+from lightning_paras2s.sweeping.points import Results, points_of
 
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 NOISE = [-0.5, 0.5] * 10

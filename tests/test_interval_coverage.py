@@ -93,14 +93,14 @@ MADE = {
     "bench/people/reliability.py": "pearson, alpha",
     "bench/diagnostics/judge_table.py": "pearson, spearman, gain of a correlation",
     "bench/diagnostics/voice_or_words.py": "share of recordings, difference of shares, mean over factors of shares",
-    "sweeping/points.py": "seeds, difference of two points",
+    "sweeping/differences.py": "seeds, difference of two points",
 }
 NAMES = "macro_mean macro_difference mean_over_columns difference_over_columns clustered_mean macro_share half_widths"
 NAMES += " jackknife correlation_gain correlation krippendorff_interval"
 MAKERS = rf"(?<!def )\b(?:(?:{'|'.join(NAMES.split())})\(|estimate\((?:macro_)?parts\b)"
 # What may know a quantile: the makers themselves. `elo_spread95` is the spread over orders of the games, no interval of
 # anything.
-KNOWING = {"shares.py", "statistics.py", "seeds.py", "points.py", "strength.py", "arena.py"}
+KNOWING = {"shares.py", "statistics.py", "seeds.py", "points.py", "differences.py", "strength.py", "arena.py"}
 KNOWING |= {"resampling.py", "reliability.py"}
 
 

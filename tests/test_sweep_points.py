@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.sweeping.points import (
-    column,
-    difference,
-    first_worse,
-    gain,
-    noise_of,
-    part_of,
-    points_of,
-    ratio,
-    score,
-)
+from lightning_paras2s.sweeping.differences import difference, gain, noise_of, ratio, score
+from lightning_paras2s.sweeping.points import column, first_worse, part_of, points_of
 
 
 def row(seed: int, pairs: dict[str, list[float | None]], point: float = 0.0) -> dict:

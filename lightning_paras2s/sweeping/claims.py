@@ -8,21 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lightning_paras2s.bench.statistics import Estimate
+from lightning_paras2s.sweeping.differences import Difference, Metric, difference, gain, ratio
 from lightning_paras2s.sweeping.efficiency import times_fewer
 from lightning_paras2s.sweeping.points import (
     MIN_SEEDS,
-    Difference,
     Key,
-    Metric,
     Results,
     Row,
     apart,
     column,
-    difference,
     few_seeds,
-    gain,
     part_of,
-    ratio,
     trained,
     values_at,
 )

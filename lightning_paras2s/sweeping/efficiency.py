@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_paras2s.bench.seeds import Design, Parts, macro_parts, shared, shared_queries
-from lightning_paras2s.sweeping.points import Metric, Row, pooled, told_by
+from lightning_paras2s.sweeping.differences import Metric, pooled, told_by
+from lightning_paras2s.sweeping.points import Row
 
 TRIED = 100  # amounts between two of the curve, evenly spread in their logarithm
 

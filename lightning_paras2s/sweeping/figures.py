@@ -11,9 +11,10 @@ import numpy as np
 
 import lightning_paras2s
 from lightning_paras2s.sweeping.claims import interval, signed
+from lightning_paras2s.sweeping.differences import Difference, difference, gain, score
 from lightning_paras2s.sweeping.efficiency import times_fewer
 from lightning_paras2s.sweeping.pictures import LABELS, label_curves
-from lightning_paras2s.sweeping.points import Difference, Results, Row, difference, gain, score
+from lightning_paras2s.sweeping.points import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

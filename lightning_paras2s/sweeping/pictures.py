@@ -14,7 +14,8 @@ import yaml
 
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.running.source import PACKAGE
-from lightning_paras2s.sweeping.points import Metric, Results, Row, over_seeds, score, values_at
+from lightning_paras2s.sweeping.differences import Metric, score
+from lightning_paras2s.sweeping.points import Results, Row, over_seeds, values_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
