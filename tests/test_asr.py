@@ -12,7 +12,8 @@ from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.data.embedded import agent_lines, query_lines
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.phones import SYMBOLS
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, pad_acoustics

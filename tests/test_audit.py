@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio
+from lightning_paras2s.data.embedded import agent_lines
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.audit import (
     EGemapsRecognizer,

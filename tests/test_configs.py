@@ -14,7 +14,7 @@ import yaml
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.cli import COMMANDS, STAGES, dispatch
-from lightning_paras2s.data import embedded, speech
+from lightning_paras2s.data import embedded, speech, spoken
 from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.errors import UserError
@@ -155,7 +155,7 @@ def few_lines(monkeypatch) -> None:
     for module in (speech, dialogues):
         for name in ("query_lines", "agent_lines"):
             monkeypatch.setattr(module, name, functools.partial(first_lines, getattr(embedded, name)))
-    monkeypatch.setattr(embedded, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(spoken, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
 
 
 def first_lines(make, size: int, *rest, **options):

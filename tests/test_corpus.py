@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from lightning_paras2s.data.embedded import Line, Utterance, in_time, spoken_chunks
+from lightning_paras2s.data.dialogue import Utterance
+from lightning_paras2s.data.embedded import Line
+from lightning_paras2s.data.spoken import in_time, spoken_chunks
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Style
 

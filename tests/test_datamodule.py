@@ -14,7 +14,7 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule
 from lightning_paras2s.data.dialogue import Dialogue, Utterance
-from lightning_paras2s.data.embedded import hear, reply_frames, text_queries
+from lightning_paras2s.data.embedded import reply_frames, text_queries
 from lightning_paras2s.data.sources import (
     Demonstrations,
     DialogueSource,
@@ -22,6 +22,7 @@ from lightning_paras2s.data.sources import (
     UnlabelledQueries,
     demonstrated_queries,
 )
+from lightning_paras2s.data.spoken import hear
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module

@@ -12,7 +12,8 @@ import torch
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.systems.base import RecordedSystem
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.data.embedded import agent_lines, query_lines
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.controls import PiperSynthesizer, missing_piper
 from lightning_paras2s.hearing.evidence import Ears, hear

@@ -85,7 +85,7 @@ MADE = {
     "bench/items.py": "seeds, mean, pair_accuracy",
     "bench/headline.py": "seeds",
     "bench/skills.py": "mean of a skill, change of a skill",
-    "bench/audit.py": "mean word error rate",
+    "bench/outside_numbers.py": "mean word error rate",
     "bench/measuring.py": "mean, mean of a skill, pearson",  # pooled: a jackknife, as of a correlation
     "bench/pairs/arena.py": "strength",
     "bench/pairs/meetings.py": "kappa of verdicts",

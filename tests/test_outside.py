@@ -12,8 +12,9 @@ import pytest
 from sounds import hum
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.audit import audit, chosen, differences, measures
+from lightning_paras2s.bench.audit import audit, chosen
 from lightning_paras2s.bench.leaderboard import leaderboard
+from lightning_paras2s.bench.outside_numbers import differences, measures
 from lightning_paras2s.bench.outside_table import html_table, mixed_cpus
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, listen, outside_ears

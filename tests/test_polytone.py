@@ -332,7 +332,7 @@ def test_shipped_analysers_hear_unseen_voices():
     """The pair of analysers of each factor hears unseen voices better than chance."""
     from lightning_paras2s.bench.diagnostics.leakage import named, split_set
     from lightning_paras2s.bench.diagnostics.voice_or_words import AGREE, macro_mean
-    from lightning_paras2s.data.embedded import corpus_audio
+    from lightning_paras2s.data.spoken import corpus_audio
 
     spoken = split_set(1, 1, factors=("gender", "age"))
     recognizer = PolyToneRecognizer(str(SHIPPED / "polytone"), str(SHIPPED / "transcriber.safetensors"))

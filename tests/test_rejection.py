@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_paras2s.cli import dispatch
-from lightning_paras2s.data import embedded, sources
+from lightning_paras2s.data import sources, spoken
 from lightning_paras2s.data.completions import KeptCompletion, demonstration, keep_completions
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.rejection import Answered, best_answers
@@ -76,7 +76,7 @@ def sampled(tmp_path_factory):
             texts = sources.text_queries(split)
             few[split] = [q for f in FACTORS for q in [q for q in texts if q.factor == f][:2]]
         patch.setattr(sources, "text_queries", few.__getitem__)
-        patch.setattr(embedded, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+        patch.setattr(spoken, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
         options = ["--model.samples=2", "--model.written=null", "--model.others=0", "--model.keep_tokens=true"]
         options += ["--model.sampling.max_steps=110", "--data.batch_size=8", "--data.source.init_args.demonstrated=1.0"]
         dispatch(["predict", "--config", "preferences.yaml", *options, "--progress.refresh_rate=0"])

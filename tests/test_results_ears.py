@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.audit import differences, error_rate, measures
+from lightning_paras2s.bench.outside_numbers import differences, error_rate, measures
 from lightning_paras2s.bench.outside_table import COLUMNS, cells
 from lightning_paras2s.bench.statistics import clustered_mean
 from lightning_paras2s.types import FACTORS

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from test_results_ears import numbers_of
 
-from lightning_paras2s.bench.audit import measures
 from lightning_paras2s.bench.items import figures, read_items
+from lightning_paras2s.bench.outside_numbers import measures
 from lightning_paras2s.bench.outside_table import cells
 from lightning_paras2s.bench.seeds import design_of, estimate, macro_parts
 from lightning_paras2s.bench.statistics import macro_difference

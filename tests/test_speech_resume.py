@@ -16,7 +16,7 @@ from test_resume_properties import Killed, end
 from torch import Tensor
 
 from lightning_paras2s.cli import main
-from lightning_paras2s.data.embedded import Utterance
+from lightning_paras2s.data.dialogue import Utterance
 from lightning_paras2s.data.speech import SpeechDataModule
 from lightning_paras2s.hearing.polytone import NOTHING
 from lightning_paras2s.modules.labelled import FactorBatches, Labelled

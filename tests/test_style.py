@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.data.embedded import agent_lines, query_lines
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import HEADS, AcousticStyleRecognizer, StyleNetwork
 from lightning_paras2s.models.checkpoint import save_module

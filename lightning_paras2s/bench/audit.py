@@ -10,35 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench import statistics
+from lightning_paras2s.bench.outside_numbers import LOGS, differences, error_rate, measures, scores, write_rows
 from lightning_paras2s.bench.outside_table import FILE
 from lightning_paras2s.bench.outside_today import answers_sha
 from lightning_paras2s.bench.queries.manifest import read_queries, shard_of
-from lightning_paras2s.bench.summary import rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing import outside
 from lightning_paras2s.hearing.controls import Control, control_voices
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.running.logs import Log, replace_jsonl, say, write_summary
+from lightning_paras2s.running.logs import Log, say, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
 from lightning_paras2s.types import Evidence, Query, Response, response_id
-
-LOGS = ("perplexity_heard", "perplexity_written")  # averaged as logarithms
 
 
 def audit(
@@ -233,70 +226,3 @@ def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:
     order = {f: sorted(p, key=lambda i: hashlib.sha256(f"{seed}/{i}".encode()).digest()) for f, p in found.items()}
     turns = [(f, order[f][turn]) for turn in range(pairs) for f in sorted(order) if turn < len(order[f])]
     return [query for factor, pair in turns for query in found[factor][pair]]
-
-
-def write_rows(path: Path, numbers: dict[str, list[dict[str, Any]]]) -> None:
-    replace_jsonl(path, [as_line(name, row) for name, found in numbers.items() for row in found])
-
-
-def as_line(system: str, row: dict[str, Any]) -> dict[str, Any]:
-    """What `results/` keeps of an answer: every number here can be computed from it again."""
-    query = row["query"]
-    about = {"system": system, "query_id": query.id, "pair_id": query.pair_id, "factor": query.factor}
-    about |= {"style": query.label, "query": query.text}
-    return about | row["said"] | {name: value for name, value in row.items() if name not in ("query", "said")}
-
-
-def error_rate(text: str, heard: str | None) -> float | None:
-    """From the words, not from the log's number: a better normaliser then needs no new hearing."""
-    return word_error_rate(text, heard) if text and heard is not None else None
-
-
-def scores(query: Query, ours: Evidence | None, found: Outside, judge: Judge | None) -> dict[str, float | None]:
-    """The judge's score of the words that either ear heard; the tone is that which our own ears heard."""
-    if judge is None or ours is None:
-        return {}
-    scored = {"score_ours": judge.judge(query, query.style, ours).score}
-    if found.heard is not None:
-        heard = replace(ours, transcript=found.heard, wer=error_rate(found.text, found.heard))
-        scored["score_outside"] = judge.judge(query, query.style, heard).score
-    return scored
-
-
-def measures(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Each number's mean with its 95 % interval, clustered by contrast pair (Student's t); perplexities as geometric
-    means."""
-    pairs = [row["query"].pair for row in rows]
-    found: dict[str, Any] = {"n": len(rows), "n_pairs": len(set(pairs))}
-    for name in sorted({n for row in rows for n in row} - {"query", "said"}):
-        values = column(rows, name)
-        estimate = statistics.clustered_mean(values, pairs)
-        if not estimate.n:
-            continue
-        back = np.exp if name in LOGS else float
-        found[name] = rounded(back(estimate.value))
-        found[f"{name}_ci95"] = [rounded(back(x)) for x in estimate.ci95]
-        found[f"{name}_n"] = estimate.n
-    return found
-
-
-def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
-    values = np.array([np.nan if row.get(name) is None else row[name] for row in rows], float)
-    return np.log(values) if name in LOGS else values
-
-
-def differences(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Every two systems, b - a, paired by query; of perplexities the ratio."""
-    found = []
-    for a, b in combinations(rows, 2):
-        left, right = ({row["query"].id: row for row in rows[name]} for name in (a, b))
-        both = [query for query in left if query in right]
-        pairs = [left[query]["query"].pair for query in both]
-        for name in ("wer_ours", "wer_outside", "score_ours", "score_outside", "dnsmos", *LOGS):
-            values = column([right[q] for q in both], name) - column([left[q] for q in both], name)
-            estimate = statistics.macro_difference({"": (values, pairs)})
-            if estimate.n:
-                back = np.exp if name in LOGS else float
-                cell = {"value": rounded(back(estimate.value)), "ci95": [rounded(back(x)) for x in estimate.ci95]}
-                found.append({"a": a, "b": b, "measure": name, **cell, "n": estimate.n})
-    return found

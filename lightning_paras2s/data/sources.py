@@ -21,13 +21,13 @@ from lightning_paras2s.data.embedded import (
     TextQuery,
     agent_lines,
     cast,
-    corpus,
     demonstration_tone,
     query_lines,
     reply,
     text_queries,
 )
 from lightning_paras2s.data.fitting import about_another, about_fitting, fitting_reply
+from lightning_paras2s.data.spoken import corpus
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES

@@ -6,7 +6,9 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lightning_paras2s.data.embedded import Utterance, agent_lines, corpus, query_lines
+from lightning_paras2s.data.dialogue import Utterance
+from lightning_paras2s.data.embedded import agent_lines, query_lines
+from lightning_paras2s.data.spoken import corpus
 from lightning_paras2s.errors import InputPath
 from lightning_paras2s.hearing.recognizers import HEADS
 from lightning_paras2s.models.tiny.features import acoustics, stack_acoustics, vocode

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from lightning_paras2s.audio import is_silent, read_audio, resample
-from lightning_paras2s.data.embedded import agent_lines, corpus_audio, query_lines
+from lightning_paras2s.data.embedded import agent_lines, query_lines
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import InputPath, UserError, tell_in_one_line
 from lightning_paras2s.hearing.recognizers import HEADS, StyleRecognizer
 from lightning_paras2s.models.signals import create_dct

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_paras2s.audio import resample
-from lightning_paras2s.data import embedded
+from lightning_paras2s.data import spoken
 from lightning_paras2s.data.suggestive import LABELS
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.recognizers import StyleRecognizer, StyleTrunk
@@ -115,7 +115,7 @@ class WordEar:
 
     def listen(self, audio: Audio) -> Heard:
         words = self.transcriber.transcribe([audio])[0]
-        return NOTHING._replace(acoustics=embedded.hear(resample(audio, SAMPLE_RATE)), words=words)
+        return NOTHING._replace(acoustics=spoken.hear(resample(audio, SAMPLE_RATE)), words=words)
 
 
 class AnalyserRecognizer(StyleRecognizer):

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.manifest import check_labelled, placed, read_queries
-from lightning_paras2s.data.embedded import CORPUS_VERSION, corpus_audio
+from lightning_paras2s.data.spoken import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import Spoken, confounded, every_style, polytone, suggestive_texts
 from lightning_paras2s.errors import InputPath, UserError, check_apart, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar

@@ -21,8 +21,9 @@ from lightning_paras2s.running.logs import replace_file, say
 from lightning_paras2s.running.options import STAGES
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.shown.training import point_text
-from lightning_paras2s.sweeping.planning import AFTER, responses_of, updates_of
+from lightning_paras2s.sweeping.planning import AFTER
 from lightning_paras2s.sweeping.runs import Failed, chain, stamp_of
+from lightning_paras2s.sweeping.workload import responses_of, updates_of
 
 if TYPE_CHECKING:
     from lightning_paras2s.sweeping.planning import Run

@@ -20,7 +20,7 @@ from lightning_paras2s.bench.diagnostics.constructed import TEXTS, Constructed, 
 from lightning_paras2s.bench.people.reliability import CORRELATIONS, bias, correlation, mean_absolute_error
 from lightning_paras2s.bench.people.resampling import correlation_gain
 from lightning_paras2s.bench.summary import rounded
-from lightning_paras2s.data.embedded import corpus_audio
+from lightning_paras2s.data.spoken import corpus_audio
 from lightning_paras2s.errors import InputPath, UserError, check_choice
 from lightning_paras2s.hearing.polytone import PolyToneRecognizer
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleNetwork, StyleRecognizer

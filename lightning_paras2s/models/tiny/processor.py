@@ -14,7 +14,7 @@ from lightning_paras2s.audio import resample
 from lightning_paras2s.batches import by_length
 from lightning_paras2s.data.dialogue import Dialogue, Utterance
 from lightning_paras2s.data.dual_stream import DualStreamBatch
-from lightning_paras2s.data.embedded import hear
+from lightning_paras2s.data.spoken import hear
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc
 from lightning_paras2s.models.processor import Processor
