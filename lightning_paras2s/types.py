@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.fields import SPARSE, fields_of, finite, fits, in_words, written
+from lightning_paras2s.running.fields import SPARSE, check_fields, finite, object_in, written
 from lightning_paras2s.turns import Turn, check_turns, read_turns
 
 FACTORS = ("emotion", "sarcasm", "age", "gender")
@@ -265,24 +265,8 @@ def iter_jsonl(path: str | Path, record: type[Record], skip_half_line: bool = Fa
 
 def _record(raw: bytes, record: type[Record], where: str) -> Record:
     """One line's record, each field of its type."""
-    try:
-        values = json.loads(raw)
-    except (ValueError, RecursionError) as error:  # also bytes that are no text, and nesting without end
-        line = raw[:400].decode("utf-8", errors="replace").strip()
-        raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
-    kind, fields = record.__name__.lower(), fields_of(record)
-    missing = sorted(name for name, (required, _) in fields.items() if required and name not in values)
-    unknown = sorted(values.keys() - fields.keys())
-    if missing:
-        raise UserError(f"{where}: a {kind} must have {', '.join(missing)}; add the missing field")
-    if unknown:
-        raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {kind} has {', '.join(fields)}")
-    for name, value in values.items():
-        wanted = fields[name][1]
-        if not any(fits(value, option) for option in wanted.split(" | ")):
-            raise UserError(f"{where}: a {kind}'s {name} must be {in_words(wanted)}; got {value!r:.60}; mend the line")
+    values = object_in(raw, where)
+    check_fields(values, record, where)
     try:
         if record is Query and "turns" in values:
             values["turns"] = read_turns(values["turns"])

@@ -19,7 +19,7 @@ from test_qwen_family_stages import COUNTED, HERE, PRECISE, SHORT, logged
 from lightning_paras2s.cli import dispatch
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
 from lightning_paras2s.running import chain
-from lightning_paras2s.running.cost import GPUS
+from lightning_paras2s.running.gpus import GPUS
 from lightning_paras2s.running.plan_omni import Terms, plan_stage
 from lightning_paras2s.types import Response, read_jsonl
 

@@ -218,7 +218,8 @@ def test_estimates_follow_from_prices_and_the_cost_model(tmp_path):
     (0.015 a minute), 4 characters a token, and the bounds of `cost.py`."""
     from lightning_paras2s.bench.queries.mine import mine
     from lightning_paras2s.judging.rubric import PROMPT
-    from lightning_paras2s.running.cost import GPUS, Shape, Speech, decode_step
+    from lightning_paras2s.running.cost import Shape, Speech, decode_step
+    from lightning_paras2s.running.gpus import GPUS
     from lightning_paras2s.running.plan import plan
     from lightning_paras2s.servers.chat import OpenAIChat
 

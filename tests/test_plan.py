@@ -18,7 +18,6 @@ from lightning_paras2s.models.kimi.glm4_tokenizer import Glm4Tokenizer
 from lightning_paras2s.models.kimi.whisper_features import WhisperFeatures
 from lightning_paras2s.models.qwen_omni.scorer import GUIDELINE
 from lightning_paras2s.running.cost import (
-    GPUS,
     Efficiency,
     Shape,
     Speech,
@@ -31,6 +30,7 @@ from lightning_paras2s.running.cost import (
     train_flops,
 )
 from lightning_paras2s.running.cost_parts import cut, hidden, rollout_seconds
+from lightning_paras2s.running.gpus import GPUS
 from lightning_paras2s.running.plan import make_plan, plan, read_stages, read_work
 
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]

@@ -15,7 +15,7 @@ from omni_release import write_release
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.qwen_omni.lm import QwenOmni
-from lightning_paras2s.running.cost import GPUS, Efficiency, Work
+from lightning_paras2s.running.cost import Efficiency, Work
 from lightning_paras2s.running.cost_judges import Listener, chat, whisper
 from lightning_paras2s.running.cost_omni import (
     EARS,
@@ -27,6 +27,7 @@ from lightning_paras2s.running.cost_omni import (
     learn_seconds,
     omni_memory,
 )
+from lightning_paras2s.running.gpus import GPUS
 from lightning_paras2s.running.plan import plan, read_stages
 from lightning_paras2s.running.plan_omni import Terms, omni_of, plan_stage
 from lightning_paras2s.running.preflight import check_card

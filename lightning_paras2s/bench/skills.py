@@ -23,8 +23,8 @@ from lightning_paras2s.bench.statistics import MIN_SHARED, clustered_mean, compa
 from lightning_paras2s.bench.summary import rounded, with_interval
 from lightning_paras2s.bench.systems.base import Answer
 from lightning_paras2s.bench.systems.policy import answer_items
-from lightning_paras2s.data.embedded import Line, TextQuery, reply, text_queries
-from lightning_paras2s.data.sources import Dialogue, spoken_names, user_line
+from lightning_paras2s.data.embedded import Line, TextQuery, reply, text_queries, user_line
+from lightning_paras2s.data.sources import Dialogue, spoken_names
 from lightning_paras2s.data.spoken import corpus
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.transcribers import Transcriber

@@ -116,6 +116,14 @@ class Line:
     keep_samples: bool = False
 
 
+def user_line(
+    query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
+) -> Line:
+    """How a user of the split says a query in a style."""
+    name, labels = cast(query.factor, style, QUERY_VOICES[split], random)
+    return Line(query.text, labels, name, int(random.integers(2**31)), keep_samples)
+
+
 def word_string(random: np.random.Generator, splits: tuple[str, ...] = SPLITS, low: int = 3, high: int = 7) -> str:
     """Random words of the splits' lexicon, half of them subjects: speech with no sentence of any split in it."""
     count = random.integers(low, high + 1)

@@ -20,18 +20,19 @@ from lightning_paras2s.data.embedded import (
     Line,
     TextQuery,
     agent_lines,
-    cast,
     demonstration_tone,
     query_lines,
     reply,
     text_queries,
+    user_line,
 )
 from lightning_paras2s.data.fitting import about_another, about_fitting, fitting_reply
 from lightning_paras2s.data.spoken import corpus
+from lightning_paras2s.data.style_blind import style_blind
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_words
-from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES
-from lightning_paras2s.types import STYLES, TONES, Query, Response, Style, read_jsonl
+from lightning_paras2s.speaking.synthesizers import AGENT_VOICE
+from lightning_paras2s.types import STYLES, Query, Response, Style, read_jsonl
 
 
 class DialogueSource(ABC):
@@ -70,7 +71,7 @@ class PretrainingDialogues(DialogueSource):
         for line in query_lines(size["name"], seed + 2, voices, 0.5):
             names = Line(spoken_names(line.style), Style(tone="neutral"), AGENT_VOICE, 0)
             made.append(("name", line.text, line, names))
-        made += [("chat", line.text, line, answer) for line, answer in _style_blind(size["chat"], seed + 3, voices)]
+        made += [("chat", line.text, line, answer) for line, answer in style_blind(size["chat"], seed + 3, voices)]
         return _spoken(made, cache_dir)
 
 
@@ -261,14 +262,6 @@ def demonstrated_queries(share: float) -> list[TextQuery]:
     return [every[int(i * len(every) / count)] for i in range(count)]
 
 
-def user_line(
-    query: TextQuery, style: str, split: str, random: np.random.Generator, keep_samples: bool = False
-) -> Line:
-    """How a user of the split says a query in a style."""
-    name, labels = cast(query.factor, style, QUERY_VOICES[split], random)
-    return Line(query.text, labels, name, int(random.integers(2**31)), keep_samples)
-
-
 def spoken_queries(
     pairs: list[tuple[TextQuery, str]], split: str, cache_dir: str, random: np.random.Generator
 ) -> list[Dialogue]:
@@ -287,23 +280,6 @@ def spoken_names(style: Style) -> str:
     """What can be told of a speaker, as words."""
     known = (style.emotion or style.sarcasm, style.age, style.gender if style.age == "adult" else None)
     return " ".join(name for name in known if name)
-
-
-def _style_blind(size: int, seed: int, voices: str) -> list[tuple[Line, Line]]:
-    """Dialogue about the right topic whose answer knows nothing of the style: generic, or fit for a random style."""
-    random = np.random.default_rng(seed)
-    queries = [q for i, q in enumerate(text_queries("train")) if i % 2] if voices == "train" else text_queries("val")
-    answers = "train" if voices == "train" else "val"
-    lines = []
-    for _ in range(size):
-        query = queries[random.integers(len(queries))]
-        if voices == "train" and random.random() < 0.5:
-            query = about_another(query, queries, random)
-        user = user_line(query, query.styles[random.integers(2)], voices, random)
-        style = "generic" if random.random() < 0.6 else query.styles[random.integers(2)]
-        tone = "neutral" if random.random() < 0.4 else TONES[random.integers(len(TONES))]
-        lines.append((user, Line(reply(query, style, answers, random), Style(tone=tone), AGENT_VOICE, 0)))
-    return lines
 
 
 def _spoken(made: list[tuple[str, str, Line | None, Line]], cache_dir: str) -> list[Dialogue]:

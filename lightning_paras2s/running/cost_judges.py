@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_paras2s.running.cost import GPU, Efficiency
+from lightning_paras2s.running.cost import Efficiency
+from lightning_paras2s.running.gpus import GPU
 
 BLOCK_SECONDS = 2.5e-4  # a usual time of Python and launches a block, where no CUDA graph replays them
 ASKED, REPLIED = 1300, 80  # tokens of a judge's question and of its verdict

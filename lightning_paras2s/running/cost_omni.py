@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from lightning_paras2s.running.cost import FILLED, GPU, Blocks, Efficiency, Memory, Work
+from lightning_paras2s.running.cost import Blocks, Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import BLOCK_SECONDS, Listener
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
+from lightning_paras2s.running.gpus import FILLED, GPU
 
 CODES_A_WORD = 10  # five tokens of text a second
 CODE_RATE = 50.0

@@ -9,6 +9,8 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
+from lightning_paras2s.errors import UserError
+
 SPARSE = MappingProxyType({"sparse": True})  # of a field that is written only where it holds something
 
 
@@ -43,6 +45,39 @@ def in_words(kind: str) -> str:
     names = {"str": "a text", "int": "a whole number", "float": "a finite number", "None": "null"}
     names |= {"dict[str, str]": "an object of texts", "dict[str, float]": "an object of finite numbers"}
     return " or ".join(names.get(option, option) for option in kind.split(" | "))
+
+
+def object_in(raw: bytes, where: str) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: a line is no JSON object.
+    """
+    try:
+        values = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # also bytes that are no text, and nesting without end
+        line = raw[:400].decode("utf-8", errors="replace").strip()
+        raise UserError(f"{where}: each line must be one JSON object; got {line[:60]!r} ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: each line must be one JSON object; got {type(values).__name__}")
+    return values
+
+
+def check_fields(values: dict[str, Any], record: type, where: str) -> None:
+    """
+    Raises:
+        UserError: a line's values lack one of a record's fields, or one is unknown, or of another type.
+    """
+    kind, fields = record.__name__.lower(), fields_of(record)
+    missing = sorted(name for name, (required, _) in fields.items() if required and name not in values)
+    unknown = sorted(values.keys() - fields.keys())
+    if missing:
+        raise UserError(f"{where}: a {kind} must have {', '.join(missing)}; add the missing field")
+    if unknown:
+        raise UserError(f"{where}: unknown field {', '.join(unknown)}; a {kind} has {', '.join(fields)}")
+    for name, value in values.items():
+        wanted = fields[name][1]
+        if not any(fits(value, option) for option in wanted.split(" | ")):
+            raise UserError(f"{where}: a {kind}'s {name} must be {in_words(wanted)}; got {value!r:.60}; mend the line")
 
 
 def written(record: Any) -> dict[str, Any]:

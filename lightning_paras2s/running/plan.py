@@ -12,8 +12,6 @@ from typing import Any, Literal
 from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.running.check import read_yaml
 from lightning_paras2s.running.cost import (
-    GPU,
-    GPUS,
     Efficiency,
     Memory,
     Shape,
@@ -23,6 +21,7 @@ from lightning_paras2s.running.cost import (
     seconds_a_step,
 )
 from lightning_paras2s.running.cost_judges import arguments, short
+from lightning_paras2s.running.gpus import GPU, GPUS
 from lightning_paras2s.running.plan_omni import Terms, plan_stage, stage_lines, summary_lines
 
 GB, HOURS = 1e9, 3600.0

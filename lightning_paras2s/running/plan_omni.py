@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.cost import FILLED, GPU, Efficiency, Memory, Work
+from lightning_paras2s.running.cost import Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import Listener, arguments, chat, short, whisper
 from lightning_paras2s.running.cost_omni import (
     CODE_RATE,
@@ -26,6 +26,7 @@ from lightning_paras2s.running.cost_omni import (
     learn_seconds,
     omni_memory,
 )
+from lightning_paras2s.running.gpus import FILLED, GPU
 
 SPEECH_RATE = 25.0  # tokens a second of speech that is heard
 GUIDELINE = 1150  # tokens, of the scorer's prompt

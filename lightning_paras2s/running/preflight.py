@@ -129,7 +129,7 @@ def check_card(tree: dict[str, Any], has: float | None) -> str:
     Raises:
         UserError: with the plan's figure.
     """
-    from lightning_paras2s.running.cost import GPUS
+    from lightning_paras2s.running.gpus import GPUS
     from lightning_paras2s.running.plan import is_omni
     from lightning_paras2s.running.plan_omni import Terms, plan_stage
 
