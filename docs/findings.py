@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from lightning_paras2s.bench.people.resampling import FISHER, jackknife
 from lightning_paras2s.bench.statistics import Estimate
 from lightning_paras2s.modules.reward import agreement
-from lightning_paras2s.sweeping import pictures, points
+from lightning_paras2s.sweeping import differences, pictures, points
 from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
 from lightning_paras2s.sweeping.differences import difference, gain, noise_of, score
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
@@ -197,7 +197,19 @@ GROUPS = (
     (
         "Beta, G and B (Fig. 3), and what the paper leaves open",
         ABLATIONS,
-        ("beta", "G_steps", "G_rollouts", "B_steps", "B_rollouts", "streams", "scale", "reward"),
+        (
+            "beta",
+            "G_steps",
+            "G_rollouts",
+            "B_steps",
+            "B_rollouts",
+            "streams",
+            "scale",
+            "betas",
+            "ratio",
+            "reward",
+            "reading",
+        ),
     ),
     ("The short recipe: 40 steps of 4 queries", SHORT, ("beta_short", "G_steps_short")),
     ("SFT against RL over the amount of demonstrations (Fig. 2a)", LABELS, ("labels", "labels_reward")),
@@ -246,7 +258,7 @@ def rows_sha(name: str) -> str:
 
 def made_from(name: str) -> dict[str, str]:
     """Of the rows that a picture is made of, and of the code that sums them up and draws them."""
-    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (points, pictures))
+    code = b"".join(Path(module.__file__ or "").read_bytes() for module in (points, differences, pictures))
     return {"Rows": rows_sha(name), "Code": hashlib.sha256(code).hexdigest()[:16]}
 
 

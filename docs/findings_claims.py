@@ -47,6 +47,17 @@ ABLATIONS = (
     Claim("Advantages divided by their deviation, or not", "not ablated", "scale", "scale", "std", "none", "any"),
     Claim("The judge in the loop against the shipped reward model", "not ablated", "reward", "asked", "judge",
           "reward model", "any"),
+    Claim("The reward model's expected score against its likeliest", "not ablated", "reading", "reading", "expected",
+          "likeliest", "any"),
+    ValueClaim("The likeliest score is the same for more whole groups", "not ablated", "reading", "reading",
+               "likeliest", "expected", "equal groups", ("zero_variance_share",)),
+    Claim("A KL of each stream against one of the pair", "not ablated", "betas", "held", "mostly the voice",
+          "the pair", "any"),
+    Claim("The voice held more than the words, or less", "not ablated", "betas", "held", "mostly the voice",
+          "mostly the words", "any"),
+    Claim("Each stream's ratio clipped against the pair's", "not ablated", "ratio", "ratio", "stream", "joint", "any"),
+    Claim("A whole answer's ratio clipped against the pair's", "not ablated", "ratio", "ratio", "sequence", "joint",
+          "any"),
 )  # fmt: skip
 SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 CURVES = {

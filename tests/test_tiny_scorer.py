@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from lightning_paras2s.hearing.recognizers import StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.judging.audio_judges import ScorerJudge
 from lightning_paras2s.judging.pair_judges import ScorerPairJudge
-from lightning_paras2s.judging.rewards import ScorerReward
-from lightning_paras2s.judging.scorer import expected_score
+from lightning_paras2s.judging.rewards import LikeliestScorerReward, ScorerReward
+from lightning_paras2s.judging.scorer import ResponseScorer, expected_score, likeliest_score
 from lightning_paras2s.models.checkpoint import save_module
 from lightning_paras2s.models.tiny.scorer import WHOLE, Heard, TinyScorer, TrainedScorer
 from lightning_paras2s.modules.reward import factor_loss
@@ -50,6 +51,34 @@ def test_expected_score_on_worked_examples():
     assert torch.allclose(
         expected_score(torch.stack([torch.zeros(5), two.float()])), torch.tensor([3.0, 4.0]), atol=1e-5
     )
+
+
+def test_likeliest_score_on_worked_examples():
+    """Half of the weight on 2, the rest spread over higher ones: the likeliest is 2, whatever the mean is."""
+    logits = torch.tensor([[0.1, 0.5, 0.1, 0.1, 0.2], [0.1, 0.1, 0.1, 0.1, 0.6], [torch.nan] * 5]).log()
+    found = likeliest_score(logits)
+    assert found[:2].tolist() == [2.0, 5.0] and found[2].isnan()
+
+
+def test_likeliest_reward_ties_what_the_expected_tells_apart():
+    class Sure(ResponseScorer):
+        """The more surely a 4, the longer the answer."""
+
+        def score_logits(self, queries, responses):
+            return torch.stack([torch.tensor([0.0, 0.0, 0.0, r.seconds, 0.0]) for r in responses])
+
+    query = Audio(np.ones(1600, np.float32), 16_000)
+
+    class One(SimpleNamespace):
+        def __len__(self):
+            return 1
+
+    batch = One(queries=[], audios=[query])
+    answers = [SimpleNamespace(audio=audio, finished=True) for audio in sounds(1.0, 2.0)]
+    expected, likeliest = (kind(Sure).score(batch, answers) for kind in (ScorerReward, LikeliestScorerReward))
+    assert expected[0] < expected[1] < 4 and likeliest.tolist() == [4.0, 4.0]
+    cut = SimpleNamespace(audio=sounds(1.0)[0], finished=False)
+    assert LikeliestScorerReward(Sure).score(batch, [cut]).tolist() == [1.0]
 
 
 def test_scores_lie_between_1_and_5(scorer):

@@ -18,12 +18,12 @@ from lightning_paras2s.hearing.tone_words import agrees
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
-from lightning_paras2s.judging.scorer import ResponseScorer, ready
+from lightning_paras2s.judging.scorer import ResponseScorer, likeliest_score, ready
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.running.parts import settings_sha
 from lightning_paras2s.speaking.codec import SpokenResponse
-from lightning_paras2s.types import Evidence, Query, Style
+from lightning_paras2s.types import Audio, Evidence, Query, Style
 
 Item = TypeVar("Item")
 
@@ -182,9 +182,26 @@ class ScorerReward(Reward):
         queries = repeat(batch.audios, len(responses) // len(batch))
         audios = [r.audio for r in responses]
         spans = [slice(start, start + self.batch_size) for start in range(0, len(audios), self.batch_size)]
-        scores = torch.cat([self.scorer(queries[span], audios[span]) for span in spans]).cpu()
+        scores = torch.cat([self.read(queries[span], audios[span]) for span in spans]).cpu()
         failed = torch.tensor([listen_status(r) != "ok" for r in responses])
         return torch.where(failed, 1.0, scores)
+
+    def read(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
+        """[B], in 1..5; NaN = unscored."""
+        return self.scorer(queries, responses)
+
+
+class LikeliestScorerReward(ScorerReward):
+    """The distilled reward model's likeliest score: the other way to read five classes, and coarser, since answers that
+    it would tell apart get the same whole number (`sweeps/reading.yaml` measures what that costs).
+
+    Args:
+        scorer: builds the scorer with its weights.
+        batch_size: responses a forward pass.
+    """
+
+    def read(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
+        return likeliest_score(self.scorer.score_logits(queries, responses))
 
 
 def rewards_of(reward: Reward, batch: DualStreamBatch, responses: list[SpokenResponse]) -> Tensor:

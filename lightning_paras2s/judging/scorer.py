@@ -57,3 +57,8 @@ def ready(build: Callable[[], ResponseScorer]) -> ResponseScorer:
 def expected_score(logits: Tensor) -> Tensor:
     """Mean of the scores 1..5 under softmax(logits): [B, 5] -> [B]."""
     return torch.softmax(logits.float(), -1) @ torch.arange(1.0, 6.0, device=logits.device)
+
+
+def likeliest_score(logits: Tensor) -> Tensor:
+    """The likeliest of the scores 1..5, [B, 5] -> [B]; NaN where a row is, as of the expected one."""
+    return torch.where(logits.isnan().any(-1), torch.nan, logits.argmax(-1) + 1.0)

@@ -14,6 +14,7 @@ from lightning_paras2s.running.cost import Efficiency
 from lightning_paras2s.running.gpus import GPU
 
 BLOCK_SECONDS = 2.5e-4  # a usual time of Python and launches a block, where no CUDA graph replays them
+SCORERS = ("ScorerReward", "LikeliestScorerReward")  # rewards whose model is on the card
 ASKED, REPLIED = 1300, 80  # tokens of a judge's question and of its verdict
 # openai-whisper: weights, and blocks of its decoder
 WHISPERS = {"tiny": (39e6, 4), "base": (74e6, 6), "small": (244e6, 12), "medium": (769e6, 24), "large": (1550e6, 32)}

@@ -20,7 +20,7 @@ from lightning_paras2s.running.cost import (
     memory_of,
     seconds_a_step,
 )
-from lightning_paras2s.running.cost_judges import arguments, short
+from lightning_paras2s.running.cost_judges import SCORERS, arguments, short
 from lightning_paras2s.running.gpus import GPU, GPUS
 from lightning_paras2s.running.plan_omni import Terms, plan_stage, stage_lines, summary_lines
 
@@ -238,7 +238,7 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
         updates=model.get("mu", 1) * model.get("minibatches", 1),
         state_bits=model.get("state_bits", work.state_bits),
         sync_every_micro_batch=model.get("sync_every_micro_batch", work.sync_every_micro_batch),
-        reward_model=short(model.get("reward", {})) in ("", "ScorerReward"),
+        reward_model=short(model.get("reward", {})) in ("", *SCORERS),
         parts=model.get("rollout_parts", work.parts),
         overlap=model.get("overlap", "auto") != "never",
     ), trainer.get("max_steps", total_steps)

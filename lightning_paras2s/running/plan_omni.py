@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.cost import Efficiency, Memory, Work
-from lightning_paras2s.running.cost_judges import Listener, arguments, chat, short, whisper
+from lightning_paras2s.running.cost_judges import SCORERS, Listener, arguments, chat, short, whisper
 from lightning_paras2s.running.cost_omni import (
     CODE_RATE,
     CONTEXT,
@@ -212,7 +212,7 @@ def points_of(holder: dict[str, Any]) -> int:
 
 def listener_of(given: dict[str, Any], seconds: float) -> Listener:
     """Who scores an answer of so many seconds, by a reward's or an evaluation's options."""
-    if given.get("reward") == "ScorerReward":
+    if given.get("reward") in SCORERS:
         path = arguments(given["scorer"]).get("base") or "7B"
         omni = omni_of({"init_args": {"path": path}})
         tokens = GUIDELINE + SPEECH_RATE * (6 + seconds)
