@@ -137,6 +137,7 @@ def arena(result: Result, options: Result) -> Shown:
         both = f"first {bias['first']}, second {bias['second']}"
         said = f"won both times, of {bias['pairs']} pairs heard in both orders: {both}"
         told.append(said if bias["p"] is None else f"{said} (p = {bias['p']:.2g} by chance)")
+    told += alphas(result)
     for key in ("by_level", "by_topic"):
         for name, part in result.get(key, {}).items():
             order = ", ".join(f"{r['system']} {r['elo']:.0f}" for r in part["systems"])
@@ -149,11 +150,20 @@ def arena(result: Result, options: Result) -> Shown:
             f"agreement with the other battles: {listeners['agreement']:.3f}, kappa {kappa}, n {listeners['n']} "
             f"meetings, {listeners['n_votes']} votes"
         )
+        told += alphas(listeners)
     told.append(f"records: {options['out']}")
     again = (
         f"annotate --manifest QUERIES --runs {quoted(options.get('runs') or ['RUN'])} --out choices.jsonl --pairwise"
     )
     return Shown([shown, *told], again, "" if result["games"] else "no battle was played")
+
+
+def alphas(found: Result) -> list[str]:
+    """What is told of judges, or listeners, who decided the same meetings; nothing where no two did."""
+    if not (told := found.get("between_judges")):
+        return []
+    alpha = with_ends(told["alpha"], told["alpha_ci95"])
+    return [f"Krippendorff's alpha of {told['judges']} judges: {alpha}, n {told['n']}, {told['n_votes']} votes"]
 
 
 def voicebench(result: Result, options: Result) -> Shown:
