@@ -105,13 +105,17 @@ def skills(result: Result, options: Result) -> Shown:
             with_ends(row["mean"], row["ci95"]),
             row["n"],
             with_ends(row.get("change"), row.get("change_ci95")),
+            f"{row['p_holm']:.2g}" if "p_holm" in row else "-",
         )
         for skill, found in result["skills"].items()
         for name, row in found.items()
     ]
-    shown = table(("skill", "policy", "share right [95 %]", "n", "change [95 %]"), rows)
+    shown = table(("skill", "policy", "share right [95 %]", "n", "change [95 %]", "p Holm"), rows)
     missing = "" if any(row[3] for row in rows) else "no item of any skill was scored"
-    return Shown([shown, f"split {result['split']}, seed {result['seed']}"], "evaluate --config evaluate.yaml", missing)
+    told = [f"split {result['split']}, seed {result['seed']}"]
+    if compared := sum(row[5] != "-" for row in rows):
+        told.append(f"each interval is of its change alone; p is adjusted over all {compared} changes by Holm")
+    return Shown([shown, *told], "evaluate --config evaluate.yaml", missing)
 
 
 def report(result: Result, options: Result) -> Shown:
