@@ -29,12 +29,14 @@ SILENCE_RMS = 1e-3
 INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
 LOUDEST_FLOAT = 16.0
 UNSTATED = 0x7FFF0000  # a WAV's lengths from here on are those that programs write to a pipe, not knowing them
+OGG_PAGE, OGG_END, OGG_LARGEST = b"OggS", 4, 27 + 255 + 255 * 255  # a page's first bytes, flag of the last, most bytes
 
 
 def read_audio(path: str | Path, sample_rate: int, max_seconds: float = MAX_SECONDS) -> Audio:
     """Read a file as mono at `sample_rate`; channels are mixed (`mono`), other rates are resampled, clipped samples
     stay as they are, and what is beyond [-1, 1] (a floating-point file) is scaled into it, with one line of warning a
-    folder. A file that holds less or more sound than its header states is read as far as both go, with one line.
+    folder. A file that holds less or more sound than its header states is read as far as both go, and one whose last
+    Ogg page is missing as far as it goes, with one line.
 
     Raises:
         UserError: for a missing, empty, unreadable, non-finite or over-long file.
@@ -113,7 +115,12 @@ def _warn_scaled(folder: Path, name: str, scale: float) -> None:
 
 @functools.lru_cache(maxsize=10_000)
 def _tell_length(path: Path, missing_seconds: float) -> None:
-    """One line for a file whose header and sound disagree."""
+    """One line for a file whose header and sound disagree, or whose end is missing."""
+    if not ogg_ends(path):
+        print(
+            f"{path}: its last Ogg page is not marked as the end, for it was cut or never ended; what is there is read",
+            file=sys.stderr,
+        )
     cut = f"states {missing_seconds:.2f} s more than the file holds" if missing_seconds > 0 else misstated(path)
     if cut:
         print(f"{path}: its header {cut}; only what both agree on is read", file=sys.stderr)
@@ -128,6 +135,23 @@ def misstated(path: Path) -> str:
         return ""
     seconds, than = (sound.stated - sound.held) / sound.a_second, "more" if sound.stated > sound.held else "less"
     return f"states {abs(seconds):.2f} s {than} than the file holds"
+
+
+def ogg_ends(path: Path) -> bool:
+    """Is a file's last Ogg page (Vorbis, Opus) whole, and marked as the last of its stream (RFC 3533, section 6)? What
+    is cut at a page, as a copy that was stopped, is a shorter recording to libsndfile. True for what is no Ogg."""
+    with path.open("rb") as file:
+        if file.read(4) != OGG_PAGE:
+            return True
+        file.seek(max(0, file.seek(0, 2) - OGG_LARGEST))
+        body = file.read()
+    place = body.rfind(OGG_PAGE)
+    head = body[place : place + 27]
+    if place < 0 or len(head) < 27:
+        return False
+    lengths = body[place + 27 : place + 27 + head[26]]  # of the segments that follow
+    whole_page = len(lengths) == head[26] and place + 27 + head[26] + sum(lengths) <= len(body)
+    return whole_page and bool(head[5] & OGG_END)
 
 
 class WavSound(NamedTuple):

@@ -76,6 +76,11 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     return kept.sum(dim) / mask.sum(dim).clamp(min=1)
 
 
+def or_one(count: Tensor) -> Tensor:
+    """1 in place of 0: a mean of nothing is 0, and has a gradient of 0."""
+    return torch.where(count > 0, count, torch.ones_like(count))
+
+
 def group_advantages(rewards: Tensor, group_size: int, scale: Scale = "std", eps: float = 1e-4) -> Tensor:
     """Standardise rewards within each group of responses to one query (DeepSeekMath, arXiv 2402.03300, section 4.1).
 
@@ -239,10 +244,11 @@ def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: 
     Args:
         logps: [R, 2, T], of the demonstrated tokens; actions: which of them are learned.
         counts: [2], actions a stream to divide by; None = those here. Ranks pass the mean over ranks, since their
-            gradients are averaged: the loss then depends on no rank count.
+            gradients are averaged: the loss then depends on no rank count. It may lie below 1, where ranks are more
+            than actions.
     """
     counts = actions.sum((0, 2)) if counts is None else counts
-    means = -torch.where(actions, logps, 0.0).sum((0, 2)) / counts.clamp(min=1)
+    means = -torch.where(actions, logps, 0.0).sum((0, 2)) / or_one(counts)
     return SFTLoss(weights.text * means[TEXT] + weights.audio * means[AUDIO], *means.unbind())
 
 

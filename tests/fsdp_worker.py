@@ -10,8 +10,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
@@ -42,6 +44,8 @@ class Scene:
             of it is written.
         failing_rank: its reward raises in the second batch.
         noisy: the loader adds noise from the process's own generator.
+        late_rank: its reward takes `late_seconds` for the second batch it is asked about.
+        timeout_seconds: of the process group.
     """
 
     name: str
@@ -53,6 +57,17 @@ class Scene:
     killed_at: int = -1
     failing_rank: int = -1
     noisy: bool = False
+    late_rank: int = -1
+    late_seconds: float = 0.0
+    timeout_seconds: float = 1800.0
+
+    def late(self, rank: int) -> float:
+        return self.late_seconds if rank == self.late_rank else 0.0
+
+    def strategy(self, mesh: tuple):
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(*mesh, timeout=timedelta(seconds=self.timeout_seconds))
 
 
 class Letters(Reward):
@@ -60,14 +75,16 @@ class Letters(Reward):
 
     needs_audio = False
 
-    def __init__(self, fails: bool) -> None:
-        self.fails, self.calls, self.threads = fails, 0, set()
+    def __init__(self, fails: bool, late_seconds: float = 0.0) -> None:
+        self.fails, self.late_seconds, self.calls, self.threads = fails, late_seconds, 0, set()
 
     def score(self, batch, responses):
         self.calls += 1
         self.threads.add(threading.current_thread().name)
         if self.fails and self.calls == 2:
             raise RuntimeError("the reward broke down on purpose")
+        if self.calls == 2:
+            time.sleep(self.late_seconds)
         found = torch.tensor([sum(i < 128 for i in r.text_ids) / len(r.text_ids) for r in responses])
         length = batch.prompt.mask.sum(1).repeat_interleave(len(responses) // len(batch))
         return torch.where((length == 9) | (length == 10), torch.nan, found)
@@ -171,7 +188,6 @@ def count_collectives(module: GRPOModule) -> dict[str, list[int]]:
 
 def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     """Trains and writes what the rank ends with: whole weights, sampled tokens, metrics, counts of collectives."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
     from test_kimi_audio import tiny_kimi
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
@@ -181,7 +197,7 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     L.seed_everything(0)
     module = GRPOModule(
         lambda: tiny_kimi(gather="float32", lora_rank=scene.lora_rank),
-        lambda: Letters(scene.failing_rank == rank),
+        lambda: Letters(scene.failing_rank == rank, scene.late(rank)),
         **{"group_size": 4, "lr": 3e-4, "sampling": Sampling(max_steps=8), **dict(scene.options)},
     )
     counts = count_collectives(module)
@@ -195,7 +211,7 @@ def train(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world_size,
-        strategy=ModelParallelStrategy(*mesh) if world_size > 1 else "auto",
+        strategy=scene.strategy(mesh) if world_size > 1 else "auto",
         max_epochs=scene.epochs,
         logger=logger,
         callbacks=callbacks,
@@ -220,9 +236,8 @@ class Held(Prompts):
         return ResumableLoader(range(7), self.collate, 4, 0, False, False)
 
 
-def validate(folder: Path, rank: int, world_size: int) -> None:
+def validate(scene: Scene, folder: Path, rank: int, world_size: int) -> None:
     """Validates, and writes the metrics and the number of answers that this rank's reward was asked about."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
     from test_kimi_audio import tiny_kimi
 
     L.seed_everything(0)
@@ -234,10 +249,12 @@ def validate(folder: Path, rank: int, world_size: int) -> None:
             assert len(batch) == len(responses)
             return super().score(batch, responses)
 
-    module = GRPOModule(lambda: tiny_kimi(gather="float32"), lambda: Counted(False), sampling=Sampling(max_steps=8))
-    strategy = ModelParallelStrategy(world_size, 1) if world_size > 1 else "auto"
+    reward, sampling = Counted(False, scene.late(rank)), Sampling(max_steps=8)
+    module = GRPOModule(lambda: tiny_kimi(gather="float32"), lambda: reward, sampling=sampling)
+    strategy = scene.strategy((world_size, 1)) if world_size > 1 else "auto"
     quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder)
-    trainer = L.Trainer(accelerator="cpu", devices=world_size, strategy=strategy, **quiet)
+    ends = [EndTogether()]
+    trainer = L.Trainer(accelerator="cpu", devices=world_size, strategy=strategy, callbacks=ends, **quiet)
     (found,) = trainer.validate(module, Held(False), verbose=False)
     torch.save((found, asked), folder / f"validated-{world_size}-{rank}.pt")
 

@@ -232,6 +232,22 @@ def test_no_cut_file_is_read_in_silence(tmp_path, capsys, suffix):
         assert str(cut) in str(error)
 
 
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_an_ogg_that_lacks_its_last_pages_is_told(tmp_path, capsys, kind):
+    """Cut between two pages, or within one: eight seconds passed for less, in silence."""
+    whole, cut = tmp_path / "whole.ogg", tmp_path / "cut.ogg"
+    soundfile.write(whole, np.random.default_rng(0).uniform(-0.4, 0.4, 8 * 48_000), 48_000, format="OGG", subtype=kind)
+    assert read_audio(whole, 16_000).seconds == pytest.approx(8) and not capsys.readouterr().err
+    body = whole.read_bytes()
+    starts = [place for place in range(len(body)) if body.startswith(b"OggS\0", place)]
+    assert len(starts) > 8
+    for number, end in enumerate((starts[-1], starts[len(starts) // 2], starts[-1] + 20, starts[-1] + 400)):
+        place = cut.with_stem(f"cut{number}")
+        place.write_bytes(body[:end])
+        assert read_audio(place, 16_000).seconds < 7.9
+        assert capsys.readouterr().err.count(f"{place}: its last Ogg page is not marked as the end") == 1
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".flac"])
 def test_write_gives_the_samples_back_and_leaves_no_part(tmp_path, suffix):
     samples = tone(16_000) * 3  # beyond full scale: scaled, neither wrapped nor cut

@@ -144,13 +144,22 @@ def test_adapters_of_two_ranks_begin_as_those_of_one_process(tmp_path):
 def test_ranks_share_what_is_scored_in_validation(tmp_path):
     """A judge is paid by the answer: of seven answers each is scored once, by some rank, and the means are one's."""
     for processes in (1, 2):
-        codes = start(validate, (tmp_path,), tmp_path, processes)
+        codes = start(validate, (Scene("held"), tmp_path), tmp_path, processes)
         assert codes == [0] * processes, said(tmp_path, 0)
     (one, asked), *ranks = (torch.load(tmp_path / f"validated-{name}.pt") for name in ("1-0", "2-0", "2-1"))
     assert asked == [4, 3] and [there for _, there in ranks] == [[2, 2], [2, 1]]
     assert 0 < one["val/unscored"] < 1
     for found, _ in ranks:
         assert found == pytest.approx(one)
+
+
+@pytest.mark.parametrize("target, late", [pytest.param(train, 1, marks=pytest.mark.slow), (validate, 0)])
+def test_ranks_wait_for_a_judge_that_one_of_them_asks_for_long(target, late, tmp_path):
+    """20 seconds, in a process group that waits for eight: half an hour of a group is less than an outage that a
+    judge's retries (seven times 120 s a request, and waits) last through, and the job died of "Timed out waiting".
+    """
+    scene = Scene("late", options=(*UNEVEN, ("rollout_parts", 2)), late_rank=late, late_seconds=20, timeout_seconds=8)
+    assert start(target, (scene, tmp_path), tmp_path, 2) == [0, 0], said(tmp_path, 0) + said(tmp_path, 1)
 
 
 @pytest.mark.parametrize("frozen", [True, False])

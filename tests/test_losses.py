@@ -314,6 +314,18 @@ def test_sft_loss_is_the_mean_over_ranks_whatever_each_holds():
     assert (ranks[0].loss + ranks[1].loss).item() / 2 == pytest.approx(sft_loss(logps, actions).loss.item())
 
 
+def test_sft_loss_is_the_mean_over_ranks_that_are_more_than_a_streams_actions():
+    """One action of the text stream on two ranks, half a one a rank: divided by 1, its loss was half the whole's."""
+    logps, actions = -torch.rand(2, 2, 3), torch.ones(2, 2, 3, dtype=torch.bool)
+    actions[0, TEXT, 1:] = actions[1, TEXT] = False
+    ranks = [sft_loss(logps[i : i + 1], actions[i : i + 1], counts=torch.tensor([0.5, 3.0])) for i in (0, 1)]
+    whole = sft_loss(logps, actions)
+    assert (ranks[0].text + ranks[1].text).item() / 2 == pytest.approx(-logps[0, TEXT, 0].item(), abs=1e-6)
+    assert (ranks[0].loss + ranks[1].loss).item() / 2 == pytest.approx(whole.loss.item(), abs=1e-6)
+    actions[0, TEXT] = False
+    assert sft_loss(logps, actions).text == 0  # nothing anywhere
+
+
 def test_masked_mean_ignores_what_is_masked_and_is_zero_when_all_is():
     values = torch.tensor([[1.0, NAN, 3.0], [NAN, NAN, NAN]])
     assert masked_mean(values, values.isfinite()).item() == 2

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import soundfile
 from rich.console import Console
 
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE, Answer, RecordedSystem, S2SSystem
+from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.bench.systems.openai_audio import OpenAIAudioSystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.servers.remote import Patience
@@ -281,6 +283,32 @@ def test_a_request_that_the_system_fails_at_costs_no_other():
         found = list(threads.map(lambda audio: post(running.url, body(audio)), levels))
     assert [f.status_code for f in found] == [200] * 7 + [500] and max(system.sizes) > 1
     assert found[-1].json()["error"]["message"] == "the model failed: RuntimeError"  # its inner words stay here
+
+
+def test_a_program_that_was_switched_off_is_told_by_answers_log_and_health(tmp_path, capfd):
+    """Clients were told to come again, and /health said ok, for as long as the server ran."""
+    (tmp_path / "dies.py").write_text(
+        'import sys\nprint(\'{"ready": "x"}\', flush=True)\nsys.stdin.readline()\nsys.exit("no memory left")\n'
+    )
+    command = f"{sys.executable} {tmp_path}/dies.py"
+    dying = CommandSystem(command, restarts=1, stderr=str(tmp_path / "log"))
+    off = "dies is switched off, since its program failed too often; who runs the server must start it anew"
+    with Running({"dies": dying, "half": Halver()}) as running:
+        found = [post(running.url, body(level(i), model="dies")) for i in range(3)]
+        assert [f.status_code for f in found] == [503] * 3
+        said = [f.json()["error"]["message"] for f in found]
+        assert said[0] == "the model gave no answer: exit_1" and all(one.startswith(off) for one in said[1:])
+        assert post(running.url, body(level(1))).status_code == 200
+        told = CLIENT.get(f"{running.url}/health")
+        assert told.status_code == 200 and told.json() == {
+            "status": "some off", "models": ["dies", "half"], "waiting": 0, "off": ["dies"]}  # fmt: skip
+    log = capfd.readouterr().err
+    assert log.count("; started again for the next query") == 1 and log.count("; not started again; see") == 1
+    assert log.count("dies is switched off until the server is started anew: a program must answer") == 1
+    assert "no memory left" in log and "no memory left" not in "".join(said)
+    with Running({"dies": dying}) as running:
+        told = CLIENT.get(f"{running.url}/health")
+        assert (told.status_code, told.json()["status"]) == (503, "off")
 
 
 def test_a_key_is_needed_where_others_can_reach_the_server(tmp_path):

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from lightning_paras2s.bench.skills import SCORES, Item, figures, score_answer, score_names, score_words
+from lightning_paras2s.bench.skills import SCORES, Item, adjust, figures, score_answer, score_names, score_words
 from lightning_paras2s.bench.systems.base import Answer
 from lightning_paras2s.cli import main
 from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.data.sources import Dialogue
 from lightning_paras2s.judging.acts import ActClassifier
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Audio
 
 SHIPPED = "checkpoints/embedded"
@@ -66,6 +67,19 @@ def test_changes_are_paired_with_the_first_policy():
     assert "change" not in found["sft"] and found["sft"]["mean"] == 0.5
     assert found["same"]["change"] == 0 and found["same"]["p"] == 1
     assert found["worse"]["change"] == -0.5 and found["worse"]["change_ci95"][1] < 0 and found["worse"]["p"] < 0.001
+
+
+def test_changes_of_several_skills_are_adjusted_together(capsys):
+    """Holm by hand: .01, .02, .04 -> 3 * .01, 2 * .02, 1 * .04; what could not be tested is no hypothesis."""
+    made = {"answer": .04, "repeat": .01, "name": .02, "read": float("nan")}  # fmt: skip
+    base = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 40}
+    found = {skill: {"sft": dict(base), "rl": base | {"change": 0.1, "change_ci95": [0, 0.2], "p": p}}
+             for skill, p in made.items()}  # fmt: skip
+    adjust(found)
+    assert [found[skill]["rl"].get("p_holm") for skill in made] == pytest.approx([0.04, 0.03, 0.04, None])
+    show("skills", {"skills": found, "split": "test", "seed": 0}, {}, "P", False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "p Holm" in said and "p is adjusted over all 3 changes by Holm" in said
 
 
 def test_shipped_policies_are_asked_for_every_skill(capsys, tmp_path):

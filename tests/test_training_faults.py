@@ -123,6 +123,18 @@ def test_order_when_only_seed_everything_differs():
     assert (data.init_args.seed, model.init_args.seed, model.init_args.rollout_seed) == (3, 5, 3)
 
 
+def test_seeds_in_force_are_told_when_seed_everything_does_not_move_them(capsys):
+    """`fit --config reward.yaml --seed_everything 2` drew weights and order from seed 0, and said nothing."""
+    fit("grpo", "one", "--seed_everything", "1", "--model.rollout_seed=1", "--trainer.max_steps=1")
+    assert "seeds in force" not in capsys.readouterr().err
+    given = ("--model.rollout_seed=1", "--model.seed=0")
+    fit("grpo", "two", "--seed_everything", "2", *given, "--trainer.max_steps=1")
+    said = (
+        "seeds in force: seed_everything 2, but model.seed 0, model.rollout_seed 1, which seed_everything does not move"
+    )
+    assert capsys.readouterr().err.count(said) == 1
+
+
 # ---- gradients and weights that are not finite
 
 

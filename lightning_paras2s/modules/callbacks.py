@@ -24,6 +24,7 @@ from lightning_paras2s.models.speech_lm import Completion
 from lightning_paras2s.modules.grpo import GRPOModule
 from lightning_paras2s.modules.grpo_metrics import rollout_metrics
 from lightning_paras2s.running.logs import replace_jsonl, say
+from lightning_paras2s.running.ranks import meet
 from lightning_paras2s.running.runs import batches_done, run_dir, run_logger
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Evidence, Query
@@ -155,11 +156,11 @@ class Probe(Callback):
     def _log(self, trainer: Trainer, module: GRPOModule, step: int) -> None:
         started = time.perf_counter()
         completion = module.greedy(self.batch)
-        if not trainer.is_global_zero:  # its answers are the same, and a judge is paid by the answer
-            return
-        metrics = self.measure(module, self.batch, completion) | {"seconds": time.perf_counter() - started}
-        for logger in trainer.loggers:
-            logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
+        if trainer.is_global_zero:  # all answer alike, and a judge is paid by the answer
+            metrics = self.measure(module, self.batch, completion) | {"seconds": time.perf_counter() - started}
+            for logger in trainer.loggers:
+                logger.log_metrics({f"probe/{name}": value for name, value in metrics.items()}, step)
+        meet()
 
     @torch.no_grad()
     def measure(self, module: GRPOModule, batch: DualStreamBatch, completion: Completion) -> dict[str, float]:

@@ -41,7 +41,7 @@ from lightning_paras2s.modules.rollouts import (
     useful_queries,
 )
 from lightning_paras2s.modules.training import Optimization, StageModule, initial_policy, place, require_suited
-from lightning_paras2s.running.ranks import mean_over_ranks, metrics_over_ranks, sum_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, meet, metrics_over_ranks, sum_over_ranks
 from lightning_paras2s.speaking.codec import SpokenResponse
 
 
@@ -212,6 +212,7 @@ class GRPOModule(StageModule):
         # A run's first rollout reads the voice and the ears, for which libraries change the whole process's settings.
         overlap, self.voice_is_read = self.overlap if self.voice_is_read else "never", True
         completions, answers = in_parts(batch, mine, self.rollout_parts, self.sampled, self.scored, overlap)
+        meet()
         responses, scores = zip(*answers, strict=True)
         rewards = torch.cat(scores).to(self.device)
         check_unscored(rewards, self.max_unscored, step)
@@ -219,6 +220,7 @@ class GRPOModule(StageModule):
         return Rollout(batch.prompt, completion, sum(responses, [])), rewards
 
     def sampled(self, batch: DualStreamBatch, noise: Tensor) -> Completion:
+        meet()  # a rank may still score what it sampled before
         with self.clock.timed("rollout"):
             return self.policy.generate(batch.prompt, self.sampling, noise, self.group_size)
 
@@ -314,6 +316,7 @@ class GRPOModule(StageModule):
         need; each scores rows of its own, since a judge is paid by the answer."""
         completion = self.greedy(batch)
         rewards = self.rewards_of_rank(batch, completion)
+        meet()
         scored = rewards.isfinite()
         total, count = sum_over_ranks(torch.stack([rewards[scored].sum(), scored.sum()])).tolist()
         self.log("val/unscored", 1 - count / len(batch), batch_size=len(batch), sync_dist=True)

@@ -15,6 +15,7 @@ from lightning_paras2s.data.preferences import PreferenceBatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.judging.scorer import ResponseScorer, expected_score
+from lightning_paras2s.losses import or_one
 from lightning_paras2s.modules.training import Optimization, SupervisedModule, drawn_from
 from lightning_paras2s.running.ranks import mean_over_ranks
 from lightning_paras2s.types import FACTORS
@@ -123,11 +124,6 @@ def factor_loss(logits: Tensor, factors: list[str], count: Tensor | None = None)
     known = torch.tensor([FACTORS.index(factor) if factor else -1 for factor in factors], device=logits.device)
     total = F.cross_entropy(logits.float(), known, ignore_index=-1, reduction="sum")
     return total / or_one((known >= 0).sum() if count is None else count)
-
-
-def or_one(count: Tensor) -> Tensor:
-    """1 in place of 0: a mean of nothing is 0, and has a gradient of 0."""
-    return torch.where(count > 0, count, torch.ones_like(count))
 
 
 def agreement(expected: Tensor, judged: Tensor, query_ids: Sequence[str]) -> dict[str, float]:

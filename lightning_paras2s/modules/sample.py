@@ -23,7 +23,7 @@ from lightning_paras2s.models.speech_lm import Sampling, SpeechLM
 from lightning_paras2s.modules.objective import check_sampling
 from lightning_paras2s.modules.training import initial_policy, place, require_suited
 from lightning_paras2s.running.logs import replace_jsonl, say
-from lightning_paras2s.running.ranks import mean_over_ranks
+from lightning_paras2s.running.ranks import mean_over_ranks, meet
 from lightning_paras2s.types import append_jsonl, read_jsonl
 
 SPLITS = ("train", "val")  # the order of the data module's loaders
@@ -117,6 +117,7 @@ class SampleModule(L.LightningModule):
         Raises:
             UserError: no answer to any query of a split was scored.
         """
+        meet()
         self.trainer.strategy.barrier("all ranks have written their shards")
         if self.trainer.is_global_zero:
             for split in SPLITS:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.losses import PerStream, sft_loss
+from lightning_paras2s.losses import PerStream, or_one, sft_loss
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, SpeechLM
 from lightning_paras2s.modules.training import Optimization, SupervisedModule, initial_policy, place, require_suited
 from lightning_paras2s.running.ranks import mean_over_ranks
@@ -83,7 +83,7 @@ class SFTModule(SupervisedModule):
         counts = mean_over_ranks(actions.sum((0, 2)))
         loss, *by_stream = sft_loss(logps, actions, self.weights, counts)
         # of the demonstrated tokens: how often a sample at temperature 1 would be it, divided as the loss is
-        likely = torch.where(actions, logps.detach().exp(), 0.0).sum((0, 2)) / counts.clamp(min=1)
+        likely = torch.where(actions, logps.detach().exp(), 0.0).sum((0, 2)) / or_one(counts)
         metrics = {f"{split}/loss": loss.detach()}
         for stream, name in ((TEXT, "text"), (AUDIO, "audio")):
             metrics[f"{split}/loss/{name}"] = by_stream[stream].detach()

@@ -36,6 +36,19 @@ def follow_seed(config: Namespace) -> None:
                 options[name] = int(config.seed_everything)
 
 
+def pinned_seeds(config: Namespace) -> str:
+    """Names the seeds of the model and the data that are others than `seed_everything`; "" where all follow."""
+    parts = {part: (config.get(part) or Namespace()).get("init_args") or {} for part in ("model", "data")}
+    given = [(f"{part}.{name}", found.get(name)) for part, found in parts.items() for name in SEEDS]
+    other = [f"{name} {seed}" for name, seed in given if seed not in (None, int(config.seed_everything))]
+    if not other:
+        return ""
+    return (
+        f"seeds in force: seed_everything {config.seed_everything}, but {', '.join(other)}, which seed_everything does "
+        "not move; set each of them, too, for another draw"
+    )
+
+
 def check_delay(config: Namespace) -> None:
     """
     Raises:

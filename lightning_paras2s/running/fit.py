@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lightning_paras2s.errors import OneLineErrors, UserError
 from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
-from lightning_paras2s.running.defaults import fill, loggers_of
+from lightning_paras2s.running.defaults import fill, loggers_of, pinned_seeds
 from lightning_paras2s.running.inputs import inputs_of_run, require_same
 from lightning_paras2s.running.logs import RESULT, write_summary
 from lightning_paras2s.running.options import CALLBACKS
@@ -112,7 +112,7 @@ class StageCLI(LightningCLI):
         trainer.precision, line = settle(trainer.precision, trainer.accelerator, precision_of_run(earlier))
         check_trainer(trainer, visible_gpus(), launched(os.environ))
         small = check_card(self.config[self.subcommand].as_dict(), card_bytes(trainer))
-        for told in filter(None, (line, small)):
+        for told in filter(None, (line, small, pinned_seeds(self.config[self.subcommand]))):
             say(told)
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")

@@ -1,4 +1,4 @@
-"""The processes of one job: they count together, end together, and speak once.
+"""The processes of one job: they count together, wait for each other, end together, and speak once.
 
 A rank that fails says so in the job's store, a rank that is killed is missed by its heartbeat; without that the others
 would wait for it in a collective until the process group's timeout, half an hour.
@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from lightning_paras2s.errors import user_error
 
+LONGEST = timedelta(days=30)  # that ranks wait for a judge that one of them asks
 TOLD_TO = (KeyboardInterrupt, SIGTERMException)  # end: all ranks are
 
 
@@ -47,6 +49,7 @@ class EndTogether(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             self.connect(trainer)
+            meet()  # makes the group for it while nobody is late
             threading.Thread(target=self.watch, daemon=True, name="end-together").start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -169,6 +172,21 @@ def one_voice(grace_seconds: float = 5.0) -> Iterator[None]:
 
 def several() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def meet() -> None:
+    """Wait for all ranks behind what may take one of them long, a judge that is asked: an outage that its retries last
+    through is longer than the process group's timeout, and a collective would end the job. A rank that dies meanwhile
+    ends it by `EndTogether`. Collective.
+    """
+    if several():
+        dist.barrier(group=patient_group(dist.group.WORLD))
+
+
+@lru_cache(maxsize=1)
+def patient_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """All ranks of `world`, in a group that waits without end. Collective when first asked for."""
+    return dist.new_group(backend="gloo", timeout=LONGEST)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

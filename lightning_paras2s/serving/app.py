@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import say, unanswered
+from lightning_paras2s.running.logs import say, say_once, unanswered
 from lightning_paras2s.serving.batches import Batches, FullError
 from lightning_paras2s.serving.chats import Asked, BadRequestError, completion, events, read_request
 from lightning_paras2s.serving.metrics import Metrics
@@ -152,7 +152,11 @@ class Server:
         return as_json({"object": "list", "data": found})
 
     async def health(self, request: Request) -> Response:
-        return as_json({"status": "ok", "models": list(self.systems), "waiting": self._waiting()})
+        """503 once no model answers any more; "off" names those that don't."""
+        off = [name for name, system in self.systems.items() if system.off]
+        status = "ok" if not off else "off" if len(off) == len(self.systems) else "some off"
+        told = {"status": status, "models": list(self.systems), "waiting": self._waiting()}
+        return as_json(told | ({"off": off} if off else {}), 503 if status == "off" else 200)
 
     async def prometheus(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
@@ -192,9 +196,20 @@ class Server:
             raise BadRequestError(f"the model must be one of {there}; got {asked!r}", 404)
         return name
 
+    def _refuse_off(self, model: str) -> None:
+        """Asking again is in vain; the reason is for who runs the server."""
+        if why := self.systems[model].off:
+            say_once(f"{model} is switched off until the server is started anew: {why}")
+            raise BadRequestError(
+                f"{model} is switched off, since its program failed too often; who runs the server must start it anew; "
+                "its log tells why",
+                503,
+            )
+
     async def answer(self, model: str, asked: Asked) -> Answer:
         """The system's answer with speech, or the error that says why there is none."""
         turns = asked.query.turns
+        self._refuse_off(model)
         if turns and not self.systems[model].carries(turns):
             raise BadRequestError(
                 f"{model} hears one utterance; got {len(turns)} earlier messages, which it can't carry; send the last"
@@ -206,7 +221,9 @@ class Server:
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
                 answer = await self.batches[model].answer(asked.query, asked.audio, asked.sample)
-        except UserError:  # whom it tells of keys and accounts is who runs the server: `Batches` told it
+        except UserError:
+            self._refuse_off(model)
+            # whom it tells of keys and accounts is who runs the server: `Batches` told it
             raise BadRequestError("the model can't answer now; the server's log tells why; come again", 503) from None
         except FullError:
             raise BadRequestError(f"{self.limits.queue} requests wait already; come again", 429) from None
@@ -215,6 +232,7 @@ class Server:
         except Exception as error:
             raise BadRequestError(f"the model failed: {type(error).__name__}", 500) from error
         if answer.audio is None and (asked.speaks or not answer.text):
+            self._refuse_off(model)
             again = unanswered(answer.status) and answer.status not in REJECTED
             raise BadRequestError(f"the model gave no answer: {answer.status}", 503 if again else 422)
         return answer

@@ -105,13 +105,17 @@ def skills(result: Result, options: Result) -> Shown:
             with_ends(row["mean"], row["ci95"]),
             row["n"],
             with_ends(row.get("change"), row.get("change_ci95")),
+            f"{row['p_holm']:.2g}" if "p_holm" in row else "-",
         )
         for skill, found in result["skills"].items()
         for name, row in found.items()
     ]
-    shown = table(("skill", "policy", "share right [95 %]", "n", "change [95 %]"), rows)
+    shown = table(("skill", "policy", "share right [95 %]", "n", "change [95 %]", "p Holm"), rows)
     missing = "" if any(row[3] for row in rows) else "no item of any skill was scored"
-    return Shown([shown, f"split {result['split']}, seed {result['seed']}"], "evaluate --config evaluate.yaml", missing)
+    told = [f"split {result['split']}, seed {result['seed']}"]
+    if compared := sum(row[5] != "-" for row in rows):
+        told.append(f"each interval is of its change alone; p is adjusted over all {compared} changes by Holm")
+    return Shown([shown, *told], "evaluate --config evaluate.yaml", missing)
 
 
 def report(result: Result, options: Result) -> Shown:
@@ -137,6 +141,7 @@ def arena(result: Result, options: Result) -> Shown:
         both = f"first {bias['first']}, second {bias['second']}"
         said = f"won both times, of {bias['pairs']} pairs heard in both orders: {both}"
         told.append(said if bias["p"] is None else f"{said} (p = {bias['p']:.2g} by chance)")
+    told += alphas(result)
     for key in ("by_level", "by_topic"):
         for name, part in result.get(key, {}).items():
             order = ", ".join(f"{r['system']} {r['elo']:.0f}" for r in part["systems"])
@@ -149,11 +154,20 @@ def arena(result: Result, options: Result) -> Shown:
             f"agreement with the other battles: {listeners['agreement']:.3f}, kappa {kappa}, n {listeners['n']} "
             f"meetings, {listeners['n_votes']} votes"
         )
+        told += alphas(listeners)
     told.append(f"records: {options['out']}")
     again = (
         f"annotate --manifest QUERIES --runs {quoted(options.get('runs') or ['RUN'])} --out choices.jsonl --pairwise"
     )
     return Shown([shown, *told], again, "" if result["games"] else "no battle was played")
+
+
+def alphas(found: Result) -> list[str]:
+    """What is told of judges, or listeners, who decided the same meetings; nothing where no two did."""
+    if not (told := found.get("between_judges")):
+        return []
+    alpha = with_ends(told["alpha"], told["alpha_ci95"])
+    return [f"Krippendorff's alpha of {told['judges']} judges: {alpha}, n {told['n']}, {told['n_votes']} votes"]
 
 
 def voicebench(result: Result, options: Result) -> Shown:

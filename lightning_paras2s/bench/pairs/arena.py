@@ -20,9 +20,10 @@ import numpy as np
 
 from lightning_paras2s.bench.alike import require_alike, require_folders, unrecorded
 from lightning_paras2s.bench.corpora.trace import read_trace
-from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, in_both_orders, position_bias
+from lightning_paras2s.bench.pairs import meetings
+from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, order_consistency, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
-from lightning_paras2s.bench.pairs.meetings import VERDICTS, agreement_of, place_of
+from lightning_paras2s.bench.pairs.meetings import VERDICTS
 from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
 from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of, summary_of
 from lightning_paras2s.bench.pairs.strength import (
@@ -63,13 +64,14 @@ def arena(
     Args:
         out: folder to write.
         battles: JSON lines of battles, of listeners' choices (`annotate`; or a CSV of them), or TRACE's s2sarena.json.
+            What one judge decided twice counts once; two verdicts of one judge on one game are refused.
         runs: folders of `evaluate` instead. Without a judge, two systems' scores for a query become a battle (a higher
             score wins; equal scores are both_good from 4, else both_bad).
         judge: hears the responses of the runs in pairs, in both orders; resumed if battles.jsonl exists.
         manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too. It tells
             the contrast pairs that intervals are clustered by, as do those that the runs' summaries name.
         games: pairs of responses that the judge hears, drawn evenly; all if not given. Only with a judge.
-        listeners: battles as above, to compare these with: do they agree where both judged a pair?
+        listeners: battles as above, by others, to compare these with: do they agree where both judged a pair?
         orders: random orders of the games for Elo.
         seed: of both draws.
         page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
@@ -77,8 +79,8 @@ def arena(
 
     Returns:
         A row a system (strength on Elo's scale with its interval, Elo with its spread, wins, losses, ties by type), how
-        ties were dealt, what intervals are clustered by, position bias and order consistency; with a judge, what became
-        of its judgements.
+        ties were dealt, what intervals are clustered by, position bias and order consistency; Krippendorff's alpha of
+        judges or listeners who decided the same meetings; with a judge, what became of its judgements.
     """
     if bool(battles) == bool(runs):
         raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
@@ -92,7 +94,7 @@ def arena(
             f"games must be given with a judge, which hears them; got games={games} without one; leave it out, and all "
             "battles count"
         )
-    folder, judging = Path(out), {}
+    folder, judging, others = Path(out), {}, read_battles(listeners) if listeners else []
     if judge is not None:
         played, judging = play(folder, judge, draw(runs, games, seed), manifest)
     else:
@@ -100,18 +102,11 @@ def arena(
         if runs:
             replace_jsonl(folder / "battles.jsonl", played)
     pairs = pairs_of(runs, manifest)
-    result = rank(played, orders, seed, pairs) | judging
+    result = rank(played, orders, seed, pairs) | {"between_judges": meetings.between_judges(played, pairs)} | judging
     if manifest is not None:
         result |= by_tag(played, {q.id: q for q in read_jsonl(manifest, Query)}, orders, seed)
     if listeners is not None:
-        others = read_battles(listeners)
-        result["listeners"] = agreement_of(played, others, pairs)
-        if not result["listeners"]["n"]:
-            mine, theirs = (", ".join(sorted({n for g in some for n in (g.a, g.b)})) for some in (played, others))
-            say(
-                f"{listeners} should hold meetings of the games' systems at their queries; got none of the games' "
-                f"({mine}), but others ({theirs}); name them alike"
-            )
+        result["listeners"] = meetings.compared(played, others, pairs, listeners)
     if page is not None:
         result["page"] = write_page(Path(page), played, runs, manifest, result, page_games)
     write_summary(folder / "arena.json", result)
@@ -131,7 +126,7 @@ def read_battles(path: str) -> list[Battle]:
             )
     if not games:
         raise UserError(f"{path} must hold at least one battle; got none")
-    return games
+    return meetings.once(games, path)
 
 
 def is_of_listeners(path: str) -> bool:
@@ -299,9 +294,3 @@ def records(games: list[Battle], systems: list[str]) -> dict[str, dict[str, int]
         counts[g.a][won] += 1
         counts[g.b][lost] += 1
     return counts
-
-
-def order_consistency(games: list[Battle]) -> float | None:
-    """Share of pairs judged in both orders that got one verdict."""
-    both = [place_of(one) == place_of(other) for one, other in in_both_orders(games)]
-    return float(np.mean(both)) if both else None

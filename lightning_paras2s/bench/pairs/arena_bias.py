@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from lightning_paras2s.bench.pairs.meetings import place_of
 from lightning_paras2s.bench.pairs.runs import cluster_of
 from lightning_paras2s.types import Battle
 
@@ -72,3 +73,9 @@ def first_heard_wins(games: Sequence[Battle]) -> float | None:
     won = [heard_first_won(game) for pair in in_both_orders(games) for game in pair]
     decided = [one for one in won if one is not None]
     return sum(decided) / len(decided) if decided else None
+
+
+def order_consistency(games: list[Battle]) -> float | None:
+    """Share of pairs judged in both orders that got one verdict."""
+    both = [place_of(one) == place_of(other) for one, other in in_both_orders(games)]
+    return sum(both) / len(both) if both else None

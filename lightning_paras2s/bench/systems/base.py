@@ -62,6 +62,7 @@ class S2SSystem(ABC):
     hears_alone: bool = True  # a recording is all it needs of a query
     told_all: bool = False  # its answers may be to what a query asks in writing, too, which nobody gives it here
     knows_turns: bool = True  # `carries` is sure before anything is asked
+    off: str = ""  # why nothing will be answered any more, where that is so
     read_anew: bool = False  # answers of another config are asked for again, since that costs nothing, not refused
 
     def check(self, queries: list[Query], seconds: list[float]) -> None:  # noqa: B027

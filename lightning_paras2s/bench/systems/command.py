@@ -87,6 +87,10 @@ class CommandSystem(S2SSystem):
         self.config_sha = digest([command, *folders], [place for place in named if Path(place).is_file()])
         self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, Path(stderr))
 
+    @property
+    def off(self) -> str:
+        return "" if self.program is None else self.program.broken
+
     def carries(self, turns: Sequence[Turn]) -> bool:
         """A program that has not started yet may say so when it has: until then it is not known."""
         return self.program is not None and (not self.program.told or self.program.told.get("turns") is True)

@@ -52,9 +52,10 @@ class Program:
             self.failures = 0
             return row, "ok"
         status = status or self._ended()
-        say(f"{self.parts[0]} {told(status)} at {request['id']}; started again for the next query; see {self.log}")
         self.stop(hangs=status == "timeout")
         self.failures += 1
+        again = "not started again" if self.failures > self.restarts else "started again for the next query"
+        say(f"{self.parts[0]} {told(status)} at {request['id']}; {again}; see {self.log}")
         if self.failures > self.restarts:
             self.broken = (
                 f"a program must answer; {' '.join(self.parts)} failed {self.failures} times in a row, the last with "
