@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import toy_sweep
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from toy_sweep import CHAIN, GRID, ROOT, calls, rows
 
 from lightning_paras2s.shown.show import show
@@ -129,6 +131,38 @@ def test_the_one_run_that_was_asked_for_fails_the_command(place):
     result = sweep(**GRID | {"points": [*GRID["points"], {"lr": 2.0}], "seeds": [1]}, only=2)
     assert (result["runs"], result["ok"], len(result["failed"])) == (1, 0, 1)
     assert "no run that was asked for ended well; failed: lr 2.0" in show("sweep", result, GRID, "P", True)
+
+
+def test_each_stage_has_its_hyper_parameters_in_tensorboard(place):
+    """The point's values alone were there, and only beside the last stage."""
+    sft = "--config sft_fifth.yaml --trainer.max_steps 4 --model.lr {lr}"
+    sweep(**GRID | {"stages": {"sft": sft} | GRID["stages"], "points": [{"lr": 0.1}], "seeds": [3]})
+    found = {path.parent.name: hparams_of(path) for path in place.glob("runs/toy/*/*/events*.sweep")}
+    assert set(found) == {"sft", "grpo"}
+    shared = {"lr": 0.1, "seed": 3.0, "max_steps": 4.0}
+    # of configs/sft_fifth.yaml, and of GRID's options over configs/grpo.yaml
+    sets = {"sft": {"stage": "sft", "batch_size": 32.0, "share": 0.2}}
+    sets["grpo"] = {
+        "stage": "grpo",
+        "batch_size": 2.0,
+        "group_size": 4.0,
+        "reward": "JudgeReward",
+        "warmup_steps": 10.0,
+    }
+    for stage, told in sets.items():
+        assert (shared | told).items() <= found[stage][0].items()
+        assert not any("/" in str(value) for value in found[stage][0].values())
+    assert found["sft"][1] == [] and "sweep/grpo/score" in found["grpo"][1]
+
+
+def hparams_of(path: Path) -> tuple[dict, list[str]]:
+    """A session's values, and the tags of its scalars."""
+    events = [event for event in EventFileLoader(str(path)).Load() if event.HasField("summary")]
+    values = [value for event in events for value in event.summary.value]
+    (start,) = (value for value in values if value.tag == "_hparams_/session_start_info")
+    told = HParamsPluginData.FromString(start.metadata.plugin_data.content).session_start_info.hparams
+    plain = {key: getattr(value, value.WhichOneof("kind")) for key, value in told.items()}
+    return plain, [value.tag for value in values if value.tag.startswith("sweep/")]
 
 
 def test_stages_may_be_other_subcommands_and_columns_are_what_they_log(place):

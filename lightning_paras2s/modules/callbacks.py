@@ -60,7 +60,8 @@ class SampleWriter(Callback):
     """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
 
     Args:
-        every_n_batches: training batches between two writings.
+        every_n_batches: training batches between two writings; the first rollout, of the policy as it starts, is
+            written, too.
         count: responses each time, one a query.
     """
 
@@ -74,7 +75,7 @@ class SampleWriter(Callback):
     ) -> None:
         step = batches_done(trainer)
         folder = run_dir(trainer)
-        if step % self.every_n_batches or folder is None or not trainer.is_global_zero:
+        if (step > 1 and step % self.every_n_batches) or folder is None or not trainer.is_global_zero:
             return
         board = None if (logger := run_logger(trainer)) is None else logger.experiment
         rollout, rewards = pl_module.last_rollout
