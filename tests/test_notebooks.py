@@ -206,7 +206,7 @@ def test_headline_draws_rows_and_curves(tmp_path):
     (tmp_path / "results/headline.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = execute("headline", tmp_path)
     assert "GRPO / sft_fifth: 1.244, over 2 seeds" in shown  # (2.5 + 2.6) / (2.0 + 2.1)
-    assert shown.count("image/png") == 2
+    assert shown.count("image/png") == 3  # one of them of the shipped rows by today's judge
 
 
 def test_headline_shows_the_shipped_rows_beside_runs_of_ones_own(tmp_path):

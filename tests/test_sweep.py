@@ -140,10 +140,11 @@ def test_each_stage_has_its_hyper_parameters_in_tensorboard(place):
     (path,) = place.glob("runs/toy/*/*/events*.sweep")
     values, tags = hparams_of(path)
     # of configs/sft_fifth.yaml, and of GRID's options over configs/grpo.yaml
-    shown = {"lr": 0.1, "seed": 3.0, "sft.lr": 0.1, "sft.max_steps": 4.0, "sft.batch_size": 32.0, "sft.share": 0.2,
-             "grpo.lr": 0.1, "grpo.batch_size": 2.0, "grpo.group_size": 4.0, "grpo.reward": "JudgeReward",
-             "grpo.lr_decay": True, "grpo.beta": '{"text": 0.04, "audio": 0.1}'}  # fmt: skip
+    shown = {"lr": 0.1, "seed": 3.0, "{sft}.max_steps": 4.0, "{sft}.batch_size": 32.0, "{sft}.share": 0.2,
+             "{sft}.source": "Demonstrations", "{grpo}.batch_size": 2.0, "{grpo}.group_size": 4.0,
+             "{grpo}.reward": "JudgeReward", "{grpo}.beta": '{"text": 0.04, "audio": 0.1}'}  # fmt: skip
     assert shown.items() <= values.items() and not any("/" in str(value) for value in values.values())
+    assert not any(key.endswith(".lr") for key in values)  # the point has it
     assert tags == ["sweep/grpo/score"]  # the toy has no audit; no curve comes before
 
 

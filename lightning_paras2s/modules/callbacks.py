@@ -92,7 +92,7 @@ class SampleWriter(Callback):
                     if board is not None:
                         board.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
             if board is not None:
-                board.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
+                board.add_text(f"samples/{i}", f"{query.text} -> {response.text} (reward {reward:.2f})", step)
         replace_jsonl(place / "samples.jsonl", lines)
 
 

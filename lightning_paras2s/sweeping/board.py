@@ -2,7 +2,8 @@
 scores.
 
 They lie in a folder of their own beside the stages' curves: the tab shows the first few values of a line and the first
-few scalars of its folder, by name and those that differ first, which would be the curves' and not the scores.
+few scalars of its folder, by name and those that differ first, which would be the curves' and not the scores. A stage
+is named as in the grid, {grpo}, which puts its values behind the point's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def write_hparams(folder: Path, stages: dict[str, dict[str, Any]], row: dict[str
 
     values = {key: text(value) for key, value in (row["point"] | {"seed": row["seed"]}).items()}
     for stage, tree in stages.items():
-        values |= {f"{stage}.{key}": value for key, value in hyper_parameters(tree).items()}
+        told = hyper_parameters(tree)
+        values |= {f"{{{stage}}}.{key}": value for key, value in told.items() if key not in row["point"]}
     known = [Summary.Value(tag=tag, simple_value=value) for tag, value in scores_of(row).items()]
     writer = EventFileWriter(str(folder / FOLDER), filename_suffix=".sweep")
     for summary in (hparams_pb(values, trial_id=row["config_sha"]), Summary(value=known)):
@@ -44,8 +46,11 @@ def hyper_parameters(tree: dict[str, Any]) -> dict[str, Any]:
     trainer, data, model = (tree.get(part) or {} for part in ("trainer", "data", "model"))
     found = {key: trainer[key] for key in TRAINER if key in trainer}
     source = (data.get("init_args") or {}).get("source")
-    for part in (model, data, source if isinstance(source, dict) else {}):
-        found |= {key: value for key, value in plain(part.get("init_args") or {}).items() if key not in found}
+    if isinstance(source, dict):
+        data = {"init_args": data["init_args"] | {"source": source["class_path"].split(".")[-1]}}
+        found |= plain(source.get("init_args") or {})
+    for part in (model, data):
+        found |= plain(part.get("init_args") or {})
     return found
 
 

@@ -217,11 +217,15 @@ class Figures:
             part: takes a part of a point's rows (`points.part_of`).
         """
         about = f"{systems[0]} - {systems[1]}"
-        if not self.points(name):
+        made = self.points(name)
+        if not made:
             print(f"{name}: {about}: open, not run")
-        for point, rows in self.points(name):
+        for point, rows in made:
             judge, audit = (gain(part(rows), systems, metric) for metric in ("pairs", "audit_pairs"))
             print(f"{name}, {of(point)}: {about} = {told(judge, rows)}; by the audit {told(audit, rows)}")
+        for place, rows in self.places(name, of) if made else ():
+            if not rows:
+                print(f"{name}, {place}: {about}: open, not run")
 
     def against_start(self, name: str) -> None:
         """Each point against the policy that it started from."""
