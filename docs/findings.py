@@ -1,6 +1,6 @@
 """Writes the tables and pictures of docs/findings.md from results/sweep_*.jsonl: python docs/findings.py (--check: only
-compare). The claims are those of findings_claims.py. A picture is current if it was made of the rows that are there, by
-the code that is there: it holds a hash of either."""
+compare). The claims are those of `sweeping/claimed.py`. A picture is current if it was made of the rows that are there,
+by the code that is there: it holds a hash of either."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from findings_claims import (
+from numpy.typing import NDArray
+
+from lightning_paras2s.bench.people.resampling import FISHER, jackknife
+from lightning_paras2s.bench.statistics import Estimate
+from lightning_paras2s.modules.reward import agreement
+from lightning_paras2s.sweeping import differences, pictures, points
+from lightning_paras2s.sweeping.claimed import (
     ABLATIONS,
     ANCHORS,
     BUDGET,
@@ -26,12 +32,6 @@ from findings_claims import (
     TRAINED,
     UNLABELLED,
 )
-from numpy.typing import NDArray
-
-from lightning_paras2s.bench.people.resampling import FISHER, jackknife
-from lightning_paras2s.bench.statistics import Estimate
-from lightning_paras2s.modules.reward import agreement
-from lightning_paras2s.sweeping import differences, pictures, points
 from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
 from lightning_paras2s.sweeping.differences import difference, gain, noise_of, score
 from lightning_paras2s.sweeping.pictures import SOURCES, picture

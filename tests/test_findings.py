@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def findings(tmp_path, monkeypatch) -> ModuleType:
     """The script, with an empty folder of results."""
-    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("findings", ROOT / "docs/findings.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -55,8 +55,8 @@ def test_ablations_show_the_shipped_rows_in_a_fresh_clone(tmp_path):
     assert {row["point"]["policy"] for row in rows} == {"base", "sft_fifth"}
     assert "grpo/beta=0.05: beta 0.05" in shown and "grpo/beta=0.2: beta 0.2" in shown
     assert "2.195" in shown  # mean of the last ten of 2.05 + i / 100, i = 0..19
-    # eight figures of sweeps, two of the short recipe's rows, one of the one kind of reward
-    assert shown.count("image/png") == 11
+    # nine figures of sweeps, two of the short recipe's rows, one of the one kind of reward
+    assert shown.count("image/png") == 12
     assert "seeds, 100 pairs" in shown  # of the shipped rows
 
 
@@ -69,6 +69,10 @@ def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     assert "judge: 0.2 - 0.0 = +0.20 [+0.18, +0.22], higher; 3 seeds, 40 pairs" in shown
     assert "judge: 0.2 - 0.8 = -0.60 [-0.62, -0.58], lower; 3 seeds, 40 pairs" in shown
     assert "8 against 2: open, not run" in shown
+    # the verdicts at the end are of these rows
+    disagreed = shown.split("**Did not agree**")[1].split("**Open**")[0]
+    assert "| With too large a beta the score falls |" in disagreed and "disagrees, 3 seeds" in disagreed
+    assert "| A larger batch is better at equal steps: 4 to 8 queries a step |" in shown.split("**Open**")[1]
 
 
 @pytest.mark.parametrize(("name", "figures"), [("labels", 3), ("generalisation", 2), ("hacking", 1)])
@@ -146,8 +150,8 @@ def test_generalisation_takes_each_half_of_the_topics(tmp_path):
                            for name, of in (("grpo", grpo), ("sft_fifth", start))}  # fmt: skip
         lines.append(line)
     shown = execute_with(tmp_path, "domains", lines, "generalisation")
-    tested_second = shown.split("tested on the second half")[1]
-    assert "judge: first - first = +0.50" in tested_second and "judge: second - second = +1.00" in tested_second
+    tested_second = shown.split("tested on the second half of the topics")[1]
+    assert "first: grpo - sft_fifth = +0.50" in tested_second and "second: grpo - sft_fifth = +1.00" in tested_second
 
 
 def test_hacking_tells_when_an_ear_hears_it(tmp_path):
@@ -202,7 +206,15 @@ def test_headline_draws_rows_and_curves(tmp_path):
     (tmp_path / "results/headline.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = execute("headline", tmp_path)
     assert "GRPO / sft_fifth: 1.244, over 2 seeds" in shown  # (2.5 + 2.6) / (2.0 + 2.1)
-    assert shown.count("image/png") == 2
+    assert shown.count("image/png") == 3  # one of them of the shipped rows by today's judge
+
+
+def test_headline_shows_the_shipped_rows_beside_runs_of_ones_own(tmp_path):
+    """A folder with runs of its own hid them."""
+    write_run(tmp_path, 0.05)
+    shown = execute("headline", tmp_path)
+    assert shown.count("image/png") == 3 and "judge: x 1.10 [1.01, 1.20], 3 seeds: GRPO is better" in shown
+    assert "GRPO / sft_fifth: 1.112, over 3 seeds" in shown
 
 
 def test_headline_draws_the_committed_rows(tmp_path):

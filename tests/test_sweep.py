@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import toy_sweep
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from toy_sweep import CHAIN, GRID, ROOT, calls, rows
 
 from lightning_paras2s.shown.show import show
@@ -35,8 +37,8 @@ def test_every_run_is_a_row_and_none_is_run_twice(place):
     assert row["train_seconds"] == 8.0 and row["responses"] == 4 * 2 * 4 and row["zero_variance_share"] == 0.25
     assert row["precision"] == "bf16-mixed" and row["threads"] == 1 and row["cpu"]
     assert not list((place / "runs/toy").glob("*/*/checkpoints"))
-    shown = "".join(path.read_bytes().decode(errors="ignore") for path in place.glob("runs/toy/*/grpo/events*.sweep"))
-    assert shown.count("sweep/grpo/score") == 4 and "hparams" in shown  # in TensorBoard's tab, beside the curves
+    shown = "".join(path.read_bytes().decode(errors="ignore") for path in place.glob("runs/toy/*/scores/events*.sweep"))
+    assert shown.count("sweep/grpo/score") == 4 and "hparams" in shown  # in TensorBoard's tab
     done = calls(place)
     assert sorted(done) == ["evaluate"] * 4 + ["fit"] * 4
     sweep(**GRID)
@@ -129,6 +131,31 @@ def test_the_one_run_that_was_asked_for_fails_the_command(place):
     result = sweep(**GRID | {"points": [*GRID["points"], {"lr": 2.0}], "seeds": [1]}, only=2)
     assert (result["runs"], result["ok"], len(result["failed"])) == (1, 0, 1)
     assert "no run that was asked for ended well; failed: lr 2.0" in show("sweep", result, GRID, "P", True)
+
+
+def test_each_stage_has_its_hyper_parameters_in_tensorboard(place):
+    """The point's values alone were there, and a hundred curves before the scores."""
+    sft = "--config sft_fifth.yaml --trainer.max_steps 4 --model.lr {lr}"
+    sweep(**GRID | {"stages": {"sft": sft} | GRID["stages"], "points": [{"lr": 0.1}], "seeds": [3]})
+    (path,) = place.glob("runs/toy/*/*/events*.sweep")
+    values, tags = hparams_of(path)
+    # of configs/sft_fifth.yaml, and of GRID's options over configs/grpo.yaml
+    shown = {"lr": 0.1, "seed": 3.0, "{sft}.max_steps": 4.0, "{sft}.batch_size": 32.0, "{sft}.share": 0.2,
+             "{sft}.source": "Demonstrations", "{grpo}.batch_size": 2.0, "{grpo}.group_size": 4.0,
+             "{grpo}.reward": "JudgeReward", "{grpo}.beta": '{"text": 0.04, "audio": 0.1}'}  # fmt: skip
+    assert shown.items() <= values.items() and not any("/" in str(value) for value in values.values())
+    assert not any(key.endswith(".lr") for key in values)  # the point has it
+    assert tags == ["sweep/grpo/score"]  # the toy has no audit; no curve comes before
+
+
+def hparams_of(path: Path) -> tuple[dict, list[str]]:
+    """A session's values, and the tags of its scalars."""
+    events = [event for event in EventFileLoader(str(path)).Load() if event.HasField("summary")]
+    values = [value for event in events for value in event.summary.value]
+    (start,) = (value for value in values if value.tag == "_hparams_/session_start_info")
+    told = HParamsPluginData.FromString(start.metadata.plugin_data.content).session_start_info.hparams
+    plain = {key: getattr(value, value.WhichOneof("kind")) for key, value in told.items()}
+    return plain, [value.tag for value in values if value.tag.startswith("sweep/")]
 
 
 def test_stages_may_be_other_subcommands_and_columns_are_what_they_log(place):

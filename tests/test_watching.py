@@ -204,10 +204,17 @@ def test_samples_can_be_read_and_listened_to(run):
     events = EventAccumulator(str(run), {"audio": 0, "tensors": 0}).Reload()
     for i, line in enumerate(lines):
         assert 1 <= line["reward"] <= 5
-        (shown,) = events.Tensors(f"samples/{i}/text_summary")
+        _, shown = events.Tensors(f"samples/{i}/text_summary")
         text = shown.tensor_proto.string_val[0].decode()
         assert shown.step == 2 and line["text"] in text and line["query"] in text and f"{line['reward']:.2f}" in text
         for name in ("query", "response"):
             samples, rate = soundfile.read(folder / f"{i}-{name}.wav")
-            (heard,) = events.Audio(f"samples/{i}-{name}")
+            _, heard = events.Audio(f"samples/{i}-{name}")
             assert rate == heard.sample_rate == 16_000 and len(samples) == heard.length_frames > 0
+
+
+def test_the_first_rollout_is_kept_too(run):
+    """A run of fewer batches than `every_n_batches` had nothing under Audio and Text."""
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step-00000001", "step-00000002"]
+    events = EventAccumulator(str(run), {"audio": 0, "tensors": 0}).Reload()
+    assert [shown.step for shown in events.Tensors("samples/0/text_summary")] == [1, 2]

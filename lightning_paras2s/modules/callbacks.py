@@ -61,7 +61,8 @@ class SampleWriter(Callback):
     """Writes the first responses of a rollout to `samples/step-N/` (query, response, text, reward) and to TensorBoard.
 
     Args:
-        every_n_batches: training batches between two writings.
+        every_n_batches: training batches between two writings; the first rollout, of the policy as it starts, is
+            written, too.
         count: responses each time, one a query.
     """
 
@@ -75,7 +76,7 @@ class SampleWriter(Callback):
     ) -> None:
         step = batches_done(trainer)
         folder = run_dir(trainer)
-        if step % self.every_n_batches or folder is None or not trainer.is_global_zero:
+        if (step > 1 and step % self.every_n_batches) or folder is None or not trainer.is_global_zero:
             return
         board = None if (logger := run_logger(trainer)) is None else logger.experiment
         rollout, rewards = pl_module.last_rollout
@@ -92,7 +93,7 @@ class SampleWriter(Callback):
                     if board is not None:
                         board.add_audio(f"samples/{i}-{name}", sound, step, audio.sample_rate)
             if board is not None:
-                board.add_text(f"samples/{i}", f"{query.text} -> {response.text} ({reward:.2f})", step)
+                board.add_text(f"samples/{i}", f"{query.text} -> {response.text} (reward {reward:.2f})", step)
         replace_jsonl(place / "samples.jsonl", lines)
 
 

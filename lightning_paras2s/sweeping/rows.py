@@ -87,7 +87,7 @@ class Rows:
             row["columns"] = {name: logged(run, *place.split(":", 1)) for name, place in run.columns.items()}
         self._add(row)
         if run.stages:
-            write_hparams(run.work.folder / list(run.stages)[-1], row)
+            write_hparams(run.work.folder, run.stages, row)
 
     def add_failed(self, run: Run, reason: str) -> None:
         self._add(row_of(run, "failed", reason))

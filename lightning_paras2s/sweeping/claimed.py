@@ -1,4 +1,5 @@
-"""What is claimed, by the paper or by nobody yet, and which rows tell of it: the lines of docs/findings.md's tables."""
+"""What is claimed, by the paper or by nobody yet, and which rows tell of it: the lines of
+docs/findings.md's tables, and of what the notebooks end with."""
 
 from __future__ import annotations
 
