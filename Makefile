@@ -111,7 +111,7 @@ test-newest test-lowest: .venv/lock.stamp
 # $(STAMPS) and its seconds in $(STAMPS)/seconds.txt; a step that was cut goes on from its last checkpoint, because its run has a fixed
 # version. Weights reach $(WEIGHTS) by `mv`, whole or not at all. To train one part and all that builds on it again, remove its stamp and
 # its run: rm -r runs/reproduce/sft_fifth runs/sft_fifth/reproduce.
-reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft sft_shuffled grpo grpo_scorer)
+reproduce: $(addprefix $(STAMPS)/,acts audit polytone polytone_control sft sft_shuffled reward grpo)
 	@$(MAKE) --no-print-directory checksums
 
 # $(call timed,COMMAND): its seconds are those since the last interruption.
@@ -203,10 +203,7 @@ $(STAMPS)/reward: $(STAMPS)/preferences_again
 	$(call fit,reward,scorer.safetensors,scorer.safetensors,$(BOTH))
 
 $(STAMPS)/grpo: $(STAMPS)/sft_fifth $(STAMPS)/style $(STAMPS)/acts
-	$(call fit,grpo,policy.safetensors)
-
-$(STAMPS)/grpo_scorer: $(STAMPS)/reward
-	$(call fit,grpo_scorer,policy.safetensors,grpo.safetensors)
+	$(call fit,grpo,policy.safetensors,grpo.safetensors,--trainer.precision 32-true)
 
 # Renew what `sha256sum -c` checks, after weights have changed.
 checksums:
