@@ -55,8 +55,8 @@ def test_ablations_show_the_shipped_rows_in_a_fresh_clone(tmp_path):
     assert {row["point"]["policy"] for row in rows} == {"base", "sft_fifth"}
     assert "grpo/beta=0.05: beta 0.05" in shown and "grpo/beta=0.2: beta 0.2" in shown
     assert "2.195" in shown  # mean of the last ten of 2.05 + i / 100, i = 0..19
-    # nine figures of sweeps, two of the short recipe's rows, one of the one kind of reward
-    assert shown.count("image/png") == 12
+    # twelve figures of sweeps, two of the short recipe's rows, one of the one kind of reward
+    assert shown.count("image/png") == 15
     assert "seeds, 100 pairs" in shown  # of the shipped rows
 
 
