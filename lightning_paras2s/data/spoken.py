@@ -35,6 +35,7 @@ from lightning_paras2s.speaking.synthesizers import (
 from lightning_paras2s.types import Audio, Style
 
 FRAME = 640  # samples a code: 25 Hz
+TRIES = 24  # more variations of a line that crashes: of one in a wide range of pitches, four in five do
 CORPUS_VERSION = 3  # of the synthesis; raised whenever the same line would sound different
 _SPAWN = multiprocessing.get_context("spawn")
 _STDERR = Console(stderr=True)
@@ -111,15 +112,15 @@ def spoken_chunks(
         found = [None if isinstance(done.exception(), BrokenProcessPool) else done.result() for done in waiting]
     lost = [i for i, part in enumerate(found) if part is None]
     if lost:  # the chunk that crashed, or one beside it, and all behind it
-        found[lost[0]] = _rescued(chunks[lost[0]], speak_all)
+        found[lost[0]] = _rescued(chunks[lost[0]], speak_all, TRIES)
         for i, part in zip(lost[1:], spoken_chunks([chunks[i] for i in lost[1:]], speak_all, told), strict=True):
             found[i] = part
     return found
 
 
-def _rescued(lines: list[Line], speak_all: Callable[[list[Line]], list[Utterance]], tries: int = 3) -> list[Utterance]:
+def _rescued(lines: list[Line], speak_all: Callable[[list[Line]], list[Utterance]], tries: int) -> list[Utterance]:
     """Speak lines of which one may crash its process: halves are tried until it is found, and it is spoken with the
-    next variation seed."""
+    next variation seed that is alive."""
     with ProcessPoolExecutor(1, mp_context=_SPAWN) as pool:
         done = pool.submit(speak_all, lines)
         if not isinstance(done.exception(), BrokenProcessPool):
@@ -129,8 +130,8 @@ def _rescued(lines: list[Line], speak_all: Callable[[list[Line]], list[Utterance
         return _rescued(lines[:half], speak_all, tries) + _rescued(lines[half:], speak_all, tries)
     if not tries:
         raise UserError(
-            f"every line must be spoken; got a process that died while speaking {lines[0].text!r} in four variations, "
-            "out of memory or in eSpeak NG; give it more memory, or another data seed"
+            f"every line must be spoken; got a process that died while speaking {lines[0].text!r} in {TRIES + 1} "
+            "variations, out of memory or in eSpeak NG; give it more memory, or another data seed"
         )
     return _rescued([replace(lines[0], seed=lines[0].seed + 1)], speak_all, tries - 1)
 
