@@ -12,7 +12,7 @@ import lightning_paras2s
 from lightning_paras2s.sweeping.claims import HEADER, AnyClaim, interval, signed
 from lightning_paras2s.sweeping.differences import Difference, difference, gain, score
 from lightning_paras2s.sweeping.efficiency import times_fewer
-from lightning_paras2s.sweeping.panels import ABOVE, Printed, planned, spread, tell, tell_open, tell_printed, tick
+from lightning_paras2s.sweeping.panels import ABOVE, Printed, spread, tell, tell_open, tell_printed, tick
 from lightning_paras2s.sweeping.pictures import (
     GREEN,
     GRIDS,
@@ -23,6 +23,7 @@ from lightning_paras2s.sweeping.pictures import (
     grid_values,
     label_curves,
     marks,
+    planned_points,
 )
 from lightning_paras2s.sweeping.points import Results, Row, column, trained
 
@@ -111,7 +112,7 @@ class Figures:
     def places(self, name: str, of: Callable[[Point], Any]) -> list[tuple[str, list[Row]]]:
         """What stands on the axis: the planned points in their order, then those of one's own; with their rows."""
         made = {of(point): rows for point, rows in self.points(name)}
-        known = list(dict.fromkeys([*map(of, planned(name)), *made]))
+        known = list(dict.fromkeys([*map(of, planned_points(name.removeprefix("sweep_"))), *made]))
         if all(isinstance(value, int | float) for value in known):
             known.sort()
         return [(f"{value:g}" if isinstance(value, float) else str(value), made.get(value, [])) for value in known]

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
-from lightning_paras2s.running.source import PACKAGE
 from lightning_paras2s.sweeping.differences import Metric, score
 from lightning_paras2s.sweeping.pictures import BLUE, GREEN, GREY, RED, VIOLET, score_axis, seeds
 from lightning_paras2s.sweeping.points import Row, trained
@@ -90,12 +88,6 @@ def tick(name: str, rows: list[Row], of: int) -> str:
     """A point and its seeds, of which what was not trained has none."""
     told = textwrap.fill(name, 16 if of < 6 else 9)
     return told if rows and not trained(rows[0]) else f"{told}\n{seeds(rows)}"
-
-
-def planned(name: str) -> list[dict[str, Any]]:
-    """The points of a sweep's shipped grid, in its order; none of a grid of one's own."""
-    path = PACKAGE / f"configs/sweeps/{name.removeprefix('sweep_')}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["points"] if path.is_file() else []
 
 
 def wrapped(said: Sequence[str]) -> str:

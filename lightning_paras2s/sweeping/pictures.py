@@ -7,7 +7,7 @@ hollow mark is one seed, whose interval says nothing of others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -197,5 +197,10 @@ def seeds(rows: Sequence[Row]) -> str:
 
 def values_of(config: str, key: str) -> list[float]:
     """The values of a shipped grid."""
-    grid = yaml.safe_load((PACKAGE / f"configs/sweeps/{config}.yaml").read_text(encoding="utf-8"))
-    return [point[key] for point in grid["points"]]
+    return [point[key] for point in planned_points(config)]
+
+
+def planned_points(config: str) -> list[dict[str, Any]]:
+    """The points of a shipped grid, in its order; none of a grid of one's own."""
+    path = PACKAGE / f"configs/sweeps/{config}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["points"] if path.is_file() else []
