@@ -109,6 +109,18 @@ def test_each_factor(scores):
         assert numbers(line) == pytest.approx(wanted, abs=0.0051), factor
 
 
+def test_what_it_still_can():
+    (row,) = map(json.loads, (ROOT / "results/skills_shipped.jsonl").read_text(encoding="utf-8").splitlines())
+    titles = {"answer": "plain questions", "repeat": "repeating", "name": "naming a voice", "read": "reading aloud"}
+    assert row["n_texts"] == 160 and set(row["skills"]) == set(titles)
+    for skill, title in titles.items():
+        start, own = row["skills"][skill][BEFORE[0]], row["skills"][skill]["grpo"]
+        wanted = [start["mean"], *start["ci95"], own["mean"], *own["ci95"], own["change"], *own["change_ci95"]]
+        (line,) = re.findall(rf"^\| {title} \|(.*)$", SECTION, re.MULTILINE)
+        assert numbers(line)[:9] == pytest.approx(wanted, abs=0.0051), skill
+        assert numbers(line)[9] == pytest.approx(own["p_holm"], rel=0.02), skill
+
+
 def test_the_log_tells_what_three_seeds_had_gained():
     of: Scores = {}
     for item in read_items(ROOT / "results/rubric2.jsonl.gz"):
