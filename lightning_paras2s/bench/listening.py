@@ -48,7 +48,7 @@ class Listening:
         self.verdicts, self.swaps = (by_answer(own_verdicts(log, name, summary)) for name in ("verdicts", "swaps"))
 
     def pairs(self, max_pairs: int) -> tuple[list[list[Query]], set[str]]:
-        """Contrast pairs with answers, by factor; and the ids of those with audio, at most so many a factor, evenly
+        """Contrast pairs with answers, by factor; and the names of those with audio, at most so many a factor, evenly
         spread."""
         answered = {query_id for query_id, _ in self.responses}
         found: dict[str, dict[str, list[Query]]] = {}
@@ -59,7 +59,7 @@ class Listening:
         for factor in sorted(found, key=lambda f: (FACTORS.index(f) if f in FACTORS else 99, f)):
             rows = list(found[factor].values())
             count = min(max_pairs, len(rows))
-            heard |= {rows[i * len(rows) // count][0].pair_id for i in range(count)}
+            heard |= {rows[i * len(rows) // count][0].pair for i in range(count)}
             pairs += rows
         return pairs, heard
 

@@ -211,8 +211,8 @@ def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     return judging, judging.own(rows)
 
 
-def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
-    """A run's summary.json, which must hold some fields.
+def read_summary(path: Path, fields: Sequence[str], remedy: str = "run `evaluate` again") -> dict[str, Any]:
+    """A run's summary.json, or another command's, which must hold some fields.
 
     Raises:
         UserError: if it is none.
@@ -220,10 +220,10 @@ def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} must be one JSON object; got something else ({error}); run `evaluate` again") from None
+        raise UserError(f"{path} must be one JSON object; got something else ({error}); {remedy}") from None
     missing = [key for key in fields if not isinstance(summary, dict) or key not in summary]
     if missing:
-        raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
+        raise UserError(f"{path} must hold {', '.join(missing)}; {remedy}")
     return summary
 
 
