@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -246,3 +247,14 @@ def test_players_and_prompts_are_counted_by_factor_where_two_share_a_pair_id():
     assert [halves[0].id for halves in pairs if halves[0].pair in heard] == ["emotion-1", "age-2"]
     attempts = {q.id: Attempt(q.id, "ok", 1.0) for q in queries}
     assert statistics(queries, attempts)["total"]["prompts"] == 4
+
+
+def test_a_page_shows_no_verdicts_that_its_table_does_not_count(made, tmp_path):
+    """As an `evaluate` leaves them that was ended while it judged anew: the table was of the old ones."""
+    run = tmp_path / "run"
+    shutil.copytree(made[0] / "run", run)
+    lines = (run / "verdicts.jsonl").read_text().splitlines(keepends=True)
+    (run / "verdicts.jsonl").write_text("".join(lines[:-5]))
+    with pytest.raises(UserError, match="must hold the verdicts that its summary counts; got others"):
+        report(str(run), str(tmp_path / "out.html"))
+    assert not (tmp_path / "out.html").exists()

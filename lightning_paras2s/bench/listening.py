@@ -14,10 +14,10 @@ from typing import Any
 import soundfile
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.asked import counted_queries
+from lightning_paras2s.bench.asked import count_asked, counted_queries
 from lightning_paras2s.bench.summary import UNLABELLED, mean_score
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.bench.verdicts import own_verdicts
+from lightning_paras2s.bench.verdicts import check_counted, own_verdicts
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.turns import Turn
@@ -40,6 +40,8 @@ class Listening:
         log = Log(run)
         self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
         self.queries = {q.id: q for q in counted_queries(read_jsonl(manifest, Query), summary)}
+        if len(self.queries) == count_asked(summary):
+            check_counted(log, summary, self.queries.values())
         self.samples = summary.get("samples", 1)
         known = [r for r in log.read("responses", Response) if r.system in summary["systems"]]
         self.answers = [r for r in known if r.query_id in self.queries and r.sample < self.samples]

@@ -136,11 +136,7 @@ def check_stage(name: str, stage: Stage) -> None:
         raise UserError(f"the stage {name} must have commands and name what they write; got {stage}")
     if (least := min(stage.hours, stage.usd, stage.gpus)) < 0:
         raise UserError(f"the stage {name} must take hours, usd and gpus of at least 0; got {least}")
-    try:
-        commands = stage.words
-    except UserError as error:
-        raise UserError(f"the stage {name}: {error}") from None
-    for words in commands:
+    for words in stage.words:
         if not words or words[0] not in {*STAGES, *COMMANDS} - {"chain"}:
             raise UserError(f"the stage {name} must run commands of this program; got {' '.join(words) or 'nothing'!r}")
         try:
