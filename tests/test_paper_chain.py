@@ -256,7 +256,7 @@ def test_estimates_follow_from_prices_and_the_cost_model(tmp_path):
     [
         ({"hours": -1.0}, "the stage mine must take hours, usd and gpus of at least 0; got -1.0"),
         ({"usd": -2.0}, "the stage mine must take hours, usd and gpus of at least 0; got -2.0"),
-        ({"commands": ["mine --out 'data"]}, "a command must be as one types it; got .mine --out 'data.: No closing quotation"),
+        ({"commands": ["mine --out 'data"]}, "a command must be as one types it; got .*No closing quotation"),
     ],
 )
 def test_a_stage_that_nobody_can_read_or_pay_is_one_line(change, told, runs):
