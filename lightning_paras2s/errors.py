@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
+# a disk or a folder that takes no (more) files, or a path that is no file's
+DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
+DISK += (errno.EEXIST, errno.ENAMETOOLONG)
 InputPath = str  # of a file or folder that must be there: the command line looks before it imports anything
 
 
@@ -81,6 +85,13 @@ def user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
+def of_disk(error: BaseException) -> UserError | None:
+    """What a disk or a folder that takes no files is told as; None for another error."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        return UserError(f"the run must be able to write its files; got: {error}; free or change the place")
+    return None
+
+
 def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], ...] = (OSError,)) -> None:
     """Run a program; what the user can mend (and `also`: a file that can't be read or written) is one line and exit
     code 2, Ctrl-C one line and 130. Where nobody reads what is printed any more (`| head`), it ends with 141, as a
@@ -96,7 +107,7 @@ def tell_in_one_line(program: Callable[[], None], also: tuple[type[Exception], .
             raise
         sys.exit(141)
     except Exception as error:  # jsonargparse wraps what a constructor raises
-        cause = user_error(error) or (error if isinstance(error, also) else None)
+        cause = user_error(error) or of_disk(error) or (error if isinstance(error, also) else None)
         if cause is None:
             raise
         print(f"error: {' '.join(str(cause).split())}", file=sys.stderr)

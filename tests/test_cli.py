@@ -129,3 +129,18 @@ def test_a_limit_of_1_is_one_batch_and_of_1_0_all_whoever_wrote_the_union_of_bot
     printed = yaml.safe_load(subprocess.check_output([sys.executable, "-c", code], text=True))["trainer"]
     found = [printed[f"limit_{name}_batches"] for name in ("train", "val", "test", "predict")]
     assert [(type(value), value) for value in found] == [(int, 1), (float, 1.0), (int, 1), (int, 3)]
+
+
+@pytest.mark.parametrize("place", ["folder", "file/table.md", "x" * 300])
+def test_what_cannot_be_written_is_one_line(place: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A folder where a file should be, a file where a folder should be, a name that is too long."""
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    cell = {"mean": 3.0, "ci95": [None, None], "n": 1, "n_failed": 0}
+    summary = {"systems": {"a": {"overall": cell}}, "judge": "j", "rubric_sha": "r", "label_source": "gold"}
+    Path("summary.json").write_text(json.dumps(summary))
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["leaderboard", "--runs", "[summary.json]", "--format", "json", "--output", place])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "must be able to write its files" in said and len(said.splitlines()) == 1

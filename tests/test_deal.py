@@ -116,3 +116,26 @@ def test_every_group_has_its_shares_however_texts_are_shared(masks, seed):
     for group in groups:
         found = Counter(p for q, p in zip(queries, parts, strict=True) if (q.factor, q.split) == group)
         assert all(abs(found[part] - share * found.total()) < 3 for part, share in shares.items()), (group, found)
+
+
+def test_pairs_are_counted_by_factor(tmp_path):
+    """One pair_id in two factors names two pairs, as everywhere."""
+    queries = [replace(q, pair_id="1") for factor in STYLES for q in halves(factor, "1", [f"{factor} words"] * 2)]
+    table = deal([write_manifest(tmp_path / "in", queries)], str(tmp_path / "out"), {"a": 1.0})
+    assert table["parts"]["a train"]["pairs"] == 2
+
+
+def test_lists_of_another_deal_are_told(tmp_path, capsys):
+    """What lies in OUT and holds queries of several parts of today would share their texts."""
+    queries = [q for i in range(8) for q in halves("emotion", str(i), [f"text {i}"] * 2)]
+    manifest, out = write_manifest(tmp_path / "in", queries), tmp_path / "out"
+    deal([manifest], str(out), {"old": 1.0})
+    assert "another deal" not in capsys.readouterr().err
+    deal([manifest], str(out), {"a": 0.5, "b": 0.5})
+    said = capsys.readouterr().err
+    assert str(out / "old/train.jsonl") in said and "another deal" in said and "remove" in said
+    (out / "old/train.jsonl").unlink()
+    (out / "made").mkdir()  # as `demonstrate` writes it: of one part's queries
+    (out / "made/train.jsonl").write_bytes((out / "a/train.jsonl").read_bytes())
+    deal([manifest], str(out), {"a": 0.5, "b": 0.5})
+    assert "another deal" not in capsys.readouterr().err

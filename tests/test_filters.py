@@ -171,3 +171,19 @@ def test_dicts_are_lines_as_records_are_when_a_value_is_no_number(tmp_path):
     assert (tmp_path / "rows.jsonl").read_text(encoding="utf-8") == (
         '{"why": "zu laut: ü", "wer": null, "at": [1.5, null]}\n'
     )
+
+
+def test_counts_of_another_list_are_left_out(manifest, capsys):
+    """The counts lie beside a list, and are known by its content: one that was written since is another's."""
+    kept = manifest.with_name("kept.jsonl")
+    filter(str(manifest), str(kept))
+    assert read_counts(kept)
+    kept.write_text("".join(kept.read_text().splitlines(keepends=True)[:2]))
+    assert read_counts(kept) == {} and "kept.filter.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ['{"manifest": "a', "[]", "{}"])
+def test_counts_that_cannot_be_read_are_one_line(text, manifest):
+    manifest.with_suffix(".filter.json").write_text(text)
+    with pytest.raises(UserError, match=r"filter.json must .*; run `filter` again"):
+        read_counts(manifest)

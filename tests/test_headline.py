@@ -15,6 +15,7 @@ import pytest
 from lightning_paras2s.audio import read_audio, write_audio
 from lightning_paras2s.bench.headline import distinct_share, headline, repetition
 from lightning_paras2s.bench.items import figures, read_items
+from lightning_paras2s.bench.verdicts import verdicts_sha
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Outside, digest
@@ -300,3 +301,18 @@ def test_answers_in_which_nothing_was_heard_repeat_nothing_and_are_no_answer_of_
 def test_repetition_counts_word_pairs_said_before():
     assert [repetition(t) for t in ("", "oil", "the oil the house", "oil oil oil")] == [0, 0, 0, 0.5]
     assert repetition("so sorry so sorry so") == repetition("So sorry, so sorry. So!") == 0.5  # so-sorry, sorry-so
+
+
+@pytest.mark.parametrize("place", ["", "audit"])
+def test_verdicts_that_the_summary_does_not_count_are_refused(place, tmp_path):
+    """`evaluate` was ended while it judged anew: four answers of grpo have no verdict, or none of the audit."""
+    run = Path(runs(tmp_path, (GRPO, GRPO))[0])
+    log, audit = (read_jsonl(run / of / "verdicts.jsonl", Verdict) for of in ("", "audit"))
+    summary = json.loads((run / "summary.json").read_text())
+    counted = summary["audit"] | {"verdicts_sha": verdicts_sha(audit), "samples": 1}
+    mend(str(run), verdicts_sha=verdicts_sha(log), audit=counted)
+    assert headline([str(run)])["gain"]["ratio"] == 1.25
+    (run / place / "verdicts.jsonl").unlink()
+    append_jsonl(run / place / "verdicts.jsonl", (audit if place else log)[:-4])
+    with pytest.raises(UserError, match="must hold the verdicts that its summary counts; got others"):
+        headline([str(run)])

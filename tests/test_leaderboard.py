@@ -184,3 +184,12 @@ def test_an_audit_that_lacks_a_factor_is_marked(tmp_path):
     summary["audit"] = {"systems": {"a": cells}}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     assert "| 3.00 [2.50, 3.50] | 2.50 [2.00, 3.00] (lacks age) |" in render(table(read_summaries([run])), "markdown")
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path):
+    """Its systems stood in the table twice, as those of two runs."""
+    run = write_run(tmp_path / "one", a=3.0)
+    for other in (run, f"{run}/", f"{run}/summary.json"):
+        with pytest.raises(UserError, match="runs must be different"):
+            leaderboard([run, other], "json", str(tmp_path / "t"))
+    assert not (tmp_path / "t").exists()

@@ -250,3 +250,13 @@ def test_mine_refuses_when_an_option_is_wrong(tmp_path):
     assert not [*tmp_path.iterdir()]
     with pytest.raises(UserError, match="max_usd needs the model's price"):
         mine(str(tmp_path), OpenAIChat("mystery"), max_usd=1.0)
+
+
+def test_mine_refuses_to_write_over_the_scripts_that_it_tests(tmp_path):
+    """Of 40 scripts of val, those of other factors or that a test drops would be lost."""
+    made = tmp_path / "out"
+    mine(str(made), factors=["sarcasm"], splits=["val"], source="embedded")
+    before = (made / "scripts.jsonl").read_text()
+    with pytest.raises(UserError, match="out must not hold the scripts that are read; .*scripts.jsonl is one"):
+        mine(str(made), source=str(made / "scripts.jsonl"), factors=["sarcasm"], splits=["val"])
+    assert (made / "scripts.jsonl").read_text() == before and before

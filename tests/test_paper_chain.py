@@ -249,3 +249,37 @@ def test_estimates_follow_from_prices_and_the_cost_model(tmp_path):
     judged = 2_400 * 3 * 2 * ((len(PROMPT) / 3 + 120) * 2 + 60 * 8) / 1e6
     assert config["evaluate"]["usd"] == pytest.approx(judged, rel=0.01)
     assert json.dumps(config).count("max_usd ") == 7  # whatever pays is capped
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"hours": -1.0}, "the stage mine must take hours, usd and gpus of at least 0; got -1.0"),
+        ({"usd": -2.0}, "the stage mine must take hours, usd and gpus of at least 0; got -2.0"),
+        ({"commands": ["mine --out 'data"]}, "a command must be as one types it; got .*No closing quotation"),
+    ],
+)
+def test_a_stage_that_nobody_can_read_or_pay_is_one_line(change, told, runs):
+    with pytest.raises(UserError, match=told):
+        chain(stages() | {"mine": replace(stages()["mine"], **change)}, dry_run=True)
+
+
+def test_a_chain_of_nothing_or_of_a_negative_price_is_refused(runs):
+    with pytest.raises(UserError, match="a chain must have at least one stage; got none"):
+        chain({})
+    with pytest.raises(UserError, match="usd_per_gpu_hour must not be negative; got -2.5"):
+        chain(stages(), usd_per_gpu_hour=-2.5, dry_run=True)
+
+
+def test_a_stage_whose_inputs_changed_while_it_ran_is_not_done(runs, monkeypatch):
+    """It trained on the first text; the second must not stand as what its weights came of."""
+    chain(stages(), only=["mine"])
+
+    def training(words) -> None:
+        runs(words)
+        Path("data/scripts.jsonl").write_text("second")
+
+    monkeypatch.setattr(module, "run", training)
+    with pytest.raises(UserError, match="inputs of the stage sft changed while it ran: data/scripts.jsonl"):
+        chain(stages(), only=["sft"])
+    assert states()[1] == "changed"

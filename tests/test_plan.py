@@ -33,6 +33,7 @@ from lightning_paras2s.running.cost_parts import cut, hidden, rollout_seconds
 from lightning_paras2s.running.gpus import GPUS
 from lightning_paras2s.running.plan import make_plan, plan, read_stages, read_work
 
+ROOT = Path(__file__).parents[1]
 KIMI, SPEECH, H100, H200 = Shape(), Speech(), GPUS["h100"], GPUS["h200"]
 
 
@@ -357,3 +358,30 @@ def test_command_plans_the_papers_run(monkeypatch, capsys):
     assert made["fits"] and made["memory_gb"]["trained_state"] == pytest.approx(19.5, abs=0.05)
     assert made["seconds_a_step"] == pytest.approx(sum(made["seconds"].values()))
     assert made["micro_batch_tokens"] == made["largest_micro_batch"] // 8 * 8 * (150 + 256)
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        ({"prompt": 0}, "", "prompt must be a whole number, at least 1; got 0"),
+        ({"lora_rank": -8}, "", "lora_rank must be a whole number, at least 0; got -8"),
+        ({"total_steps": -5}, "", "total_steps must be at least 1; got -5"),
+        ({}, "data: {init_args: {batch_size: 0}}", "queries must be a whole number, at least 1; got 0"),
+        ({}, "model: {init_args: {group_size: 0}}", "group_size must be a whole number, at least 1; got 0"),
+        ({}, "model: {init_args: {policy: {init_args: {lora_rank: x}}}}", "lora_rank must be a whole .* got 'x'"),
+        ({}, "trainer: {max_steps: 0}", "trainer.max_steps must be at least 1; got 0"),
+        ({}, "model: {class_path: GRPOModule, init_args: {group_sise: 16}}", "has no option .*group_sise"),
+    ],
+)
+def test_work_that_nobody_can_do_has_no_price(options, config, message, tmp_path):
+    """Each was priced: as the default, as full fine-tuning, at less than nothing, or not as the config says."""
+    (tmp_path / "more.yaml").write_text(config)
+    with pytest.raises(UserError, match=message):
+        plan([str(ROOT / "configs/paper/grpo.yaml"), str(tmp_path / "more.yaml")] if config else None, **options)
+
+
+def test_a_config_without_an_end_takes_the_options_number_of_steps(tmp_path):
+    """-1 is Lightning's "without end", and no number: 100 steps of any one plan take 100 times what one takes."""
+    (tmp_path / "endless.yaml").write_text("trainer: {max_steps: -1}\n")
+    made = plan([str(tmp_path / "endless.yaml")], total_steps=100, gpus=1)
+    assert made["gpu_hours"] == pytest.approx(100 * made["seconds_a_step"] / 3600) and made["gpu_hours"] > 0

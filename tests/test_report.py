@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,15 +18,16 @@ from browser import AVAILABLE, Browser
 from test_evaluate import ACTS, Broken
 
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.listening import encode
+from lightning_paras2s.bench.listening import Listening, encode
 from lightning_paras2s.bench.plots import SCORE_COLOURS, interval_plot, score_bars
+from lightning_paras2s.bench.queries.synthesize import Attempt, statistics
 from lightning_paras2s.bench.report import in_script, report
 from lightning_paras2s.bench.systems.base import CascadeSystem, ToplineSystem
 from lightning_paras2s.data.embedded import authored, frames
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.judging.judges import EmbeddedJudge
-from lightning_paras2s.types import Audio
+from lightning_paras2s.types import Audio, Query
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,8 @@ def test_bad_options_are_one_line(made, tmp_path):
         report(str(tmp_path / "none"))
     with pytest.raises(UserError, match="must be a folder with summary.json"):
         report(str(tmp_path), str(tmp_path / "out.html"))
+    with pytest.raises(UserError, match="max_pairs must be at least 0; got -1"):
+        report(str(made[0] / "run"), str(tmp_path / "out.html"), max_pairs=-1)
     assert not (tmp_path / "out.html").exists()
 
 
@@ -231,3 +235,26 @@ def test_scores_can_be_read_on_their_colours(made):
     assert (luminance("#ffffff") + 0.05) / (luminance("#000000") + 0.05) == pytest.approx(21)
     assert all((luminance(c) + 0.05) / (luminance("#10151a") + 0.05) > 4.5 for c in SCORE_COLOURS)
     assert all(f'{score}: "{colour}"' in made[2] for score, colour in enumerate(SCORE_COLOURS, 1))
+
+
+def test_players_and_prompts_are_counted_by_factor_where_two_share_a_pair_id():
+    """Two factors of the pairs 1 and 2, in another order: with one pair a factor two of four have players."""
+    names = [("emotion", "1"), ("emotion", "2"), ("age", "2"), ("age", "1")]
+    queries = [Query(f"{factor}-{pair}", pair, factor, "test", "", {}, "", "") for factor, pair in names]
+    page = Listening.__new__(Listening)
+    page.queries, page.responses = {q.id: q for q in queries}, {(q.id, "a"): None for q in queries}
+    pairs, heard = page.pairs(1)
+    assert [halves[0].id for halves in pairs if halves[0].pair in heard] == ["emotion-1", "age-2"]
+    attempts = {q.id: Attempt(q.id, "ok", 1.0) for q in queries}
+    assert statistics(queries, attempts)["total"]["prompts"] == 4
+
+
+def test_a_page_shows_no_verdicts_that_its_table_does_not_count(made, tmp_path):
+    """As an `evaluate` leaves them that was ended while it judged anew: the table was of the old ones."""
+    run = tmp_path / "run"
+    shutil.copytree(made[0] / "run", run)
+    lines = (run / "verdicts.jsonl").read_text().splitlines(keepends=True)
+    (run / "verdicts.jsonl").write_text("".join(lines[:-5]))
+    with pytest.raises(UserError, match="must hold the verdicts that its summary counts; got others"):
+        report(str(run), str(tmp_path / "out.html"))
+    assert not (tmp_path / "out.html").exists()

@@ -14,7 +14,7 @@ from lightning_paras2s.bench.leaderboard_page import answer_html, service
 from lightning_paras2s.bench.listening import Listening
 from lightning_paras2s.bench.summary import judged, summarise_system
 from lightning_paras2s.bench.verdicts import own_scores, own_verdicts
-from lightning_paras2s.running.logs import Log
+from lightning_paras2s.running.logs import Log, verdicts_of
 from lightning_paras2s.sweeping.rows import by_pair
 from lightning_paras2s.types import Audio, Query, Response, Verdict, append_jsonl
 
@@ -103,3 +103,11 @@ def test_an_answer_that_nobody_scored_tells_why(run):
 def test_verdicts_that_a_summary_does_not_count_are_left_out(run):
     assert len(own_verdicts(Log(run), "verdicts", SUMMARY)) == 7
     assert len(own_verdicts(Log(run), "verdicts", SUMMARY | {"judge": "another"})) == 1
+
+
+def test_what_a_judge_was_asked_more_often_before_is_not_counted(run):
+    """The folder holds three verdicts of q0's first answer; the last `evaluate` drew one."""
+    drawn = SUMMARY | {"judge_samples": 1}
+    assert own_scores(Log(run), "verdicts", drawn)["grpo/q0/0"] == [1.0]
+    (run / "summary.json").write_text(json.dumps(drawn))
+    assert [v.score for v in verdicts_of(run)[1] if v.response_id == "grpo/q0/0"] == [1.0]

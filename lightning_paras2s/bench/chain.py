@@ -22,7 +22,7 @@ from typing import Any
 
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.report import report as write_report
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_least
 from lightning_paras2s.running.logs import say, write_summary
 
 TABLES = {"markdown": "md", "csv": "csv", "json": "json"}
@@ -58,6 +58,7 @@ def bench(
     """
     if workers < 1:
         raise UserError(f"workers must be at least 1 process; got {workers}")
+    check_least("max_pairs", max_pairs, 0, "0 makes a report without players")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 script a factor; got {limit}; leave it out for all")
     folder = Path(out)

@@ -24,6 +24,7 @@ from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled,
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems.base import S2SSystem, carried, tell_turns
+from lightning_paras2s.bench.verdicts import verdicts_sha
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
@@ -253,6 +254,8 @@ def summary_of(steps: Steps, heard: Heard, ears: Ears, manifest: str) -> dict[st
         "comparisons": compare(systems),
         "judge": plan.judge.name,
         "judge_sha": steps.judge_sha,
+        "judge_samples": plan.judge.samples,
+        "verdicts_sha": verdicts_sha(heard.verdicts),
         "rubric_sha": plan.judge.rubric_sha,
         "label_source": plan.label_source,
         "providers": ears.providers,

@@ -80,7 +80,7 @@ def chosen_pairs(runs: Runs, count: int) -> list[list[Query]]:
     if not runs:
         return []
     pairs, heard = next(iter(runs.values())).pairs(count)
-    return [halves for halves in pairs if halves[0].pair_id in heard]
+    return [halves for halves in pairs if halves[0].pair in heard]
 
 
 def service(runs: Runs, names: dict[tuple[str, str], str]) -> dict[str, dict[str, str]]:

@@ -14,10 +14,10 @@ from typing import Any
 import soundfile
 
 from lightning_paras2s.audio import read_audio
-from lightning_paras2s.bench.asked import counted_queries
+from lightning_paras2s.bench.asked import count_asked, counted_queries
 from lightning_paras2s.bench.summary import UNLABELLED, mean_score
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.bench.verdicts import own_verdicts
+from lightning_paras2s.bench.verdicts import check_counted, own_verdicts
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.turns import Turn
@@ -40,6 +40,8 @@ class Listening:
         log = Log(run)
         self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
         self.queries = {q.id: q for q in counted_queries(read_jsonl(manifest, Query), summary)}
+        if len(self.queries) == count_asked(summary):
+            check_counted(log, summary, self.queries.values())
         self.samples = summary.get("samples", 1)
         known = [r for r in log.read("responses", Response) if r.system in summary["systems"]]
         self.answers = [r for r in known if r.query_id in self.queries and r.sample < self.samples]
@@ -48,7 +50,7 @@ class Listening:
         self.verdicts, self.swaps = (by_answer(own_verdicts(log, name, summary)) for name in ("verdicts", "swaps"))
 
     def pairs(self, max_pairs: int) -> tuple[list[list[Query]], set[str]]:
-        """Contrast pairs with answers, by factor; and the ids of those with audio, at most so many a factor, evenly
+        """Contrast pairs with answers, by factor; and the names of those with audio, at most so many a factor, evenly
         spread."""
         answered = {query_id for query_id, _ in self.responses}
         found: dict[str, dict[str, list[Query]]] = {}
@@ -59,7 +61,7 @@ class Listening:
         for factor in sorted(found, key=lambda f: (FACTORS.index(f) if f in FACTORS else 99, f)):
             rows = list(found[factor].values())
             count = min(max_pairs, len(rows))
-            heard |= {rows[i * len(rows) // count][0].pair_id for i in range(count)}
+            heard |= {rows[i * len(rows) // count][0].pair for i in range(count)}
             pairs += rows
         return pairs, heard
 

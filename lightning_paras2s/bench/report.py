@@ -21,7 +21,7 @@ from lightning_paras2s.bench.listening import ENCODINGS, Listening
 from lightning_paras2s.bench.plots import interval_plot, score_bars
 from lightning_paras2s.bench.standings import caption, headings, read_summaries, row_cells, table
 from lightning_paras2s.bench.template import filled, template
-from lightning_paras2s.errors import InputPath, UserError, check_choice
+from lightning_paras2s.errors import InputPath, UserError, check_choice, check_least
 from lightning_paras2s.running.fields import finite
 from lightning_paras2s.running.files import written_whole
 from lightning_paras2s.types import Query
@@ -49,6 +49,7 @@ def report(
         manifest: of the queries, if it is no longer where the run read it.
     """
     check_choice("an encoding", encoding, ENCODINGS)
+    check_least("max_pairs", max_pairs, 0, "0 makes a page without players")
     if not Path(run).is_dir():
         raise UserError(f"a run must be a folder of `evaluate`; got {run}; check the path")
     summaries = read_summaries([run])
@@ -99,7 +100,7 @@ def _write(
     with written_whole(output) as part, part.open("w", encoding="utf-8") as file:
         file.write(start + '{"systems": ' + in_script(systems) + ', "pairs": [')
         for index, halves in enumerate(track(pairs, "report", console=Console(stderr=True), transient=True)):
-            row = page.pair(halves, systems, halves[0].pair_id in heard)
+            row = page.pair(halves, systems, halves[0].pair in heard)
             file.write((",\n" if index else "\n") + in_script(row))
         file.write("]}" + end)
     return output.stat().st_size

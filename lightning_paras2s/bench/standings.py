@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_paras2s.bench import outside_table
-from lightning_paras2s.bench.alike import SAME, require_alike, unrecorded
+from lightning_paras2s.bench.alike import SAME, require_alike, require_folders, unrecorded
 from lightning_paras2s.bench.statistics import MIN_CLUSTERS, MIN_EACH
 from lightning_paras2s.bench.summary import OVERALL
 from lightning_paras2s.errors import UserError
@@ -30,8 +30,9 @@ def read_summaries(runs: list[str]) -> dict[str, dict[str, Any]]:
     """Run name -> summary; all by one judge, guideline and label source, on the same queries, with the same ears, which
     are of the same weights and thresholds as far as that is recorded (`bench/alike.py`)."""
     found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        path = Path(run) / "summary.json" if Path(run).is_dir() else Path(run)
+    files = [Path(run) / "summary.json" if Path(run).is_dir() else Path(run) for run in runs]
+    require_folders([str(path) for path in files])
+    for run, path in zip(runs, files, strict=True):
         if not path.is_file():
             raise UserError(
                 f"a run must be a folder with summary.json, or such a file; got {run}; write it with `evaluate`"

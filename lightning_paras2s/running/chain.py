@@ -25,6 +25,7 @@ from lightning_paras2s.running.options import COMMANDS, STAGES
 
 GOES_ON = ("fit", "predict")  # resume what was begun, whatever it was begun from
 RECORD = ("commands", "configs", "reads", "writes")
+REMEDY = "remove it, and its stage runs again"
 GRACE_SECONDS = 60.0  # for a stage to save what it has, once this process is told to end
 
 
@@ -52,11 +53,18 @@ class Stage:
 
     @property
     def words(self) -> list[list[str]]:
-        return [shlex.split(command) for command in self.commands]
+        return [split_words(command) for command in self.commands]
 
     @property
     def trains(self) -> bool:
         return any(words[0] in GOES_ON for words in self.words)
+
+
+def split_words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"a command must be as one types it; got {command!r}: {error}; mend it") from None
 
 
 def chain(
@@ -80,6 +88,10 @@ def chain(
     Returns:
         Each stage with its state, hours and dollars, and the totals of what is not done.
     """
+    if not stages:
+        raise UserError("a chain must have at least one stage; got none; give --config")
+    if usd_per_gpu_hour < 0:
+        raise UserError(f"usd_per_gpu_hour must not be negative; got {usd_per_gpu_hour}")
     chosen = choose(stages, more or {}, only)
     for name, stage in chosen.items():
         check_stage(name, stage)
@@ -122,6 +134,8 @@ def check_stage(name: str, stage: Stage) -> None:
         raise UserError(f"a stage's name must be a file's; got {name!r}; use letters, digits and -")
     if not stage.commands or not stage.writes:
         raise UserError(f"the stage {name} must have commands and name what they write; got {stage}")
+    if (least := min(stage.hours, stage.usd, stage.gpus)) < 0:
+        raise UserError(f"the stage {name} must take hours, usd and gpus of at least 0; got {least}")
     for words in stage.words:
         if not words or words[0] not in {*STAGES, *COMMANDS} - {"chain"}:
             raise UserError(f"the stage {name} must run commands of this program; got {' '.join(words) or 'nothing'!r}")
@@ -153,7 +167,7 @@ class Record:
 
     @classmethod
     def of(cls, path: Path, stage: Stage) -> Record:
-        return cls(path, stage, read_summary(path, RECORD) if path.is_file() else {})
+        return cls(path, stage, read_summary(path, RECORD, REMEDY) if path.is_file() else {})
 
     def state(self) -> str:
         """done, to do, begun (and not ended), or changed."""
@@ -182,8 +196,8 @@ class Record:
             "reads": contents(self.stage.reads),
         }
 
-    def write(self, writes: dict[str, str] | None, seconds: float) -> None:
-        write_summary(self.path, {**self.today(), "writes": writes, "seconds": round(seconds, 1)})
+    def write(self, today: dict[str, Any], writes: dict[str, str] | None, seconds: float) -> None:
+        write_summary(self.path, {**today, "writes": writes, "seconds": round(seconds, 1)})
 
 
 def run_stage(name: str, stage: Stage, record: Record) -> None:
@@ -199,15 +213,20 @@ def run_stage(name: str, stage: Stage, record: Record) -> None:
             f"the stage {name} was begun from other inputs ({', '.join(changed)}) and would go on from its weights; "
             f"give its commands another version, or remove {record.path} to let it go on"
         )
-    record.write(None, 0.0)
+    begun = record.today()
+    record.write(begun, None, 0.0)
     started = time.perf_counter()
     for command in stage.commands:
         say(f"{name}: {command}")
-        run(shlex.split(command))
+        run(split_words(command))
     if lost := [path for path in stage.writes if not Path(path).exists()]:
         raise UserError(f"the stage {name} must write {lost[0]}; it did not; mend its commands or its `writes`")
     seconds = time.perf_counter() - started
-    record.write(contents(stage.writes), seconds)
+    record.write(begun, contents(stage.writes), seconds)
+    if changed := Record.of(record.path, stage).changed():
+        raise UserError(
+            f"inputs of the stage {name} changed while it ran: {', '.join(changed)}; what it wrote came of the old ones"
+        )
     say(f"{name}: done, {seconds:.0f} s")
 
 
@@ -262,7 +281,7 @@ def named_configs(words: Sequence[str]) -> Iterator[str]:
 def words_in(tree: Any) -> Iterator[list[str]]:
     """Lists and texts among options that may be the options of another command."""
     if isinstance(tree, str) and tree.lstrip().startswith(("--", "-c")):
-        yield shlex.split(tree)
+        yield split_words(tree)
     elif isinstance(tree, list) and all(isinstance(value, str) for value in tree):
         yield tree
     elif isinstance(tree, dict | list):

@@ -17,12 +17,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lightning_paras2s.errors import check_rounding
+from lightning_paras2s.errors import UserError, check_rounding
 from lightning_paras2s.running.cost_parts import cut, rollout_seconds
 from lightning_paras2s.running.gpus import FILLED, GPU
 
 CODE_RATE = 12.5  # steps and codes a second
 MEL_RATE = 50  # frames a second
+LEAST = {"queries": 1, "group_size": 1, "prompt": 1, "steps": 1, "updates": 1, "parts": 1, "lora_rank": 0}  # of `Work`
 
 
 class Blocks:
@@ -146,6 +147,12 @@ class Work:
     reward_model: bool = True
     parts: int = 1
     overlap: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"{name} must be a whole number, at least {least}; got {value!r}; change it")
 
     @property
     def rows(self) -> int:

@@ -77,7 +77,7 @@ def chat(judge: str | dict[str, Any]) -> Listener:
 
 def short(value: str | dict[str, Any]) -> str:
     """The class that a config names, without its module; "" where it names none."""
-    name = value if isinstance(value, str) else value.get("class_path", "")
+    name = value if isinstance(value, str) else value.get("class_path") or ""
     return name.rpartition(".")[2]
 
 

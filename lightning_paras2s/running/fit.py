@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import warnings
@@ -20,7 +19,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lightning_paras2s.errors import OneLineErrors, UserError
+from lightning_paras2s.errors import OneLineErrors, UserError, of_disk
 from lightning_paras2s.modules.training import StageModule
 from lightning_paras2s.running.checkpoints import last_checkpoint, remove
 from lightning_paras2s.running.defaults import fill, loggers_of, pinned_seeds
@@ -45,8 +44,6 @@ from lightning_paras2s.running.threads import say
 from lightning_paras2s.running.trainer import StageTrainer
 
 Found = TypeVar("Found")
-# a disk or a folder that takes no (more) files
-DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR)
 
 
 class StageParser(OneLineErrors, LightningArgumentParser):
@@ -286,6 +283,6 @@ def one_line() -> Iterator[None]:
             raise
         raise UserError(f"a package is missing: {' '.join(str(error).split())}; install it") from error
     except OSError as error:
-        if error.errno not in DISK:
+        if (told := of_disk(error)) is None:
             raise
-        raise UserError(f"the run must be able to write its files; got: {error}; free or change the place") from error
+        raise told from error

@@ -202,17 +202,19 @@ def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     """The verdicts of one judge in a run's folder: the only one there, or the one that its summary.json is about."""
     rows = Log(run).read("verdicts", Verdict)
     found = {Judging(v.judge, v.rubric_sha, v.label_source) for v in rows}
+    drawn = float("inf")
     if (run / "summary.json").is_file():
         summary = read_summary(run / "summary.json", Judging._fields)
         found &= {Judging.of(summary)}
+        drawn = summary.get("judge_samples", drawn)  # a judge that was asked more often before left more
     if len(found) != 1:
         raise UserError(f"{run} must hold verdicts of one judge; got {len(found)}; run `evaluate` there to its end")
     judging = found.pop()
-    return judging, judging.own(rows)
+    return judging, [v for v in judging.own(rows) if v.sample < drawn]
 
 
-def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
-    """A run's summary.json, which must hold some fields.
+def read_summary(path: Path, fields: Sequence[str], remedy: str = "run `evaluate` again") -> dict[str, Any]:
+    """A run's summary.json, or another command's, which must hold some fields.
 
     Raises:
         UserError: if it is none.
@@ -220,10 +222,10 @@ def read_summary(path: Path, fields: Sequence[str]) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} must be one JSON object; got something else ({error}); run `evaluate` again") from None
+        raise UserError(f"{path} must be one JSON object; got something else ({error}); {remedy}") from None
     missing = [key for key in fields if not isinstance(summary, dict) or key not in summary]
     if missing:
-        raise UserError(f"{path} must hold {', '.join(missing)}; it is no summary of `evaluate`")
+        raise UserError(f"{path} must hold {', '.join(missing)}; {remedy}")
     return summary
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_paras2s.errors import UserError, check_choice
-from lightning_paras2s.running.check import read_yaml
+from lightning_paras2s.errors import UserError, check_choice, check_least
+from lightning_paras2s.running.check import check, read_yaml
 from lightning_paras2s.running.cost import (
     Efficiency,
     Memory,
@@ -22,7 +22,15 @@ from lightning_paras2s.running.cost import (
 )
 from lightning_paras2s.running.cost_judges import SCORERS, arguments, short
 from lightning_paras2s.running.gpus import GPU, GPUS
-from lightning_paras2s.running.plan_omni import Terms, plan_stage, stage_lines, summary_lines
+from lightning_paras2s.running.plan_omni import (
+    Terms,
+    most_steps,
+    plan_stage,
+    stage_lines,
+    stage_of,
+    steps_of,
+    summary_lines,
+)
 
 GB, HOURS = 1e9, 3600.0
 
@@ -88,10 +96,9 @@ def plan(
         usd_per_hour: price of one card, in US dollars.
     """
     check_choice("gpu", gpu, GPUS)
-    counts = {"gpus": gpus, "queries": queries, "group_size": group_size, "prompt": prompt or 1, "steps": steps}
-    for name, value in (counts | {"rollout_parts": rollout_parts, "size": size}).items():
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; got {value}")
+    counts = {"gpus": gpus, "rollout_parts": rollout_parts, "size": size, "total_steps": total_steps}
+    for name, value in counts.items():
+        check_least(name, value, 1, "change it")
     if usd_per_hour < 0:
         raise UserError(f"usd_per_hour must not be negative; got {usd_per_hour}")
     for name, value in {"decode_efficiency": decode_efficiency, "matmul_efficiency": matmul_efficiency}.items():
@@ -99,10 +106,10 @@ def plan(
             raise UserError(f"{name} must be above 0 and at most 1; got {value}")
     efficiency, stages = Efficiency(decode_efficiency, matmul_efficiency), read_stages(config or [])
     if any(is_omni(values) for values in stages.values()):
-        terms = Terms(GPUS[gpu], size, prompt or 210, total_steps, efficiency, rollout_parts)
+        terms = Terms(GPUS[gpu], size, 210 if prompt is None else prompt, total_steps, efficiency, rollout_parts)
         return plan_card(stages, terms, gpu, usd_per_hour)
-    lengths, tuned = (prompt or 150, steps), {"lora_rank": lora_rank, "weight_bytes": weight_bytes_of(dtype)}
-    work = Work(queries, group_size, *lengths, **tuned, state_bits=state_bits, parts=rollout_parts)
+    about = (queries, group_size, 150 if prompt is None else prompt, steps, lora_rank, weight_bytes_of(dtype))
+    work = Work(*about, state_bits=state_bits, parts=rollout_parts)
     if len(stages) > 1:
         raise UserError(f"plan of Kimi-Audio takes one stage; got {', '.join(stages)}; give one, with its overlays")
     for name, values in stages.items():
@@ -150,35 +157,31 @@ def read_stages(paths: list[str]) -> dict[str, dict[str, Any]]:
     """Name -> all that a stage's config and its overlays say together.
 
     Raises:
-        UserError: no config.
+        UserError: no config, or one that its command would refuse.
     """
-    stages: dict[str, dict[str, Any]] = {}
+    stages: dict[str, list[str]] = {}
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"config must be an existing training config; got {path}; check the path")
         values = read_yaml(path)
-        if not stages or "judge" in values or short(values.get("model", {})):
-            stages[path] = values
+        if not stages or "judge" in values or short(values.get("model") or {}):
+            stages[path] = [path]
         else:
-            last = list(stages)[-1]
-            stages[last] = overlay(stages[last], values)
-    return stages
+            stages[list(stages)[-1]].append(path)
+    return {name: merged(own) for name, own in stages.items()}
 
 
-def overlay(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
-    """One config over another; of a class that takes another's place the other's options are left out."""
-    found = dict(first)
-    for key, value in then.items():
-        before = found.get(key)
-        both = isinstance(value, dict) and isinstance(before, dict)
-        same = both and value.get("class_path", before.get("class_path")) == before.get("class_path")
-        found[key] = overlay(before, value) if same else value
-    return found
+def merged(paths: list[str]) -> dict[str, Any]:
+    """One stage's configs, each over the one before it, as its command reads them."""
+    first = read_yaml(paths[0])
+    stage = stage_of(first) if "systems" in first or short(first.get("model") or {}) else ""
+    command = "evaluate" if stage == "evaluate" else "fit"
+    return check(command, [f"--config={path}" for path in paths], files=False)
 
 
 def is_omni(values: dict[str, Any]) -> bool:
     """Is it a stage of Qwen2.5-Omni, or of its scorer, or an evaluation?"""
-    model = arguments(values.get("model", {}))
+    model = arguments(values.get("model") or {})
     names = {short(model.get("policy", "")), short(model.get("scorer", ""))}
     return "systems" in values or bool(names & {"QwenOmni", "QwenOmniScorer"})
 
@@ -220,18 +223,18 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
     Raises:
         UserError: another stage or policy than the cost model's.
     """
-    model, stage = arguments(values.get("model", {})), short(values.get("model", {})) or "GRPOModule"
+    model, stage = arguments(values.get("model") or {}), short(values.get("model") or {}) or "GRPOModule"
     policy, policy_class = arguments(model.get("policy", {})), short(model.get("policy", {})) or "KimiAudio"
     if (stage, policy_class) != ("GRPOModule", "KimiAudio"):
         raise UserError(f"plan knows GRPO of KimiAudio; got {stage} of {policy_class} in {name}; name such a config")
-    trainer, data = values.get("trainer", {}), arguments(values.get("data", {}))
+    trainer, data = values.get("trainer") or {}, arguments(values.get("data") or {})
     devices = trainer.get("devices", 1)
     ranks = devices * trainer.get("num_nodes", 1) if isinstance(devices, int) and devices > 0 else gpus
     return replace(
         work,
         group_size=model.get("group_size", work.group_size),
         queries=data["batch_size"] * ranks if "batch_size" in data else work.queries,
-        steps=model.get("sampling", {}).get("max_steps", work.steps),
+        steps=most_steps(model, work.steps),
         lora_rank=policy.get("lora_rank", work.lora_rank),
         weight_bytes=weight_bytes_of(policy["dtype"]) if "dtype" in policy else work.weight_bytes,
         recompute=policy.get("gradient_checkpointing", work.recompute),
@@ -241,7 +244,7 @@ def read_work(values: dict[str, Any], name: str, work: Work, total_steps: int, g
         reward_model=short(model.get("reward", {})) in ("", *SCORERS),
         parts=model.get("rollout_parts", work.parts),
         overlap=model.get("overlap", "auto") != "never",
-    ), trainer.get("max_steps", total_steps)
+    ), steps_of(values, total_steps)
 
 
 def report(made: Plan, gpu: str, work: Work, total_steps: int) -> list[str]:

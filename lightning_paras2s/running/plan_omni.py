@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_least
 from lightning_paras2s.running.cost import Efficiency, Memory, Work
 from lightning_paras2s.running.cost_judges import SCORERS, Listener, arguments, chat, short, whisper
 from lightning_paras2s.running.cost_omni import (
@@ -89,10 +89,14 @@ def plan_stage(values: dict[str, Any], terms: Terms) -> StagePlan:
     Raises:
         UserError: another stage, or another policy than Qwen2.5-Omni.
     """
-    stage = "evaluate" if "systems" in values else short(values.get("model", ""))
+    return PLANS[stage_of(values)](values, terms)
+
+
+def stage_of(values: dict[str, Any]) -> str:
+    stage = "evaluate" if "systems" in values else short(values.get("model") or "")
     if stage not in PLANS:
         raise UserError(f"plan of one card knows {', '.join(PLANS)}; got {stage or 'none'}; name such a config")
-    return PLANS[stage](values, terms)
+    return stage
 
 
 def plan_grpo(values: dict[str, Any], terms: Terms) -> StagePlan:
@@ -103,7 +107,7 @@ def plan_grpo(values: dict[str, Any], terms: Terms) -> StagePlan:
     at_once = min(w.queries, max(1, budget // w.query_tokens) if budget else w.queries)
     seconds = answer_seconds(omni, terms.gpu, work, terms.efficiency)
     seconds |= learn_seconds(omni, terms.gpu, work, terms.efficiency)
-    steps = values.get("trainer", {}).get("max_steps", terms.total_steps)
+    steps = steps_of(values, terms.total_steps)
     memory = omni_memory(omni, work, at_once * w.group_size)
     paid = work.listener.usd * w.rows * steps
     most = largest // w.group_size * w.query_tokens
@@ -137,7 +141,7 @@ def plan_evaluate(values: dict[str, Any], terms: Terms) -> StagePlan:
     """All of its systems are policies, which are on the card together until all have answered, and then go."""
     systems = [arguments(s) for s in values["systems"].values()]
     omni, given = omni_of({"init_args": {"path": systems[0]["processor"]["init_args"]["path"]}}), systems[0]
-    steps = given.get("sampling", {}).get("max_steps", 128)
+    steps = most_steps(given, 128)
     listener = listener_of(values, steps / CODE_RATE)
     shape = Work(given.get("rows", 32), 1, terms.prompt, steps, 0, BYTES[given.get("dtype", "float32")])
     work = OmniWork(shape, "", points_of(given), listener, copies=len(systems))
@@ -154,6 +158,7 @@ def plan_reward(values: dict[str, Any], terms: Terms) -> StagePlan:
     """`QwenOmniScorer` on the judged answers to each query."""
     scorer, data = arguments(arguments(values["model"])["scorer"]), arguments(values["data"])
     omni, rank = omni_of({"init_args": scorer}), scorer.get("lora_rank", 16)
+    check_least("data.batch_size", data.get("batch_size", 32), 1, "change it")
     recompute, state = scorer.get("gradient_checkpointing", False), arguments(values["model"]).get("state_bits", 32)
     heard = (terms.prompt - TEMPLATE) / SPEECH_RATE + 10  # an answer of 10 s
     tokens = data.get("batch_size", 32) * (GUIDELINE + SPEECH_RATE * heard)
@@ -166,6 +171,20 @@ def plan_reward(values: dict[str, Any], terms: Terms) -> StagePlan:
     memory = Memory(kept | {"trained_state": float(adapters)}, {"update": update})
     steps = math.ceil(pairs / data.get("batch_size", 32))
     return StagePlan("reward model", name_of(omni), memory, seconds, steps, terms.gpu.memory)
+
+
+def most_steps(holder: dict[str, Any], otherwise: int) -> int:
+    """Of an answer, by a holder's `sampling`, whose options stand alone or under a class's name."""
+    given = holder.get("sampling") or {}
+    return (given.get("init_args") or given).get("max_steps", otherwise)
+
+
+def steps_of(values: dict[str, Any], otherwise: int) -> int:
+    """Of a stage; `otherwise` where its config gives no number: -1 is Lightning's "without end"."""
+    given = (values.get("trainer") or {}).get("max_steps", -1)
+    if given != -1:
+        check_least("trainer.max_steps", given, 1, "change it")
+    return otherwise if given == -1 else given
 
 
 PLANS: dict[str, Callable[[dict[str, Any], Terms], StagePlan]] = {
@@ -182,8 +201,7 @@ def work_of(
 ) -> OmniWork:
     """One step of a stage that has a policy."""
     model, data = arguments(values["model"]), arguments(values["data"])
-    policy, sampling = arguments(model["policy"]), model.get("sampling") or {}
-    steps, reward = sampling.get("max_steps", 512), model.get("reward", "")
+    policy, steps, reward = arguments(model["policy"]), most_steps(model, 512), model.get("reward", "")
     work = Work(
         queries=data.get("batch_size", 32),
         group_size=group_size,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -18,8 +18,9 @@ from scipy.sparse.csgraph import connected_components
 from lightning_paras2s.bench.queries.manifest import check_manifests, moved, read_queries
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.words import plain_text
-from lightning_paras2s.running.logs import replace_jsonl, safe_name
-from lightning_paras2s.types import Query
+from lightning_paras2s.running.files import rows_in
+from lightning_paras2s.running.logs import replace_jsonl, safe_name, say
+from lightning_paras2s.types import SPLITS, Query
 
 Group = tuple[str, str]  # a factor and a split
 
@@ -61,6 +62,7 @@ def deal(manifests: Sequence[InputPath], out: str, shares: dict[str, float], see
         raise UserError(f"out must not hold the manifests that are read; {over[0]} is one; name another folder")
     for key, path in written.items():
         replace_jsonl(path, parts[key])
+    tell_others(Path(out), {*written.values()}, part_of)
     return {
         "out": out,
         "read": sum(map(len, groups.values())),
@@ -69,6 +71,14 @@ def deal(manifests: Sequence[InputPath], out: str, shares: dict[str, float], see
             for (part, split), rows in parts.items()
         },
     }
+
+
+def tell_others(out: Path, written: Set[Path], part_of: Mapping[str, str | None]) -> None:
+    """One line on each list beside today's that holds queries of several parts, or of another than its folder's."""
+    for path in sorted(path for split in SPLITS for path in out.glob(f"*/{split}.jsonl") if path not in written):
+        parts = {part_of[name] for row in rows_in(path) if (name := row.get("id")) in part_of}
+        if len(parts) > 1 or (path.parent.name in part_of.values() and parts - {path.parent.name}):
+            say(f"{path} is of another deal and shares queries with today's parts; remove it")
 
 
 def check(shares: Mapping[str, float]) -> None:
@@ -130,4 +140,4 @@ def quotas(count: int, shares: Mapping[str, float]) -> Counter[str | None]:
 
 
 def count(rows: Sequence[Query]) -> dict[str, int]:
-    return {"queries": len(rows), "pairs": len({query.pair_id for query in rows})}
+    return {"queries": len(rows), "pairs": len({query.pair for query in rows})}

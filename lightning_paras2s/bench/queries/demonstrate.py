@@ -176,7 +176,7 @@ def write(folder: Path, queries: list[Query], written: Mapping[str, Written], sp
         path, kept = folder / f"{split}.jsonl", [q for q in queries if q.split == split and q.id in answered]
         if kept or path.is_file():
             replace_jsonl(path, kept)
-            made[split] = {"manifest": str(path), "queries": len(kept), "pairs": len({q.pair_id for q in kept})}
+            made[split] = {"manifest": str(path), "queries": len(kept), "pairs": len({q.pair for q in kept})}
     heard = [e for e in speaker.heard.values() if e.status in ("ok", "no_tone")]
     kept_wer = [speaker.heard[row.id].wer or 0.0 for row in rows]
     return {

@@ -8,7 +8,6 @@ parameters, and the counts of each rejection are reported. A pair loses both hal
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,12 +22,13 @@ from lightning_paras2s.hearing.evidence import listen as hear_all
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.running.logs import replace_jsonl, say, write_summary
+from lightning_paras2s.running.logs import read_summary, replace_jsonl, say, write_summary
 from lightning_paras2s.running.origins import file_sha, reasons
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.types import FACTORS, Audio, Query, Style, append_jsonl, read_jsonl
 
 CHUNK = 64
+COUNTED = ("read", "kept", "rejected", "read_by_factor", "kept_by_factor")  # what a table's caption tells
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def filter(
             "recognizer": recognizer.name if recognizer else "",
         },
     }
+    counts["manifest_sha"] = file_sha(Path(out))
     write_summary(counts_path(out), counts)
     return counts
 
@@ -134,7 +135,13 @@ def counts_path(manifest: str | Path) -> Path:
 def read_counts(manifest: str | Path) -> dict:
     """{"filtered": the counts of the filter that wrote a manifest}; {} if none did."""
     path = counts_path(manifest)
-    return {"filtered": json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    counts = read_summary(path, COUNTED, "run `filter` again")
+    if counts.get("manifest_sha", made := file_sha(Path(manifest))) != made:
+        say(f"{path} counts another list than today's {manifest}, and is left out; run `filter` again")
+        return {}
+    return {"filtered": counts}
 
 
 def reject(query: Query, heard: Hearing, max_wer: float, factors_heard: Sequence[str]) -> str:

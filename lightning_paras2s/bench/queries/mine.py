@@ -82,6 +82,9 @@ def mine(
         Counts of prompts by status, of candidates by status and reason, and the cost.
     """
     check(factors, splits, count, rounds, min_cosine)
+    scripts = Path(out) / "scripts.jsonl"
+    if source and Path(source).resolve() == scripts.resolve():
+        raise UserError(f"out must not hold the scripts that are read; {scripts} is one; name another folder")
     llm = llm or ScriptedLLM()
     if isinstance(llm, OpenAIChat):
         cap(llm, max_usd)
@@ -100,7 +103,7 @@ def mine(
     folder = Path(out)
     replace_jsonl(folder / "prompts.jsonl", rows)
     replace_jsonl(folder / "candidates.jsonl", candidates)
-    replace_jsonl(folder / "scripts.jsonl", [script_of(c) for c in candidates if c.status == "accepted"])
+    replace_jsonl(scripts, [script_of(c) for c in candidates if c.status == "accepted"])
     return summary(folder, llm, rows, candidates)
 
 

@@ -302,7 +302,7 @@ def statistics(queries: list[Query], attempts: dict[str, Attempt]) -> dict:
     def row(chosen: list[Query]) -> dict:
         seconds = [attempts[q.id].seconds for q in chosen]
         return {
-            "prompts": len({q.pair_id for q in chosen}),
+            "prompts": len({q.pair for q in chosen}),
             "utterances": len(chosen),
             "mean_seconds": round(sum(seconds) / len(seconds), 2) if seconds else None,
             "hours": round(sum(seconds) / 3600, 3),
