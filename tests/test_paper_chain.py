@@ -15,7 +15,8 @@ import yaml
 from lightning_paras2s.cli import dispatch
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import chain as module
-from lightning_paras2s.running.chain import Stage, chain
+from lightning_paras2s.running.chain import chain
+from lightning_paras2s.running.stages import Stage
 
 ROOT = Path(__file__).parents[1]
 MINE, SFT = "mine --out data", "fit --config sft.yaml --trainer.logger.version 0"

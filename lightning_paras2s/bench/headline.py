@@ -22,7 +22,7 @@ from lightning_paras2s.bench.outside_today import same_answer
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
 from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, mean_score, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.bench.verdicts import check_counted, own_scores
+from lightning_paras2s.bench.verdicts import counted_scores, own_scores
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.hearing.words import plain_text, plain_units
@@ -109,16 +109,12 @@ def read_evaluation(run: Path) -> Evaluation:
         raise UserError(
             f"{summary['manifest']} must hold the queries that {run} was about; got others; run `evaluate` again"
         )
-    check_counted(log, summary, queries)
     responses = {r.id: r for r in log.read("responses", Response)}
     evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
     # Logs that the summary does not tell of may be of earlier answers.
     swapped = any(cells[OVERALL]["label_swap_gain"] is not None for cells in summary["systems"].values())
-    scores, swaps = own_scores(log, "verdicts", summary), own_scores(log, "swaps", summary) if swapped else {}
-    audit = {}
-    if "audit" in summary:
-        check_counted(Log(run / "audit"), summary["audit"], queries)
-        audit = own_scores(Log(run / "audit"), "verdicts", summary["audit"])
+    scores, swaps = counted_scores(log, summary, queries), own_scores(log, "swaps", summary) if swapped else {}
+    audit = counted_scores(Log(run / "audit"), summary["audit"], queries) if "audit" in summary else {}
     values, transcripts, shas, rows, outside = {}, {}, {}, [], heard_outside(run, responses)
     for system in summary["systems"]:
         ids = {q.id: [response_id(system, q.id, s) for s in range(summary["samples"])] for q in queries}

@@ -24,6 +24,12 @@ def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[f
     return scores_of(own_verdicts(log, name, summary))
 
 
+def counted_scores(log: Log, summary: dict[str, Any], queries: Iterable[Query]) -> dict[str, list[float | None]]:
+    """Response id -> scores by the verdicts that the summary counts, and no others (`check_counted`)."""
+    check_counted(log, summary, queries)
+    return own_scores(log, "verdicts", summary)
+
+
 def verdicts_sha(verdicts: Iterable[Verdict]) -> str:
     """Short hash of what answers were scored."""
     scores = {(v.response_id, v.sample): None if v.score is None else float(v.score) for v in verdicts}

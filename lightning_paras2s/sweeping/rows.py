@@ -17,7 +17,7 @@ import lightning_paras2s
 from lightning_paras2s.bench.alike import HASHES
 from lightning_paras2s.bench.queries.manifest import read_queries
 from lightning_paras2s.bench.summary import mean_score
-from lightning_paras2s.bench.verdicts import own_scores
+from lightning_paras2s.bench.verdicts import counted_scores
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.files import rows_in
 from lightning_paras2s.running.logs import RESULT, Judging, Log, read_summary, replace_jsonl, say
@@ -139,14 +139,17 @@ def scores_of(run: Run) -> dict[str, Any]:
     """What `evaluate` and `skills` say of each system; scores by contrast pair, so that seeds can be pooled."""
     folder = run.work.folder / "evaluate"
     summary = read_summary(folder / "summary.json", ("systems", "queries_sha", "manifest", "samples", *Judging._fields))
-    queries = {q.id: (f"{q.factor}/{q.pair_id}", q.label) for q in read_queries(summary["manifest"], None)}
-    heard, logs = summary.get("audit", {}).get("systems", {}), {"pairs": own_scores(Log(folder), "verdicts", summary)}
-    logs["audit_pairs"] = own_scores(Log(folder / "audit"), "verdicts", summary["audit"]) if "audit" in summary else {}
+    asked = read_queries(summary["manifest"], None)
+    queries = {q.id: (f"{q.factor}/{q.pair_id}", q.label) for q in asked}
+    heard, audit = summary.get("audit", {}).get("systems", {}), {}
+    if "audit" in summary:
+        audit = counted_scores(Log(folder / "audit"), summary["audit"], asked)
+    logs = {"pairs": counted_scores(Log(folder), summary, asked), "audit_pairs": audit}
     found = {}
     for system, cells in summary["systems"].items():
-        whole, audit = cells["overall"], heard.get(system, {}).get("overall", {})
+        whole, toned = cells["overall"], heard.get(system, {}).get("overall", {})
         found[system] = {key: whole.get(key) for key in KEPT}
-        found[system] |= {"audit_mean": audit.get("mean"), "audit_ci95": audit.get("ci95")}
+        found[system] |= {"audit_mean": toned.get("mean"), "audit_ci95": toned.get("ci95")}
         found[system] |= {key: by_pair(scores, system, queries, summary["samples"]) for key, scores in logs.items()}
     about = ("judge", "label_source", "queries_sha", *HASHES)  # the hashes are not in the oldest summaries
     row = {key: summary[key] for key in about if key in summary} | {"systems": found}
