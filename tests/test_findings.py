@@ -338,6 +338,34 @@ def test_what_the_lead_says_is_in_the_tables():
     assert said and not [one for one in said if one not in tables]
 
 
+def test_what_the_lead_says_of_a_run_without_a_warm_up_is_in_its_rows():
+    lead = (ROOT / "docs/findings.md").read_text(encoding="utf-8").partition("**RL needs a warm-up")[2]
+    lead = lead.partition("\n\n")[0]
+
+    def rows_of(name: str, share: float) -> list[dict]:
+        rows = map(json.loads, (ROOT / f"results/sweep_{name}.jsonl").read_text(encoding="utf-8").splitlines())
+        return [row for row in rows if row["point"]["share"] == share]
+
+    none, some = rows_of("unlabelled", 0.0), rows_of("labels", 0.05)
+    assert len(none) == len(some) == 3
+    equal, taken = [row["zero_variance_share"] for row in none], [row["systems"]["rejection"] for row in none]
+    swaps, wers = [cells["label_swap_gain"] for cells in taken], [cells["wer"] for cells in taken]
+    (base,) = {row["systems"]["base"]["wer"] for row in none}
+    told = {
+        r"gain is above (\.\d+)": max(row["systems"]["grpo"]["label_swap_gain"] for row in none),
+        r"from (\.\d+) to \.\d+ of its groups": min(equal),
+        r"from \.\d+ to (\.\d+) of its groups": max(equal),
+        r"no run has more than (\.\d+)": max(row["zero_variance_share"] for row in some),
+        r"gains from (\.\d+) to": min(swaps),
+        r"gains from \.\d+ to (\.\d+)": max(swaps),
+        r"rates from (\.\d+) to": min(wers),
+        r"rates from \.\d+ to (\.\d+)": max(wers),
+        r"where the base has (\.\d+)": base,
+    }
+    for words, value in told.items():
+        assert float(re.search(words, lead)[1]) == pytest.approx(value, abs=0.00051), words
+
+
 def test_more_is_forgotten_without_a_kl_also_at_less_of_an_error_rate():
     """Two more seeds were run since three left it undecided: each of the two looks may err half as often, and of four
     skills that were measured, a quarter of that."""
