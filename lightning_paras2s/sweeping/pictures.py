@@ -30,7 +30,7 @@ LABELS = {  # system: the sweep that has it, its name and look
     "grpo": ("labels", "RL, judge in the loop", GREEN, "^"),
 }
 UNLABELLED = {
-    "base": ("base policy, no labels", GREY, "s"),
+    "base": ("base policy, no labels", GREY, "P"),
     "rejection": ("rejection sampling, no labels", VIOLET, "D"),
     "grpo": ("", GREEN, "^"),  # the same curve's left end
 }
