@@ -364,6 +364,11 @@ def test_what_the_lead_says_of_a_run_without_a_warm_up_is_in_its_rows():
     }
     for words, value in told.items():
         assert float(re.search(words, lead)[1]) == pytest.approx(value, abs=0.00051), words
+    log = (ROOT / "docs/log.md").read_text(encoding="utf-8").partition("RL from the base policy stays deaf")[2]
+    deaf = [row["systems"]["grpo"]["label_swap_gain"] for row in none]
+    for words, values in {"gain stays at ": deaf, "swap gains of ": swaps, "word error rates are ": wers}.items():
+        said = re.findall(r"\.\d+", log.partition(words)[2])[:3]
+        assert [float(one) for one in said] == pytest.approx(values, abs=0.00051), words
 
 
 def test_more_is_forgotten_without_a_kl_also_at_less_of_an_error_rate():
