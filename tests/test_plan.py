@@ -380,6 +380,12 @@ def test_work_that_nobody_can_do_has_no_price(options, config, message, tmp_path
         plan([str(ROOT / "configs/paper/grpo.yaml"), str(tmp_path / "more.yaml")] if config else None, **options)
 
 
+def test_a_config_with_a_list_in_a_parts_place_is_one_line(tmp_path):
+    (tmp_path / "list.yaml").write_text("model: [1]\n")
+    with pytest.raises(UserError, match=r"must be a class's name or a mapping of options; got \[1\]; mend it"):
+        plan([str(tmp_path / "list.yaml")])
+
+
 def test_a_config_without_an_end_takes_the_options_number_of_steps(tmp_path):
     """-1 is Lightning's "without end", and no number: 100 steps of any one plan take 100 times what one takes."""
     (tmp_path / "endless.yaml").write_text("trainer: {max_steps: -1}\n")

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.cost import Efficiency
 from lightning_paras2s.running.gpus import GPU
 
@@ -75,11 +76,21 @@ def chat(judge: str | dict[str, Any]) -> Listener:
     )
 
 
+def as_part(value: str | dict[str, Any]) -> dict[str, Any]:
+    """A part of a config, which may stand as its class's name alone.
+
+    Raises:
+        UserError: neither a name nor a mapping of options.
+    """
+    if not isinstance(value, str | dict):
+        raise UserError(f"a part of a config must be a class's name or a mapping of options; got {value!r}; mend it")
+    return {"class_path": value} if isinstance(value, str) else value
+
+
 def short(value: str | dict[str, Any]) -> str:
     """The class that a config names, without its module; "" where it names none."""
-    name = value if isinstance(value, str) else value.get("class_path") or ""
-    return name.rpartition(".")[2]
+    return (as_part(value).get("class_path") or "").rpartition(".")[2]
 
 
 def arguments(value: str | dict[str, Any]) -> dict[str, Any]:
-    return {} if isinstance(value, str) else value.get("init_args") or {}
+    return as_part(value).get("init_args") or {}
