@@ -17,7 +17,7 @@ from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.asked import count_asked, counted_queries
 from lightning_paras2s.bench.summary import UNLABELLED, mean_score
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
-from lightning_paras2s.bench.verdicts import check_counted, own_verdicts
+from lightning_paras2s.bench.verdicts import counted_verdicts, own_verdicts
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log
 from lightning_paras2s.turns import Turn
@@ -40,14 +40,16 @@ class Listening:
         log = Log(run)
         self.run, self.manifest, self.encoding, self.clips = run, manifest, encoding, 0
         self.queries = {q.id: q for q in counted_queries(read_jsonl(manifest, Query), summary)}
-        if len(self.queries) == count_asked(summary):
-            check_counted(log, summary, self.queries.values())
         self.samples = summary.get("samples", 1)
         known = [r for r in log.read("responses", Response) if r.system in summary["systems"]]
         self.answers = [r for r in known if r.query_id in self.queries and r.sample < self.samples]
         self.responses = {(r.query_id, r.system): r for r in self.answers if r.sample == 0}
         self.evidence = {e.response_id: e for e in log.read("evidence", Evidence)}
-        self.verdicts, self.swaps = (by_answer(own_verdicts(log, name, summary)) for name in ("verdicts", "swaps"))
+        if len(self.queries) == count_asked(summary):
+            self.verdicts = by_answer(counted_verdicts(log, summary, self.queries.values()))
+        else:
+            self.verdicts = by_answer(own_verdicts(log, "verdicts", summary))
+        self.swaps = by_answer(own_verdicts(log, "swaps", summary))
 
     def pairs(self, max_pairs: int) -> tuple[list[list[Query]], set[str]]:
         """Contrast pairs with answers, by factor; and the names of those with audio, at most so many a factor, evenly

@@ -8,26 +8,19 @@ from typing import Any
 
 from lightning_paras2s.bench.summary import scores_of
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Judging, Log
+from lightning_paras2s.running.logs import Log, drawn_for
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.types import Query, Verdict, response_id
 
 
 def own_verdicts(log: Log, name: str, summary: dict[str, Any]) -> list[Verdict]:
     """Those of a log (verdicts, swaps), several of an answer where the judge was asked several times."""
-    drawn = summary.get("judge_samples", float("inf"))  # a judge that was asked more often before left more
-    return [v for v in Judging.of(summary).own(log.read(name, Verdict)) if v.sample < drawn]
+    return drawn_for(summary, log.read(name, Verdict))
 
 
 def own_scores(log: Log, name: str, summary: dict[str, Any]) -> dict[str, list[float | None]]:
     """Response id -> scores."""
     return scores_of(own_verdicts(log, name, summary))
-
-
-def counted_scores(log: Log, summary: dict[str, Any], queries: Iterable[Query]) -> dict[str, list[float | None]]:
-    """Response id -> scores by the verdicts that the summary counts, and no others (`check_counted`)."""
-    check_counted(log, summary, queries)
-    return own_scores(log, "verdicts", summary)
 
 
 def verdicts_sha(verdicts: Iterable[Verdict]) -> str:
@@ -36,21 +29,29 @@ def verdicts_sha(verdicts: Iterable[Verdict]) -> str:
     return sha(sorted(scores.items()))
 
 
-def check_counted(log: Log, summary: dict[str, Any], queries: Iterable[Query]) -> None:
-    """Refuse a log that holds others than the verdicts that its summary counts: an `evaluate` that was ended, or that
-    refused to go on, has judged anew and not yet counted. A summary from before it held their hash is taken at its
-    word.
+def counted_verdicts(log: Log, summary: dict[str, Any], queries: Iterable[Query]) -> list[Verdict]:
+    """`own_verdicts`, which must be those that the summary counts: an `evaluate` that was ended, or that refused to go
+    on, has judged anew and not yet counted. A summary from before it held their hash is taken at its word.
+
+    Raises:
+        UserError: they are others.
     """
+    found = own_verdicts(log, "verdicts", summary)
     if "verdicts_sha" not in summary:
-        return
+        return found
     asked = {
         response_id(name, q.id, sample)
         for name in summary["systems"]
         for q in queries
         for sample in range(summary["samples"])
     }
-    found = [v for v in own_verdicts(log, "verdicts", summary) if v.response_id in asked]
-    if verdicts_sha(found) != summary["verdicts_sha"]:
+    if verdicts_sha(v for v in found if v.response_id in asked) != summary["verdicts_sha"]:
         raise UserError(
             f"{log.folder} must hold the verdicts that its summary counts; got others; run `evaluate` there to its end"
         )
+    return found
+
+
+def counted_scores(log: Log, summary: dict[str, Any], queries: Iterable[Query]) -> dict[str, list[float | None]]:
+    """Response id -> scores."""
+    return scores_of(counted_verdicts(log, summary, queries))

@@ -198,19 +198,25 @@ class Judging(NamedTuple):
         return [v for v in verdicts if Judging(v.judge, v.rubric_sha, v.label_source) == self]
 
 
+def drawn_for(summary: Mapping[str, Any], verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Those of a summary's judge, as many on each answer as it was asked for: one that was asked more often before left
+    more."""
+    drawn = summary.get("judge_samples", float("inf"))
+    return [v for v in Judging.of(summary).own(verdicts) if v.sample < drawn]
+
+
 def verdicts_of(run: Path) -> tuple[Judging, list[Verdict]]:
     """The verdicts of one judge in a run's folder: the only one there, or the one that its summary.json is about."""
     rows = Log(run).read("verdicts", Verdict)
     found = {Judging(v.judge, v.rubric_sha, v.label_source) for v in rows}
-    drawn = float("inf")
     if (run / "summary.json").is_file():
         summary = read_summary(run / "summary.json", Judging._fields)
         found &= {Judging.of(summary)}
-        drawn = summary.get("judge_samples", drawn)  # a judge that was asked more often before left more
+        rows = drawn_for(summary, rows)
     if len(found) != 1:
         raise UserError(f"{run} must hold verdicts of one judge; got {len(found)}; run `evaluate` there to its end")
     judging = found.pop()
-    return judging, [v for v in judging.own(rows) if v.sample < drawn]
+    return judging, judging.own(rows)
 
 
 def read_summary(path: Path, fields: Sequence[str], remedy: str = "run `evaluate` again") -> dict[str, Any]:
