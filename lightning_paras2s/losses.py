@@ -239,7 +239,9 @@ def kl_estimate(
 def sft_loss(logps: Tensor, actions: Tensor, weights: PerStream = EVEN, counts: Tensor | None = None) -> SFTLoss:
     """Next-token cross-entropy of demonstrations (paper, section 4.1), a mean over each stream's actions.
 
-    Padding and forced tokens take no part: with them the text stream would mostly learn its blanks.
+    Padding and forced tokens take no part: with them the text stream would mostly learn its blanks. Departure: each
+    stream is a mean of its own, so that a token of the text, which has fewer, counts for more than one of the audio;
+    in the paper's likelihood of the pair both count alike.
 
     Args:
         logps: [R, 2, T], of the demonstrated tokens; actions: which of them are learned.

@@ -15,7 +15,8 @@ from loopback import Loopback, Sent, completion
 
 from lightning_paras2s.audio import at_rate, write_audio
 from lightning_paras2s.bench.queries.scripted import ScriptedLLM
-from lightning_paras2s.speaking.remote import OPENAI_VOICES
+from lightning_paras2s.bench.queries.styles import fields_of
+from lightning_paras2s.speaking.remote import DESCRIPTION_PROMPT, OPENAI_VOICES
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, QUERY_VOICES, EspeakSynthesizer
 from lightning_paras2s.types import SPLITS, Audio, Style
 
@@ -43,6 +44,8 @@ class LabServers(Loopback):
         if path.endswith("/chat/completions"):
             self.asked["chat"] += 1
             prompt = json.loads(body)["messages"][-1]["content"]
+            if (described := fields_of(DESCRIPTION_PROMPT, prompt)) is not None:
+                return Sent(200, completion(f"Speak like this: {described['style']}."))
             return Sent(200, completion(self.llm.complete([[{"role": "user", "content": prompt}]])[0].text))
         with self.lock:  # eSpeak keeps its state in globals
             if path.endswith("/audio/speech"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import replace
@@ -24,6 +25,7 @@ from lightning_paras2s.bench.people.annotate import (
     remaining,
 )
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.types import Audio, Human, Query, Response, append_jsonl, read_jsonl, to_json
 
 
@@ -62,6 +64,12 @@ def test_an_annotator_goes_on_where_they_stopped_when_they_return(study):
     assert remaining(items, out, "ann") == todo[1:]
     assert len(remaining(items, out, "bob")) == len(items)
     assert read_jsonl(out, Human) == [Human(todo[0].id, "ann", score=4.0, seconds=4.3)]
+
+
+def test_scores_have_the_guidelines_names():
+    """ "5 Points - Perfect (Enhanced):" and so on, down to "1 Point - Very Poor:" (A.11.5)."""
+    named = dict(re.findall(r"^#### (\d) Points? - (.*):$", PROMPT, re.M))
+    assert {told[0]: told[2:] for told in SCORES} == {score: name.lower() for score, name in named.items()}
 
 
 def test_a_choice_becomes_a_verdict_when_saved():

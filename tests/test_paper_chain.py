@@ -142,6 +142,14 @@ def test_a_config_that_a_steps_options_name_is_known_by_its_content(typed, runs)
     assert [row["state"] for row in chain(made, dry_run=True)["stages"]] == ["changed"]
 
 
+def test_a_stage_with_an_empty_list_among_its_options_runs(runs):
+    """It was a traceback, since a list may be the options of a step."""
+    made = {"filter": Stage(["filter --manifest data.jsonl --out kept.jsonl --factors_heard []"], [], ["kept.jsonl"])}
+    runs.WRITES = runs.WRITES | {"filter": "kept.jsonl"}
+    chain(made)
+    assert runs.asked == ["filter"] and [row["state"] for row in chain(made, dry_run=True)["stages"]] == ["done"]
+
+
 @pytest.mark.parametrize(
     "change, told",
     [

@@ -3,7 +3,9 @@ SFT -> judged samples -> reward model -> GRPO -> benchmark. Only the machine, th
 cost money are replaced.
 """
 
+import inspect
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,10 @@ from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.kimi.lm import KimiAudio
 from lightning_paras2s.models.qwen_omni import scorer as qwen_omni
+from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.modules.reward import RewardModule
+from lightning_paras2s.modules.sample import SampleModule
+from lightning_paras2s.modules.sft import SFTModule
 from lightning_paras2s.types import Audio, Response, read_jsonl
 
 ROOT = Path(__file__).parents[1]
@@ -186,6 +192,39 @@ def test_values_are_those_that_the_paper_prints():
     assert (model["grpo"]["lr"], 8 * batch["grpo"], model["grpo"]["group_size"]) == (5e-4, 32, 8)
     assert model["grpo"]["beta"] == 0.2 and model["preferences"]["samples"] == 32
     assert "1e-6 to 5e-6" in (PAPER / "grpo.yaml").read_text()  # the note on the printed rate
+
+
+@pytest.mark.parametrize(
+    ("stage", "option", "printed"),
+    [
+        (SFTModule, "lr", 1e-5),
+        (RewardModule, "lr", 1e-6),
+        (GRPOModule, "lr", 5e-4),
+        (GRPOModule, "group_size", 8),
+        (GRPOModule, "beta", 0.2),
+        (SampleModule, "samples", 32),
+    ],
+)
+def test_defaults_of_the_stages_are_what_the_paper_prints(stage, option, printed):
+    """Appendix A.4, beta A.6; the README promises it."""
+    assert inspect.signature(stage).parameters[option].default == printed
+
+
+def test_a_chat_model_describes_the_voices_of_emotion_and_sarcasm():
+    """Section 3.1, step 3: "a style description, which we generate with ChatGPT based on the style label"."""
+    spoken = yaml.safe_load((PAPER / "chain.yaml").read_text())["stages"]["synthesize"]["commands"]
+    directed = [shlex.split(command) for command in spoken if "OpenAITTS" in command]
+    assert len(directed) == 3
+    for words in directed:
+        assert words[words.index("--synthesizer.describer") + 1] == "OpenAIChat"
+        assert words[words.index("--synthesizer.describer.model") + 1] == "gpt-4.1"
+
+
+def test_baseline_and_topline_write_with_the_chat_model_that_the_paper_names():
+    """ "ChatGPT 4.1" (section 5.1, of the answers that Table 1 has spoken; A.3)."""
+    systems = yaml.safe_load((PAPER / "evaluate_systems.yaml").read_text())["systems"]
+    for name in ("whisper_gpt_tts", "gpt_tts_topline"):
+        assert systems[name]["init_args"]["llm"]["init_args"]["model"] == "gpt-4.1"
 
 
 def test_overlong_query_is_refused_before_weights_are_read(lab):

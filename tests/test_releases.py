@@ -83,16 +83,17 @@ def test_the_chain_and_every_command_of_the_guide_run_from_an_empty_folder(tmp_p
     monkeypatch.chdir(tmp_path)
     # a byte is a token to the tiny models, and the real prompts are thousands of bytes
     monkeypatch.setattr(qwen_omni, "GUIDELINE", "Fit?")
-    asked = []
+    asked, describer = [], ["--synthesizer.describer.patience.first_wait_seconds", "0.01"]
 
     def run(words):
         asked.append(words[0])
         if asked.count("evaluate") == 1 and words[0] == "evaluate":
             raise KeyboardInterrupt  # in its last but one stage
-        dispatch(list(words))
+        dispatch([*words, *describer] if "--synthesizer.describer" in words else list(words))
 
     monkeypatch.setattr(chain, "run", run)
     with LabServers() as servers:
+        describer += ["--synthesizer.describer.base_url", servers.url]
         with pytest.raises(KeyboardInterrupt):
             run_chain(servers.url)
         paid, before = dict(servers.asked), len(asked)

@@ -26,7 +26,7 @@ SYSTEM = (
     "<RESPONSE>. The <THINK> section should be further divided into four parts: <PLANNING>, <CAPTION>, <REASONING>, "
     "and <SUMMARY>."
 )
-QUESTION = (
+QUESTION = (  # ours: the paper prints none
     "What is the speaker's tone of voice? Strictly ignore what is said: the words must not change your answer. Listen "
     "step by step to pitch, energy, speed, rhythm and voice quality, and conclude from the sound alone. Answer with "
     "one or two words, such as understanding, reassuring, apologetic, professional, supportive, confident, cheerful, "

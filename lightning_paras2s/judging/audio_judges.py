@@ -1,7 +1,8 @@
 """End-to-end judges: they hear query and response themselves, and read no transcript, label or tone (v2's baseline B1).
 
-The paper keeps them as a baseline because they hallucinate style from words (Pearson with humans .618, against .776 of
-the judge in stages). Their verdicts don't depend on labels, so the label-swap gain is 0 by construction.
+The paper keeps them as a baseline because they hallucinate style from words (v2, by digests of it: Pearson with humans
+.618, against .776 of the judge in stages). Their verdicts don't depend on labels, so the label-swap gain is 0 by
+construction.
 """
 
 from __future__ import annotations

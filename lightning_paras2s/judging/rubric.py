@@ -226,6 +226,8 @@ def _tone_fit(style: str, tone: str) -> tuple[float, str]:
         return 5.0, f"answers to {style} in a fitting {tone} tone"
     if tone == "neutral":  # "the response's vocal tone does not enhance the user's experience" (4 points)
         return 4.0, f"answers to {style}, but the tone is neutral"
+    # Stricter than the guideline, whose 4 points also hold "content picks up the user's sarcastic comment, but the tone
+    # is not appropriate"; its 1 point holds "a cheerful response to a sad user".
     if tone in CLASHING_TONES[style]:
         return 2.0, f"answers to {style}, but the {tone} tone clashes"
     return 3.0, f"answers to {style}, but the {tone} tone does not fit"

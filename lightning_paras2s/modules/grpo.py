@@ -46,7 +46,9 @@ from lightning_paras2s.speaking.codec import SpokenResponse
 
 
 class GRPOModule(StageModule):
-    """Improves a policy on its own spoken answers. Defaults are the paper's (appendix A.6) where no source is named.
+    """Improves a policy on its own spoken answers. The paper prints `group_size`, `beta` (appendix A.6) and
+    `lr` (A.4); the joint ratio, k3 and the mean over a response's steps are its Eq. 3-4. Other defaults are ours, or of
+    the source that is named.
 
     Args:
         policy: builds the policy; what it hears and says goes through the data module's processor.
@@ -73,7 +75,8 @@ class GRPOModule(StageModule):
             (WavAlign's idea, arXiv 2604.14932, see `modules/anchor.py`); `{text: 0.0, audio: 0.1}` holds the voice.
         drop_zero_variance: leave out queries whose responses all got the same reward (DAPO, arXiv 2503.14476);
             False = they still feel the KL.
-        mu: passes over each rollout.
+        mu: passes over each rollout. At 1, with one minibatch, policy and sampler are equal and nothing is clipped; the
+            paper does not print it.
         minibatches: optimizer steps a pass, at most `data.batch_size`; fewer where too few queries are left to learn
             from.
         micro_batch_tokens: most tokens (prompt and responses, padded) a forward pass, as the policy runs them

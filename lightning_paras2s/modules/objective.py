@@ -14,7 +14,7 @@ from lightning_paras2s.modules.rollouts import Rollout
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run of GRPO minimises: the options of `grpo_loss`, where each is explained; defaults are the paper's."""
+    """What a run of GRPO minimises: the options of `grpo_loss`, where each is explained, with its source."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2

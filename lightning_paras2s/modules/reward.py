@@ -38,7 +38,7 @@ class RewardModule(SupervisedModule):
     def __init__(
         self,
         scorer: Callable[[], ResponseScorer],
-        lr: float = 1e-4,
+        lr: float = 1e-6,
         warmup_steps: int = 100,
         weight_decay: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.999),

@@ -109,7 +109,7 @@ def configs_of(stage: Stage) -> list[str]:
 
 def named_configs(words: Sequence[str]) -> Iterator[str]:
     """As the command line takes them: `--config NAME`, `--config=NAME`, and -c likewise."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         key, given, value = word.partition("=")
         if key in ("-c", "--config"):
             yield value if given else following

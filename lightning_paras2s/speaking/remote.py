@@ -15,6 +15,7 @@ from lightning_paras2s.servers.spoken import read_sound
 from lightning_paras2s.speaking.synthesizers import QUERY_VOICES, Synthesizer, Voice, most_minutes
 from lightning_paras2s.types import Audio, Style
 
+# The paper has a chat model describe the style (section 3.1, step 3) and prints no prompt; this one is ours.
 DESCRIPTION_PROMPT = """
 Describe in one or two sentences how a voice actor should speak so that the listener clearly hears this speaker:
 {style}.

@@ -33,6 +33,7 @@ from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
 from lightning_paras2s.types import FACTORS, Audio, Evidence, Style
 
 JUDGES = ("end_to_end", "control", "polytone", "gold", "gold_tone")  # in the paper's order, worst first
+# Pearson with people, mean over the factors; v2's, known to us from digests
 PAPER = {"end_to_end": 0.618, "control": 0.701, "polytone": 0.723, "gold": 0.757, "gold_tone": 0.776}
 
 

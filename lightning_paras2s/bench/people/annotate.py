@@ -25,7 +25,8 @@ from lightning_paras2s.running.logs import Log, say
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Human, Query, Response, append_jsonl, read_jsonl
 
-SCORES = ("1 bad", "2 poor", "3 average", "4 excellent, not enhanced", "5 perfect, enhanced")  # guideline A.11.5
+# The guideline's names (A.11.5).
+SCORES = ("1 very poor", "2 poor", "3 average", "4 excellent (no enhancement)", "5 perfect (enhanced)")
 TURN_RATE = 16_000  # Hz
 FASTEST = 2.0  # times its speed that a browser's player goes
 CHOICES = {"The first": "a", "The second": "b", "Both are good": "both_good", "Both are bad": "both_bad"}

@@ -1,5 +1,6 @@
 """`deal`: deal the contrast pairs of some manifests out to the stages that use them, so that no two stages share a text
-(paper, section 5, settings: apart for demonstrations, reward data and RL), whatever factor or split it stands in.
+(demonstrations, reward data and RL), whatever factor or split it stands in. The paper has a set for each (section 5,
+settings) and does not tell whether they share texts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Keep the queries that say what they should, as they should (paper, section 3.1, steps 3 to 5): `filter`.
+"""Keep the queries that say what they should, as they should (paper, section 3.1, steps 3 and 4): `filter`.
 
 Synthetic speech is dropped when its words are misheard (WER above a threshold), when a classifier does not hear its
-style, and when it shares a topic, a text or a voice with the training data. The paper prints no thresholds; ours are
-parameters, and the counts of each rejection are reported. A pair loses both halves when one is dropped, unless
-`keep_halves`.
+style (the paper: when the classifier's score is too low), and when it shares a topic, a text or a voice with the
+training data. The paper prints no thresholds; ours are parameters, and the counts of each rejection are reported. A
+pair loses both halves when one is dropped, unless `keep_halves`. Step 5, three people who listen, is nobody's here.
 """
 
 from __future__ import annotations

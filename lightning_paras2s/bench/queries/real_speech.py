@@ -1,9 +1,11 @@
 """Real speech as queries (paper, section 3.1): importers of IEMOCAP, MELD and StyleTalk from the user's own copies.
 
-The paper keeps utterances of at least five words with one of six emotions. Its counts (709, 781) and durations can't be
-had by any obvious selection of single utterances, so nothing is promised: the filter is a parameter and all counts are
-reported. Nothing of these corpora is redistributed here; tests use look-alike folders. Recordings without labels are
-imported by `unlabelled.py`.
+The paper keeps utterances of at least five words with one of six emotions, whose style matters to the answer. That
+last test (paralinguistic relevance) is not made here: A.3 compares the answers to two styles, a recording has one, and
+the paper does not tell what it is held against. Its counts (709, 781) and durations can't be had by any obvious
+selection of single utterances, so nothing is promised: the length is a parameter and all counts are reported. Nothing
+of these corpora is redistributed here; tests use look-alike folders. Recordings without labels are imported by
+`unlabelled.py`.
 """
 
 from __future__ import annotations

@@ -50,6 +50,8 @@ TOPICS: dict[
         "test": ("Gender-specific Activity",),
     },
 }
+# A.11.3 asks for "OPPOSITE emotions", and the paper does not list its pairs; of ours, two are of unpleasant emotions
+# that ask for different answers, and happy against angry (the example of Table 6) is none.
 CONTRASTS: dict[str, tuple[tuple[str, str], ...]] = {
     "emotion": (
         ("happy", "sad"),

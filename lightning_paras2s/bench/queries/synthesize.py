@@ -118,8 +118,8 @@ def synthesize(
         limit: scripts a factor; all by default. A larger limit keeps what a smaller one made.
         seed: of voices, prosody and noise.
         synthesizer: eSpeak NG by default.
-        candidates: renditions of each utterance; the one with the lowest word error rate is kept (10 in the paper's
-            Table 1 for gpt-4o-mini-tts).
+        candidates: renditions of each utterance; the one with the lowest word error rate is kept. The paper tells of
+            one; its ten are of answers (section 4.1: `demonstrate`).
         transcriber: hears the candidates.
         max_usd: ask for no speech that could take this run's cost above so many USD.
         usd_per_minute: of speech; by default what the synthesizer's own server takes, 0 for eSpeak.

@@ -1,5 +1,5 @@
 """The paper's systems from parts by name: Whisper-GPT-TTS and the GPT-TTS topline (section 5.6, Tables 3 and 9), and
-the deliberately bad voice of Table 1."""
+a deliberately bad voice, after Table 1."""
 
 from __future__ import annotations
 
@@ -198,8 +198,8 @@ class ChatToplineSystem(SpokenChatSystem):
 
 
 class MisfitVoiceSystem(ChatToplineSystem):
-    """The topline's words in a tone that does not fit the speaker: a judge that hears must score it low (the paper's
-    gpt-4o-mini-tts (bad), Table 1).
+    """The topline's words in a tone that does not fit the speaker: a judge that hears must score it lower. The paper's
+    gpt-4o-mini-tts (bad), Table 1, also has words that do not fit (section 5.1: "suboptimal content or style").
 
     Args:
         llm: writes the reply.
