@@ -281,16 +281,3 @@ def sample_names(requests: Sequence[str], samples: Sequence[str] | None) -> list
         return [f"named {sample}" for sample in samples]  # never one of the numbers
     seen: dict[str, itertools.count] = defaultdict(itertools.count)
     return [str(next(seen[request])) for request in requests]
-
-
-def cap(llm: OpenAIChat, max_usd: float | None) -> None:
-    """Set the most that a model may spend; None leaves it as it is.
-
-    Raises:
-        UserError: if its price is not known.
-    """
-    if max_usd is None:
-        return
-    if not llm.priced:
-        raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
-    llm.max_usd = max_usd
