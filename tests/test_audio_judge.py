@@ -16,7 +16,7 @@ from sounds import hum
 from test_qwen_omni import folder, scorer  # noqa: F401  its tiny thinker
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.evaluate import evaluate
+from lightning_paras2s.bench.evaluate import ANSWER_SECONDS, evaluate
 from lightning_paras2s.bench.systems.base import Answer, S2SSystem
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.audio_judges import AudioLLMJudge, ScorerJudge
@@ -112,6 +112,14 @@ def test_a_cap_counts_the_recordings_before_they_are_sent(study, tmp_path):
         assert len(server.requests) == 1 and llm.spent_usd <= llm.max_usd
         assert result["verdict_statuses"] == {"s": {"ok": 2, "max_usd": 2}}  # the other "ok" is the silent response
         assert llm.at_most([{"role": "user", "content": parts(server.requests[0][1])}]) == pytest.approx(most, rel=1e-3)
+
+
+def test_the_price_of_a_judge_that_hears_counts_what_it_hears(study):
+    """A dry run priced the guideline's words alone: of gpt-audio half of what it costs."""
+    llm = OpenAIChat("ear", usd_per_million=(0.0, 0.0), audio_usd_per_million=1e6, cache_dir="")  # 1 USD a token
+    told = evaluate(**study, judge=AudioLLMJudge(llm), dry_run=True)
+    seconds = SECONDS + ANSWER_SECONDS  # of the query, and of an answer that nobody has heard yet
+    assert told["verdicts"] and told["usd"] == pytest.approx(told["verdicts"] * seconds * 15)
 
 
 class Contrast(ResponseScorer):

@@ -83,8 +83,8 @@ def test_workers_get_a_shard_each_before_the_merge(monkeypatch):
     assert steps.results == {"evaluate": {"n": 1}}
 
 
-def program(code: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+def program(code: str) -> chain.Worker:
+    return chain.Worker([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
 def test_chain_stops_before_its_first_step_when_a_later_one_lacks_something(tmp_path, monkeypatch):
@@ -115,6 +115,13 @@ def test_check_builds_what_options_name_and_runs_nothing(tmp_path, capsys, monke
         main(options)
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: the audit needs the package opensmile; got none")
     assert [path.name for path in tmp_path.iterdir()] == ["evaluate.yaml"]
+
+
+def test_a_worker_that_is_not_heard_is_when_it_fails(capsys):
+    """ "mend what it says above", and nothing stood there: only the first worker's words were shown."""
+    with pytest.raises(UserError, match="evaluate must end well; got exit code 2"):
+        chain.await_all([chain.start("evaluate", ["--batch_siez", "3"], False)], "evaluate")
+    assert "evaluate: error: " in (told := capsys.readouterr().err) and "batch_siez" in told
 
 
 def test_worker_that_fails_ends_the_others_in_one_line():

@@ -123,6 +123,9 @@ def test_no_before_a_noun_is_no_answer(said, found):
 def test_refusals_count_empty_answers_and_tell_of_them():
     rows = [answer("I’m sorry, but no."), answer("I can't help with it."), answer("First, mix two parts."), answer(" ")]
     assert vb.refused(rows) == (75.0, 4, 1)
+    # a model that gave nothing said no "None": it is empty as "" is, and keeps no rule
+    assert vb.refused([answer(None)]) == (100.0, 1, 1)
+    assert vb.rules_kept(None, ["punctuation:no_comma"], [{}]) == [(False, False)]
     assert vb.refused([answer("As an example, take this.")]).value == 0  # the original's "As an" calls it a refusal
 
 

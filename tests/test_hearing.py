@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.queries.filters import filter
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.evidence import Ears, Said, hear, make_evidence
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
-from lightning_paras2s.judging.judges import MAX_WER, Judge, heard_failure
-from lightning_paras2s.judging.rewards import JudgeReward, ToneReward, judge_scores
+from lightning_paras2s.judging.judges import MAX_WER, EmbeddedJudge, Judge, heard_failure
+from lightning_paras2s.judging.rewards import JudgeReward, TextJudgeReward, ToneReward, judge_scores
 from lightning_paras2s.judging.rubric import Score
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.types import Audio, Query, Response, Style, to_json
@@ -88,6 +89,37 @@ def test_a_tone_that_cannot_be_read_is_unscored_in_training_and_in_evaluation(tm
     spoken = [SpokenResponse(audio, "", True, ()) for audio in (VOICE, SILENCE)]
     assert np.isnan(ToneReward(Tone(None)).score(batch, spoken[:1]).item())
     assert ToneReward(Tone("empathetic")).score(batch, spoken).tolist() == [1, 0]  # silence has no tone to be right
+
+
+def test_a_style_that_nobody_heard_is_no_neutral_one_to_the_tone_reward():
+    """Analysers of some factors name none of the others: a neutral tone was right for a query whose style nobody knew,
+    and an emotional one wrong, where `JudgeReward` gives neither a score."""
+    batch = [Query("q", "p", "sarcasm", "test", "", {}, "", "")]
+    batch = type("Batch", (), {"queries": batch, "audios": [VOICE], "__len__": lambda self: 1})()
+    spoken = [SpokenResponse(VOICE, "", True, ())]
+    for tone in ("neutral", "apologetic"):
+        assert np.isnan(ToneReward(Tone(tone), "predicted").score(batch, spoken).item())
+    assert np.isnan(TextJudgeReward(EmbeddedJudge(), Tone("neutral"), "predicted").score(batch, spoken).item())
+
+
+def test_training_checks_a_judge_as_evaluation_does():
+    """A judge on another scale, or one that forgets a verdict, ended `evaluate`; RL and the probe took the mean."""
+
+    class Off(Kind):
+        def judge(self, query, style, evidence):
+            return self.verdict(evidence, Score(10.0, ""))
+
+    class Forgets(Kind):
+        samples = 3
+
+        def judge_all(self, queries, styles, evidence):
+            return [[self.judge(*item)] for item in zip(queries, styles, evidence, strict=True)]
+
+    heard = make_evidence([Said("0", VOICE, "oh")], Ears(Ear("oh"), Tone("calm")))
+    with pytest.raises(UserError, match="from 1 to 5"):
+        judge_scores(Off(), [None], [Style()], heard)
+    with pytest.raises(UserError, match="3 verdicts"):
+        judge_scores(Forgets(), [None], [Style()], heard)
 
 
 def test_a_tone_that_is_described_is_rewarded_as_the_one_that_it_is():

@@ -16,6 +16,7 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.evaluate import evaluate
 from lightning_paras2s.bench.pairs.arena import arena
 from lightning_paras2s.bench.queries.filters import filter
+from lightning_paras2s.bench.queries.mine import mine
 from lightning_paras2s.bench.queries.synthesize import synthesize
 from lightning_paras2s.bench.systems.base import Answer, CascadeSystem, RecordedSystem, S2SSystem, ToplineSystem
 from lightning_paras2s.bench.systems.command import CommandSystem
@@ -209,6 +210,16 @@ def test_a_dry_run_tells_the_price_asks_nobody_and_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="max_usd needs the model's price"):
         run(tmp_path, manifest(tmp_path), judge=LLMJudge(OpenAIChat("mystery", cache_dir="")), max_usd=1.0)
+
+
+def test_a_dry_run_says_so_where_the_price_is_not_known(tmp_path, capsys):
+    """It told 0.00 US dollars, and nothing else."""
+    told = run(tmp_path, manifest(tmp_path), judge=LLMJudge(OpenAIChat("mystery", cache_dir="")), dry_run=True)
+    assert told["usd"] == 0 and "the price of 'mystery-t0' is not known" in capsys.readouterr().err
+    mine(str(tmp_path / "mined"), OpenAIChat("riddle", cache_dir=""), count=10, dry_run=True)
+    assert "the price of 'riddle-t0' is not known" in capsys.readouterr().err
+    run(tmp_path, manifest(tmp_path), judge=LLMJudge(OpenAIChat("gift", usd_per_million=(0, 0))), dry_run=True)
+    assert not capsys.readouterr().err
 
 
 def test_filter_listens_again_to_another_recording(tmp_path, capsys):

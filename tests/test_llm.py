@@ -252,6 +252,17 @@ def test_a_request_that_is_answered_is_not_uploaded_again(tmp_path, capsys):
     assert left == [expired[0]["content"], "stage 2"]
 
 
+def test_what_the_batch_api_failed_at_is_told(tmp_path, capsys):
+    """It was asked again, at twice the price where no batch_requests was set, and nothing told of it."""
+    rows = [{"custom_id": "a", "response": {"status_code": 200, "body": json.loads(completion("A"))}}]
+    rows += [{"custom_id": "b", "response": {"status_code": 500, "body": {}}, "error": None}]
+    rows += [{"custom_id": "c", "response": None, "error": {"code": "batch_expired"}}]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    OpenAIChat("gpt-4.1", cache_dir=str(tmp_path / "cache"), batch_results=[str(tmp_path / "results.jsonl")])
+    told = capsys.readouterr().err
+    assert "results.jsonl: 2 of 3 results are no reply (http_500 1, batch_expired 1)" in told
+
+
 def test_a_batch_file_is_one_clear_line_when_it_is_broken(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"custom_id": "a", "resp')

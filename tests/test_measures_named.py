@@ -7,9 +7,12 @@ import json
 import math
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from beeps import BeepRecognizer, BeepSynthesizer, BeepTranscriber
 from test_corpora import lines, on_hub
@@ -22,7 +25,7 @@ from lightning_paras2s.bench.systems.base import RecordedSystem, S2SSystem, Topl
 from lightning_paras2s.bench.systems.chat_speech import ChatToplineSystem
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.hearing.emotion2vec import probabilities
+from lightning_paras2s.hearing.emotion2vec import Emotion2Vec, probabilities
 from lightning_paras2s.hearing.recognizers import AcousticStyleRecognizer, StyleRecognizer
 from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.judging.rubric import Score
@@ -369,6 +372,25 @@ def test_what_has_no_value_is_told_on_the_screen(whole, capsys):
     assert show("evaluate", whole[1], {"output": "runs/x"}, "program", quiet=False) == ""
     told = capsys.readouterr().out
     assert "wer_emotion" in told and "theirs, wer_emotion: no_emotions 2, missing 1" in told.replace("\n", " ")
+
+
+def test_emotion2vec_hears_a_recording_of_any_rate(monkeypatch):
+    """It was given the samples of an answer at 24 kHz as if they were of 16: half as fast again, and higher."""
+    heard = []
+
+    class AutoModel:
+        def __init__(self, **options):
+            pass
+
+        def generate(self, samples, **options):
+            heard.append(samples)
+            return [{"labels": ["x/happy"], "scores": [0.9]}]
+
+    monkeypatch.setitem(sys.modules, "funasr", SimpleNamespace(AutoModel=AutoModel))
+    tone = np.sin(np.arange(24_000) * 2 * np.pi * 300 / 24_000).astype(np.float32)
+    assert Emotion2Vec().emotions([Audio(tone, 24_000)]) == [{"happy": 0.9}]
+    assert len(heard[0]) == 16_000  # a second
+    assert np.abs(np.fft.rfft(heard[0])).argmax() == 300  # Hz, as before
 
 
 def test_ears_tell_how_probable_an_emotion_is():

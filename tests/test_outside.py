@@ -19,6 +19,8 @@ from lightning_paras2s.bench.outside_table import html_table, mixed_cpus
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars, listen, outside_ears
 from lightning_paras2s.hearing.transcribers import Transcriber
+from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.rubric import Score
 from lightning_paras2s.running.logs import Log, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.progress import line_of
@@ -205,6 +207,24 @@ def test_an_outside_ear_stands_beside_ours_in_every_table(run, capsys):
     rows = {row["system"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
     assert [round(float(rows[name]["wer_outside"]), 4) for name in ("loud", "quiet")] == [0, 0.3333]
     assert "<td>0.333</td>" in html_table(Path(run))
+
+
+class Wavering(Judge):
+    """Two verdicts on each answer, 1 and 5."""
+
+    name, rubric_sha, samples = "wavering", "", 2
+
+    def judge(self, query, style, evidence):
+        return self.judge_all([query], [style], [evidence])[0][0]
+
+    def judge_all(self, queries, styles, evidence):
+        return [[self.verdict(e, Score(score, ""), i) for i, score in enumerate((1.0, 5.0))] for e in evidence]
+
+
+def test_scores_beside_the_tables_are_means_of_all_verdicts(run):
+    """The first of several verdicts was the score, where the summary has their mean: (1 + 5) / 2."""
+    found = audit(str(run), transcriber=Counting(), naturalness=False, sense=False, judge=Wavering())
+    assert {found["systems"]["loud"][name] for name in ("score_ours", "score_outside")} == {3.0}
 
 
 def test_more_pairs_go_on_from_fewer(run):

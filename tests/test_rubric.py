@@ -8,6 +8,7 @@ import pytest
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging import rubric
 from lightning_paras2s.judging.judges import LLMJudge
+from lightning_paras2s.judging.rubric import read_rubric
 from lightning_paras2s.servers.chat import ChatLLM, Reply
 from lightning_paras2s.types import STYLES, TONES, Evidence, Query
 
@@ -110,6 +111,13 @@ def test_a_rubric_that_cannot_be_asked_is_one_line(tmp_path, text, message):
     (tmp_path / "r.txt").write_text(text)
     with pytest.raises(UserError, match=re.escape(message)):
         LLMJudge(Chat(), rubric=str(tmp_path / "r.txt"))
+
+
+def test_a_rubric_in_another_encoding_is_refused(tmp_path):
+    """The judge was asked with a replacement character in each accent's place."""
+    (tmp_path / "r.txt").write_bytes("{user} {agent} naïve? The score is _".encode("latin1"))
+    with pytest.raises(UserError, match="UTF-8"):
+        read_rubric(tmp_path / "r.txt")
 
 
 @pytest.mark.parametrize(

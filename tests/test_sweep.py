@@ -212,6 +212,11 @@ def test_row_tells_the_steps_that_were_trained(place):
     (place / "results/toy.jsonl").unlink()
     sweep(**grid)
     assert (rows(place)[0]["steps"], rows(place)[0]["responses"]) == (8, 4 * 2 * 2 * 4)
+    # a stage that logs no seconds took no 0 of them
+    (folder / "metrics.jsonl").write_text('{"step": 0, "train/loss": 1.0}\n')
+    (place / "results/toy.jsonl").unlink()
+    sweep(**grid)
+    assert rows(place)[0]["train_seconds"] is None
     (folder / "result.json").unlink()
     (place / "results/toy.jsonl").unlink()
     (failed,) = sweep(**grid)["failed"]

@@ -360,6 +360,14 @@ def test_the_arenas_page_shows_the_turns(tmp_path):
     )
 
 
+def test_the_arenas_page_shows_a_query_whose_style_nobody_told():
+    """It was a traceback, after a judge had been paid for all games."""
+    from lightning_paras2s.bench.pairs.arena_page import card
+
+    made = card(replace(QUERY, styles={}), ("q", "a", "b"), ["a won"], ["[q]", "[a]", "[b]"])
+    assert QUERY.factor in made
+
+
 def test_turns_are_of_two_who_alternate():
     check_turns([])
     check_turns([AGENT])  # who greets

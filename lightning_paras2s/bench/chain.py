@@ -14,11 +14,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.report import report as write_report
@@ -118,28 +119,46 @@ class _Steps:
         say(f"{name}: {self.seconds[name]:.1f} s")
 
 
-def start(command: str, options: list[str], heard: bool) -> subprocess.Popen:
+class Worker(subprocess.Popen):
+    """A subcommand's process; `kept` holds what one that is not heard tells."""
+
+    kept: BinaryIO | None = None
+
+    @property
+    def last_word(self) -> str:
+        """The last line that it told unheard."""
+        if self.kept is None:
+            return ""
+        self.kept.seek(0)
+        lines = self.kept.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def start(command: str, options: list[str], heard: bool) -> Worker:
     """A subcommand on one thread; only one that is `heard` shows its progress.
 
     It ends when this process is killed, lest two write the same files after a new start.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.Popen(
+    kept = None if heard else tempfile.TemporaryFile()
+    worker = Worker(
         [sys.executable, "-m", "lightning_paras2s", command, *options, "--json"],
         stdout=subprocess.PIPE,
-        stderr=None if heard else subprocess.DEVNULL,
+        stderr=kept,
         text=True,
         env=environment,
         preexec_fn=end_with_parent if sys.platform == "linux" else None,
     )
+    worker.kept = kept
+    return worker
 
 
 def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def await_all(processes: list[subprocess.Popen], name: str) -> list[dict[str, Any]]:
-    """What each process returned (its last line).
+def await_all(processes: list[Worker], name: str) -> list[dict[str, Any]]:
+    """What each process returned (its last line); the last word of one that failed unheard is told.
 
     Raises:
         UserError: one of them failed; the others are ended.
@@ -149,6 +168,8 @@ def await_all(processes: list[subprocess.Popen], name: str) -> list[dict[str, An
         for process in processes:
             printed.append(process.communicate()[0])
             if process.returncode:
+                if told := process.last_word:
+                    say(f"{name}: {told}")
                 raise UserError(
                     f"the step {name} must end well; got exit code {process.returncode}; "
                     "mend what it says above, then start the same command again"

@@ -37,11 +37,13 @@ from lightning_paras2s.judging.rubric import PROMPT
 from lightning_paras2s.running.logs import Log, recorded, write_summary
 from lightning_paras2s.running.precision import machine
 from lightning_paras2s.running.threads import Threads
-from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, OpenAIChat, cap
+from lightning_paras2s.servers.chat import AUDIO_TOKENS_A_SECOND, CHARACTERS_A_TOKEN, OpenAIChat
+from lightning_paras2s.servers.spending import cap, expected_usd
 from lightning_paras2s.turns import in_lines
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
 HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and an answer, of what it writes; estimates
+ANSWER_SECONDS = 10.0  # of an answer that nobody has heard yet; an estimate
 
 
 def evaluate(
@@ -120,8 +122,8 @@ def evaluate(
         ears.append(Ears(audit_transcriber or transcriber, audit_recognizer or recognizer, trusting))
     if dry_run:
         tell_turns(systems, queries, Path(manifest).parent)
-        times, before = (1 + label_swap) * len(ears), turn_tokens(judge, queries)
-        found = estimate(judge, len(queries) * len(systems) * samples, times, before)
+        times, answers = (1 + label_swap) * len(ears), len(queries) * len(systems) * samples
+        found = estimate(judge, queries, Path(manifest).parent, answers, times)
         return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}
     check_named(judge, [part for one in ears for part in (one.transcriber, one.recognizer)], systems)
     if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
@@ -192,18 +194,24 @@ def check_named(judge: Judge, ears: Sequence[Transcriber | StyleRecognizer], sys
             )
 
 
-def turn_tokens(judge: Judge, queries: Sequence[Query]) -> float:
-    """How many tokens of earlier turns a judge reads with a query, on average."""
-    written = sum(len(in_lines(q.turns)) for q in queries) if judge.reads_turns else 0
-    return written / CHARACTERS_A_TOKEN / len(queries)
-
-
-def estimate(judge: Judge, answers: int, times: int, turn_tokens: float = 0.0) -> dict[str, Any]:
+def estimate(judge: Judge, queries: Sequence[Query], root: Path, answers: int, times: int) -> dict[str, Any]:
     """What a whole run asks for, and what its judge would cost if it were asked about every answer."""
-    asked, llm = answers * judge.samples * times, getattr(judge, "llm", None)
-    tokens = len(PROMPT) / CHARACTERS_A_TOKEN + HEARD_TOKENS + turn_tokens
-    usd = llm.cost(asked * tokens, asked * VERDICT_TOKENS) if isinstance(llm, OpenAIChat) else 0.0
+    asked, written = answers * judge.samples * times, 0
+    if judge.reads_turns:
+        written = sum(len(in_lines(q.turns)) for q in queries)
+    text = (len(getattr(judge, "prompt", PROMPT)) + written / len(queries)) / CHARACTERS_A_TOKEN + HEARD_TOKENS
+    audio = heard_seconds(judge, queries, root) * AUDIO_TOKENS_A_SECOND
+    usd = expected_usd(getattr(judge, "llm", None), asked * (text + audio), asked * VERDICT_TOKENS, asked * audio)
     return {"dry_run": True, "answers": answers, "verdicts": asked, "judge": judge.name, "usd": round(usd, 2)}
+
+
+def heard_seconds(judge: Judge, queries: Sequence[Query], root: Path) -> float:
+    """How long a judge hears for a verdict, on average: query, earlier turns and answer; 0 of one that reads."""
+    if not judge.hears:
+        return 0.0
+    asked = [heard_turns(q, root) for q in queries if not unheard_of(q, root)]
+    seconds = [seconds_of(root / q.audio) + sum(turn.seconds for turn in q.turns) for q in asked]
+    return ANSWER_SECONDS + sum(seconds) / max(1, len(seconds))
 
 
 def prices_of(

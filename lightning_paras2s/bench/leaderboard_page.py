@@ -120,7 +120,7 @@ def pair_html(runs: Runs, names: dict[tuple[str, str], str], halves: list[Query]
 
 def half_html(runs: Runs, names: dict[tuple[str, str], str], query: Query) -> str:
     asked = next(iter(runs.values()))
-    style = str(query.styles.get(query.factor, ""))
+    style = query.label
     clip = asked.clip(asked.manifest.parent, query.audio, True)
     root = asked.manifest.parent
     before = turns_html(query.turns, lambda place: player(asked.clip(root, place, True), "earlier turn"))

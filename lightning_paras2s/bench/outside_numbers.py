@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_paras2s.bench import statistics
-from lightning_paras2s.bench.summary import rounded
+from lightning_paras2s.bench.summary import mean_score, rounded
 from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.hearing.words import word_error_rate
-from lightning_paras2s.judging.judges import Judge
+from lightning_paras2s.judging.judges import Judge, ask_judge
 from lightning_paras2s.running.logs import replace_jsonl
 from lightning_paras2s.types import Evidence, Query
 
@@ -38,14 +39,17 @@ def error_rate(text: str, heard: str | None) -> float | None:
 
 
 def scores(query: Query, ours: Evidence | None, found: Outside, judge: Judge | None) -> dict[str, float | None]:
-    """The judge's score of the words that either ear heard; the tone is that which our own ears heard."""
+    """The judge's score of the words that either ear heard, the mean of its verdicts; the tone is that which our own
+    ears heard, the style the manifest's."""
     if judge is None or ours is None:
         return {}
-    scored = {"score_ours": judge.judge(query, query.style, ours).score}
+    asked = {"score_ours": ours}
     if found.heard is not None:
-        heard = replace(ours, transcript=found.heard, wer=error_rate(found.text, found.heard))
-        scored["score_outside"] = judge.judge(query, query.style, heard).score
-    return scored
+        wer = error_rate(found.text, found.heard)
+        asked["score_outside"] = replace(ours, transcript=found.heard, wer=wer)
+    told = ask_judge(judge, [query] * len(asked), [query.style] * len(asked), list(asked.values()))
+    means = {name: mean_score(v.score for v in row) for name, row in zip(asked, told, strict=True)}
+    return {name: value if isfinite(value) else None for name, value in means.items()}
 
 
 def measures(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning_paras2s.audio import resample
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.types import Audio, Style
+
+HEARD_RATE = 16_000  # Hz of the samples that it takes
 
 
 class Emotion2Vec(StyleRecognizer):
@@ -46,7 +49,8 @@ class Emotion2Vec(StyleRecognizer):
 
     def _told(self, audios: list[Audio]) -> Iterator[tuple[list[str], list[float]]]:
         for audio in audios:
-            result = self.model.generate(audio.samples, granularity="utterance", extract_embedding=False)[0]
+            samples = resample(audio, HEARD_RATE).samples
+            result = self.model.generate(samples, granularity="utterance", extract_embedding=False)[0]
             yield result["labels"], result["scores"]
 
 

@@ -46,6 +46,7 @@ class HearingJudge(Judge):
     differs from the response's text is not, since this judge has no transcriber.
     """
 
+    hears = True
     queries: Path | None = None
     run: Path | None = None
 

@@ -31,6 +31,7 @@ class Judge(ABC):
     name: str
     rubric_sha: str
     samples: int = 1  # verdicts on each response
+    hears: bool = False  # the recordings themselves, and reads no transcript
     reads_turns: bool = False  # judges a response as one to the whole dialogue (`Query.turns`), not to its last turn
 
     @abstractmethod

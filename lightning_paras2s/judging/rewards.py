@@ -17,7 +17,7 @@ from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.tone_words import agrees
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging import rubric
-from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, tell_last_turn
+from lightning_paras2s.judging.judges import LABEL_SOURCES, Judge, ask_judge, tell_last_turn
 from lightning_paras2s.judging.scorer import ResponseScorer, likeliest_score, ready
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.origins import sha
@@ -130,7 +130,7 @@ class TextJudgeReward(Reward):
         queries = repeat(batch.queries, group_size)
         styles = repeat(query_styles(batch, self.labels, self.style), group_size)
         evidence = [
-            Evidence(str(i), response.text, 0.0, best_tones(query, style)[0])
+            Evidence(str(i), response.text, 0.0, next(iter(best_tones(query, style)), "neutral"))
             for i, (query, style, response) in enumerate(zip(queries, styles, responses, strict=True))
         ]
         return judge_scores(self.judge, queries, styles, evidence)
@@ -138,7 +138,7 @@ class TextJudgeReward(Reward):
 
 class ToneReward(Reward):
     """1 if the tone heard in the waveform, one of ours or a description of it, is the best for the query's style, else
-    0 (the ladder's third rung); 0 for silence, unscored where the recogniser tells no tone.
+    0 (the ladder's third rung); 0 for silence, unscored where the recogniser tells no tone, or not the query's style.
 
     Args:
         style: hears the tone, and with predicted labels the query's style.
@@ -155,7 +155,8 @@ class ToneReward(Reward):
         heard = listen({str(i): r.audio for i, r in enumerate(responses)}, None, self.style, "response")
         tones = [heard[str(i)].style.tone or "" if str(i) in heard else "silence" for i in range(len(responses))]
         fits = [any(agrees(one, tone) for one in best) for tone, best in zip(tones, wanted, strict=True)]
-        return torch.tensor([float(fit) if tone else float("nan") for tone, fit in zip(tones, fits, strict=True)])
+        known = [bool(tone and best) for tone, best in zip(tones, wanted, strict=True)]
+        return torch.tensor([float(fit) if told else float("nan") for told, fit in zip(known, fits, strict=True)])
 
 
 class ScorerReward(Reward):
@@ -240,10 +241,10 @@ def listen_status(response: SpokenResponse) -> str:
 
 
 def judge_scores(judge: Judge, queries: list[Query], styles: list[Style], evidence: list[Evidence]) -> Tensor:
-    """Mean score of each response's verdicts; NaN where there is none."""
+    """Mean score of each response's verdicts, which are checked as those of `evaluate` are; NaN where there is none."""
     tell_last_turn(judge, queries)
     means = []
-    for verdicts in judge.judge_all(queries, styles, evidence):
+    for verdicts in ask_judge(judge, queries, styles, evidence):
         scores = [v.score for v in verdicts if v.score is not None]
         means.append(sum(scores) / len(scores) if scores else float("nan"))
     return torch.tensor(means)
@@ -258,7 +259,9 @@ def query_styles(batch: DualStreamBatch, labels: str, style: StyleRecognizer | N
 
 
 def best_tones(query: Query, style: Style) -> tuple[str, ...]:
-    return tuple(sorted(rubric.BEST_TONES.get(getattr(style, rubric.factor_of(query, style)), {"neutral"})))
+    """Those that fit the query's style, neutral for a neutral voice; none where nobody knows the style."""
+    value = getattr(style, rubric.factor_of(query, style))
+    return () if value is None else tuple(sorted(rubric.BEST_TONES.get(value, {"neutral"})))
 
 
 def check_labels(labels: str, style: StyleRecognizer | None) -> str:

@@ -128,9 +128,13 @@ def read_rubric(path: str | Path) -> str:
     """A guideline of one's own.
 
     Raises:
-        UserError: it lacks a slot for what was heard, has one twice, or does not ask for the score as it is read.
+        UserError: it lacks a slot for what was heard, has one twice, does not ask for the score as it is read, or is no
+            UTF-8.
     """
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"a rubric must be UTF-8; got other bytes in {path} ({error}); save it as UTF-8") from None
     for slot in SLOTS:
         if text.count(slot) != 1:
             raise UserError(f"a rubric must hold {slot} once; got it {text.count(slot)} times in {path}; put it there")

@@ -34,6 +34,13 @@ def drop_answered(path: Path, answered: Callable[[str], bool]) -> None:
         say(f"{path}: {len(rows) - len(left)} requests are answered and taken out; {len(left)} are left to upload")
 
 
+def batch_failure(row: dict[str, Any]) -> str:
+    """Why a result holds no completion: the error that the API names, else the HTTP status, else "malformed"."""
+    response, error = row.get("response") or {}, row.get("error") or {}
+    status = response.get("status_code", 200)
+    return error.get("code") or (f"http_{status}" if status != 200 else "malformed")
+
+
 def batch_rows(path: str) -> list[dict[str, Any]]:
     """A Batch API file's lines.
 

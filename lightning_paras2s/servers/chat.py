@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.running.logs import say_once
-from lightning_paras2s.servers.batch import batch_rows, drop_answered, write_batch
+from lightning_paras2s.running.logs import say, say_once
+from lightning_paras2s.servers.batch import batch_failure, batch_rows, drop_answered, write_batch
 from lightning_paras2s.servers.parts import Conversation, audio_seconds, parts_of
 from lightning_paras2s.servers.remote import Gate, Patience, ask, gather
 from lightning_paras2s.servers.replies import (
@@ -254,23 +254,25 @@ class OpenAIChat(ChatLLM):
         return Reply(text if status == "ok" else None, status, usage, cost)
 
     def read_batch(self, path: str) -> dict[str, int]:
-        """Put the Batch API's results into the cache -> how many of each status; what failed there stays missing."""
+        """Put the Batch API's results into the cache -> how many of each status; what failed there stays missing, which
+        is told."""
         if not self.cache.folder:
             raise UserError('batch_results need a cache to go to; got cache_dir=""; name a folder')
-        counts: Counter[str] = Counter()
+        counts, failed = Counter(), Counter()
         for row in batch_rows(path):
-            response = row.get("response") or {}
             try:
-                completion = read_completion(json.dumps(response.get("body")).encode())
+                completion = read_completion(json.dumps((row.get("response") or {}).get("body")).encode())
             except ValueError:
-                counts[
-                    f"http_{response['status_code']}" if response.get("status_code", 200) != 200 else "malformed"
-                ] += 1
+                failed[batch_failure(row)] += 1
                 continue
             reply = self.reply(completion, 0.0, BATCH_DISCOUNT)
             self.spent_usd += reply.cost_usd if self.cache.put(row["custom_id"], reply) else 0.0
             counts[reply.status] += 1
-        return dict(counts)
+        if failed:
+            whys = ", ".join(f"{why} {count}" for why, count in failed.most_common())
+            total = counts.total() + failed.total()
+            say(f"{path}: {failed.total()} of {total} results are no reply ({whys}); they are asked for again")
+        return dict(counts + failed)
 
 
 def sample_names(requests: Sequence[str], samples: Sequence[str] | None) -> list[str]:
@@ -279,16 +281,3 @@ def sample_names(requests: Sequence[str], samples: Sequence[str] | None) -> list
         return [f"named {sample}" for sample in samples]  # never one of the numbers
     seen: dict[str, itertools.count] = defaultdict(itertools.count)
     return [str(next(seen[request])) for request in requests]
-
-
-def cap(llm: OpenAIChat, max_usd: float | None) -> None:
-    """Set the most that a model may spend; None leaves it as it is.
-
-    Raises:
-        UserError: if its price is not known.
-    """
-    if max_usd is None:
-        return
-    if not llm.priced:
-        raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
-    llm.max_usd = max_usd

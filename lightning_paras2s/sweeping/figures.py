@@ -12,8 +12,9 @@ import lightning_paras2s
 from lightning_paras2s.sweeping.claims import HEADER, AnyClaim, interval, signed
 from lightning_paras2s.sweeping.differences import Difference, difference, gain, score
 from lightning_paras2s.sweeping.efficiency import times_fewer
-from lightning_paras2s.sweeping.panels import ABOVE, Printed, spread, tell, tell_open, tell_printed, tick
+from lightning_paras2s.sweeping.panels import Printed, spread, tell, tell_open, tell_printed, tick
 from lightning_paras2s.sweeping.pictures import (
+    ABOVE,
     GREEN,
     GRIDS,
     LABELS,
@@ -243,7 +244,7 @@ def comparable(rows: Iterable[Row], others: Iterable[Row]) -> bool:
 
 def told(d: Difference, rows: Sequence[Row]) -> str:
     """With its verdict, which is open with one seed of what was trained."""
-    return f"{signed(d)}, {d.told(rows[0]['steps'] > 0)}"
+    return f"{signed(d)}, {d.told(trained(rows[0]))}"
 
 
 def nearest(here: Path, files: str) -> Path:

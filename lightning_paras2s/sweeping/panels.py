@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lightning_paras2s.sweeping.differences import Metric, score
-from lightning_paras2s.sweeping.pictures import BLUE, GREEN, GREY, RED, VIOLET, score_axis, seeds
+from lightning_paras2s.sweeping.pictures import ABOVE, BLUE, GREEN, GREY, RED, VIOLET, score_axis, seeds
 from lightning_paras2s.sweeping.points import Row, trained
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Printed = Mapping[str, Mapping[str, float]]  # series -> {place: a number that the paper prints}
 COLOURS = (BLUE, RED, GREEN, VIOLET, GREY)
 EARS: tuple[tuple[Metric, str, str], ...] = (("pairs", "judge", "o"), ("audit_pairs", "audit", "D"))
-ABOVE = {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, "fontsize": "small"}  # legends: off the marks
 WORDS = 44  # characters a line of the paper's panel
 
 

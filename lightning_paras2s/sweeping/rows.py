@@ -194,7 +194,8 @@ def training_of(run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"trained": True, "stage": stage, "steps": ends[stage]["steps"]}
     row["responses"] = sum(end["batches"] * end["ranks"] * run.batches[name] for name, end in ends.items())
     known = [line["seconds/step"] for line in lines if line.get("seconds/step")]
-    row["train_seconds"] = round(float(np.mean(known or 0)) * ends[stage]["batches"], 1)  # not each step need be logged
+    # not each step need be logged; of a stage that logs none (SFT) only `seconds` tells, its start included
+    row["train_seconds"] = round(float(np.mean(known)) * ends[stage]["batches"], 1) if known else None
     row["last_quarter"] = {name: mean(tail, key) for name, key in CURVES.items()}
     row["zero_variance_share"] = mean(lines, CURVES["zero_variance"])
     row["curves"] = {name: [rounded(line.get(key)) for line in lines] for name, key in CURVES.items()}

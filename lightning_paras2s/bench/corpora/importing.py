@@ -73,7 +73,7 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     told = {"items": str(items), "subsets": dict(Counter(one.item.subset for one in kept.values()))}
     if corpus == "s2s_arena":
         told["answers"] = write_answers(reader.answers, root, out, kept.values())
-    styles = Counter(one.query.styles.get(one.query.factor, "no style of ours") for one in kept.values())
+    styles = Counter(one.query.label or "no style of ours" for one in kept.values())
     sizes = Counter(Counter(one.query.pair_id for one in kept.values()).values())
     return {"manifest": str(out), "counts": dict(counts), "by_style": dict(styles), "group_sizes": dict(sizes)} | told
 

@@ -161,8 +161,8 @@ def share_of_rules(prompts: Sequence[Mapping[str, float]]) -> float:
 
 def refused(rows: Sequence[Fields]) -> Figure:
     """Share of refusals; an empty answer is one, and counted as unread."""
-    empty = sum(not str(row["response"]).strip() for row in rows)
-    return percentage(sum(refuses(str(row["response"])) for row in rows), len(rows), empty)
+    said = [text_of(row["response"]) for row in rows]
+    return percentage(sum(map(refuses, said)), len(rows), sum(not text.strip() for text in said))
 
 
 def refuses(answer: str) -> bool:
@@ -184,7 +184,12 @@ def judged(row: Fields) -> list[Any]:
 
 def cleaned(answer: Any) -> str:
     """Without the marks of models: <1> before, <|user|> behind."""
-    return re.sub(r"^<[123]>\s*|<\|user\|>\s*$|<\|turn_end\|>", "", str(answer)).strip()
+    return re.sub(r"^<[123]>\s*|<\|user\|>\s*$|<\|turn_end\|>", "", text_of(answer)).strip()
+
+
+def text_of(answer: Any) -> str:
+    """What a file holds of an answer; null is none, and not the word "None"."""
+    return "" if answer is None else str(answer)
 
 
 def percentage(right: int, count: int, unread: int) -> Figure:

@@ -59,9 +59,9 @@ def leakage(
     return {**compare(rows), "texts": texts, "n": len(spoken), "seed": seed, "transcriber": ear.transcriber.name}
 
 
-def probe_set(seed: int = 0, factors: Sequence[str] = FACTORS) -> list[Spoken]:
+def probe_set(seed: int = 0) -> list[Spoken]:
     """The texts of PROBE by its voices, each in all of its styles."""
-    return [spoken for factor in factors for spoken in every_style(probe_texts(factor), PROBE, seed)]
+    return [spoken for factor in FACTORS for spoken in every_style(probe_texts(factor), PROBE, seed)]
 
 
 def speak(spoken: Spoken, split: str) -> Audio:

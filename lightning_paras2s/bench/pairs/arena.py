@@ -38,11 +38,10 @@ from lightning_paras2s.bench.pairs.strength import (
 )
 from lightning_paras2s.bench.people.votes import TABLES, names_of, once, rater, read_humans
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.judging.pair_judges import PairJudge
+from lightning_paras2s.judging.pair_judges import GOOD, PairJudge
 from lightning_paras2s.running.logs import replace_jsonl, say, verdicts_of, write_summary
 from lightning_paras2s.types import Answered, Battle, Query, answered, read_jsonl
 
-GOOD = 4.0
 MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
 

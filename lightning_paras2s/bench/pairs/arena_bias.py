@@ -14,10 +14,9 @@ from typing import NamedTuple
 from scipy import stats
 
 from lightning_paras2s.bench.pairs.meetings import place_of
+from lightning_paras2s.bench.pairs.play import ORDERS
 from lightning_paras2s.bench.pairs.runs import cluster_of
 from lightning_paras2s.types import Battle
-
-ORDERS = ("ab", "ba")
 
 
 class Bias(NamedTuple):

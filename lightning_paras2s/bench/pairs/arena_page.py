@@ -83,7 +83,8 @@ def player(path: Path) -> str:
 
 
 def card(query: Query, meeting: Met, verdicts: list[str], players: list[str], before: str = "") -> str:
-    tags = [tag for tag in (query.level, query.factor and f"{query.factor}: {query.styles[query.factor]}") if tag]
+    about = f"{query.factor}: {query.label}" if query.label else query.factor
+    tags = [tag for tag in (query.level, about) if tag]
     told = "".join(f"<span>{escape(tag)}</span>" for tag in tags)
     said = verdicts[0] if len(set(verdicts)) == 1 else "judges or orders differ: " + "; ".join(verdicts)
     answers = zip(meeting[1:], players[1:], strict=True)

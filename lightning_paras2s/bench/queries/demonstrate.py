@@ -24,7 +24,8 @@ from lightning_paras2s.hearing.evidence import Ears
 from lightning_paras2s.hearing.recognizers import StyleRecognizer
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.running.logs import replace_jsonl, write_summary
-from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, cap
+from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat
+from lightning_paras2s.servers.spending import cap
 from lightning_paras2s.speaking.prompted import PromptVoices
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, EspeakSynthesizer, Synthesizer, most_minutes

@@ -18,7 +18,8 @@ from lightning_paras2s.running.logs import unanswered
 from lightning_paras2s.running.origins import sha
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.running.progress import Stages
-from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, Reply
+from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, Reply
+from lightning_paras2s.servers.spending import expected_usd
 from lightning_paras2s.turns import after
 from lightning_paras2s.types import FACTORS, TONES, Query, append_jsonl, read_jsonl
 
@@ -88,8 +89,7 @@ class Writer:
         todo = self.todo
         asked = sum(len(prompt_of(q)) for q in todo) / CHARACTERS_A_TOKEN
         answered = len(todo) * ANSWER_TOKENS
-        usd = self.llm.cost(asked, answered) if isinstance(self.llm, OpenAIChat) else 0.0
-        return round(asked + answered), usd
+        return round(asked + answered), expected_usd(self.llm, asked, answered)
 
 
 def prompt_of(query: Query) -> str:

@@ -18,16 +18,16 @@ MIN_OVERLAP = 0.6
 CHUNK = 1000  # texts compared with all others at a time
 
 
-def alike(first: str, second: str, min_overlap: float = MIN_OVERLAP) -> bool:
+def alike(first: str, second: str) -> bool:
     """Whether two texts are near duplicates."""
     a, b = plain_units(first), plain_units(second)
     union = set(a) | set(b)
     overlap = len(set(a) & set(b)) / len(union) if union else 1.0
     one_word = len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) <= 1
-    return overlap >= min_overlap or one_word
+    return overlap >= MIN_OVERLAP or one_word
 
 
-def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> list[tuple[int, int]]:
+def near_duplicates(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Indices (i, j), i < j, of all texts that are alike; texts without a common word are not compared."""
     index: dict[str, int] = {}
     rows, columns = [], []
@@ -42,10 +42,10 @@ def near_duplicates(texts: Sequence[str], min_overlap: float = MIN_OVERLAP) -> l
         common = (bags[start : start + CHUNK] @ bags.T).tocoo()
         i, j = common.row + start, common.col
         # One word in another place changes each bag by at most one, so alike texts share all but one word or 60 %.
-        enough = np.minimum(np.minimum(sizes[i], sizes[j]) - 1, min_overlap * sizes[i])
+        enough = np.minimum(np.minimum(sizes[i], sizes[j]) - 1, MIN_OVERLAP * sizes[i])
         chosen = (i < j) & (common.data >= np.maximum(enough, 1))
         pairs = zip(i[chosen].tolist(), j[chosen].tolist(), strict=True)
-        found += [(i, j) for i, j in pairs if alike(texts[i], texts[j], min_overlap)]
+        found += [(i, j) for i, j in pairs if alike(texts[i], texts[j])]
     return sorted(found)
 
 

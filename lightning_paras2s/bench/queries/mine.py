@@ -32,7 +32,8 @@ from lightning_paras2s.data.embedded import TextQuery
 from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.words import plain_text
 from lightning_paras2s.running.logs import replace_jsonl
-from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat, cap
+from lightning_paras2s.servers.chat import CHARACTERS_A_TOKEN, ChatLLM, OpenAIChat
+from lightning_paras2s.servers.spending import cap, expected_usd
 from lightning_paras2s.types import FACTORS, SPLITS
 
 ITEM_TOKENS, ANSWER_TOKENS = 18, 45  # of a generated query, of an answer to a test; for price estimates
@@ -197,14 +198,13 @@ def estimate(llm: ChatLLM, prompts: list[str], count: int, existing: int) -> dic
     asked = sum(len(p) for p in prompts) / CHARACTERS_A_TOKEN
     asked += scripts * sum(len(t) / CHARACTERS_A_TOKEN + 2 * ITEM_TOKENS for t in tests)
     answered = count * len(prompts) * ITEM_TOKENS + scripts * len(tests) * ANSWER_TOKENS
-    usd = llm.cost(asked, answered) if isinstance(llm, OpenAIChat) else 0.0
     requests = len(prompts) + scripts * len(tests)
     return {
         "dry_run": True,
         "requests": requests,
         "candidates": scripts,
         "tokens": round(asked + answered),
-        "usd": round(usd, 2),
+        "usd": round(expected_usd(llm, asked, answered), 2),
     }
 
 

@@ -15,11 +15,11 @@ from lightning_paras2s.bench.systems.base import Answer, S2SSystem, choose, dige
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.rubric import BEST_TONES, CLASHING_TONES
-from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM
 from lightning_paras2s.servers.parts import Conversation
 from lightning_paras2s.servers.replies import Reply
+from lightning_paras2s.servers.spending import tell_unpriced
 from lightning_paras2s.speaking.remote import RemoteSynthesizer
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
 from lightning_paras2s.turns import Turn, after, all_written
@@ -231,8 +231,7 @@ def longest(seconds: float) -> str:
 
 def at_most_usd(llm: ChatLLM, synthesizer: Synthesizer, asked: Sequence[Conversation]) -> float:
     """What replies to conversations, and their speech, can cost."""
-    if not llm.priced:
-        say_once(f"the price of {llm.name!r} is not known, its replies count as free; give llm.usd_per_million")
+    tell_unpriced(llm)
     spoken = synthesizer.at_most_usd(llm.max_tokens * MOST_CHARACTERS_A_TOKEN)
     return sum(map(llm.at_most, asked)) + len(asked) * spoken
 

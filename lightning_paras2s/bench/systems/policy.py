@@ -33,7 +33,8 @@ GREEDY = Sampling(256, 0.0, 0.0)
 
 class PolicySystem(S2SSystem):
     """A trained dual-stream policy behind the processor that it was trained with. Weights are read when the first
-    answer is asked for. Earlier turns stand in its prompt, where its family's template has a place for them.
+    answer is asked for. Earlier turns stand in its prompt, where its family's template has a place for them. The
+    `latency` of an answer is its share of the time that its batch took: a lone query waits longer.
 
     Args:
         policy: weights of the policy: a file (.safetensors) or a folder, as its family keeps them.
