@@ -98,7 +98,8 @@ class TinyProcessor(Processor):
         return loaded.to(device)
 
     def hear(self, audios: list[Audio]) -> list[Example]:
-        return [self.ears.remembered(audio.samples.tobytes(), audio.sample_rate) for audio in audios]
+        samples = [np.asarray(audio.samples, np.float32).tobytes() for audio in audios]
+        return [self.ears.remembered(*one) for one in zip(samples, (a.sample_rate for a in audios), strict=True)]
 
     def length(self, item: Example) -> int:
         return item.prompt.shape[1]
