@@ -128,7 +128,9 @@ def _warn_scaled(folder: Path, name: str, scale: float) -> None:
 @functools.lru_cache(maxsize=10_000)
 def _tell_length(path: Path, missing_seconds: float) -> None:
     """One line for a file whose header and sound disagree, or whose end is missing."""
-    if not ogg_ends(path):
+    with path.open("rb") as file:
+        whole = ogg_ends(file)
+    if not whole:
         print(
             f"{path}: its last Ogg page is not marked as the end, for it was cut or never ended; what is there is read",
             file=sys.stderr,
@@ -149,14 +151,13 @@ def misstated(path: Path) -> str:
     return f"states {abs(seconds):.2f} s {than} than the file holds"
 
 
-def ogg_ends(path: Path) -> bool:
+def ogg_ends(file: BinaryIO) -> bool:
     """Is a file's last Ogg page (Vorbis, Opus) whole, and marked as the last of its stream (RFC 3533, section 6)? What
     is cut at a page, as a copy that was stopped, is a shorter recording to libsndfile. True for what is no Ogg."""
-    with path.open("rb") as file:
-        if file.read(4) != OGG_PAGE:
-            return True
-        file.seek(max(0, file.seek(0, 2) - OGG_LARGEST))
-        body = file.read()
+    if file.read(4) != OGG_PAGE:
+        return True
+    file.seek(max(0, file.seek(0, 2) - OGG_LARGEST))
+    body = file.read()
     place = body.rfind(OGG_PAGE)
     head = body[place : place + 27]
     if place < 0 or len(head) < 27:

@@ -99,7 +99,23 @@ def damaged(folder, kind: str):
         save_file({n: t for n, t in tensors.items() if n != "linear.bias"}, path, metadata=header)
     elif kind == "a tensor more":
         save_file({**tensors, "extra": torch.zeros(1)}, path, metadata=header)
+    elif kind == "not a number":
+        save_file({**tensors, "linear.bias": torch.tensor([0.0, torch.nan])}, path, metadata=header)
     return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_the_file_cannot_hold_are_not_written(tmp_path, dtype, value):
+    """1e6 is infinite in half precision, and NaN in every answer."""
+    path, module = tmp_path / "w.safetensors", Small()
+    save_module(module, path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        module.linear.bias[1] = value
+    with pytest.raises(UserError, match="must be finite as torch.* to be written; got linear.bias"):
+        save_module(module, path, dtype)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,7 @@ def damaged(folder, kind: str):
         ("another size", "must hold linear.weight (2, 4); got (2, 3)"),
         ("a tensor less", "must hold linear.bias (2,); got None"),
         ("a tensor more", "must hold extra None; got (1,)"),
+        ("not a number", "must hold finite weights; got NaN or infinity in linear.bias"),
     ],
 )
 def test_load_fails_with_one_line_when_the_file_is_not_that_model(tmp_path, kind, must):

@@ -15,6 +15,7 @@ from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule
 from lightning_paras2s.data.dialogue import Dialogue, Utterance
 from lightning_paras2s.data.embedded import reply_frames, text_queries
+from lightning_paras2s.data.preferences import PreferenceDataModule
 from lightning_paras2s.data.sources import (
     Demonstrations,
     DialogueSource,
@@ -22,7 +23,9 @@ from lightning_paras2s.data.sources import (
     UnlabelledQueries,
     demonstrated_queries,
 )
+from lightning_paras2s.data.speech import SpeechDataModule
 from lightning_paras2s.data.spoken import hear
+from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module
@@ -295,6 +298,23 @@ def test_demonstrations_when_answers_are_dealt_out(shuffled, monkeypatch):
 def test_shuffled_fails_when_it_is_unknown():
     with pytest.raises(UserError, match="queries, styles or empty; got 'all'"):
         Demonstrations(shuffled="all")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Demonstrations(share=20),  # of a hundred; each query was taken twenty times
+        lambda: Demonstrations(share=-0.2),
+        lambda: Demonstrations(exchanged=90),
+        lambda: UnlabelledQueries(demonstrated=1.5),
+        lambda: PreferenceDataModule("a.jsonl", "b.jsonl", lowest=50),
+        lambda: SpeechDataModule(decoded=-0.5),
+        lambda: WrittenAnswers(None, own_subject=85),
+    ],
+)
+def test_a_share_is_no_percentage(made):
+    with pytest.raises(UserError, match="is a share, from 0 to 1; got"):
+        made()
 
 
 def test_manifest_gives_queries_without_answers(tmp_path):

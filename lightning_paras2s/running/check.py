@@ -34,6 +34,19 @@ CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+class Once(Loader):
+    """Refuses a mapping with a key twice, of which YAML's loaders take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first, last, seen = node.start_mark.index, node.end_mark.index, set()
+        for key, _ in node.value:  # what a merge brings (<<) stands elsewhere, and may come again
+            if isinstance(key, yaml.ScalarNode) and first <= key.start_mark.index < last:
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class Typed:
     """One argument: `model.lr` and its value; None where none was given."""
@@ -101,7 +114,7 @@ def check(command: str, argv: list[str], files: bool = True) -> dict[str, Any]:
 
 def read_yaml(path: str) -> dict[str, Any]:
     try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)  # noqa: S506  a safe loader
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Once)  # noqa: S506  a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = Path(path).read_text(encoding="utf-8").splitlines()[mark.line :][:1] if mark else []

@@ -78,6 +78,12 @@ class TinyProcessor(Processor):
                 f"{policy.streams.audio_blank}; set them as the tokenizer's, or name the tokenizer it was trained with"
             )
 
+        if (got := len(policy.text_table)) != len(TextVocab()):
+            raise UserError(
+                f"the policy must have the {len(TextVocab())} text ids of this version's words; got {got}, which would "
+                "be other words; take a policy that this version trained"
+            )
+
     def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
         vocab = TextVocab()
         for d in dialogues if labelled else []:
