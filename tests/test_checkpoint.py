@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 import torch
@@ -72,6 +73,17 @@ def test_old_file_stays_when_saving_fails(tmp_path):
     with pytest.raises(TypeError):
         save_module(broken, path)
     assert path.read_bytes() == before
+
+
+def test_a_disk_that_takes_no_weights_is_one_line(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(UserError, match="must be able to write its files; got: .*; free or change the place"):
+            save_module(Small(), tmp_path / "w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.iterdir()]
 
 
 def damaged(folder, kind: str):

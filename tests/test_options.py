@@ -16,11 +16,12 @@ import yaml
 from lightning_paras2s import cli
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running import source
-from lightning_paras2s.running.check import check, read_yaml, similar, split
+from lightning_paras2s.running.check import check, similar, split
 from lightning_paras2s.running.named import moved
 from lightning_paras2s.running.options import CALLBACKS, COMMANDS, STAGES, options_of
 from lightning_paras2s.running.pages import class_page, command_page
 from lightning_paras2s.running.source import Option, class_index, class_options, entries, reachable, subclasses
+from lightning_paras2s.running.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 EVERY = [option for command in (*COMMANDS, *STAGES) for option in options_of(command)]

@@ -46,7 +46,19 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
     with written_whole(Path(path)) as part:
-        save_file(tensors, part, metadata=header)
+        save_tensors(tensors, part, header)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, header: dict[str, str]) -> None:
+    """As `save_file`, whose error of a full disk is none of the system's.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    try:
+        save_file(tensors, file, metadata=header)
+    except SafetensorError as error:
+        raise UserError(f"the run must be able to write its files; got: {error}; free or change the place") from None
 
 
 def open_tensors(file: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,13 @@ class TinyProcessor(Processor):
                     f"an answer's words must be spelt with the letters a to z; got {word!r} in the one{of}; write it "
                     "out as the voice says it"
                 )
+            if d.agent is not None and not len(d.agent.acoustics):  # a recording
+                room, needed = ceil(25 * d.agent.seconds) + self.delay, len(vocab.encode(d.agent.text))
+                if needed > room:
+                    raise UserError(
+                        f"an answer's text must fit beside its speech, in {room} tokens; got {needed}: "
+                        f"{d.agent.text!r:.60}; is the recording cut, or the text another's?"
+                    )
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> TinyItems:
         return TinyItems(dialogues, self.ears, self.delay, labelled, cache_dir)
