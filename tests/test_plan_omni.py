@@ -255,7 +255,8 @@ def test_another_stage_or_family_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("judge", "told"),
     [
-        ({"class_path": "LLMJudge", "init_args": {"llm": {"class_path": "OpenAIChat", "init_args": {"model": "my-own"}}}},
+        ({"class_path": "LLMJudge",
+          "init_args": {"llm": {"class_path": "OpenAIChat", "init_args": {"model": "my-own"}}}},
          "the price of 'my-own' is not known, its replies count as free"),
         ("AudioLLMJudge", "plan does not know what AudioLLMJudge, which hears, costs"),
     ],
