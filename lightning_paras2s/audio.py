@@ -7,6 +7,7 @@ sign.
 from __future__ import annotations
 
 import functools
+import io
 import struct
 import sys
 from functools import cached_property
@@ -73,9 +74,9 @@ def readable(path: Path) -> Path | BinaryIO:
 
 def in_range(samples: np.ndarray) -> tuple[np.ndarray, float]:
     """Samples within [-1, 1], and what they were divided by: 1 where they were so, an integer's full scale where they
-    are on it, else their peak."""
+    are on it, else their peak. What is not finite has no peak, and stays as it is."""
     peak = float(np.abs(samples).max(initial=0.0))
-    if peak <= 1:
+    if peak <= 1 or not np.isfinite(peak):
         return samples, 1.0
     scale = next((s for s in INTEGER_SCALES if peak <= s), peak) if peak > LOUDEST_FLOAT else peak
     # Divided in double precision: the peak itself must not land beyond 1, nor what is tiny beside it vanish.
@@ -83,8 +84,19 @@ def in_range(samples: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Samples of any range as 16-bit integers (`in_range`, then cut towards 0): none wraps around."""
+    """Samples of any range as 16-bit integers (`in_range`, then cut towards 0): none wraps around.
+
+    Raises:
+        UserError: they are not finite.
+    """
+    check_finite(samples)
     return (in_range(samples)[0] * 32767).astype(np.int16)
+
+
+def check_finite(samples: np.ndarray, where: str = "what was made") -> None:
+    """Refuse NaN and infinity, which as 16-bit integers are a click, or sound that nobody made."""
+    if not np.isfinite(samples).all():
+        raise UserError(f"audio must be finite to be written; got NaN or infinity in {where}; look at who made it")
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
@@ -116,7 +128,9 @@ def _warn_scaled(folder: Path, name: str, scale: float) -> None:
 @functools.lru_cache(maxsize=10_000)
 def _tell_length(path: Path, missing_seconds: float) -> None:
     """One line for a file whose header and sound disagree, or whose end is missing."""
-    if not ogg_ends(path):
+    with path.open("rb") as file:
+        whole = ogg_ends(file)
+    if not whole:
         print(
             f"{path}: its last Ogg page is not marked as the end, for it was cut or never ended; what is there is read",
             file=sys.stderr,
@@ -137,14 +151,13 @@ def misstated(path: Path) -> str:
     return f"states {abs(seconds):.2f} s {than} than the file holds"
 
 
-def ogg_ends(path: Path) -> bool:
+def ogg_ends(file: BinaryIO) -> bool:
     """Is a file's last Ogg page (Vorbis, Opus) whole, and marked as the last of its stream (RFC 3533, section 6)? What
     is cut at a page, as a copy that was stopped, is a shorter recording to libsndfile. True for what is no Ogg."""
-    with path.open("rb") as file:
-        if file.read(4) != OGG_PAGE:
-            return True
-        file.seek(max(0, file.seek(0, 2) - OGG_LARGEST))
-        body = file.read()
+    if file.read(4) != OGG_PAGE:
+        return True
+    file.seek(max(0, file.seek(0, 2) - OGG_LARGEST))
+    body = file.read()
     place = body.rfind(OGG_PAGE)
     head = body[place : place + 27]
     if place < 0 or len(head) < 27:
@@ -220,13 +233,20 @@ def seconds_of(path: str | Path) -> float:
 
 
 def write_audio(path: str | Path, audio: Audio) -> None:
-    """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all; too loud samples are scaled."""
+    """Write 16-bit PCM in the format of the suffix (.wav, .flac), whole or not at all; too loud samples are scaled.
+
+    Raises:
+        UserError: the samples are not finite.
+    """
     path = Path(path)
+    check_finite(audio.samples, f"the samples for {path}")
     samples, scale = in_range(audio.samples)
     if scale != 1:
         _warn_scaled(path.parent, path.name, scale)
+    body = io.BytesIO()  # libsndfile closes a FLAC file whose end a full disk did not take without a word
+    soundfile.write(body, samples, audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
     with written_whole(path) as part:
-        soundfile.write(part, samples, audio.sample_rate, format=path.suffix[1:].upper(), subtype="PCM_16")
+        part.write_bytes(body.getbuffer())
 
 
 def resample(audio: Audio, sample_rate: int) -> Audio:

@@ -36,6 +36,11 @@ def check_least(name: str, value: int, least: int, remedy: str) -> None:
         raise UserError(f"{name} must be at least {least}; got {value}; {remedy}")
 
 
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is a share, from 0 to 1; got {value}; 20 % are 0.2")
+
+
 def check_apart(train: Iterable[str], val: Iterable[str]) -> None:
     """Refuse a query that both training and validation have, by their ids."""
     if shared := set(train) & set(val):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 from pathlib import Path
 
@@ -255,6 +256,35 @@ def test_write_gives_the_samples_back_and_leaves_no_part(tmp_path, suffix):
     write_audio(path, Audio(samples, 16_000))
     assert np.abs(read_audio(path, 16_000).samples - samples / np.abs(samples).max()).max() < 2 / 32768
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_write_refuses_what_is_not_finite(tmp_path, suffix, bad):
+    """One NaN made all of a recording -1, at exit code 0."""
+    samples = np.where(np.arange(8_000) == 100, bad, tone(16_000)).astype(np.float32)
+    with pytest.raises(UserError, match="must be finite to be written"):
+        write_audio(tmp_path / f"a{suffix}", Audio(samples, 16_000))
+    with pytest.raises(UserError, match="must be finite to be written"):
+        to_int16(samples)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_no_part_of_a_recording_is_written_to_a_disk_that_takes_no_more(tmp_path, suffix):
+    """Wherever the disk is full: FLAC's last frames and its header are written when it is closed."""
+    audio = Audio(tone(16_000), 16_000)
+    write_audio(tmp_path / f"whole{suffix}", audio)
+    size = (tmp_path / f"whole{suffix}").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in [*range(0, size, size // 16), size - 1]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                write_audio(tmp_path / f"a{suffix}", audio)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p.name for p in tmp_path.iterdir()] == [f"whole{suffix}"]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 import torch
@@ -74,6 +75,17 @@ def test_old_file_stays_when_saving_fails(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_disk_that_takes_no_weights_is_one_line(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(UserError, match="must be able to write its files; got: .*; free or change the place"):
+            save_module(Small(), tmp_path / "w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*tmp_path.iterdir()]
+
+
 def damaged(folder, kind: str):
     path = folder / "w.safetensors"
     save_module(Small(), path)
@@ -99,7 +111,23 @@ def damaged(folder, kind: str):
         save_file({n: t for n, t in tensors.items() if n != "linear.bias"}, path, metadata=header)
     elif kind == "a tensor more":
         save_file({**tensors, "extra": torch.zeros(1)}, path, metadata=header)
+    elif kind == "not a number":
+        save_file({**tensors, "linear.bias": torch.tensor([0.0, torch.nan])}, path, metadata=header)
     return path
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
+def test_weights_that_the_file_cannot_hold_are_not_written(tmp_path, dtype, value):
+    """1e6 is infinite in half precision, and NaN in every answer."""
+    path, module = tmp_path / "w.safetensors", Small()
+    save_module(module, path)
+    before = path.read_bytes()
+    with torch.no_grad():
+        module.linear.bias[1] = value
+    with pytest.raises(UserError, match="must be finite as torch.* to be written; got linear.bias"):
+        save_module(module, path, dtype)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -115,6 +143,7 @@ def damaged(folder, kind: str):
         ("another size", "must hold linear.weight (2, 4); got (2, 3)"),
         ("a tensor less", "must hold linear.bias (2,); got None"),
         ("a tensor more", "must hold extra None; got (1,)"),
+        ("not a number", "must hold finite weights; got NaN or infinity in linear.bias"),
     ],
 )
 def test_load_fails_with_one_line_when_the_file_is_not_that_model(tmp_path, kind, must):

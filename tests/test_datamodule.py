@@ -15,6 +15,7 @@ from lightning_paras2s.data import sources as dialogues
 from lightning_paras2s.data.datamodule import BucketedLoader, DualStreamDataModule
 from lightning_paras2s.data.dialogue import Dialogue, Utterance
 from lightning_paras2s.data.embedded import reply_frames, text_queries
+from lightning_paras2s.data.preferences import PreferenceDataModule
 from lightning_paras2s.data.sources import (
     Demonstrations,
     DialogueSource,
@@ -22,7 +23,9 @@ from lightning_paras2s.data.sources import (
     UnlabelledQueries,
     demonstrated_queries,
 )
+from lightning_paras2s.data.speech import SpeechDataModule
 from lightning_paras2s.data.spoken import hear
+from lightning_paras2s.data.written import WrittenAnswers
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.hearing.transcribers import CTCNetwork
 from lightning_paras2s.models.checkpoint import save_module
@@ -297,6 +300,23 @@ def test_shuffled_fails_when_it_is_unknown():
         Demonstrations(shuffled="all")
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Demonstrations(share=20),  # of a hundred; each query was taken twenty times
+        lambda: Demonstrations(share=-0.2),
+        lambda: Demonstrations(exchanged=90),
+        lambda: UnlabelledQueries(demonstrated=1.5),
+        lambda: PreferenceDataModule("a.jsonl", "b.jsonl", lowest=50),
+        lambda: SpeechDataModule(decoded=-0.5),
+        lambda: WrittenAnswers(None, own_subject=85),
+    ],
+)
+def test_a_share_is_no_percentage(made):
+    with pytest.raises(UserError, match="is a share, from 0 to 1; got"):
+        made()
+
+
 def test_manifest_gives_queries_without_answers(tmp_path):
     found = ManifestDialogues(manifest(tmp_path, [json.dumps(record(1)), json.dumps(record(2))])).dialogues("train", "")
     assert [d.query.id for d in found] == ["q1", "q2"] and found[0].agent is None and found[0].transcript is None
@@ -311,6 +331,10 @@ def test_manifest_gives_queries_without_answers(tmp_path):
         (json.dumps({k: v for k, v in record(2).items() if k != "audio"}), "queries.jsonl:2: a query must have audio"),
         (json.dumps(record(2, mood="sad")), "queries.jsonl:2: unknown field mood"),
         (json.dumps(record(1)), "queries.jsonl:2: id 'q1' was already used on line 1"),
+        (
+            json.dumps(record(2, split="Test")),
+            "queries.jsonl:2: the split of 'q2' must be one of train, val, test; got",
+        ),
         (json.dumps(record(2, audio="none.wav")), "queries.jsonl:2: audio must be an existing file; got"),
         (json.dumps(record(2, styles={"emotion": "bored"})), "queries.jsonl:2: a style's emotion must be one of"),
     ],
@@ -320,6 +344,19 @@ def test_manifest_fails_with_its_line_number(tmp_path, second, must):
     with pytest.raises(UserError) as caught:
         ManifestDialogues(path).dialogues("train", "")
     assert must in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_recorded_answer_that_its_text_does_not_fit_is_refused(tmp_path):
+    """Half a second holds 12 codes and a delay of 2: of 40 words the last 26 were left out in silence."""
+    answers = tmp_path / "answers.jsonl"
+    given = ManifestDialogues(manifest(tmp_path, [json.dumps(record(1))]), answers=str(answers))
+    for words, fits in ((14, True), (40, False)):
+        answers.write_text(json.dumps({"query_id": "q1", "system": "a", "audio": "a.wav", "text": "the " * words}))
+        if fits:
+            TinyProcessor().check(given.dialogues("train", ""), True, 0)
+            continue
+        with pytest.raises(UserError, match="an answer's text must fit beside its speech, in 15 tokens; got 40"):
+            TinyProcessor().check(given.dialogues("train", ""), True, 0)
 
 
 def test_manifest_fails_when_it_is_missing_or_empty(tmp_path):

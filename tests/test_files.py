@@ -27,12 +27,13 @@ def test_nothing_is_left_of_what_could_not_be_written(tmp_path, monkeypatch):
     path = tmp_path / "a.wav"
     write_audio(path, Audio(np.full(160, 0.5, np.float32), 16000))
 
-    def full(part: object, *args: object, **options: object) -> None:
-        Path(str(part)).write_bytes(b"RIFF")
+    def full(part: Path, body: bytes) -> None:
+        with part.open("wb") as file:
+            file.write(body[:4])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
-        patched.setattr("soundfile.write", full)
+        patched.setattr(Path, "write_bytes", full)
         write_audio(path, Audio(np.zeros(160, np.float32), 16000))
     assert [*tmp_path.iterdir()] == [path] and read_audio(path, 16000).samples[0] == pytest.approx(0.5)
     with pytest.raises(UnicodeEncodeError):

@@ -278,6 +278,18 @@ def test_speech_that_is_cut_is_refused_and_a_header_without_a_length_is_not():
         read_sound(b"\0" * 7, "pcm16", 24_000)
 
 
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_ogg_that_is_cut_is_refused(kind):
+    """Half of an answer passed for a shorter one."""
+    file = io.BytesIO()
+    soundfile.write(file, np.random.default_rng(0).uniform(-0.4, 0.4, 144_000), 24_000, format="OGG", subtype=kind)
+    body = file.getvalue()
+    assert read_sound(body, "opus", 0).seconds == pytest.approx(6)
+    for end in (len(body) // 2, len(body) - 1):
+        with pytest.raises(ValueError, match="speech is cut"):
+            read_sound(body[:end], "opus", 0)
+
+
 @pytest.mark.parametrize("stated", [0, 4000, 12_000])
 def test_a_header_that_states_less_than_a_stream_brings_cuts_nothing(stated):
     """A WAV whose header was written for its first piece, or before any."""

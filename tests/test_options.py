@@ -21,6 +21,7 @@ from lightning_paras2s.running.named import moved
 from lightning_paras2s.running.options import CALLBACKS, COMMANDS, STAGES, options_of
 from lightning_paras2s.running.pages import class_page, command_page
 from lightning_paras2s.running.source import Option, class_index, class_options, entries, reachable, subclasses
+from lightning_paras2s.running.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 EVERY = [option for command in (*COMMANDS, *STAGES) for option in options_of(command)]
@@ -386,3 +387,22 @@ def test_a_dict_that_is_given_whole_replaces_a_configs(tmp_path):
     again = {"old": {"init_args": {"policy": str(path)}}}
     tree = check("evaluate", [*config, "--systems", json.dumps(again)])
     assert tree["systems"] == {"old": {**old, "init_args": {**old["init_args"], "policy": str(path)}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("trainer:\n  max_steps: 3\nseed_everything: 1\ntrainer:\n  devices: 1\n", "trainer twice"),
+        ("model:\n  class_path: GRPOModule\n  init_args:\n    lr: 0.1\n    mu: 1\n    lr: 0.2\n", "lr twice"),
+        ("trainer: {max_steps: 3, devices: 1, max_steps: 5}\n", "max_steps twice"),
+    ],
+)
+def test_a_config_says_each_thing_once(tmp_path, text, told):
+    """YAML's loaders take the last of two, and what stood under the first is gone."""
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"must be YAML; got {told}"):
+        check("fit", ["--config", str(path)])
+    path.write_text("a: &a {lr: 1, mu: 2}\nb: &b {<<: *a, lr: 3}\nc: {<<: *b, mu: 4}\nd: {<<: *b, mu: 5}\n")
+    merged = {"a": {"lr": 1, "mu": 2}, "b": {"lr": 3, "mu": 2}, "c": {"lr": 3, "mu": 4}, "d": {"lr": 3, "mu": 5}}
+    assert read_yaml(str(path)) == merged

@@ -250,3 +250,17 @@ def test_another_stage_or_family_is_one_line(tmp_path):
         plan(usd_per_hour=-1)
     with pytest.raises(UserError, match="size must be at least 1; got 0"):
         plan(size=0)
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        ({"class_path": "LLMJudge",
+          "init_args": {"llm": {"class_path": "OpenAIChat", "init_args": {"model": "my-own"}}}},
+         "the price of 'my-own' is not known, its replies count as free"),
+        ("AudioLLMJudge", "plan does not know what AudioLLMJudge, which hears, costs"),
+    ],
+)  # fmt: skip
+def test_a_judge_whose_price_is_not_known_is_told(judge, told, capsys):
+    """Its bill was 0.00 US dollars."""
+    assert chat(judge).usd == 0 and told in capsys.readouterr().err

@@ -15,10 +15,11 @@ from lightning_paras2s.cli import dispatch
 from lightning_paras2s.data import sources, spoken
 from lightning_paras2s.data.completions import KeptCompletion, demonstration, keep_completions
 from lightning_paras2s.data.preferences import Preference
-from lightning_paras2s.data.rejection import Answered, best_answers
+from lightning_paras2s.data.rejection import Answered, best_answers, tell_other_voice
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.processor import RawItems
 from lightning_paras2s.models.speech_lm import Completion, Streams
+from lightning_paras2s.models.tiny.processor import TinyProcessor
 from lightning_paras2s.types import FACTORS, Query, append_jsonl, read_jsonl, to_json
 
 ROOT = Path(__file__).parents[1]
@@ -145,3 +146,13 @@ def test_what_cannot_be_learned_is_one_line(sampled):
     with pytest.raises(UserError, match=f"lacks those of '{rows[0].query_id}' .1 such"):
         dispatch([*FIT, *short, "--data.floor=1"])
     path.write_text("".join(to_json(row) + "\n" for row in rows))
+
+
+def test_answers_of_another_processor_are_told(tmp_path, capsys):
+    """Of another codec, each token is another sound, whatever the folder's answers sounded like."""
+    own = TinyProcessor()
+    for sha in ("", own.config_sha, "0" * 16):
+        (tmp_path / "made_from.json").write_text(json.dumps({"processor": sha}))
+        tell_other_voice(tmp_path, own)
+    told = capsys.readouterr().err
+    assert told.count("drawn with another processor") == 1 and "0" * 16 in told

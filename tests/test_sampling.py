@@ -9,7 +9,8 @@ from test_kimi_audio import mixed_prompt, tiny_kimi
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.models.sampling import OwnDraws, draw, likeliest
-from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Sampling, sampling_noise
+from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Prompt, Sampling, sampling_noise
+from lightning_paras2s.models.tiny.lm import TinySpeechLM
 
 SHARES = torch.tensor([0.1, 0.4, 0.2, 0.3])  # of four tokens
 
@@ -87,14 +88,36 @@ def test_samples_of_a_cut_distribution_are_not_scored():
     ("values", "message"),
     [
         ({"audio_top_k": -1}, "audio_top_k must be 0 .* got -1"),
+        ({"text_temperature": -0.8}, "text_temperature must be above 0, or 0 for the likeliest token; got -0.8"),
+        ({"audio_temperature": float("nan")}, "audio_temperature must be above 0, .* got nan"),
+        ({"audio_temperature": float("inf")}, "audio_temperature must be above 0, .* got inf"),
+        ({"max_steps": 0}, "sampling.max_steps must be at least 1; got 0"),
         ({"text_top_p": 0.0}, "text_top_p must be above 0 and at most 1 .* got 0.0"),
         ({"audio_top_p": 1.1}, "audio_top_p must be above 0 and at most 1 .* got 1.1"),
         ({"audio_top_p": float("nan")}, "audio_top_p must be above 0 and at most 1 .* got nan"),
     ],
 )
-def test_cuts_that_mean_nothing_are_one_line(values, message):
+def test_options_that_mean_nothing_are_one_line(values, message):
     with pytest.raises(UserError, match=message):
         Sampling(**values)
+
+
+@pytest.mark.parametrize("family", ["kimi", "tiny"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_policy_of_nan_answers_nothing(family, temperature):
+    """It drew some token each time, and its answers were scored as any."""
+    model, prompt = tiny_kimi(), mixed_prompt()
+    if family == "tiny":
+        model = TinySpeechLM(text_vocab_size=20, feature_size=4, levels=(2, 2), width=16, heads=2)
+        tokens = torch.zeros(2, 2, 3, dtype=torch.long)
+        prompt = Prompt(tokens, torch.ones(2, 3, dtype=torch.bool))
+    noise = sampling_noise(0, 0, len(prompt), 4)
+    sampling = Sampling(4, temperature, temperature)
+    model.generate(prompt, sampling, noise)
+    with torch.no_grad():
+        (model.text_norm if family == "tiny" else model.model.norm).weight[0] = torch.nan
+    with pytest.raises(UserError, match="log-probabilities must be numbers; got NaN"):
+        model.generate(prompt, sampling, noise)
 
 
 def test_answers_drawn_before_there_were_cuts_keep_their_name():

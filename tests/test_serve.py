@@ -253,6 +253,22 @@ def test_a_voice_of_any_rate_is_heard_in_every_format(rate, stream):
             assert np.argmax(np.abs(np.fft.rfft(found.audio.samples[:SAMPLE_RATE]))) == pytest.approx(440, abs=1)
 
 
+class Broken(S2SSystem):
+    """A voice that gives no numbers, as one in a type that is too narrow does."""
+
+    config_sha = "f4"
+
+    def respond(self, queries, audios, sample):
+        return [Answer(Audio(np.full(1600, np.nan, np.float32), SAMPLE_RATE), "x") for _ in audios]
+
+
+@pytest.mark.parametrize("kind", ["wav", "pcm16", "flac"])
+def test_an_answer_that_is_no_sound_is_none(kind):
+    with Running({"half": Broken()}) as running:
+        found = post(running.url, body(level(1), audio={"voice": "any", "format": kind}))
+    assert found.status_code == 422 and "no answer: bad_audio" in found.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_that_cannot_be_written_is_an_error_and_counts_as_one(stream):
     with Running({"half": Speaker(None)}) as running:

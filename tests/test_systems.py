@@ -192,3 +192,15 @@ def test_policy_that_does_not_stop_is_truncated(weights):
     audio = Audio(np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32), RATE)
     answer = system.respond([Query("q", "p", "age", "test", "hello", {}, "", "")], [audio], 0)[0]
     assert answer.status == "truncated" and answer.audio.seconds <= 4 / 25
+
+
+def test_policy_with_other_words_is_refused(weights, tmp_path):
+    """Its ids were read as this version's words: each answer's text was another."""
+    from lightning_paras2s.models.tiny.lm import TinySpeechLM
+
+    path = tmp_path / "policy.safetensors"
+    own = TinySpeechLM.load(weights[0])
+    TinySpeechLM(**{**own.settings, "text_vocab_size": own.settings["text_vocab_size"] + 1}).save(path)
+    system = PolicySystem(str(path), TinyProcessor(*weights[1:]), Sampling(max_steps=4))
+    with pytest.raises(UserError, match="text ids of this version's words; got"):
+        system.respond([Query("q", "p", "age", "test", "hi", {}, "", "")], [Audio(np.zeros(8000, np.float32), RATE)], 0)

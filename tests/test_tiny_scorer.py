@@ -190,6 +190,14 @@ def test_saved_scorer_gives_the_same_scores_beside_its_ears(scorer, folder, tmp_
         TrainedScorer(str(tmp_path / "scorer.safetensors")).eval()
 
 
+def test_scorer_is_not_saved_beside_other_ears(scorer, folder, tmp_path):
+    """It would be read with those, and score otherwise than it was trained to."""
+    save_module(StyleNetwork(8, 1), tmp_path / "style.safetensors")
+    with pytest.raises(UserError, match="a scorer is saved beside its ears; got another .*style.safetensors"):
+        scorer.save(tmp_path / "scorer.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["style.safetensors"]
+
+
 def test_scorer_that_nobody_trained_is_refused_where_it_would_score(folder, tmp_path):
     """One step with a gradient makes it another; what it learned is kept in its file."""
     ears = [str(folder / f"{ear}.safetensors") for ear in ("transcriber", "style")]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_paras2s.models.tiny.features import MELS, acoustics, vocode
+from lightning_paras2s.models.tiny.features import MELS, acoustics, acoustics_of, vocode
 from lightning_paras2s.models.tiny.tokenizer import FSQ, TinyTokenizer
-from lightning_paras2s.speaking.codec import decode_codes
+from lightning_paras2s.speaking.codec import decode_codes, through_codec
 from lightning_paras2s.speaking.synthesizers import EspeakSynthesizer
+from lightning_paras2s.types import Audio
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints/embedded/tokenizer.safetensors"
 FRAME = 640
@@ -146,3 +147,17 @@ def test_shipped_codec_has_4096_codes_and_uses_many(shipped):
     speech = EspeakSynthesizer().speak_as_agent("The quick brown fox jumps over the lazy dog.", "cheerful").audio
     codes, _ = shipped.encode(torch.from_numpy(speech.samples)[None], torch.tensor([len(speech.samples)]))
     assert len(codes.unique()) > 0.3 * codes.numel()
+
+
+@pytest.mark.parametrize("rate", [22_050, 24_000, 48_000])
+def test_the_codec_hears_recordings_of_any_rate_at_its_own(tokenizer, rate):
+    """Two seconds at 24 kHz (a server's voice) came out as three, a fifth deeper."""
+    time = np.arange(2 * rate) / rate
+    audio = Audio((0.3 * np.sin(2 * np.pi * 220 * time)).astype(np.float32), rate)
+    assert through_codec([audio], tokenizer)[0].seconds == pytest.approx(2.0, abs=FRAME / 16_000)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.int16])
+def test_a_recording_is_heard_by_its_numbers_and_not_by_their_bytes(kind):
+    wav = (noise(FRAME * 4)[0] * 100).round()
+    assert torch.equal(acoustics_of(wav.to(kind)), acoustics_of(wav))

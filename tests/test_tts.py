@@ -235,3 +235,10 @@ def test_documented_table_is_the_prosody():
         for name, p in table.items():
             values = (p.rate, p.pitch, p.range, p.gain_db, p.tilt_db, p.tremor, p.roughness)
             assert f"| {name} | " + " | ".join(f"{value:g}" for value in values) + " |" in page, name
+
+
+def test_a_text_is_not_spoken_up_to_a_nul():
+    """eSpeak NG takes text as C has it: "hello" was all that was heard of "hello\\0world"."""
+    assert EspeakSynthesizer().unspeakable("say hello\0world") == "hello\0world"
+    with pytest.raises(UserError, match="must hold no NUL"):
+        EspeakSynthesizer().synthesize("say hello\0world", Style(), "en-US+m1")

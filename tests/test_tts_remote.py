@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from lightning_paras2s.running.parts import part_sha
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat, Reply
 from lightning_paras2s.servers.remote import Patience
 from lightning_paras2s.speaking.altered import AlteredSynthesizer
-from lightning_paras2s.speaking.prompted import CosyVoice, read_pcm
+from lightning_paras2s.speaking.prompted import CosyVoice, YourTTS, read_pcm
 from lightning_paras2s.speaking.remote import OPENAI_VOICES, OpenAITTS
 from lightning_paras2s.types import Query, Style, read_jsonl
 
@@ -155,3 +157,23 @@ def test_a_recorded_voice_is_known_by_its_speakers_and_settings_not_by_its_serve
     for file in (speakers, speakers.parent / "kid.wav"):
         (elsewhere / file.name).write_bytes(file.read_bytes())
     assert part_sha(CosyVoice(str(elsewhere / speakers.name))) in shas
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_a_model_of_the_package_tts_speaks_at_its_own_rate(tmp_path, monkeypatch, rate):
+    """XTTS speaks at 24 kHz: taken for YourTTS's 16, it was slower and deeper. The package is as its writer made it:
+    `TTS.api.TTS` holds a `Synthesizer` with `output_sample_rate`."""
+
+    class TTS:
+        def __init__(self, model: str) -> None:
+            self.synthesizer = SimpleNamespace(output_sample_rate=rate)
+
+        def tts(self, text: str, speaker_wav: str, language: str) -> list[float]:
+            return [0.0] * rate
+
+    monkeypatch.setitem(sys.modules, "TTS", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "TTS.api", SimpleNamespace(TTS=TTS))
+    (tmp_path / "a.wav").write_bytes(wav())
+    row = {"name": "ann", "split": "test", "gender": "female", "age": "adult", "audio": "a.wav", "text": "hi"}
+    (tmp_path / "voices.jsonl").write_text(json.dumps(row))
+    assert YourTTS(str(tmp_path / "voices.jsonl"), "some/model").synthesize("hi", Style(), "ann").seconds == 1

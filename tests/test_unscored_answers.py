@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from toys import ToyData, ToyLM, quiet_trainer
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.rewards import Reward, TokenCountReward
+from lightning_paras2s.judging.rewards import Reward, TokenCountReward, rewards_of
 from lightning_paras2s.models.speech_lm import Sampling
 from lightning_paras2s.modules.grpo import GRPOModule
+from lightning_paras2s.speaking.codec import SpokenResponse
+from lightning_paras2s.types import Audio
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +93,16 @@ def test_denominator_is_0_when_a_rank_has_nothing(normalizer: str):
 
     assert float(loss_denominator(torch.zeros(3, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
     assert float(loss_denominator(torch.zeros(0, 2, 5, dtype=torch.bool), normalizer, 5)) == 0
+
+
+def test_an_answer_whose_waveform_is_not_finite_is_unscored():
+    """A voice that fails gives NaN; what ears make of that is no score, and nothing to learn from."""
+
+    class Pleased(Reward):
+        def score(self, batch, responses) -> Tensor:
+            return torch.full((len(responses),), 5)
+
+    bad, good = np.array([0.1, np.nan], np.float32), np.full(2, 0.1, np.float32)
+    answers = [SpokenResponse(Audio(samples, 16_000), "yes", True, ()) for samples in (good, bad, good[:0])]
+    found = rewards_of(Pleased(), None, answers)
+    assert found[0] == 5 and found[1].isnan() and found[2] == 5

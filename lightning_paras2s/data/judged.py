@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -97,10 +98,10 @@ def _check_scale(reward: Reward, scores: Tensor, keep_tokens: bool) -> None:
 
 
 def _keep(folder: Path, batch: DualStreamBatch, responses: list[SpokenResponse], first: int) -> None:
-    """Write the recordings of a query's responses, numbered from `first`."""
+    """Write the recordings of a query's responses, numbered from `first`; one that is not finite has no score."""
     count = len(responses) // len(batch)
     for i, (query, response) in enumerate(zip(repeat(batch.queries, count), responses, strict=True)):
-        if len(response.audio.samples):
+        if len(response.audio.samples) and np.isfinite(response.audio.samples).all():
             write_audio(folder / _answer_audio(query.id, first + i % count), response.audio)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_paras2s.audio import Recording
-from lightning_paras2s.errors import InputPath, UserError, check_apart
+from lightning_paras2s.errors import InputPath, UserError, check_apart, check_share
 from lightning_paras2s.judging.judges import off_scale
 from lightning_paras2s.running.loaders import ResumableLoader
 from lightning_paras2s.types import Audio, read_jsonl
@@ -77,6 +77,7 @@ class PreferenceDataModule(L.LightningDataModule):
         sample_rate: int = 16_000,
     ) -> None:
         super().__init__()
+        check_share("data.lowest", lowest)
         self.manifests = ([train] if isinstance(train, str) else train, [val])
         self.batch_size, self.seed, self.sample_rate, self.lowest = batch_size, seed or 0, sample_rate, lowest
 

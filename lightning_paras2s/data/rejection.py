@@ -8,6 +8,7 @@ take their place.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,11 +21,13 @@ from lightning_paras2s.data.completions import KeptCompletion, demonstration
 from lightning_paras2s.data.datamodule import DualStreamDataModule
 from lightning_paras2s.data.dialogue import Dialogue
 from lightning_paras2s.data.dual_stream import DualStreamBatch, pad_completions
+from lightning_paras2s.data.made_from import FILE as MADE_FROM
 from lightning_paras2s.data.preferences import Preference
 from lightning_paras2s.data.sources import DialogueSource
 from lightning_paras2s.data.swapped import number_of
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.models.processor import Items, Processor
+from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.types import Query, read_jsonl
 
 SPLITS = ("train", "val")
@@ -74,6 +77,7 @@ class RejectionDataModule(DualStreamDataModule):
         path, asked = self.judged / f"{split}_completions.jsonl", {d.query.id: d for d in dialogues if d.query}
         if not path.is_file():
             raise UserError(f"data.judged must hold {path.name}; it does not; sample with --model.keep_tokens true")
+        tell_other_voice(self.judged, self.processor)
         tokens = read_jsonl(path, KeptCompletion)
         kept = {(k.query_id, k.sample): k for k in tokens if k.finished}
         judged = [p for p in read_jsonl(self.judged / f"{split}.jsonl", Preference) if not p.answers]
@@ -125,6 +129,17 @@ class RejectionDataModule(DualStreamDataModule):
         heard, kept = batch
         completion = pad_completions([demonstration(k) for k in kept], tuple(kept[0].blanks)).to(device)
         return replace(self.processor.to_device(heard, device), completion=completion)
+
+
+def tell_other_voice(judged: Path, processor: Processor) -> None:
+    """Say so where a folder's answers were drawn with another processor: of another codec, a token is another sound."""
+    file = judged / MADE_FROM
+    if file.is_file() and (was := json.loads(file.read_text(encoding="utf-8")).get("processor")):
+        if was != processor.config_sha:
+            say_once(
+                f"{judged}: its answers were drawn with another processor than data.processor ({was}, now "
+                f"{processor.config_sha}); where its codec is another, their tokens are other sounds"
+            )
 
 
 class Chosen(DialogueSource):

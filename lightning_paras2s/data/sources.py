@@ -29,10 +29,10 @@ from lightning_paras2s.data.embedded import (
 from lightning_paras2s.data.fitting import about_another, about_fitting, fitting_reply
 from lightning_paras2s.data.spoken import corpus
 from lightning_paras2s.data.style_blind import style_blind
-from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.errors import InputPath, UserError, check_choice, check_share
 from lightning_paras2s.hearing.words import plain_words
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE
-from lightning_paras2s.types import STYLES, Query, Response, Style, read_jsonl
+from lightning_paras2s.types import SPLITS, STYLES, Query, Response, Style, read_jsonl
 
 
 class DialogueSource(ABC):
@@ -105,6 +105,8 @@ class Demonstrations(DialogueSource):
         seed: int = 200,
         subjects: Literal["fitting", "any"] = "fitting",
     ) -> None:
+        check_share("share", share)
+        check_share("exchanged", exchanged)
         if subjects not in ("fitting", "any"):
             raise UserError(f"subjects must be fitting or any; got {subjects!r}")
         if shuffled not in ("", "queries", "styles"):
@@ -172,6 +174,7 @@ class UnlabelledQueries(DialogueSource):
         limit: int = 0,
         domain: Literal["all", "first", "second"] = "all",
     ) -> None:
+        check_share("demonstrated", demonstrated)
         if limit < 0:
             raise UserError(f"limit must be 0 (all) or above; got {limit}; change it")
         self.counts = renditions if isinstance(renditions, dict) else dict.fromkeys(STYLES, renditions)
@@ -217,6 +220,7 @@ class ManifestDialogues(DialogueSource):
         answers = self._answers(path, queries)
         found = []
         for number, query in enumerate(queries, 1):
+            check_choice(f"{path}:{number}: the split of {query.id!r}", query.split, SPLITS)
             if split == "train" and query.split == "test":
                 raise UserError(
                     f"{path}:{number}: a query to train on must not be of the split test; got {query.id!r}; take "

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from lightning_paras2s.data.dialogue import Utterance
 from lightning_paras2s.data.embedded import agent_lines, query_lines
 from lightning_paras2s.data.spoken import corpus
-from lightning_paras2s.errors import InputPath
+from lightning_paras2s.errors import InputPath, check_share
 from lightning_paras2s.hearing.recognizers import HEADS
 from lightning_paras2s.models.tiny.features import acoustics, stack_acoustics, vocode
 from lightning_paras2s.models.tiny.tokenizer import TinyTokenizer
@@ -61,6 +61,7 @@ class SpeechDataModule(LightningDataModule):
         emotional: int = 0,
     ) -> None:
         super().__init__()
+        check_share("data.decoded", decoded)
         self.emotional = emotional
         self.lexica = tuple(lexica)
         self.queries, self.responses, self.batch_size, self.seed = queries, responses, batch_size, seed

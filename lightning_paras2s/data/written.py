@@ -8,7 +8,7 @@ import numpy as np
 
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.embedded import demonstration_tone, reply_frames, text_queries
-from lightning_paras2s.errors import UserError
+from lightning_paras2s.errors import UserError, check_share
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.speaking.codec import SpokenResponse
 from lightning_paras2s.speaking.synthesizers import AGENT_VOICE, Synthesizer
@@ -38,6 +38,8 @@ class WrittenAnswers:
         fitting_tone: float = 0.7,
         generic: float = 0.15,
     ) -> None:
+        for name, value in (("own_subject", own_subject), ("fitting_tone", fitting_tone), ("generic", generic)):
+            check_share(name, value)
         self.synthesizer, self.count = synthesizer, count
         self.own_subject, self.fitting_tone, self.generic = own_subject, fitting_tone, generic
         self.styles = [(f, s) for f in FACTORS for s in STYLES[f] if reply_frames("train", f, s)]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -215,7 +216,8 @@ def rewards_of(reward: Reward, batch: DualStreamBatch, responses: list[SpokenRes
 
 
 def checked(reward: Reward, scores: Tensor, responses: list[SpokenResponse]) -> Tensor:
-    """A reward's scores of the responses, [B*G], floating.
+    """A reward's scores of the responses, [B*G], floating; one whose waveform is not finite (a voice in a type that is
+    too narrow, damaged weights) is unscored, whatever was heard in it.
 
     Raises:
         UserError: they are no number for each.
@@ -226,7 +228,8 @@ def checked(reward: Reward, scores: Tensor, responses: list[SpokenResponse]) -> 
             f"{type(reward).__name__}.score must give a tensor [{len(responses)}], a number for each response (NaN: "
             f"unscored), those to a query adjacent; got {got}"
         )
-    return scores if scores.is_floating_point() else scores.float()
+    broken = torch.tensor([not np.isfinite(r.audio.samples).all() for r in responses], device=scores.device)
+    return (scores if scores.is_floating_point() else scores.float()).masked_fill(broken, float("nan"))
 
 
 def as_said(responses: list[SpokenResponse]) -> list[Said]:

@@ -24,6 +24,9 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
     """Write `module` (which has a dict `settings`, its constructor arguments), whole or not at all.
 
     With dtype int8, matrices are kept as int8 with one float32 scale a row, and everything else as float16.
+
+    Raises:
+        UserError: a weight is not finite, or is beyond what `dtype` can hold.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in module.state_dict().items():
@@ -34,6 +37,8 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
         else:
             kept = torch.float16 if dtype == torch.int8 else dtype
             tensors[name] = tensor.to(kept if tensor.is_floating_point() else tensor.dtype).contiguous()
+    if sick := not_finite(tensors):
+        raise UserError(f"weights must be finite as {dtype} to be written; got {sick}; {path} is left as it was")
     header = {"class": type(module).__name__, "format": str(FORMAT), "settings": json.dumps(module.settings)}
     write_tensors(path, tensors, header)
 
@@ -41,7 +46,19 @@ def save_module(module: nn.Module, path: str | Path, dtype: torch.dtype = torch.
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
     with written_whole(Path(path)) as part:
-        save_file(tensors, part, metadata=header)
+        save_tensors(tensors, part, header)
+
+
+def save_tensors(tensors: dict[str, Tensor], file: Path, header: dict[str, str]) -> None:
+    """As `save_file`, whose error of a full disk is none of the system's.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    try:
+        save_file(tensors, file, metadata=header)
+    except SafetensorError as error:
+        raise UserError(f"the run must be able to write its files; got: {error}; free or change the place") from None
 
 
 def open_tensors(file: Path):
@@ -68,7 +85,7 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
     """Build `cls` from the settings of a file, here or among the package's, and load its weights in float32.
 
     Raises:
-        UserError: no such file, not safetensors, another class or format, or tensors that do not fit.
+        UserError: no such file, not safetensors, another class or format, or tensors that do not fit or are not finite.
     """
     path = weights_file(path)
     header, tensors = load_tensors(path)
@@ -86,8 +103,15 @@ def load_module(cls: type[Network], path: str | Path) -> Network:
         raise UserError(
             f"{path} must hold {name} {expected.get(name)}; got {got.get(name)}; it was made by another version"
         )
+    if sick := not_finite(tensors):
+        raise UserError(f"{path} must hold finite weights; got NaN or infinity in {sick}; train or fetch it again")
     module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     return module
+
+
+def not_finite(tensors: dict[str, Tensor]) -> str:
+    """The first tensor that holds NaN or infinity; "" if none does."""
+    return next((n for n, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), "")
 
 
 def read_json(path: Path) -> dict:

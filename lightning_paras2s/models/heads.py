@@ -39,7 +39,7 @@ class HeadedLM(SpeechLM):
         sampling.check_noise(noise)
         self.check_prompt(prompt, sampling.max_steps)
         with unsharded(self):
-            return self.rollout(self, prompt, sampling, noise, group_size).run().trim()
+            return self.rollout(self, prompt, sampling, noise, group_size).run().trim().check_drawn()
 
     def reference(self) -> SpeechLM:
         return AdapterOff(self) if self.lora_rank else copy.deepcopy(self).requires_grad_(False).eval()

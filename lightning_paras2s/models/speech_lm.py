@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from lightning_paras2s.errors import UserError, no_shards
+from lightning_paras2s.errors import UserError, check_least, no_shards
 
 TEXT, AUDIO = 0, 1
 
@@ -83,6 +84,19 @@ class Completion:
         logps = None if self.logps is None else self.logps.to(device)
         return Completion(self.tokens.to(device), self.actions.to(device), self.finished.to(device), logps)
 
+    def check_drawn(self) -> Completion:
+        """Itself.
+
+        Raises:
+            UserError: a token was drawn from what is no distribution: it is any token.
+        """
+        if self.logps is not None and bool(self.logps.isnan().any()):
+            raise UserError(
+                "a policy's log-probabilities must be numbers; got NaN where it drew an answer; its weights are "
+                "damaged, or its type is too narrow: fetch or train it again, or set dtype: float32"
+            )
+        return self
+
     def rows(self, index: Tensor | slice) -> Completion:
         logps = None if self.logps is None else self.logps[index]
         return Completion(self.tokens[index], self.actions[index], self.finished[index], logps)
@@ -112,7 +126,7 @@ class Sampling:
         audio_top_p: probability that the fewest likeliest tokens of the audio stream must hold; 1 = all tokens.
 
     Raises:
-        UserError: a cut that leaves nothing or more than there is.
+        UserError: no step, a temperature below 0, or a cut that leaves nothing or more than there is.
     """
 
     max_steps: int = 128
@@ -124,6 +138,13 @@ class Sampling:
     audio_top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        check_least("sampling.max_steps", self.max_steps, 1, "change it")
+        for stream in ("text", "audio"):
+            if not 0 <= (value := getattr(self, f"{stream}_temperature")) < inf:
+                raise UserError(
+                    f"sampling.{stream}_temperature must be above 0, or 0 for the likeliest token; got {value}; "
+                    "change it"
+                )
         for name, value in (("text_top_k", self.text_top_k), ("audio_top_k", self.audio_top_k)):
             if value < 0:
                 raise UserError(f"sampling.{name} must be 0 (all tokens) or above; got {value}; change it")

@@ -87,7 +87,7 @@ class SampleWriter(Callback):
             response, reward = rollout.responses[i * pl_module.group_size], float(rewards[i * pl_module.group_size])
             lines.append({"query_id": query.id, "query": query.text, "text": response.text, "reward": reward})
             for name, audio in (("query", batch.audios[i]), ("response", response.audio)):
-                if len(audio.samples):
+                if len(audio.samples) and np.isfinite(audio.samples).all():
                     write_audio(place / f"{i}-{name}.wav", audio)
                     sound = torch.from_numpy(audio.samples).unsqueeze(0)
                     if board is not None:

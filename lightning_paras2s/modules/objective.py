@@ -85,13 +85,9 @@ class Experience:
 def check_sampling(sampling: Sampling) -> None:
     """
     Raises:
-        UserError: answers without steps, or all alike, or of a distribution that is cut.
+        UserError: answers that are all alike, or of a distribution that is cut.
     """
     sampling.check_scorable()
-    if sampling.max_steps < 1:
-        raise UserError(
-            f"sampling.max_steps must be at least 1; got {sampling.max_steps}; set model.sampling.max_steps"
-        )
     for name in ("text_temperature", "audio_temperature"):
         if not getattr(sampling, name) > 0:
             raise UserError(

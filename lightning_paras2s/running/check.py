@@ -27,11 +27,11 @@ from lightning_paras2s.running.named import (
 from lightning_paras2s.running.options import PROGRAM, options_of
 from lightning_paras2s.running.shipped import remedy
 from lightning_paras2s.running.source import PACKAGE, Option, class_index
+from lightning_paras2s.running.yaml_files import Loader, read_yaml
 
 HELP = ("help", "h")
 FLAGS = (*HELP, "json", "check", "print_config")  # options that stand alone
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,6 @@ def check(command: str, argv: list[str], files: bool = True) -> dict[str, Any]:
             checker.look(option, option.default, name)
     checker.require({name: option.default for name, option in paths.items()} | tree)
     return tree
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader)  # noqa: S506  a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = Path(path).read_text(encoding="utf-8").splitlines()[mark.line :][:1] if mark else []
-        tab = "; indent with spaces, not with tabs" if any(one.lstrip(" ").startswith("\t") for one in line) else ""
-        raise UserError(f"{path} must be YAML; got {' '.join(str(error).split())}{tab}") from None
-    if found is not None and not isinstance(found, dict):
-        raise UserError(f"{path} must hold options (name: value); got {type(found).__name__}")
-    return found or {}
 
 
 def parsed(value: str | None) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.cost import Efficiency
 from lightning_paras2s.running.gpus import GPU
+from lightning_paras2s.running.logs import say_once
 
 BLOCK_SECONDS = 2.5e-4  # a usual time of Python and launches a block, where no CUDA graph replays them
 SCORERS = ("ScorerReward", "LikeliestScorerReward")  # rewards whose model is on the card
@@ -57,13 +58,19 @@ def whisper(ear: str | dict[str, Any], seconds: float) -> Listener:
 def chat(judge: str | dict[str, Any]) -> Listener:
     """`LLMJudge` by a local model, whose batch shares what is read, or by a server, which is paid."""
     if short(judge) != "LLMJudge":
+        if short(judge) == "AudioLLMJudge":
+            say_once("plan does not know what AudioLLMJudge, which hears, costs: it counts as free here")
         return Listener()
     llm, samples = arguments(judge).get("llm", ""), arguments(judge).get("samples", 1)
     given = arguments(llm)
     if short(llm) != "TransformersChat":
         from lightning_paras2s.servers.chat import PRICES
 
-        asked, replied = given.get("usd_per_million") or PRICES.get(given.get("model", "gpt-4.1"), (0.0, 0.0))
+        model = given.get("model", "gpt-4.1")
+        price = given.get("usd_per_million") or PRICES.get(model)
+        if price is None:
+            say_once(f"the price of {model!r} is not known, its replies count as free; give llm.usd_per_million")
+        asked, replied = price or (0.0, 0.0)
         return Listener(usd=samples * (ASKED * asked + REPLIED * replied) / 1e6)
     billions = re.findall(r"(\d+(?:\.\d+)?)[Bb]\b", str(given.get("path", "")))
     weights = 1.09e9 * (float(billions[-1]) if billions else 7.0)  # names leave embeddings out: Qwen2.5's 7B is 7.6 G

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_paras2s.errors import UserError, check_choice, check_least
-from lightning_paras2s.running.check import check, read_yaml
+from lightning_paras2s.running.check import check
 from lightning_paras2s.running.cost import (
     Efficiency,
     Memory,
@@ -31,6 +31,7 @@ from lightning_paras2s.running.plan_omni import (
     steps_of,
     summary_lines,
 )
+from lightning_paras2s.running.yaml_files import read_yaml
 
 GB, HOURS = 1e9, 3600.0
 

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from lightning_paras2s import mp3
-from lightning_paras2s.audio import UNSTATED, mono, wav_sound
+from lightning_paras2s.audio import UNSTATED, mono, ogg_ends, wav_sound
 from lightning_paras2s.types import Audio
 
 Format = Literal["wav", "pcm16", "flac", "mp3", "opus"]
@@ -75,8 +75,10 @@ def whole(body: bytes) -> bytes:
     nothing. Anything else stays as it is.
 
     Raises:
-        ValueError: if it holds less than its header says, or sound that is not in one piece.
+        ValueError: if it holds less than its header says, sound that is not in one piece, or an Ogg without its end.
     """
+    if not ogg_ends(io.BytesIO(body)):
+        raise ValueError("speech is cut: its last Ogg page is not marked as the end")
     if (found := mp3.stream(body)) is not None:
         if (found.stated or 0) > found.frames + 1:  # some count their header, too
             raise ValueError(f"speech is cut: {found.frames} of {found.stated} frames")

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import math
 import time
 import traceback
 import uuid
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lightning_paras2s.bench.systems.base import Answer, S2SSystem
+from lightning_paras2s.bench.systems.base import Answer, S2SSystem, usable
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say, say_once, unanswered
 from lightning_paras2s.serving.batches import Batches, FullError
@@ -231,6 +232,7 @@ class Server:
             raise BadRequestError(f"no answer within {self.limits.answer_seconds:g} s; come again", 503) from None
         except Exception as error:
             raise BadRequestError(f"the model failed: {type(error).__name__}", 500) from error
+        answer = usable(answer, math.inf)
         if answer.audio is None and (asked.speaks or not answer.text):
             self._refuse_off(model)
             again = unanswered(answer.status) and answer.status not in REJECTED

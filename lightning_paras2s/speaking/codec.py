@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lightning_paras2s.audio import in_range
+from lightning_paras2s.audio import in_range, resample
 from lightning_paras2s.batches import by_length
 from lightning_paras2s.data.dialogue import SPEECH_RATE
 from lightning_paras2s.models.speech_lm import AUDIO, TEXT, Completion
@@ -80,10 +80,11 @@ def load_codec(path: str) -> SpeechTokenizer:
 
 
 def through_codec(audios: list[Audio], tokenizer: SpeechTokenizer) -> list[Audio]:
-    """What the codec leaves of recordings at its rate."""
+    """What the codec leaves of recordings, which it hears at its own rate."""
     codes = []
     for audio in audios:
-        wav = torch.from_numpy(np.ascontiguousarray(audio.samples))[None]
+        samples = resample(audio, tokenizer.sample_rate).samples
+        wav = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None]
         found, counts = tokenizer.encode(wav, torch.tensor([wav.shape[-1]]))
         codes.append(found[0, : int(counts[0])])
     return decode_codes(tokenizer, codes)

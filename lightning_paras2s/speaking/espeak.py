@@ -74,6 +74,8 @@ class Espeak:
         return 0
 
     def speak(self, text: str, voice: str, prosody: Prosody, word_gap: int) -> tuple[np.ndarray, list[int | None]]:
+        if "\0" in text:
+            raise UserError(f"text to speak must hold no NUL, at which eSpeak NG stops; got {text!r:.60}; take it out")
         if voice != self.voice:
             if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
                 raise UserError(f"a voice must be one of eSpeak NG's; got {voice!r}; see speaking/synthesizers.py")

@@ -179,7 +179,6 @@ class YourTTS(PromptedSynthesizer):
     """
 
     name = "your-tts"
-    sample_rate = 16_000
 
     def __init__(self, voices_list: InputPath, model: str = "tts_models/multilingual/multi-dataset/your_tts") -> None:
         try:
@@ -187,6 +186,7 @@ class YourTTS(PromptedSynthesizer):
         except ImportError:
             raise UserError("YourTTS needs the package TTS; got none; pip install coqui-tts") from None
         self.speakers, self.model, self.named = PromptVoices(voices_list), TTS(model), model
+        self.sample_rate = int(self.model.synthesizer.output_sample_rate)  # YourTTS's is 16 kHz, others' is not
 
     @property
     def settings(self) -> dict[str, Any]:

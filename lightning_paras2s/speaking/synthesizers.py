@@ -156,8 +156,9 @@ class EspeakSynthesizer(Synthesizer):
         return sha(type(self).__name__, self.variation, self.noise, self.frame_samples)
 
     def unspeakable(self, text: str) -> str:
-        """All voices are English: they spell the letters of other scripts, by name or not at all."""
-        return first_foreign_word(text)
+        """All voices are English: they spell the letters of other scripts, by name or not at all. A text ends for them
+        where a NUL stands."""
+        return first_foreign_word(text) or next((word for word in text.split() if "\0" in word), "")
 
     def synthesize(self, text: str, style: Style, voice: str, seed: int = 0) -> Audio:
         if voice == AGENT_VOICE:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.models.checkpoint import open_tensors, read_json
+from lightning_paras2s.models.checkpoint import open_tensors, read_json, save_tensors
 from lightning_paras2s.models.lora import DOWN, UP, adapters_of
 from lightning_paras2s.models.pretrained import INDEX
 from lightning_paras2s.models.sharding import whole
@@ -163,7 +162,7 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
         tensors = {name: merged(name) for name in names}
         if writes:
             tensors = {name: t.to("cpu", getattr(torch, dtype)).contiguous() for name, t in tensors.items()}
-            save_file(tensors, part / file, metadata={"format": "pt"})
+            save_tensors(tensors, part / file, {"format": "pt"})
             weight_map |= dict.fromkeys(names, file)
             total += sum(t.numel() * t.element_size() for t in tensors.values())
     if not writes:
@@ -171,7 +170,7 @@ def save_kimi(model: SpeechLM, folder: str | Path, dtype: str = "bfloat16") -> N
     if model.lora_rank and model.base is not None:  # else the base's weights are gone
         tensors = {name + side: t for name, pair in adapters.items() for side, t in zip((DOWN, UP), pair)}
         tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
-        save_file(tensors, part / ADAPTERS, metadata={"base": model.base})
+        save_tensors(tensors, part / ADAPTERS, {"base": model.base})
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (part / INDEX).write_text(json.dumps(index, indent=2))
     save_beside(model, part, dtype)

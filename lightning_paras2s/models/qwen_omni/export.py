@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.models.checkpoint import save_tensors
 from lightning_paras2s.models.kimi.checkpoint import finish, merged_adapters, refuse_other, start
 from lightning_paras2s.models.lora import DOWN, LINEAR, UP, adapters_of, load_adapters
 from lightning_paras2s.models.pretrained import INDEX, one_line, shard_tensors
@@ -54,7 +55,7 @@ def save_merged(policy: QwenOmni, folder: Path) -> None:
         trained = {name: merged(ours) for name in names if (ours := own_name(name))}  # every rank gathers
         if writes:
             tensors = read_file(file) | {name: t.to("cpu", dtype).contiguous() for name, t in trained.items()}
-            save_file(tensors, part / file.name, metadata={"format": "pt"})
+            save_tensors(tensors, part / file.name, {"format": "pt"})
             weight_map |= dict.fromkeys(names, file.name)
             total += sum(t.nbytes for t in tensors.values())
     if writes:
@@ -88,7 +89,7 @@ def save_adapters(policy: QwenOmni, folder: Path) -> None:
         inference_mode=True,
     )
     config.save_pretrained(part)
-    save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, part / WEIGHTS, metadata={"format": "pt"})
+    save_tensors({n: t.cpu().contiguous() for n, t in tensors.items()}, part / WEIGHTS, {"format": "pt"})
     finish(part, folder)
 
 

@@ -79,7 +79,7 @@ def acoustics_of(wav: Tensor) -> Tensor:
 
     The last recordings are remembered, because the codec, the transcriber and the style recogniser hear the same ones.
     """
-    return _acoustics_of(wav.numpy().tobytes())
+    return _acoustics_of(wav.float().numpy().tobytes())
 
 
 @remembered(REMEMBERED)

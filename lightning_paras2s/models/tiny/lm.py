@@ -169,7 +169,7 @@ class TinySpeechLM(SpeechLM):
             if rollout.done or step + 1 == sampling.max_steps:
                 break
             rollout.advance(step)
-        return rollout.completion(step + 1)
+        return rollout.completion(step + 1).check_drawn()
 
     def positions(self, prompt: int, steps: int, group_size: int) -> int:
         """The prompt is read once."""

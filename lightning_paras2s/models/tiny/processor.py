@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,12 @@ class TinyProcessor(Processor):
                 f"{policy.streams.audio_blank}; set them as the tokenizer's, or name the tokenizer it was trained with"
             )
 
+        if (got := len(policy.text_table)) != len(TextVocab()):
+            raise UserError(
+                f"the policy must have the {len(TextVocab())} text ids of this version's words; got {got}, which would "
+                "be other words; take a policy that this version trained"
+            )
+
     def check(self, dialogues: list[Dialogue], labelled: bool, max_steps: int) -> None:
         vocab = TextVocab()
         for d in dialogues if labelled else []:
@@ -87,6 +94,13 @@ class TinyProcessor(Processor):
                     f"an answer's words must be spelt with the letters a to z; got {word!r} in the one{of}; write it "
                     "out as the voice says it"
                 )
+            if d.agent is not None and not len(d.agent.acoustics):  # a recording
+                room, needed = ceil(25 * d.agent.seconds) + self.delay, len(vocab.encode(d.agent.text))
+                if needed > room:
+                    raise UserError(
+                        f"an answer's text must fit beside its speech, in {room} tokens; got {needed}: "
+                        f"{d.agent.text!r:.60}; is the recording cut, or the text another's?"
+                    )
 
     def prepare(self, dialogues: list[Dialogue], labelled: bool, cache_dir: str) -> TinyItems:
         return TinyItems(dialogues, self.ears, self.delay, labelled, cache_dir)
@@ -98,7 +112,8 @@ class TinyProcessor(Processor):
         return loaded.to(device)
 
     def hear(self, audios: list[Audio]) -> list[Example]:
-        return [self.ears.remembered(audio.samples.tobytes(), audio.sample_rate) for audio in audios]
+        samples = [np.asarray(audio.samples, np.float32).tobytes() for audio in audios]
+        return [self.ears.remembered(*one) for one in zip(samples, (a.sample_rate for a in audios), strict=True)]
 
     def length(self, item: Example) -> int:
         return item.prompt.shape[1]

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from lightning_paras2s.audio import Recording
 from lightning_paras2s.data.embedded import lexicon
-from lightning_paras2s.errors import InputPath
+from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.recognizers import HEADS, StyleNetwork
 from lightning_paras2s.hearing.transcribers import CTCNetwork, pad_acoustics, phone_logps, read
 from lightning_paras2s.judging.scorer import ResponseScorer
 from lightning_paras2s.models.checkpoint import load_module, save_module
+from lightning_paras2s.running.files import written_whole
+from lightning_paras2s.running.origins import file_sha
 from lightning_paras2s.running.shipped import weights_file
 from lightning_paras2s.types import FACTORS, Audio
 
@@ -131,12 +133,23 @@ class TinyScorer(ResponseScorer):
         return bool((self.body.norm.weight == 1).all())
 
     def save(self, path: str | Path) -> None:
-        """With its ears beside it, where they are looked for."""
+        """With its ears beside it, where they are looked for.
+
+        Raises:
+            UserError: others lie there under their names: the scorer would be read with those.
+        """
+        places = {file: Path(path).parent / file.name for file in self.files.values()}
+        for file, beside in places.items():
+            if beside.exists() and file_sha(beside) != file_sha(file):
+                raise UserError(
+                    f"a scorer is saved beside its ears; got another {beside} than {file}; move it, or save elsewhere"
+                )
         self.body.settings |= {name: self.settings[name] for name in self.files}
         save_module(self.body, path)
-        for file in self.files.values():
-            if not (beside := Path(path).parent / file.name).exists():
-                shutil.copyfile(file, beside)
+        for file, beside in places.items():
+            if not beside.exists():
+                with written_whole(beside) as part:
+                    shutil.copyfile(file, part)
 
     def score_logits(self, queries: list[Audio], responses: list[Audio]) -> Tensor:
         heard = self.ears([*queries, *responses])
