@@ -75,10 +75,22 @@ def test_ablations_draw_own_rows_with_their_verdict(tmp_path):
     assert "| A larger batch is better at equal steps: 4 to 8 queries a step |" in shown.split("**Open**")[1]
 
 
-@pytest.mark.parametrize(("name", "figures"), [("labels", 3), ("generalisation", 2), ("hacking", 1)])
+@pytest.mark.parametrize(("name", "figures"), [("labels", 3), ("generalisation", 2)])
 def test_figure_groups_say_in_a_fresh_clone_what_was_not_run(tmp_path, name, figures):
     shown = execute(name, tmp_path)
     assert shown.count("image/png") >= figures
+    assert "open, not run" in shown
+
+
+def test_hacking_tells_of_the_shipped_rows_which_ear_hears_it_when(tmp_path):
+    shown = execute("hacking", tmp_path)
+    assert shown.count("image/png") == 2 and "open, not run" not in shown and "Warning" not in shown
+    assert "judge: whole - neither = +0.40 [+0.13, +0.66], higher; 3 seeds, 100 pairs" in shown
+    assert "| Whisper's words score less after neither |" in shown.replace("\\'", "'")
+
+
+def test_hacking_tells_in_other_rows_what_was_not_run(tmp_path):
+    shown = execute_with(tmp_path, "hacking", [], "hacking")
     assert "open, not run" in shown
 
 

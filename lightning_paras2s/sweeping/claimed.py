@@ -166,7 +166,10 @@ ANCHORS = (
             (stream, "none"), "any")
       for stream, name in (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))),
 )  # fmt: skip
-HACKING = tuple(
-    Claim(f"Whole judge in the loop against {name}", "not shown", "hacking", "judge", "whole", name, "any")
-    for name in ("no gibberish rule", "no WER limit", "neither")
-)
+LENIENT = ("no gibberish rule", "no WER limit", "neither")
+HACKING = (
+    *(Claim(f"Whole judge in the loop against {name}", "not shown", "hacking", "judge", "whole", name, "any")
+      for name in LENIENT),
+    *(ValueClaim(f"Whisper's words score less after {name}", "not shown", "hacking", "judge", "whole", name,
+                 "score by Whisper's words", ("outside", "systems", "grpo", "score_outside")) for name in LENIENT),
+)  # fmt: skip

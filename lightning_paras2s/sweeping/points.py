@@ -172,7 +172,7 @@ def first_worse(rows: Sequence[Row], whole: Sequence[Row], ear: str, worse: Lite
     """
     for i, step in enumerate(rows[0]["probes"]["step"]):
         values = [[row["probes"][ear][i] for row in of if row["probes"][ear][i] is not None] for of in (rows, whole)]
-        if min(map(len, values)) < 2:
+        if min(map(len, values)) < 2 or max(map(np.ptp, values)) < 1e-9:  # the start is one policy, heard once
             continue
         side = "less" if worse == "lower" else "greater"
         if stats.ttest_ind(*values, equal_var=False, alternative=side).pvalue < 0.025:
