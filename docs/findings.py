@@ -29,13 +29,12 @@ from lightning_paras2s.sweeping.claimed import (
     LABELS,
     REWARD_LABELS,
     SHORT,
-    TRAINED,
     UNLABELLED,
 )
 from lightning_paras2s.sweeping.claims import HEADER, METRICS, AnyClaim, interval, number, signed
 from lightning_paras2s.sweeping.differences import difference, gain, noise_of, score
 from lightning_paras2s.sweeping.pictures import SOURCES, picture
-from lightning_paras2s.sweeping.points import MIN_SEEDS, Results, Row, column, over_seeds
+from lightning_paras2s.sweeping.points import MIN_SEEDS, TRAINED, Results, Row, column, over_seeds, own_start
 from lightning_paras2s.types import STYLES
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +43,6 @@ PAGE = ROOT / "docs/findings.md"
 JUDGED = ("beta", "G_steps", "B_steps", "B_rollouts", "domains", "anchors", "reward")
 # What the policies of these sweeps learn from; those of all others learn from all queries, and one seed draws alike.
 LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best answer"}
-BESIDE = ("labels", "labels_reward", "unlabelled")  # systems a run, of which the others start from the first
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
 
 
@@ -227,10 +225,10 @@ def tables() -> str:
     parts = [by_chance("\n".join(told.values()).splitlines())]
     for title, _, sweeps in GROUPS:
         parts += [f"### {title}", told[title]]
-        for sweep in (sweep for sweep in sweeps if rows_of(sweep)):
+        for sweep, made in ((sweep, made) for sweep in sweeps if (made := rows_of(sweep))):
             if sweep in SOURCES:
                 parts.append(f"![The points of sweep_{sweep}, with their seeds](findings_{sweep}.png)")
-            table = (systems_curve if sweep in BESIDE else curve)(sweep)
+            table = (systems_curve if own_start(made[0][1][0]) else curve)(sweep)
             parts.append(f"The points of `results/sweep_{sweep}.jsonl`:\n\n{table}")
         if "reward_labels" in sweeps:
             parts.append(orders())

@@ -14,6 +14,7 @@ from scipy import stats
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.sweeping.claims import ColumnClaim
+from lightning_paras2s.sweeping.figures import Figures
 from lightning_paras2s.sweeping.points import Results
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +190,25 @@ def test_correlation_is_held_against_the_papers(findings):
         told = verdicts(findings.claims(findings.BUDGET))
         assert told["A tenth of the budget makes a usable reward model"] == expected
         assert told["More of the budget for demonstrations is better"] == "open: not run"
+
+
+def test_a_policy_is_held_against_the_one_that_it_began_at(findings):
+    """The shipped `sft_fifth` answered the same queries, and is no start of a run that trained its own."""
+    write(findings.ROOT / "results/sweep_start.jsonl", [row({"policy": "sft_fifth"}, 0, {"sft_fifth": 4.0})])
+    point = {"share": 0.1}
+    write(findings.ROOT / "results/sweep_budget.jsonl", [row(point, s, {"sft": 2.0, "grpo": 2.5}, 120) for s in (1, 2)])
+    page = findings.tables()
+    assert "against the start" not in page and re.search(r"\| share 0.1 \| 2 \| grpo \|.*\| \+0.50 ", page)
+    told = Figures(findings.ROOT)
+    assert told.started(told.points("sweep_budget")[0][1]) == []
+
+
+@pytest.mark.parametrize(("sweep", "point"), [("budget", {"share": 0.1}), ("labels", {"share": 0.1})])
+def test_a_system_that_nobody_asked_leaves_its_claims_open(findings, sweep, point):
+    """It was a KeyError."""
+    write(findings.ROOT / f"results/sweep_{sweep}.jsonl", [row(point, seed, {"grpo": 2.5}, 120) for seed in (1, 2, 3)])
+    told = verdicts(findings.claims(findings.BUDGET if sweep == "budget" else findings.LABELS))
+    assert "open: not measured" in told.values() and all(line.startswith("open") for line in told.values())
 
 
 def test_few_labels_are_held_against_all(findings):

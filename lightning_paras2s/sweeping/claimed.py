@@ -4,8 +4,7 @@ docs/findings.md's tables, and of what the notebooks end with."""
 from __future__ import annotations
 
 from lightning_paras2s.sweeping.claims import Claim, ColumnClaim, EveryClaim, RatioClaim, TimesClaim, ValueClaim
-
-TRAINED = ("grpo", "sft_fifth")  # a policy, and what it started from
+from lightning_paras2s.sweeping.points import TRAINED
 
 BETA_AND_G = (
     Claim("The score without a KL against that of beta .2", "not told in words", "beta", "beta", 0.2, 0.0, "any"),
@@ -33,6 +32,8 @@ ABLATIONS = (
     ValueClaim("Groups of sixteen learn more in as many steps", "not shown", "G_steps", "G", 16, 8,
                "reward, last quarter of steps", ("last_quarter", "reward")),
     Claim("G = 2 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 2, "any"),
+    Claim("G = 4 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 8, 4, "any"),
+    Claim("G = 16 against 8 at equal rollouts", "not shown", "G_rollouts", "G", 16, 8, "any"),
     Claim("A larger batch is better at equal steps", "Fig. 3a, no digits", "B_steps", "B", 32, 4, "higher"),
     *(
         Claim(f"... {fewer} to {more} queries a step", "Fig. 3a: goes on improving, no digits", "B_steps", "B", more,
@@ -124,6 +125,11 @@ BUDGET = (
     Claim("More of the budget for demonstrations is better", "Fig. 2b, no digits", "budget", "share", 0.7, 0.1,
           "higher"),
     Claim("... until the reward model correlates poorly", "Fig. 2b, no digits", "budget", "share", 0.9, 0.7, "any"),
+    *(
+        Claim(f"RL by the reward model of the rest gains on its SFT, share {share}", "not told in words", "budget",
+              "share", share, share, "any", ("grpo", "sft"))
+        for share in (0.1, 0.7, 0.9)
+    ),
     ColumnClaim("A tenth of the budget makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
                 "budget", "share", 0.9, "correlation", 0.7),
 )  # fmt: skip

@@ -59,6 +59,8 @@ class Claim(NamedTuple):
             if value not in results.by(sweep, self.key):
                 return f"{about}| - | - | - | {results.lack(sweep, self.key, [value])} |"
         first, then = (within(results.by(sweep, self.key)[value], self.domain) for sweep, value in places)
+        if not (heard(first, self.systems[:1]) and heard(then, self.systems[1:])):
+            return f"{about}| - | - | - | {UNMEASURED} |"
         judge, audit = (self.difference(first, then, metric) for metric in METRICS)
         told = verdict(self.expected, judge, trained(first[0]))
         told += "".join(results.failures(sweep, self.key, [value]) for sweep, value in dict.fromkeys(places))
@@ -89,9 +91,12 @@ class EveryClaim(NamedTuple):
 
     def line(self, results: Results) -> str:
         of, about = results.by(self.sweep, self.key), f"| {self.text} | {self.figure} | {' - '.join(self.systems)}"
-        found = {point: gain(of[point], self.systems) for point in self.points if point in of}
-        if not found:
+        if not any(point in of for point in self.points):
             return f"{about} | - | - | - | {results.lack(self.sweep, self.key, self.points)} |"
+        both = [point for point in self.points if point in of and heard(of[point], self.systems)]
+        found = {point: gain(of[point], self.systems) for point in both}
+        if not found:
+            return f"{about} | - | - | - | {UNMEASURED} |"
         least = min(found, key=lambda point: found[point].value)
         values = [
             signed(found[least]),
@@ -130,6 +135,9 @@ class TimesClaim(NamedTuple):
         of = results.by(self.sweep, self.key)
         if self.first not in of:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
+        of = {point: rows for point, rows in of.items() if heard(rows, self.systems)}
+        if self.first not in of:
+            return f"{about}| - | - | - | {UNMEASURED} |"
         judge, audit = (times_fewer(of, self.first, self.systems, metric) for metric in METRICS)
         if judge is None or audit is None:
             return f"{about}| - | - | - | open: fewer than 2 seeds here or at another amount |"
@@ -163,6 +171,8 @@ class RatioClaim(NamedTuple):
         rows = results.by(self.sweep, self.key).get(self.first)
         if not rows:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, [self.first])} |"
+        if not heard(rows, self.systems):
+            return f"{about}| - | - | - | {UNMEASURED} |"
         judge, audit = (ratio(rows, self.systems, metric) for metric in METRICS)
         told = of_seeds(at_least(judge, self.least), len(rows)) + results.failures(self.sweep, self.key, [self.first])
         return f"{about}| x {interval(judge)} | x {interval(audit)} | - | {told} |"
@@ -223,6 +233,11 @@ class ValueClaim(NamedTuple):
 
 
 AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueClaim
+
+
+def heard(rows: Sequence[Row], systems: Sequence[str]) -> bool:
+    """Whether these systems answered in every run."""
+    return all(system in row["systems"] for row in rows for system in systems)
 
 
 def verdict(expected: str, found: Difference, trained: bool) -> str:

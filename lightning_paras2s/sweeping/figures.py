@@ -26,7 +26,7 @@ from lightning_paras2s.sweeping.pictures import (
     marks,
     planned_points,
 )
-from lightning_paras2s.sweeping.points import Results, Row, column, trained
+from lightning_paras2s.sweeping.points import Results, Row, column, own_start, trained
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -119,9 +119,9 @@ class Figures:
         return [(f"{value:g}" if isinstance(value, float) else str(value), made.get(value, [])) for value in known]
 
     def started(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows of `sft_fifth`, if it answered the same queries."""
+        """The rows of `sft_fifth`, if the policies began there and it answered the same queries."""
         start = self.start.get("sft_fifth", [])
-        return start if start and comparable(rows, start) else []
+        return start if start and not own_start(rows[0]) and comparable(rows, start) else []
 
     def draw_labels(self, said: Sequence[str]) -> None:
         """Left: what the paper says. Right: the curves over the demonstrations, by judge and audit, and what is reached
@@ -233,6 +233,9 @@ class Figures:
     def against_start(self, name: str) -> None:
         """Each point against the policy that it started from."""
         for point, rows in self.points(name) if "sft_fifth" in self.start else []:
+            if own_start(rows[0]):
+                print(f"{text(point)}: began at a policy of its own run, and not at sft_fifth")
+                continue
             d = difference(rows, self.start["sft_fifth"], ("grpo", "sft_fifth"))._replace(seeds=len(rows))
             print(f"{text(point)} - sft_fifth = {told(d, rows)}; {d.seeds} seed{'s' * (d.seeds > 1)}")
 

@@ -21,6 +21,7 @@ from lightning_paras2s.running.files import rows_in
 
 Row = dict[str, Any]
 Key = str | tuple[str, ...]  # of a point: what tells it from the others of its sweep
+TRAINED = ("grpo", "sft_fifth")  # a policy, and what it started from where its run has no start of its own
 MIN_SEEDS = 3  # of a point, for a verdict: with two, intervals can be too narrow (results/coverage_points.jsonl)
 
 
@@ -71,6 +72,12 @@ def few_seeds(seeds: int) -> str:
 def trained(row: Row) -> bool:
     """Whether a run trained anything, so that its seed says something; the oldest rows tell by their steps."""
     return row.get("trained", row["steps"] > 0)
+
+
+def own_start(row: Row) -> bool:
+    """Whether a run's policies began at one that it trained itself or names first, and not at the shipped `sft_fifth`:
+    a difference to that file would tell of no training that took place."""
+    return next(iter(row["systems"])) not in TRAINED
 
 
 def value_at(point: dict[str, Any], key: Key) -> Any:
