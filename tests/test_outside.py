@@ -403,3 +403,10 @@ def test_another_manifest_with_the_same_ids_is_no_manifest_of_the_run(run, tmp_p
     assert not (run / "outside.jsonl").exists()
     append_jsonl(run / "same.jsonl", [replace(queries[0], topic="pets"), *queries[1:]])
     assert audit(str(run), str(run / "same.jsonl"), **options)["systems"]["loud"]["n"] == 4
+
+
+@pytest.mark.parametrize("text", ["{half", "[1]", '{"judge": "another command\'s"}'])
+def test_a_summary_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(UserError, match=r"summary.json must "):
+        audit(str(tmp_path))

@@ -8,7 +8,6 @@ error rate of another recogniser, DNSMOS, and the perplexity of what was heard. 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from lightning_paras2s.hearing.controls import Control, control_voices
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.running.logs import Log, say, write_summary
+from lightning_paras2s.running.logs import Log, read_summary, say, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
 from lightning_paras2s.types import Evidence, Query, Response, response_id
@@ -74,7 +73,7 @@ def audit(
         raise UserError(f"pairs must be at least 1 contrast pair a factor; got {pairs}")
     if not (Path(run) / "summary.json").is_file():
         raise UserError(f"a run must be a folder of `evaluate` with summary.json; got {run}; finish it first")
-    summary = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(Path(run) / "summary.json", ("systems", *([] if manifest else ["manifest"])))
     there = list(summary["systems"])
     named = named_systems(there, systems)
     voices, notes = control_voices(controls, there)
