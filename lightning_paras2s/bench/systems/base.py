@@ -147,7 +147,8 @@ class ToplineSystem(S2SSystem):
 
 
 class RecordedSystem(S2SSystem):
-    """Responses that exist already; one that can't be read as audio has the status "bad_audio".
+    """Responses that exist already; one that can't be read as audio has the status "bad_audio", one of more than 60 s
+    "too_long".
 
     Args:
         responses: a JSON-lines file of response records (audio paths relative to it), or a folder of `<query
