@@ -13,6 +13,7 @@ from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.systems.command import CommandSystem
 from lightning_paras2s.errors import UserError
+from lightning_paras2s.running.logs import unanswered
 from lightning_paras2s.types import Audio, Query
 
 # Answers with the query's own sound at half the level; its second argument is what it does at some requests.
@@ -48,6 +49,9 @@ for line in sys.stdin:
         soundfile.write(row["out"], np.full((44100, 2), 0.25), 44100, format="WAV")
     elif do == "long":
         soundfile.write(row["out"], np.full(601 * 1000, 0.25), 1000, format="WAV")
+    elif do == "mute":
+        os.close(1)
+        time.sleep(60)
     elif do == "cut":
         open(row["out"], "wb").write(b"RIFF")
     print(json.dumps(said), flush=True)
@@ -110,6 +114,19 @@ def test_what_a_program_answers_wrongly_is_a_status(program):
     assert answers[4].audio.sample_rate == SAMPLE_RATE and len(answers[4].audio.samples) == SAMPLE_RATE
     assert np.abs(answers[4].audio.samples[800:-800] - 0.25).max() < 1e-3  # 44.1 kHz resampled: a filter's ripple
     assert answers[7].text.startswith("7 by") and system.program.starts == 1
+
+
+def test_the_reason_of_a_program_that_says_error_is_kept(program, tmp_path):
+    answers = program("1=error").respond(*asked(2), 0)
+    assert [a.status for a in answers] == ["ok", "program_error"]
+    assert "1/q1: too long for me" in (tmp_path / "log/errors.txt").read_text()
+
+
+def test_a_program_that_only_closes_its_output_gave_no_answer(program, monkeypatch):
+    """It never came: it is asked for again, as after `exit_N`."""
+    monkeypatch.setattr("lightning_paras2s.bench.systems.program.GRACE_SECONDS", 0.3)
+    answers = program("0=mute").respond(*asked(2), 0)
+    assert [a.status for a in answers] == ["closed_output", "ok"] and unanswered(answers[0].status)
 
 
 def test_a_program_that_only_dies_stops_the_run_after_what_was_answered(program):

@@ -66,6 +66,14 @@ def manifest(tmp_path):
     return path
 
 
+def test_queries_without_a_pair_are_refused(manifest):
+    """They passed for one pair: one that was misheard took all others of its factor along."""
+    queries = [replace(q, pair_id="") if q.pair_id in "ab" else q for q in read_jsonl(manifest, Query)]
+    manifest.write_text("".join(to_json(q) + "\n" for q in queries))
+    with pytest.raises(UserError, match="queries.jsonl:1: a query's pair_id must not be empty"):
+        filter(str(manifest), str(manifest.with_name("kept.jsonl")), Listener())
+
+
 def test_filter_keeps_whole_pairs_and_counts_each_reason_when_halves_fail(manifest):
     listener = Listener()
     table = filter(str(manifest), str(manifest.with_name("kept.jsonl")), listener, listener)

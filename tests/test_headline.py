@@ -174,6 +174,7 @@ def test_items_hold_what_every_answer_was_worth(tmp_path):
         Outside(ids[2], "0" * 64, "the oil", wer=0.9, overall=1.0),  # of an answer that was another
     ]
     append_jsonl(Path(given[0]) / "outside.jsonl", lines)
+    append_jsonl(Path(given[0]) / "outside_backup.jsonl", [replace(one, wer=0.9) for one in lines])  # nobody's
     headline(given, items=str(tmp_path / "scores.jsonl.gz"))
     items = read_items(tmp_path / "scores.jsonl.gz")
     assert len(items) == 2 * 3 * 8 and {i.seed for i in items} == {1, 2}

@@ -140,7 +140,9 @@ def test_an_asked_emotion_counts_as_far_as_its_words_are_heard(whole):
     allowed = of(result, "allowed_emotion")
     assert (allowed["mean"], allowed["n"]) == (round(2 / 3, 4), 3)
     assert allowed["by_subset"]["pro/GenEmotion-en"]["n"] == 3 and allowed["by_subset"]["basic/Qa"]["n"] == 0
-    assert allowed["by_level"] == {"3": {"mean": round(2 / 3, 4), "ci95": [None, None], "n": 3}}
+    assert allowed["by_subset"]["basic/Qa"]["n_failed"] == 1
+    # of level 3 are GenEmotion's three and UnderEmotion's one, which nobody answered
+    assert allowed["by_level"] == {"3": {"mean": round(2 / 3, 4), "ci95": [None, None], "n": 3, "n_failed": 1}}
     rows = {(r.response_id, r.measure): r for r in read_jsonl(folder / "measures.jsonl", Measured)}
     assert len(rows) == 12
     row = rows["theirs/uro_bench-pro-GenEmotion-en-0001/0", "wer_emotion"]

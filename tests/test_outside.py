@@ -403,3 +403,30 @@ def test_another_manifest_with_the_same_ids_is_no_manifest_of_the_run(run, tmp_p
     assert not (run / "outside.jsonl").exists()
     append_jsonl(run / "same.jsonl", [replace(queries[0], topic="pets"), *queries[1:]])
     assert audit(str(run), str(run / "same.jsonl"), **options)["systems"]["loud"]["n"] == 4
+
+
+class OfChildren(Judge):
+    """5 of an answer to a child, else 1."""
+
+    name, rubric_sha = "of-children", "of-children"
+
+    def judge(self, query, style, evidence):
+        return self.verdict(evidence, Score(5 if style.age == "child" else 1, ""))
+
+
+@pytest.mark.parametrize(("source", "mean"), [("gold", 3.0), ("predicted", 5.0)])
+def test_the_judge_is_told_the_labels_that_the_runs_judge_was(run, source, mean):
+    """Half of the queries are a child's by the manifest, all by what the run's recogniser heard."""
+    summary = json.loads((run / "summary.json").read_text()) | {"label_source": source}
+    write_summary(run / "summary.json", summary)
+    ids = [row.id for row in read_jsonl(run / "queries.jsonl", Query)]
+    write_summary(run / "labels.json", {name: {"styles": {"age": "child"}, "inputs": "x"} for name in ids})
+    found = audit(str(run), transcriber=Counting(), naturalness=False, sense=False, judge=OfChildren())
+    assert found["systems"]["loud"]["score_ours"] == mean
+
+
+@pytest.mark.parametrize("text", ["{half", "[1]", '{"judge": "another command\'s"}'])
+def test_a_summary_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(UserError, match=r"summary.json must "):
+        audit(str(tmp_path))

@@ -17,6 +17,7 @@ from lightning_paras2s.bench.audit import audit
 from lightning_paras2s.bench.leaderboard import leaderboard
 from lightning_paras2s.bench.outside_table import html_table, read_outside
 from lightning_paras2s.bench.standings import read_summaries, table
+from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Response, append_jsonl, read_jsonl
 
 CHANGED = "left out: loud, whose answers are others than those that were heard"
@@ -50,6 +51,12 @@ def other_words(folder: Path) -> None:
 
 def one_failed(folder: Path) -> None:
     rewritten(folder, lambda row: replace(row, audio="", status="timeout") if row.id == "loud/p1-child/0" else row)
+
+
+def test_figures_that_are_damaged_are_one_line(run):  # noqa: F811
+    (run / "outside.json").write_text('{"systems"')
+    with pytest.raises(UserError, match="outside.json must be one JSON object; .*; run `audit` again"):
+        leaderboard([str(run)], "csv")
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -143,6 +144,17 @@ def test_the_page_tells_how_to_add_a_row(runs, page):
     assert f"--manifest {runs[0]}/queries.jsonl" in text and "evaluate --systems.help CommandSystem" in text
     assert f"leaderboard --runs '[{runs[1][0]}, {runs[1][1]}, runs/mine]' --html leaderboard.html" in text
     assert "only with the same judge j, guideline 01234567, gold labels and the same ears" in text
+
+
+def test_a_row_of_predicted_labels_is_added_by_predicted_labels(runs, tmp_path):
+    """By the command as it was told, the row was one of gold labels, which is refused."""
+    folder, (one, _) = runs
+    shutil.copytree(one, tmp_path / "one")
+    summary = json.loads((tmp_path / "one/summary.json").read_text()) | {"label_source": "predicted"}
+    (tmp_path / "one/summary.json").write_text(json.dumps(summary))
+    leaderboard([str(tmp_path / "one")], "csv", str(tmp_path / "t"), str(tmp_path / "board.html"), 0)
+    text = Elements((tmp_path / "board.html").read_text(encoding="utf-8")).text
+    assert f"--manifest {folder}/queries.jsonl --label_source predicted --output runs/mine" in text
 
 
 def test_what_is_filled_in_may_look_like_a_mark():

@@ -53,6 +53,16 @@ def test_exit_code_is_1_when_no_recording_is_kept(tmp_path, capsys):
     assert stop.value.code == 1 and json.loads(capsys.readouterr().out.splitlines()[-1])["counts"] == {"few_words": 1}
 
 
+def test_the_next_command_of_a_corpus_without_all_labels_is_one_that_is_not_refused(capsys):
+    """`evaluate` takes gold labels unless told otherwise, and refuses a query that has none."""
+    result = {"counts": {"kept": 3}, "manifest": "q.jsonl", "by_style": {"sad": 1, "no style of ours": 2}}
+    show("import_speech", result, {}, "program", False)
+    next_command = "evaluate --config evaluate.yaml --manifest q.jsonl"
+    assert capsys.readouterr().err.rstrip().endswith(f"{next_command} --label_source predicted")
+    show("import_speech", result | {"by_style": {"sad": 3}}, {}, "program", False)
+    assert capsys.readouterr().err.rstrip().endswith(next_command)
+
+
 def judged(score: float) -> list[Judged]:
     return [Judged(f"q{i}{s}", f"q{i}", "age", s, score + (s == "child"), 1.0, "words", "calm", 0.0, True)
             for i in range(3) for s in ("adult", "child")]  # fmt: skip

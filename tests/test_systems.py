@@ -141,6 +141,27 @@ def test_command_that_fails_or_hangs_is_a_status(tmp_path):
         assert system.respond(queries, audios, 0)[0].status in (status, "timeout")
 
 
+def test_what_a_command_of_a_batch_says_is_kept_where_the_option_tells(tmp_path, capfd):
+    (tmp_path / "bad.py").write_text("import sys; print('loading'); sys.exit('out of memory')")
+    command, log = f"{sys.executable} {tmp_path}/bad.py {{requests}} {{responses}}", tmp_path / "log/errors.txt"
+    queries = [Query("q1", "p", "age", "test", "hello", {}, "", "")]
+    answers = CommandSystem(command, stderr=str(log)).respond(queries, [Audio(np.zeros(160, np.float32), RATE)], 0)
+    assert [a.status for a in answers] == ["exit_1"]
+    assert sorted(log.read_text().split("\n")) == ["", "loading", "out of memory"]
+    assert capfd.readouterr().err == f"{sys.executable} ended (exit_1) at 1 queries; see {log}\n"
+
+
+def test_speech_that_is_too_long_is_told_apart_from_what_is_no_sound(tmp_path):
+    """61 s of a folder of recordings, and of a program that is started for each batch."""
+    write_audio(tmp_path / "said/q1.wav", Audio(np.full(61 * 1000, 0.1, np.float32), 1000))
+    query, audio = Query("q1", "p", "age", "test", "hello", {}, "", ""), Audio(np.zeros(160, np.float32), RATE)
+    line = '{"id": "q1", "audio": "%s"}' % (tmp_path / "said/q1.wav")
+    (tmp_path / "long.py").write_text(f"import sys; open(sys.argv[2], 'w').write({line!r})")
+    command = f"{sys.executable} {tmp_path}/long.py {{requests}} {{responses}}"
+    systems = RecordedSystem(str(tmp_path / "said")), CommandSystem(command, stderr=str(tmp_path / "log"))
+    assert [system.respond([query], [audio], 0)[0].status for system in systems] == ["too_long", "too_long"]
+
+
 def test_command_with_one_placeholder_or_without_program_is_one_line():
     with pytest.raises(UserError, match="must hold both"):
         CommandSystem("echo {requests}")

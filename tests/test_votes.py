@@ -150,3 +150,19 @@ def test_ratings_of_recordings_that_were_replaced_since_are_left_out_and_asked_a
     write(tmp_path / "out.jsonl", [made])
     assert remaining([item], str(tmp_path / "out.jsonl"), " ann") == []
     assert remaining([replace(item, heard="new")], str(tmp_path / "out.jsonl"), "Ann") != []
+
+
+def test_choices_between_recordings_that_were_replaced_since_are_left_out_of_an_arena(tmp_path, capsys):
+    """They were compared with the scores of the answers that took the old ones' place."""
+    for i in range(6):
+        rows = [Response(f"q{i}", name, sha256=f"{name}-new") for name in "xy"]
+        append_jsonl(tmp_path / "run/responses.jsonl", rows)
+        scores = [Verdict(row.id, "j", score) for row, score in zip(rows, (5.0, 1.0), strict=True)]
+        append_jsonl(tmp_path / "run/verdicts.jsonl", scores)
+    today = [replace(h, heard="x-new | y-new") for h in CHOICES]
+    old = replace(today[1], heard="x-old | y-new")
+    write(tmp_path / "v.jsonl", [old, replace(today[1], verdict="b"), *today[2:], replace(CHOICES[0], heard="")])
+    found = arena(str(tmp_path / "o"), runs=[str(tmp_path / "run")], listeners=str(tmp_path / "v.jsonl"), orders=2)
+    # x wins by the scores; by the listeners at q2, q4 and q5 (CHOICES), y at q0 and q3, and now at q1
+    assert (found["listeners"]["n"], found["listeners"]["agreement"]) == (6, 0.5)
+    assert "v.jsonl: 1 choice of answers that were replaced since they were heard" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import Judging
+from lightning_paras2s.running.logs import Judging, Log
 
 SAME = Judging._fields  # scores by different judges don't belong in one table
 ALIKE = ("queries_sha", "providers")  # nor do those of other queries, or what other ears heard
@@ -47,7 +47,7 @@ def require_seeds(runs: Sequence[str]) -> None:
     require_folders(runs)
     known: dict[str, str] = {}
     for run in runs:
-        files = sorted(Path(run).glob("responses*.jsonl"))
+        files = Log(Path(run)).shards("responses")
         responses = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
         if files and responses in known:  # with their latencies, which no other run repeats
             raise UserError(

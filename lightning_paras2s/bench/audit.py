@@ -8,8 +8,7 @@ error rate of another recogniser, DNSMOS, and the perplexity of what was heard. 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,10 @@ from lightning_paras2s.hearing.controls import Control, control_voices
 from lightning_paras2s.hearing.outside import Clip, Outside, OutsideEars
 from lightning_paras2s.hearing.transcribers import Transcriber
 from lightning_paras2s.judging.judges import Judge
-from lightning_paras2s.running.logs import Log, say, write_summary
+from lightning_paras2s.running.logs import Log, read_summary, say, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
-from lightning_paras2s.types import Evidence, Query, Response, response_id
+from lightning_paras2s.types import Evidence, Query, Response, Style, response_id
 
 
 def audit(
@@ -65,7 +64,8 @@ def audit(
         transcriber: the outside ear; by default Whisper tiny.en of the extra `ears`, if it is installed.
         naturalness: rate answers by DNSMOS.
         sense: measure the perplexity of what was heard and of what was written, by a language model.
-        judge: scores the words of either ear with the tone of the run's own; without one, no scores.
+        judge: scores the words of either ear, by the tone and the labels that the run's judge was told; without one,
+            no scores.
         rows: write every answer's numbers to this file, too, one JSON line each (results/ears.jsonl).
         shard: "i/k": hear only every k-th batch of answers, from the i-th, and write no tables; then run 0/1, which
             merges the shards and hears what they lack.
@@ -74,7 +74,7 @@ def audit(
         raise UserError(f"pairs must be at least 1 contrast pair a factor; got {pairs}")
     if not (Path(run) / "summary.json").is_file():
         raise UserError(f"a run must be a folder of `evaluate` with summary.json; got {run}; finish it first")
-    summary = json.loads((Path(run) / "summary.json").read_text(encoding="utf-8"))
+    summary = read_summary(Path(run) / "summary.json", ("systems", *([] if manifest else ["manifest"])))
     there = list(summary["systems"])
     named = named_systems(there, systems)
     voices, notes = control_voices(controls, there)
@@ -91,7 +91,8 @@ def audit(
         return {"answers": len(heard), "notes": said([*ears.notes, *notes])}
     items, left = part.speakers(heard, there, named, voices, ears)
     kinds = outside.kinds_of_cpu(row for found in items.values() for row in found)
-    numbers = {name: part.rows(name, found, judge) for name, found in items.items()}
+    styles = styles_told(Path(run), summary, part.queries)
+    numbers = {name: part.rows(name, found, styles, judge) for name, found in items.items()}
     result = {
         "systems": {name: measures(found) for name, found in numbers.items()},
         "differences": differences({name: found for name, found in numbers.items() if name in there}),
@@ -200,7 +201,9 @@ class _Part:
         """Which answers were heard: a table shows the figures as long as the folder holds the same."""
         return answers_sha(self.run, self.responses, system, [query.id for query in self.queries])
 
-    def rows(self, name: str, found: list[Outside], judge: Judge | None) -> list[dict[str, Any]]:
+    def rows(
+        self, name: str, found: list[Outside], styles: Mapping[str, Style], judge: Judge | None
+    ) -> list[dict[str, Any]]:
         """One dict of numbers an answer; a control has no answer that our ears heard."""
         by_answer = {response_id(name, q.id, 0): q for q in self.queries}
         rows = []
@@ -213,8 +216,16 @@ class _Part:
             numbers |= {"wer_ours": error_rate(row.text, ours.transcript) if ours else None}
             words = {"text": row.text, "heard_outside": row.heard, "cpu": row.cpu, "compute_type": row.compute_type}
             words |= {"heard_ours": ours.transcript, "tone": ours.tone} if ours else {}
-            rows.append({"query": query, "said": words, **numbers, **scores(query, ours, row, judge)})
+            rows.append({"query": query, "said": words, **numbers, **scores(query, styles[query.id], ours, row, judge)})
         return rows
+
+
+def styles_told(run: Path, summary: Mapping[str, Any], queries: Sequence[Query]) -> dict[str, Style]:
+    """Query id -> the labels that the run's judge was told: the manifest's, or what the run's recogniser heard."""
+    if summary.get("label_source") != "predicted":
+        return {query.id: query.style for query in queries}
+    held = read_summary(place, ()) if (place := run / "labels.json").is_file() else {}
+    return {query.id: Style(**held.get(query.id, {}).get("styles", {})) for query in queries}
 
 
 def chosen(queries: list[Query], pairs: int, seed: int) -> list[Query]:

@@ -18,17 +18,17 @@ from lightning_paras2s.audio import read_audio, silence_fraction
 from lightning_paras2s.bench.alike import require_alike, require_seeds, unrecorded
 from lightning_paras2s.bench.asked import asked_queries
 from lightning_paras2s.bench.items import Item, write_items
-from lightning_paras2s.bench.outside_today import same_answer
+from lightning_paras2s.bench.outside_today import rows_read, same_answer
 from lightning_paras2s.bench.seeds import Design, Parts, design_of, estimate, macro_parts, p_value, shared
 from lightning_paras2s.bench.summary import OVERALL, Judged, accurate_pairs, judged, mean_score, rounded
 from lightning_paras2s.bench.systems.base import SAMPLE_RATE
 from lightning_paras2s.bench.verdicts import counted_scores, own_scores
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.hearing.outside import Outside
+from lightning_paras2s.hearing.outside import NAME, Outside
 from lightning_paras2s.hearing.words import plain_text, plain_units
 from lightning_paras2s.running.files import rows_in
 from lightning_paras2s.running.logs import Judging, Log, read_summary, replace_jsonl
-from lightning_paras2s.types import Evidence, Query, Response, read_jsonl, response_id
+from lightning_paras2s.types import Evidence, Query, Response, response_id
 
 RATIO, MORE_WER = 1.10, 0.03  # what must be reached, and what may be lost
 SAME = (*Judging._fields, "samples", "manifest")
@@ -135,9 +135,8 @@ def heard_outside(run: Path, responses: dict[str, Response]) -> dict[str, dict[s
     """Response id -> what ears from outside found, by the names of an `Item`; {} if they have not listened. Answers
     that are others today are left out, and one without a text of its own has no word error rate: the log's is of its
     words against none."""
-    lines = [row for path in sorted(run.glob("outside*.jsonl")) for row in read_jsonl(path, Outside)]
     found = {}
-    for row in lines:
+    for row in rows_read(run, NAME, Outside):
         if same_answer(run, responses.get(row.response_id), row) is not False:
             heard = {"naturalness": row.overall, "perplexity": row.perplexity_heard}
             found[row.response_id] = {"outside_wer": row.wer if row.text else None, **heard}

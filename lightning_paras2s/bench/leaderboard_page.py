@@ -175,6 +175,7 @@ def how_to_add(summaries: dict[str, dict[str, Any]], result: dict[str, Any]) -> 
     manifest = shlex.quote(str(first.get("manifest", "queries.jsonl")))
     mine = "'{mine: {class_path: CommandSystem, init_args: {command: \"python mine.py\"}}}'"
     runs = shlex.quote(f"[{', '.join([*summaries, 'runs/mine'])}]")
+    labels = "" if result["label_source"] == "gold" else f"--label_source {result['label_source']} "
     steps = [
         (
             "What can be a system, and what it asks for:",
@@ -183,7 +184,7 @@ def how_to_add(summaries: dict[str, dict[str, Any]], result: dict[str, Any]) -> 
         (
             "Answer and judge the same queries:",
             "python -m lightning_paras2s evaluate --config evaluate.yaml "
-            f"--manifest {manifest} --output runs/mine --systems {mine}",
+            f"--manifest {manifest} {labels}--output runs/mine --systems {mine}",
         ),
         ("Write this page anew:", f"python -m lightning_paras2s leaderboard --runs {runs} --html leaderboard.html"),
     ]

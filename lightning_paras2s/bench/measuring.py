@@ -187,7 +187,7 @@ def numbers(
     values = np.array([mean_score(row.value for row in rows[query.id]) for query in steps.queries])
     pairs = [query.pair for query in steps.queries]
     statuses = Counter(row.status for one in rows.values() for row in one)
-    table = interval(values, pairs) | {"n_failed": int((~np.isfinite(values)).sum()), "statuses": dict(statuses)}
+    table = interval(values, pairs) | {"statuses": dict(statuses)}
     if pool := MEASURES[name].pooled:
         parts = [(row.parts, query.pair) for query in steps.queries for row in rows[query.id] if row.parts]
         table |= pooled(pool, parts, name)
@@ -204,7 +204,7 @@ def numbers(
 
 
 def interval(values: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
-    """Mean and interval: Wilson's of a share, if each cluster has one value."""
+    """Mean and interval (Wilson's of a share, if each cluster has one value), of how many, and how many have none."""
     known = np.isfinite(values)
     share = bool(np.isin(values[known], (0, 1)).all())
     alone = len({cluster for cluster, one in zip(clusters, known, strict=True) if one}) == known.sum()
@@ -212,7 +212,8 @@ def interval(values: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
         mean = macro_share({"": (values, clusters)})
     else:
         mean = clustered_mean(values, clusters, MIN_SHARED if share else MIN_CLUSTERS)
-    return {"mean": rounded(mean.value), "ci95": [rounded(end) for end in mean.ci95], "n": mean.n}
+    found = {"mean": rounded(mean.value), "ci95": [rounded(end) for end in mean.ci95]}
+    return found | {"n": mean.n, "n_failed": int((~known).sum())}
 
 
 def pooled(pool: Any, parts: Sequence[tuple[Mapping[str, float], str]], name: str) -> dict[str, Any]:

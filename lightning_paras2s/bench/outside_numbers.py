@@ -16,7 +16,7 @@ from lightning_paras2s.hearing.outside import Outside
 from lightning_paras2s.hearing.words import word_error_rate
 from lightning_paras2s.judging.judges import Judge, ask_judge
 from lightning_paras2s.running.logs import replace_jsonl
-from lightning_paras2s.types import Evidence, Query
+from lightning_paras2s.types import Evidence, Query, Style
 
 LOGS = ("perplexity_heard", "perplexity_written")  # averaged as logarithms
 
@@ -38,16 +38,18 @@ def error_rate(text: str, heard: str | None) -> float | None:
     return word_error_rate(text, heard) if text and heard is not None else None
 
 
-def scores(query: Query, ours: Evidence | None, found: Outside, judge: Judge | None) -> dict[str, float | None]:
+def scores(
+    query: Query, style: Style, ours: Evidence | None, found: Outside, judge: Judge | None
+) -> dict[str, float | None]:
     """The judge's score of the words that either ear heard, the mean of its verdicts; the tone is that which our own
-    ears heard, the style the manifest's."""
+    ears heard, the style the one that the run's judge was told."""
     if judge is None or ours is None:
         return {}
     asked = {"score_ours": ours}
     if found.heard is not None:
         wer = error_rate(found.text, found.heard)
         asked["score_outside"] = replace(ours, transcript=found.heard, wer=wer)
-    told = ask_judge(judge, [query] * len(asked), [query.style] * len(asked), list(asked.values()))
+    told = ask_judge(judge, [query] * len(asked), [style] * len(asked), list(asked.values()))
     means = {name: mean_score(v.score for v in row) for name, row in zip(asked, told, strict=True)}
     return {name: value if isfinite(value) else None for name, value in means.items()}
 

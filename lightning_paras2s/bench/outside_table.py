@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_paras2s.bench.outside_today import today
+from lightning_paras2s.running.logs import read_summary
 from lightning_paras2s.shown.screen import with_ends
 
 FILE = "outside.json"
@@ -32,7 +32,7 @@ BESIDE = ["wer_outside", "dnsmos", "perplexity_heard"]  # what the leaderboard's
 def read_outside(run: Path) -> dict[str, Any] | None:
     """What `audit` left in a run's folder, as far as the answers are still those that were heard (`outside_today`)."""
     path = (run if run.is_dir() else run.parent) / FILE
-    return today(path.parent, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return today(path.parent, read_summary(path, ("systems",), "run `audit` again")) if path.is_file() else None
 
 
 def beside(cells: dict[str, Any], column: str, result: dict[str, Any] | None, system: str) -> dict[str, Any]:

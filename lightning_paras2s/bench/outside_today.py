@@ -37,7 +37,7 @@ def today(run: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 def still_heard(run: Path, result: dict[str, Any]) -> dict[str, bool | None]:
     """Speaker -> are the answers that were heard still the folder's? None = it can't be known."""
-    responses = {row.id: row for row in _rows(run, "responses", Response)}
+    responses = {row.id: row for row in rows_read(run, "responses", Response)}
     if not responses:
         return dict.fromkeys(result["systems"])
     systems, same = {row.system for row in responses.values()}, {}
@@ -45,7 +45,7 @@ def still_heard(run: Path, result: dict[str, Any]) -> dict[str, bool | None]:
     if "answers_sha" in result:
         queries, shas = result["queries"], result["answers_sha"]
         return {name: answers_sha(run, responses, of, queries) == shas[name] for name, of in texts.items()}
-    lines = {row.response_id: row for row in _rows(run, NAME, Outside)}.values()
+    lines = {row.response_id: row for row in rows_read(run, NAME, Outside)}.values()
     for name, of in texts.items():
         own = [row for row in lines if answered(row.response_id).system == name]
         found = [same_answer(run, responses.get(_as(row, of)), row, of == name) for row in own]
@@ -77,7 +77,7 @@ def _sound_sha(run: Path, row: Response) -> str:
     return (file_sha(run / row.audio) or row.sha256[:16]) if row.audio else ""
 
 
-def _rows(run: Path, name: str, record: type) -> Iterable[Any]:
+def rows_read(run: Path, name: str, record: type) -> Iterable[Any]:
     """Read alone: nothing is mended in a folder that another process may be writing to."""
     return [row for path in Log(run).shards(name) for row in iter_jsonl(path, record, skip_half_line=True)]
 

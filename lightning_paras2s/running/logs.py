@@ -23,6 +23,7 @@ from lightning_paras2s.types import Battle, Evidence, Measured, Response, Verdic
 Record = TypeVar("Record", Response, Evidence, Verdict, Measured, Battle)
 # Statuses of what never got an answer (remote.Answer, llm.Reply, bench.systems); all others are answers, and stay.
 UNANSWERED = ("timeout", "connection", "malformed", "not_asked", "max_usd", "pending", "no_reply", "missing")
+UNANSWERED += ("closed_output",)
 RESULT = "result.json"  # of a training that has ended, in its run's folder
 UNANSWERED_PREFIXES = ("http_", "exit_")
 

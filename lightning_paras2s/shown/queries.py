@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning_paras2s.shown.screen import Result, Shown, cell, counted, table
 
 BATCH = 8  # of grpo.yaml
+UNLABELLED = "no style of ours"  # how an import counts queries that `evaluate` must hear the style of
 
 
 def mine(result: Result, options: Result) -> Shown:
@@ -89,4 +90,6 @@ def import_speech(result: Result, options: Result) -> Shown:
         return Shown([*told, of], f"fit --config grpo.yaml {again}{small}")
     shown = table(("style", "queries"), list(result["by_style"].items()))
     missing = "" if kept else f"no recording was kept: {counted(left)}"
-    return Shown([shown, *told], f"evaluate --config evaluate.yaml --manifest {result['manifest']}", missing)
+    heard = " --label_source predicted" if UNLABELLED in result["by_style"] else ""
+    again = f"evaluate --config evaluate.yaml --manifest {result['manifest']}{heard}"
+    return Shown([shown, *told], again, missing)

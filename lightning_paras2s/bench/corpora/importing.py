@@ -22,6 +22,7 @@ from lightning_paras2s.bench.queries.manifest import unheard, write_manifest
 from lightning_paras2s.errors import UserError, check_choice
 from lightning_paras2s.mp3 import frame_at
 from lightning_paras2s.running.logs import replace_jsonl, safe_name, say
+from lightning_paras2s.shown.queries import UNLABELLED
 from lightning_paras2s.turns import check_turns, read_turns
 from lightning_paras2s.types import FACTORS, SPLITS, Query
 
@@ -73,7 +74,7 @@ def import_corpus(corpus: str, root: Path, out: Path, split: str) -> dict[str, A
     told = {"items": str(items), "subsets": dict(Counter(one.item.subset for one in kept.values()))}
     if corpus == "s2s_arena":
         told["answers"] = write_answers(reader.answers, root, out, kept.values())
-    styles = Counter(one.query.label or "no style of ours" for one in kept.values())
+    styles = Counter(one.query.label or UNLABELLED for one in kept.values())
     sizes = Counter(Counter(one.query.pair_id for one in kept.values()).values())
     return {"manifest": str(out), "counts": dict(counts), "by_style": dict(styles), "group_sizes": dict(sizes)} | told
 

@@ -36,11 +36,11 @@ from lightning_paras2s.bench.pairs.strength import (
     on_elo_scale,
     tables,
 )
-from lightning_paras2s.bench.people.votes import TABLES, names_of, once, rater, read_humans
+from lightning_paras2s.bench.people.votes import TABLES, names_of, of_today, once, rater, read_humans
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.judging.pair_judges import GOOD, PairJudge
-from lightning_paras2s.running.logs import replace_jsonl, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Query, answered, read_jsonl
+from lightning_paras2s.running.logs import Log, replace_jsonl, say, verdicts_of, write_summary
+from lightning_paras2s.types import Answered, Battle, Query, Response, answered, read_jsonl, response_id
 
 MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
@@ -70,7 +70,8 @@ def arena(
         manifest: the queries, for the judge and the page; those with a level or topic are ranked by it, too. It tells
             the contrast pairs that intervals are clustered by, as do those that the runs' summaries name.
         games: pairs of responses that the judge hears, drawn evenly; all if not given. Only with a judge.
-        listeners: battles as above, by others, to compare these with: do they agree where both judged a pair?
+        listeners: battles as above, by others, to compare these with: do they agree where both judged a pair? Choices
+            between answers that the runs have replaced since are left out.
         orders: random orders of the games for Elo.
         seed: of both draws.
         page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
@@ -93,7 +94,7 @@ def arena(
             f"games must be given with a judge, which hears them; got games={games} without one; leave it out, and all "
             "battles count"
         )
-    folder, judging, others = Path(out), {}, read_battles(listeners) if listeners else []
+    folder, judging, others = Path(out), {}, read_battles(listeners, runs) if listeners else []
     if judge is not None:
         played, judging = play(folder, judge, draw(runs, games, seed), manifest)
     else:
@@ -112,11 +113,12 @@ def arena(
     return result
 
 
-def read_battles(path: str) -> list[Battle]:
+def read_battles(path: str, runs: Sequence[str] = ()) -> list[Battle]:
+    """The battles of a file; of listeners' choices, those between what the runs hold today."""
     if path.endswith(".json"):
         return read_trace(path)
     of_people = path.lower().endswith(TABLES) or is_of_listeners(path)
-    games = from_listeners(path) if of_people else read_jsonl(path, Battle)
+    games = from_listeners(path, runs) if of_people else read_jsonl(path, Battle)
     for number, game in enumerate(games, 1):
         if game.verdict not in VERDICTS or game.order not in ORDERS or game.a == game.b:
             raise UserError(
@@ -134,16 +136,18 @@ def is_of_listeners(path: str) -> bool:
         return b'"annotator"' in next((line for line in lines if line.strip()), b"")
 
 
-def from_listeners(path: str) -> list[Battle]:
+def from_listeners(path: str, runs: Sequence[str] = ()) -> list[Battle]:
     """Listeners' choices between two responses, "a/query/0 | b/query/0", the first heard first."""
-    games = []
-    humans = once(read_humans(path), path)
+    games, humans = [], [h for h in read_humans(path) if h.verdict is not None]
+    shas = {row.id: row.sha256 for run in runs for row in Log(Path(run)).read("responses", Response)}
+    pairs = {h.item_id: [shas.get(response_id(*who)) for who in two_of(h.item_id)] for h in humans if shas}
+    today = {name: " | ".join(both) for name, both in pairs.items() if all(both)}
+    humans = once(of_today(humans, today, path, "choice"), path)
     names = names_of(humans)
     for choice in humans:
-        if choice.verdict is not None:
-            first, second = two_of(choice.item_id)
-            who = names[rater(choice.annotator)]
-            games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, who))
+        first, second = two_of(choice.item_id)
+        who = names[rater(choice.annotator)]
+        games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, who))
     return games
 
 

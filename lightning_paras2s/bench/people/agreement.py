@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lightning_paras2s.bench.alike import require_folders
 from lightning_paras2s.bench.pairs.runs import require_own_ids
 from lightning_paras2s.bench.people import reliability as measures
-from lightning_paras2s.bench.people.votes import names_of, once, rater, read_humans
+from lightning_paras2s.bench.people.votes import names_of, of_today, once, rater, read_humans
 from lightning_paras2s.bench.summary import OVERALL, mean_score, rounded, scores_of
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.running.logs import Log, say, verdicts_of, write_summary
@@ -110,11 +110,7 @@ def load(humans: str, runs: list[str], manifest: str) -> tuple[Items, str]:
 
 def of_recordings(rated: list[Human], responses: list[Response], where: str) -> list[Human]:
     """The ratings of what the runs hold today; one of a recording that was replaced since is left out, and told."""
-    shas = {r.id: r.sha256 for r in responses}
-    kept = [h for h in rated if not (h.heard and shas.get(h.item_id) and h.heard != shas[h.item_id])]
-    if left := len(rated) - len(kept):
-        say(f"{where}: {left} rating{'s' * (left > 1)} of answers that were replaced since they were heard: left out")
-    return once(kept, where)
+    return once(of_today(rated, {r.id: r.sha256 for r in responses}, where, "rating"), where)
 
 
 def between_listeners(items: Items) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lightning_paras2s.bench.queries.tables import DELIMITERS, numbered, text_of
@@ -21,6 +21,19 @@ def read_humans(path: str) -> list[Human]:
     """All votes; a line with neither score nor verdict is none."""
     rows = of_table(Path(path)) if path.lower().endswith(TABLES) else read_jsonl(path, Human)
     return [row for row in rows if row.score is not None or row.verdict is not None]
+
+
+def of_today(votes: list[Human], shas: Mapping[str, str], path: str, kind: str) -> list[Human]:
+    """The votes on what is there today; those on recordings that were replaced since are left out, and told.
+
+    Args:
+        shas: item -> the hash of its recording (two, joined by " | ", of a choice); "" or none where nobody knows.
+        kind: what one vote is called.
+    """
+    kept = [h for h in votes if not (h.heard and shas.get(h.item_id) and h.heard != shas[h.item_id])]
+    if left := len(votes) - len(kept):
+        say(f"{path}: {left} {kind}{'s' * (left > 1)} of answers that were replaced since they were heard: left out")
+    return kept
 
 
 def once(votes: list[Human], path: str) -> list[Human]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lightning_paras2s.audio import read_audio
 from lightning_paras2s.bench.queries.duplicates import near_duplicates
-from lightning_paras2s.bench.queries.manifest import write_manifest
+from lightning_paras2s.bench.queries.manifest import check_ids, write_manifest
 from lightning_paras2s.errors import InputPath, UserError, check_some
 from lightning_paras2s.hearing.evidence import Heard
 from lightning_paras2s.hearing.evidence import listen as hear_all
@@ -81,6 +81,7 @@ def filter(
         if written.resolve() in read:
             raise UserError(f"out must be another file than those that are read; {written} is one; name another")
     queries = read_jsonl(manifest, Query)
+    check_ids(queries, manifest)
     heard = hear(
         queries, manifest, transcriber, recognizer, hearings or str(Path(manifest).with_suffix(".heard.jsonl"))
     )

@@ -45,10 +45,8 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
     queries = read_jsonl(manifest, Query)
     if not queries:
         raise UserError(f"a manifest must list at least one query; got none in {manifest}; write it with `synthesize`")
+    check_ids(queries, manifest)
     for number, query in enumerate(queries, 1):
-        for name in ("id", "pair_id"):  # those without a pair would pass for one
-            if not getattr(query, name):
-                raise UserError(f"{manifest}:{number}: a query's {name} must not be empty; mend the line")
         if query.styles and not query.label:
             raise UserError(
                 f"{manifest}:{number}: a query's styles must hold its factor {query.factor!r}; got {query.styles}"
@@ -59,6 +57,14 @@ def read_queries(manifest: str, limit: int | None) -> list[Query]:
                     f"{manifest}:{number}: {name} must be an existing file; got {audio!r}; check the manifest"
                 )
     return [q for q, place in zip(queries, places_of(queries), strict=True) if limit is None or place < limit]
+
+
+def check_ids(queries: Sequence[Query], manifest: str) -> None:
+    """Refuse a query of a manifest without an id, or without a pair: those without one would pass for one."""
+    for number, query in enumerate(queries, 1):
+        for name in ("id", "pair_id"):
+            if not getattr(query, name):
+                raise UserError(f"{manifest}:{number}: a query's {name} must not be empty; mend the line")
 
 
 def check_manifests(manifests: Sequence[str]) -> None:

@@ -68,15 +68,16 @@ def import_speech(
             voicebench on, benchmarks and corpora of dialogues (docs/corpora.md): all their items are kept, with what
             else they say in OUT.items.jsonl.
         root: its folder (IEMOCAP_full_release; a MELD folder with data/MELD/*.csv and MELD.Raw as WAV; StyleTalk's).
-            recordings: a folder (searched at any depth), a table (csv, tsv or jsonl with a column file, and text and
-            speaker if they are known), or a folder that Hugging Face's datasets saved to disk.
+            recordings: a folder (searched at any depth, unless a metadata.csv, .tsv or .jsonl in it lists what counts),
+            a table (csv, tsv or jsonl with a column file, and text and speaker if they are known), or a folder that
+            Hugging Face's datasets saved to disk.
             folder: recordings with metadata.csv, its columns file, text, and any of emotion, sarcasm, age, gender (the
             first that is filled in is the factor, unless the column factor names it), speaker, topic, pair (recordings
             of one text in two styles share it).
         out: manifest to write.
         split: IEMOCAP: sessions 1 and 2 are test, 3 to 5 train (paper). MELD: train, dev, test. StyleTalk: train, test.
             Your own: any of train, val, test.
-        min_words: shorter utterances are left out (the first four corpora only).
+        min_words: shorter utterances are left out (but for the corpora from voicebench on).
         excited: IEMOCAP's "exc" counts as happy.
         transcriber: recordings: writes down what a table doesn't tell; FasterWhisper of the extra ears by default.
         voice_activity: recordings: tells where somebody speaks; SileroVAD of the extra ears by default.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_paras2s.audio import read_audio
+from lightning_paras2s.audio import MAX_SECONDS, read_audio, seconds_of
 from lightning_paras2s.bench.queries.manifest import unheard_of
 from lightning_paras2s.bench.systems.recordings import recorded_in, responses_of
 from lightning_paras2s.data.dialogue import heard_turns
@@ -147,7 +147,8 @@ class ToplineSystem(S2SSystem):
 
 
 class RecordedSystem(S2SSystem):
-    """Responses that exist already; one that can't be read as audio has the status "bad_audio".
+    """Responses that exist already; one that can't be read as audio has the status "bad_audio", one of more than 60 s
+    "too_long".
 
     Args:
         responses: a JSON-lines file of response records (audio paths relative to it), or a folder of `<query
@@ -206,6 +207,8 @@ def read_answer(place: Path, text: str | None) -> Answer:
     if text is not None and not (isinstance(text, str) and is_text(text)):
         return Answer(None, status="bad_text")
     try:
+        if seconds_of(place) > MAX_SECONDS:
+            return Answer(None, text or None, "too_long")
         return Answer(read_audio(place, SAMPLE_RATE), text or None)  # "" is no text to be compared with
     except (UserError, ValueError, OSError):  # ValueError: a NUL in the path
         return Answer(None, text, "bad_audio")

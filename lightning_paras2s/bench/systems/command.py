@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_paras2s.audio import MAX_SECONDS, seconds_of, write_audio
+from lightning_paras2s.audio import write_audio
 from lightning_paras2s.bench.systems import program
 from lightning_paras2s.bench.systems.base import NO_TURNS, Answer, S2SSystem, digest, read_answer
 from lightning_paras2s.bench.systems.program import Program
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.running.logs import say_once
+from lightning_paras2s.running.logs import say, say_once
 from lightning_paras2s.running.origins import weights_sha
 from lightning_paras2s.turns import Turn
 from lightning_paras2s.types import Audio, Query
@@ -45,9 +45,9 @@ class CommandSystem(S2SSystem):
     JSON object with that id are kept with its errors, and nothing else is made of them.
 
     An answer that never came has a status: "exit_N" where the program died (it is started again for the next query),
-    "timeout" (it is stopped and started again). One that can't be used, too: "program_error" ({"error"}), "text_only",
-    "no_audio", "bad_audio", "bad_text", "too_long". The programs {recipes}/run_*.py speak this for GLM-4-Voice,
-    LLaMA-Omni 2, Freeze-Omni, LFM2.5-Audio, Moshi and Mini-Omni.
+    "timeout" and "closed_output" (it is stopped and started again). One that can't be used, too: "program_error"
+    ({"error"}), "text_only", "no_audio", "bad_audio", "bad_text", "too_long". The programs {recipes}/run_*.py speak
+    this for GLM-4-Voice, LLaMA-Omni 2, Freeze-Omni, LFM2.5-Audio, Moshi and Mini-Omni.
 
     A command with {requests} and {responses} is a program of another kind: started for each batch, it reads the first
     file, JSON lines of {"id", "audio", "sample"}, and writes the second, JSON lines of {"id", "audio", "text"?} with
@@ -58,8 +58,9 @@ class CommandSystem(S2SSystem):
             and folders that it names, also as --option=FILE, are part of what its answers are known by: name none that
             it writes to.
         timeout_seconds: of one answer; with {requests}, of one start.
-        start_seconds: until the program is ready.
-        restarts: of a program that died or hung, in a row, without an answer between them; then the run stops.
+        start_seconds: until the program is ready; not with {requests}.
+        restarts: of a program that died or hung, in a row, without an answer between them; then the run stops. Not with
+            {requests}, whose program is started for the next batch, whatever became of the last.
         stderr: file to which the program's errors are added, and what it prints that is no answer.
     """
 
@@ -85,7 +86,8 @@ class CommandSystem(S2SSystem):
         named = [place for part in self.parts for place in (part, part.partition("=")[2]) if place]
         folders = [weights_sha(Path(place)) for place in named if Path(place).is_dir()]
         self.config_sha = digest([command, *folders], [place for place in named if Path(place).is_file()])
-        self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, Path(stderr))
+        self.log = Path(stderr)
+        self.program = None if FILES[0] in command else Program(self.parts, start_seconds, restarts, self.log)
 
     @property
     def off(self) -> str:
@@ -119,6 +121,8 @@ class CommandSystem(S2SSystem):
         request |= {"turns": written_turns(turns, folder)} if turns else {}
         row, status = self.program.ask(request, self.timeout_seconds)
         latency = {"total_seconds": time.perf_counter() - started}
+        if row is not None and "error" in row:
+            self.program.keep(f"{name}: {row['error']}\n".encode("utf-8", "backslashreplace"))
         return Answer(None, status=status) if row is None else read_row(row, folder, latency)
 
     def _by_files(self, queries: list[Query], audios: list[Audio], sample: int) -> list[Answer]:
@@ -132,14 +136,18 @@ class CommandSystem(S2SSystem):
                 )
             requests.write_text("".join(lines))
             status = self._run(requests, responses)
+            if status != "ok":
+                say(f"{self.parts[0]} {program.told(status)} at {len(queries)} queries; see {self.log}")
             found = {} if status != "ok" or not responses.is_file() else _read_answers(responses)
             return [found.get(q.id, Answer(None, status="missing" if status == "ok" else status)) for q in queries]
 
     def _run(self, requests: Path, responses: Path) -> str:
         places = dict(zip(FILES, (str(requests), str(responses)), strict=True))  # other braces are the program's own
         parts = [re.sub(r"\{requests\}|\{responses\}", lambda m: places[m[0]], part) for part in self.parts]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            done = subprocess.run(parts, timeout=self.timeout_seconds, stdout=subprocess.DEVNULL, check=False)
+            with self.log.open("ab") as log:
+                done = subprocess.run(parts, timeout=self.timeout_seconds, stdout=log, stderr=log, check=False)
         except subprocess.TimeoutExpired:
             return "timeout"
         except OSError as error:
@@ -170,17 +178,7 @@ def read_row(row: dict[str, Any], folder: Path, latency: dict[str, float]) -> An
     if not isinstance(row.get("audio"), str) or not row["audio"]:
         answer = read_text(text)
         return Answer(None, answer, "text_only" if answer else "no_audio", latency)
-    return replace(read_speech(folder / row["audio"], text), latency=latency)
-
-
-def read_speech(place: Path, text: Any) -> Answer:
-    """A recording as an answer, or why it is none."""
-    try:
-        if seconds_of(place) > MAX_SECONDS:
-            return Answer(None, read_text(text), "too_long")
-    except (UserError, ValueError, OSError):  # told below
-        pass
-    return read_answer(place, text)
+    return replace(read_answer(folder / row["audio"], text), latency=latency)
 
 
 def read_text(text: Any) -> str | None:

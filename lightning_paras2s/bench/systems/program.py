@@ -140,8 +140,12 @@ class Program:
             row = json_object(line)
             if row is not None and wanted(row):
                 return row, ""
-            with self.log.open("ab") as log:
-                log.write(line)
+            self.keep(line)
+
+    def keep(self, line: bytes) -> None:
+        """Add what a person may want to read to its errors."""
+        with self.log.open("ab") as log:
+            log.write(line)
 
     def _ended(self) -> str:
         """How a program whose output ended has ended."""
