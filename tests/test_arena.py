@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_paras2s.bench.pairs.arena import arena, compare, davidson, elo, first_heard_wins, order_consistency, rank
+from lightning_paras2s.bench.pairs.arena import arena, davidson, elo, first_heard_wins, order_consistency, rank
+from lightning_paras2s.bench.pairs.battles import compare
 from lightning_paras2s.bench.pairs.strength import half_widths
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.types import Battle, Verdict, to_json

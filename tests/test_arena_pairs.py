@@ -11,8 +11,9 @@ import pytest
 from test_identity import Parrot, PitchEar, Reader, StyleByPitch, manifest, run
 
 from lightning_paras2s.bench.evaluate import evaluate
-from lightning_paras2s.bench.pairs.arena import arena, from_runs, rank
+from lightning_paras2s.bench.pairs.arena import arena, rank
 from lightning_paras2s.bench.pairs.arena_bias import position_bias
+from lightning_paras2s.bench.pairs.battles import from_runs
 from lightning_paras2s.bench.pairs.meetings import agreement_of
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.errors import UserError

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from lightning_paras2s.bench.corpora.trace import read_trace
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.pairs.arena import arena, from_runs, rank, read_trace
+from lightning_paras2s.bench.pairs.arena import arena, rank
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, position_bias
+from lightning_paras2s.bench.pairs.battles import from_runs
 from lightning_paras2s.bench.pairs.strength import davidson, elo, equal_p
 from lightning_paras2s.cli import main
 from lightning_paras2s.errors import UserError

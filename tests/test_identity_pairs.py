@@ -11,7 +11,8 @@ import pytest
 from test_identity import PitchEar, manifest, run
 
 from lightning_paras2s.bench.leaderboard import leaderboard
-from lightning_paras2s.bench.pairs.arena import arena, from_listeners, rank
+from lightning_paras2s.bench.pairs.arena import arena, rank
+from lightning_paras2s.bench.pairs.battles import from_listeners
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.bench.people import annotate
 from lightning_paras2s.bench.people.agreement import agreement

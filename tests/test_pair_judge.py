@@ -13,10 +13,13 @@ from loopback import Loopback, Sent, audio_chat, completion
 from sounds import hum
 
 from lightning_paras2s.audio import write_audio
-from lightning_paras2s.bench.pairs.arena import arena, read_trace
+from lightning_paras2s.bench.corpora.trace import read_trace
+from lightning_paras2s.bench.pairs.arena import arena
 from lightning_paras2s.bench.pairs.play import draw
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.judging.pair_judges import (
+    FORMAT,
+    PROMPT,
     AudioPairJudge,
     Heard,
     Outcome,
@@ -25,6 +28,9 @@ from lightning_paras2s.judging.pair_judges import (
     parse_pair_verdict,
 )
 from lightning_paras2s.judging.scorer import ResponseScorer
+from lightning_paras2s.servers.chat import AUDIO_TOKENS_A_SECOND, CHARACTERS_A_TOKEN
+from lightning_paras2s.servers.spending import VERDICT_TOKENS
+from lightning_paras2s.shown.show import show
 from lightning_paras2s.types import Battle, Human, Query, Response, append_jsonl, read_jsonl, to_json
 
 
@@ -89,6 +95,26 @@ def test_each_pair_is_heard_in_both_orders_and_the_winner_is_the_system_not_the_
     assert made["order_consistency"] == 1 and made["first_heard_wins"] == 0.5
     assert made["systems"][0]["system"] == "loud" and made["systems"][0]["wins"] == 6
     assert made["judging"]["usd"] == pytest.approx(6 * (10 * 2.5 + 5 * 10) / 1e6)
+
+
+def test_a_price_is_told_before_a_judge_is_asked_and_a_cap_holds(study, capsys):
+    """The judge that hears is the dearest of all, and its price stood in no dry run."""
+    asked = {"out": str(study / "out"), "runs": [str(study / "run")], "manifest": str(study / "queries.jsonl")}
+    with Loopback(lambda path, body, times: Sent(200, completion("Verdict: both good"))) as server:
+        judge = AudioPairJudge(audio_chat(server.url, study))
+        told = arena(**asked, judge=judge, dry_run=True)
+        assert not server.requests and not (study / "out").exists()
+        heard = 6 * 0.6 * AUDIO_TOKENS_A_SECOND  # each query with two answers, in both orders
+        text = 6 * len(PROMPT + FORMAT) / CHARACTERS_A_TOKEN
+        usd = judge.llm.cost(text + heard, 6 * VERDICT_TOKENS, heard)
+        assert told == {"dry_run": True, "pairs": 3, "judgements": 6, "judge": judge.name, "usd": round(usd, 2)}
+        show("arena", told, asked, "P", False)
+        assert "US dollars" in capsys.readouterr().out
+        with pytest.raises(UserError, match="must reach a verdict in some game; got .*max_usd"):
+            arena(**asked, judge=judge, max_usd=1e-9)
+        assert not server.requests
+    with pytest.raises(UserError, match="a price and a cap are of a judge"):
+        arena(**asked, dry_run=True)
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,11 @@ from lightning_paras2s.running.logs import Log, recorded, write_summary
 from lightning_paras2s.running.precision import machine
 from lightning_paras2s.running.threads import Threads
 from lightning_paras2s.servers.chat import AUDIO_TOKENS_A_SECOND, CHARACTERS_A_TOKEN, OpenAIChat
-from lightning_paras2s.servers.spending import cap, expected_usd
+from lightning_paras2s.servers.spending import VERDICT_TOKENS, cap, expected_usd
 from lightning_paras2s.turns import in_lines
 from lightning_paras2s.types import Evidence, Query, Response, Verdict, response_id
 
-HEARD_TOKENS, VERDICT_TOKENS = 120, 60  # of what a judge reads of a query and an answer, of what it writes; estimates
+HEARD_TOKENS = 120  # of what a judge reads of a query and an answer; an estimate
 ANSWER_SECONDS = 10.0  # of an answer that nobody has heard yet; an estimate
 
 

@@ -6,6 +6,8 @@ from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import say_once
 from lightning_paras2s.servers.chat import ChatLLM, OpenAIChat
 
+VERDICT_TOKENS = 60  # of what a judge writes; an estimate
+
 
 def expected_usd(llm: ChatLLM | None, prompt: float, completion: float, audio: float = 0.0) -> float:
     """What replies will cost, in USD, before they are asked for; those of a model on this machine nothing.

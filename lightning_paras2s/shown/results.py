@@ -127,6 +127,10 @@ def report(result: Result, options: Result) -> Shown:
 
 
 def arena(result: Result, options: Result) -> Shown:
+    if result.get("dry_run"):
+        rows = [("pairs of answers", result["pairs"]), ("judgements, in both orders", result["judgements"])]
+        rows.append((f"judge {result['judge']}, US dollars", f"{result['usd']:.2f}"))
+        return Shown([table(("what it would ask", ""), rows)], "arena ..., without --dry_run")
     counts = ("wins", "losses", "both_good", "both_bad")
     rows = [
         (r["system"], with_ends(r["strength"], r["ci95"], 0), with_ends(r["elo"], None, 0), *(r[c] for c in counts))

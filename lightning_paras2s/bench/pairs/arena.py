@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from lightning_paras2s.bench.alike import require_alike, require_folders, unrecorded
-from lightning_paras2s.bench.corpora.trace import read_trace
+from lightning_paras2s.bench.alike import require_folders
 from lightning_paras2s.bench.pairs import meetings
 from lightning_paras2s.bench.pairs.arena_bias import first_heard_wins, order_consistency, position_bias
 from lightning_paras2s.bench.pairs.arena_page import write_page
+from lightning_paras2s.bench.pairs.battles import from_runs, read_battles
 from lightning_paras2s.bench.pairs.meetings import VERDICTS
-from lightning_paras2s.bench.pairs.play import ORDERS, draw, own_names, play, require_same_queries
-from lightning_paras2s.bench.pairs.runs import about, clusters_of, pairs_of, summary_of
+from lightning_paras2s.bench.pairs.play import draw, play, price
+from lightning_paras2s.bench.pairs.runs import clusters_of, pairs_of
 from lightning_paras2s.bench.pairs.strength import (
     davidson,
     elo,
@@ -36,11 +34,12 @@ from lightning_paras2s.bench.pairs.strength import (
     on_elo_scale,
     tables,
 )
-from lightning_paras2s.bench.people.votes import TABLES, names_of, of_today, once, rater, read_humans
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.judging.pair_judges import GOOD, PairJudge
-from lightning_paras2s.running.logs import Log, replace_jsonl, say, verdicts_of, write_summary
-from lightning_paras2s.types import Answered, Battle, Query, Response, answered, read_jsonl, response_id
+from lightning_paras2s.judging.pair_judges import PairJudge
+from lightning_paras2s.running.logs import replace_jsonl, say, write_summary
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.spending import cap
+from lightning_paras2s.types import Battle, Query, read_jsonl
 
 MIN_CLUSTERS = 30  # for an interval of a strength; with fewer it is too wide (speed/intervals.py)
 
@@ -57,6 +56,8 @@ def arena(
     seed: int = 0,
     page: str | None = None,
     page_games: int = 60,
+    max_usd: float | None = None,
+    dry_run: bool = False,
 ) -> dict:
     """Rank systems by pairwise battles: OUT/arena.json, and OUT/battles.jsonl if they were made here.
 
@@ -76,24 +77,19 @@ def arena(
         seed: of both draws.
         page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
         page_games: games on the page, evenly spread over pairs of systems and verdicts.
+        max_usd: ask the judge nothing that could take this run's cost above so many USD.
+        dry_run: ask nobody and write nothing; tell how many judgements the games ask for, and what they would cost.
 
     Returns:
         A row a system (strength on Elo's scale with its interval, Elo with its spread, wins, losses, ties by type), how
         ties were dealt, what intervals are clustered by, position bias and order consistency; Krippendorff's alpha of
         judges or listeners who decided the same meetings; with a judge, what became of its judgements.
     """
-    if bool(battles) == bool(runs):
-        raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
-    require_folders(runs)
-    if page is not None and (not runs or manifest is None):
-        raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
-    if judge is not None and not (runs and manifest):
-        raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
-    if games is not None and judge is None:
-        raise UserError(
-            f"games must be given with a judge, which hears them; got games={games} without one; leave it out, and all "
-            "battles count"
-        )
+    check_asked(battles, runs, judge, manifest, games, page, dry_run or max_usd is not None)
+    if dry_run:
+        return price(judge, draw(runs, games, seed), manifest)
+    if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
+        cap(llm, max_usd)
     folder, judging, others = Path(out), {}, read_battles(listeners, runs) if listeners else []
     if judge is not None:
         played, judging = play(folder, judge, draw(runs, games, seed), manifest)
@@ -113,103 +109,32 @@ def arena(
     return result
 
 
-def read_battles(path: str, runs: Sequence[str] = ()) -> list[Battle]:
-    """The battles of a file; of listeners' choices, those between what the runs hold today."""
-    if path.endswith(".json"):
-        return read_trace(path)
-    of_people = path.lower().endswith(TABLES) or is_of_listeners(path)
-    games = from_listeners(path, runs) if of_people else read_jsonl(path, Battle)
-    for number, game in enumerate(games, 1):
-        if game.verdict not in VERDICTS or game.order not in ORDERS or game.a == game.b:
-            raise UserError(
-                f"{path}: battle {number} must be between two systems, its order one of {', '.join(ORDERS)} and its "
-                f"verdict one of {', '.join(VERDICTS)}; got {game}; mend the line"
-            )
-    if not games:
-        raise UserError(f"{path} must hold at least one battle; got none")
-    return meetings.once(games, path)
-
-
-def is_of_listeners(path: str) -> bool:
-    """Does a file hold `Human` records?"""
-    with Path(path).open("rb") if Path(path).is_file() else nullcontext(()) as lines:
-        return b'"annotator"' in next((line for line in lines if line.strip()), b"")
-
-
-def from_listeners(path: str, runs: Sequence[str] = ()) -> list[Battle]:
-    """Listeners' choices between two responses, "a/query/0 | b/query/0", the first heard first."""
-    games, humans = [], [h for h in read_humans(path) if h.verdict is not None]
-    shas = {row.id: row.sha256 for run in runs for row in Log(Path(run)).read("responses", Response)}
-    pairs = {h.item_id: [shas.get(response_id(*who)) for who in two_of(h.item_id)] for h in humans if shas}
-    today = {name: " | ".join(both) for name, both in pairs.items() if all(both)}
-    humans = once(of_today(humans, today, path, "choice"), path)
-    names = names_of(humans)
-    for choice in humans:
-        first, second = two_of(choice.item_id)
-        who = names[rater(choice.annotator)]
-        games.append(Battle(first.query_id, first.system, second.system, "ab", choice.verdict, who))
-    return games
-
-
-def two_of(item_id: str) -> tuple[Answered, Answered]:
-    """The two responses of a choice's id, "a/query/0 | b/query/0"; names may hold the bar as well."""
-    parts = item_id.split(" | ")
-    for cut in range(1, len(parts)):
-        try:
-            first, second = answered(" | ".join(parts[:cut])), answered(" | ".join(parts[cut:]))
-        except UserError:
-            continue
-        if first.query_id == second.query_id:
-            return first, second
-    raise UserError(f"a choice's item_id must name two responses to a query, FIRST | SECOND; got {item_id!r}")
-
-
-def from_runs(runs: Sequence[str]) -> list[Battle]:
-    """Battles from the scores of `evaluate`, all by one judge, of what the summaries are about and what the same ears
-    heard (as far as that is recorded: what is not is told); a response without a score has no battle."""
-    scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    held = {run: verdicts_of(Path(run)) for run in runs}
-    judges = {judging for judging, _ in held.values()}
-    if len(judges) > 1:
-        raise UserError(f"all runs must have one judge; got {', '.join(sorted(j.judge for j in judges))}")
-    require_same_queries(runs)
-    require_scored_alike(runs)
-    kept = {run: about(run, [v.response_id for v in rows]) for run, (_, rows) in held.items()}
-    told = {run: [v for v in rows if v.response_id in kept[run]] for run, (_, rows) in held.items()}
-    names = own_names({run: {answered(v.response_id).system for v in rows} for run, rows in told.items()})
-    for run, verdicts in told.items():
-        for v in verdicts:
-            who = answered(v.response_id)
-            if v.status == "ok" and v.score is not None:
-                scores[who.query_id][names[run, who.system]].append(v.score)
-    games = []
-    for query, by_system in sorted(scores.items()):
-        means = {system: float(np.mean(values)) for system, values in sorted(by_system.items())}
-        for a, b in combinations(means, 2):
-            games.append(Battle(query, a, b, "ab", compare(means[a], means[b]), "scores"))
-    if not games:
-        raise UserError(f"runs must hold scores of two systems for a query; got none in {', '.join(runs)}")
-    return games
-
-
-def require_scored_alike(runs: Sequence[str]) -> None:
-    """Refuse scores that don't belong in one table, by the runs' summaries; say which have none."""
-    summaries = {run: summary for run in runs if (summary := summary_of(run))}
-    if summaries:
-        require_alike(summaries)
-    for line in unrecorded(summaries):
-        say(line)
-    if len(runs) > 1 and (bare := [run for run in runs if run not in summaries]):
-        say(
-            "not known, for there is no summary.json, whether queries, judge and ears are the others': "
-            + ", ".join(bare)
+def check_asked(
+    battles: str | None,
+    runs: Sequence[str],
+    judge: PairJudge | None,
+    manifest: str | None,
+    games: int | None,
+    page: str | None,
+    priced: bool,
+) -> None:
+    """Refuse options that need another one."""
+    if bool(battles) == bool(runs):
+        raise UserError(f"arena needs battles or runs, one of them; got battles={battles!r} and {len(runs)} runs")
+    require_folders(runs)
+    if page is not None and (not runs or manifest is None):
+        raise UserError("a page to listen to needs runs and the manifest of their queries; got one without the other")
+    if judge is not None and not (runs and manifest):
+        raise UserError("a pairwise judge needs runs and the manifest of their queries; got one without the other")
+    if games is not None and judge is None:
+        raise UserError(
+            f"games must be given with a judge, which hears them; got games={games} without one; leave it out, and all "
+            "battles count"
         )
-
-
-def compare(first: float, second: float) -> str:
-    if first != second:
-        return "a" if first > second else "b"
-    return "both_good" if first >= GOOD else "both_bad"
+    if judge is None and priced:
+        raise UserError(
+            "a price and a cap are of a judge, which hears the games; got none; without one nothing is spent"
+        )
 
 
 def rank(

@@ -6,19 +6,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_paras2s.audio import read_audio
+from lightning_paras2s.audio import read_audio, seconds_of
 from lightning_paras2s.bench.pairs.runs import about
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import UserError
-from lightning_paras2s.judging.pair_judges import OUTCOMES, Heard, Outcome, PairJudge
+from lightning_paras2s.judging.pair_judges import FORMAT, OUTCOMES, PROMPT, Heard, Outcome, PairJudge
 from lightning_paras2s.running.logs import Log, half_line, record_key, replace_jsonl, say
 from lightning_paras2s.running.origins import file_sha, inputs_of
 from lightning_paras2s.running.parts import part_sha
+from lightning_paras2s.servers.chat import AUDIO_TOKENS_A_SECOND, CHARACTERS_A_TOKEN
 from lightning_paras2s.servers.parts import AUDIO_RATE
+from lightning_paras2s.servers.spending import VERDICT_TOKENS, expected_usd
 from lightning_paras2s.types import Battle, Query, Response, append_jsonl, read_jsonl
 
 ORDERS = ("ab", "ba")  # who was heard first
@@ -89,6 +91,29 @@ def require_same_queries(runs: Sequence[str]) -> None:
                 )
 
 
+def price(judge: PairJudge, games: Sequence[Game], manifest: str) -> dict[str, Any]:
+    """What a judge is asked for that hears all games, and what that would cost, in USD."""
+    root, queries = Path(manifest).parent, queries_of(games, manifest)
+    turns = {name: heard_turns(queries[name], root).turns for name in {game.query_id for game in games}}
+    before = {name: sum(turn.seconds for turn in said) for name, said in turns.items()}
+    places = {place for game in games for place in places_heard(game, queries[game.query_id], root)}
+    lengths = {place: seconds_of(place) for place in places}
+    seconds = sum(lengths[place] for game in games for place in places_heard(game, queries[game.query_id], root))
+    audio = (seconds + sum(before[game.query_id] for game in games)) * AUDIO_TOKENS_A_SECOND
+    text = len(games) * len(PROMPT + FORMAT) / CHARACTERS_A_TOKEN
+    usd = expected_usd(getattr(judge, "llm", None), text + audio, len(games) * VERDICT_TOKENS, audio)
+    return {"dry_run": True, "pairs": len(games) // len(ORDERS), "judgements": len(games), "judge": judge.name,
+            "usd": round(usd, 2)}  # fmt: skip
+
+
+def queries_of(games: Sequence[Game], manifest: str) -> dict[str, Query]:
+    """Id -> query, of the manifest that must hold those of the games."""
+    queries = {q.id: q for q in read_jsonl(manifest, Query)}
+    if unknown := sorted({game.query_id for game in games} - queries.keys()):
+        raise UserError(f"{manifest} must hold the queries of the runs; {unknown[0]!r} is missing; check the manifest")
+    return queries
+
+
 def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tuple[list[Battle], dict]:
     """Let the judge hear the games that FOLDER/battles.jsonl lacks; what it could not judge is in failures.jsonl.
 
@@ -99,10 +124,7 @@ def play(folder: Path, judge: PairJudge, games: list[Game], manifest: str) -> tu
     if path.is_file() and half_line(path):
         say(f"{path} ended in the middle of a line: that line is dropped, and its game heard again")
         append_jsonl(path, [])
-    root = Path(manifest).parent
-    queries = {q.id: q for q in read_jsonl(manifest, Query)}
-    if unknown := sorted({game.query_id for game in games} - queries.keys()):
-        raise UserError(f"{manifest} must hold the queries of the runs; {unknown[0]!r} is missing; check the manifest")
+    root, queries = Path(manifest).parent, queries_of(games, manifest)
     inputs = inputs_of_games(games, queries, root, judge)
     log, held = Log(folder), read_jsonl(path, Battle) if path.is_file() else []
     if stale := log.stale("battles", held, lambda b: inputs.get(record_key(b))):
@@ -144,9 +166,14 @@ def inputs_of_games(
     }
 
 
+def places_heard(game: Game, query: Query, root: Path) -> tuple[Path, Path, Path]:
+    """The recordings of a game, in the order in which they are heard."""
+    first, second = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
+    return root / query.audio, first, second
+
+
 def heard(game: Game, query: Query, root: Path) -> Heard:
-    places = (game.audio_a, game.audio_b) if game.order == "ab" else (game.audio_b, game.audio_a)
-    sounds = [read_audio(place, AUDIO_RATE) for place in (root / query.audio, *places)]
+    sounds = [read_audio(place, AUDIO_RATE) for place in places_heard(game, query, root)]
     return Heard(*sounds).after(heard_turns(query, root).turns)
 
 
