@@ -227,6 +227,16 @@ def test_scores_beside_the_tables_are_means_of_all_verdicts(run):
     assert {found["systems"]["loud"][name] for name in ("score_ours", "score_outside")} == {3.0}
 
 
+def test_a_dry_run_tells_hours_and_price_and_hears_nothing(run, capsys):
+    """Two systems' four answers, each judged by two words heard and twice."""
+    ear, before = Counting(), sorted(run.iterdir())
+    told = audit(str(run), transcriber=ear, judge=Wavering(), dry_run=True)
+    assert (told["answers"], told["verdicts"], told["usd"]) == (8, 32, 0.0) and told["hours"] == 8 * 0.75 / 3600
+    assert show("audit", told, {"run": str(run)}, "program", False) == "" and "32" in capsys.readouterr().out
+    assert audit(str(run), pairs=1, systems=["loud"], dry_run=True)["answers"] == 2
+    assert not ear.asked and sorted(run.iterdir()) == before
+
+
 def test_more_pairs_go_on_from_fewer(run):
     """Two answers a pair and system, each system with one sound; the second pair's are known by their sound."""
     few, many = Counting(), Counting()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lightning_paras2s.audio import read_audio
+from lightning_paras2s.bench.evaluate import estimate
 from lightning_paras2s.bench.outside_numbers import LOGS, differences, error_rate, measures, scores, write_rows
 from lightning_paras2s.bench.outside_table import FILE
 from lightning_paras2s.bench.outside_today import answers_sha
@@ -30,7 +31,11 @@ from lightning_paras2s.judging.judges import Judge
 from lightning_paras2s.running.logs import Log, read_summary, say, write_summary
 from lightning_paras2s.running.origins import inputs_of
 from lightning_paras2s.running.threads import asked
+from lightning_paras2s.servers.chat import OpenAIChat
+from lightning_paras2s.servers.spending import cap
 from lightning_paras2s.types import Evidence, Query, Response, Style, response_id
+
+SECONDS = 0.75  # of one core to hear an answer (docs/results.md, "Running it")
 
 
 def audit(
@@ -46,6 +51,8 @@ def audit(
     judge: Judge | None = None,
     rows: str | None = None,
     shard: str = "0/1",
+    max_usd: float | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Hear a part of an evaluation's answers with ears from outside, beside our own; resumed if it was stopped; a sound
     on each core.
@@ -69,6 +76,9 @@ def audit(
         rows: write every answer's numbers to this file, too, one JSON line each (results/ears.jsonl).
         shard: "i/k": hear only every k-th batch of answers, from the i-th, and write no tables; then run 0/1, which
             merges the shards and hears what they lack.
+        max_usd: ask the judge nothing that could take this run's cost above so many USD.
+        dry_run: hear and ask nobody; tell how many answers would be heard, in how many hours of one core, and what the
+            judge would cost.
     """
     if pairs < 1:
         raise UserError(f"pairs must be at least 1 contrast pair a factor; got {pairs}")
@@ -80,11 +90,15 @@ def audit(
     voices, notes = control_voices(controls, there)
     if not asked():
         torch.set_num_threads(1)  # of the language model; the ears hear on all cores, a sound on each
-    ears = outside.outside_ears(transcriber, naturalness, sense)
     texts = [controls] if controls else []
     place = manifest or summary["manifest"]
     part = _Part(Path(run), read_queries(place, None), [*named, *texts], pairs, seed)
     part.check_answered(place, there)
+    if dry_run:
+        return price(judge, part.queries, Path(place).parent, len(named), len(voices))
+    ears = outside.outside_ears(transcriber, naturalness, sense)
+    if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
+        cap(llm, max_usd)
     heard = part.listen(part.clips(named, voices, controls), ears, shard)
     if shard.partition("/")[2] != "1":
         notes += outside.cpu_notes(outside.kinds_of_cpu(heard), ears)
@@ -218,6 +232,14 @@ class _Part:
             words |= {"heard_ours": ours.transcript, "tone": ours.tone} if ours else {}
             rows.append({"query": query, "said": words, **numbers, **scores(query, styles[query.id], ours, row, judge)})
         return rows
+
+
+def price(judge: Judge | None, queries: Sequence[Query], root: Path, systems: int, voices: int) -> dict[str, Any]:
+    """How much a whole audit would hear, and what its judge would cost, which scores what both ears heard."""
+    answers = len(queries) * systems
+    free = {"dry_run": True, "answers": answers, "verdicts": 0, "judge": None, "usd": 0.0}
+    found = estimate(judge, queries, root, answers, 2) if judge else free
+    return found | {"hours": (answers + len(queries) * voices) * SECONDS / 3600}
 
 
 def styles_told(run: Path, summary: Mapping[str, Any], queries: Sequence[Query]) -> dict[str, Style]:

@@ -58,6 +58,11 @@ def bench(result: Result, options: Result) -> Shown:
 def audit(result: Result, options: Result) -> Shown:
     from lightning_paras2s.bench.outside_table import terminal_table
 
+    if result.get("dry_run"):
+        rows = [("answers", result["answers"]), ("hours of one core", f"{result['hours']:.2f}")]
+        if result["judge"]:
+            rows += [("verdicts", result["verdicts"]), (f"judge {result['judge']}, US dollars", f"{result['usd']:.2f}")]
+        return Shown([table(("what it would ask", ""), rows)], "audit ..., without --dry_run")
     if "systems" not in result:  # a shard
         return Shown([f"answers: {result['answers']}"], "audit ... --shard 0/1 (merges the shards)")
     heard = sum(system["n"] for system in result["systems"].values())
