@@ -132,6 +132,8 @@ BUDGET = (
     ),
     ColumnClaim("A tenth of the budget makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
                 "budget", "share", 0.9, "correlation", 0.7),
+    ValueClaim("A reward model of more of the budget correlates better", "Fig. 2b, no digits", "budget", "share", 0.1,
+               0.7, "correlation", ("columns", "correlation")),
 )  # fmt: skip
 REWARD_LABELS = (
     ColumnClaim("A tenth of the labels makes a usable reward model", "section 5.4: correlation 0.7 with 10 of 100 h",
