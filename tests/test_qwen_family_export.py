@@ -167,6 +167,12 @@ def test_adapters_that_do_not_fit_are_one_line(folder, tmp_path):
     config.write_text(json.dumps(values | {"use_dora": True}))
     with pytest.raises(UserError, match="use_dora .* must be False; got True"):
         QwenOmni(str(tmp_path / "policy"))
+    config.write_text(json.dumps(values | {"alora_invocation_tokens": [5]}))
+    with pytest.raises(UserError, match=r"alora_invocation_tokens .* must be unset; got \[5\]"):
+        QwenOmni(str(tmp_path / "policy"))
+    config.write_text(json.dumps(values | {"init_lora_weights": "pissa_niter_16"}))
+    with pytest.raises(UserError, match="init_lora_weights .* must be one of True, .*; got 'pissa_niter_16'; other"):
+        QwenOmni(str(tmp_path / "policy"))
     weights.unlink()
     config.write_text(json.dumps(values))
     with pytest.raises(UserError, match="must hold adapter_model.safetensors"):

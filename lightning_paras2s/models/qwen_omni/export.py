@@ -31,7 +31,13 @@ PEFT = "base_model.model."
 # the language model within the thinker: up to transformers 5.21 its `model`, then in its `model`
 STOCK_WORDS = re.compile(r"^thinker\.model\.(language_model\.)?")
 PARTS = {"thinker": r"thinker\.model(\.language_model)?", "talker": r"talker\.model"}
-PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}}
+PLAIN = {"peft_type": "LORA", "use_dora": False, "use_rslora": False, "bias": "none"}
+PLAIN |= {"rank_pattern": {}, "alpha_pattern": {}}
+# None, or absent in the files of an older peft: each adds to, or gates, what a pair of matrices does
+UNSET = ("lora_bias", "use_qalora", "use_bdlora", "alora_invocation_tokens", "layer_replication", "arrow_config",
+         "kasa_config", "monteclora_config")  # fmt: skip
+# Starts that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them when peft loads
+STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 
 
 def save_merged(policy: QwenOmni, folder: Path) -> None:
@@ -103,6 +109,13 @@ def load_peft(policy: QwenOmni, folder: Path) -> None:
     for name, plain in PLAIN.items():
         if (got := config.get(name) or plain) != plain:
             raise UserError(f"{name} in {folder / ADAPTER} must be {plain!r}; got {got!r}; no other is supported")
+    for name in UNSET:
+        if got := config.get(name):
+            raise UserError(f"{name} in {folder / ADAPTER} must be unset; got {got!r}; no adapter with it is supported")
+    if (got := config.get("init_lora_weights", True)) not in STARTS:
+        kinds = ", ".join(map(str, STARTS))
+        more = "other starts change the base, which stays as it is here; convert the adapters when you save them"
+        raise UserError(f"init_lora_weights in {folder / ADAPTER} must be one of {kinds}; got {got!r}; {more}")
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} must hold {WEIGHTS}; it does not; train or fetch it again")
     own = lambda name: STOCK_WORDS.sub("thinker.", name.removeprefix(PEFT))  # noqa: E731
