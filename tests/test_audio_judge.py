@@ -114,6 +114,18 @@ def test_a_cap_counts_the_recordings_before_they_are_sent(study, tmp_path):
         assert llm.at_most([{"role": "user", "content": parts(server.requests[0][1])}]) == pytest.approx(most, rel=1e-3)
 
 
+def test_a_cap_holds_over_all_starts_of_a_folder(study, tmp_path):
+    """Each start counted from nothing: so many starts cost so many times the cap."""
+    with Loopback(lambda *_: Sent(200, completion("The score is 3", prompt_tokens=2000))) as server:
+        price, asked = (2000 * 2.5 + 5 * 10) / 1e6, []
+        for cap in (1.5, 1.5, 2.6):
+            judge = AudioLLMJudge(audio_chat(server.url, tmp_path / str(len(asked)), concurrency=1))
+            judge.llm.at_most = lambda *_: price
+            result = evaluate(**study, judge=judge, max_usd=cap * price)
+            asked.append(len(server.requests))
+        assert asked == [1, 1, 2] and result["judge_usd"] == pytest.approx(2 * price)
+
+
 def test_the_price_of_a_judge_that_hears_counts_what_it_hears(study):
     """A dry run priced the guideline's words alone: of gpt-audio half of what it costs."""
     llm = OpenAIChat("ear", usd_per_million=(0.0, 0.0), audio_usd_per_million=1e6, cache_dir="")  # 1 USD a token

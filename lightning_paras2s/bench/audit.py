@@ -76,7 +76,7 @@ def audit(
         rows: write every answer's numbers to this file, too, one JSON line each (results/ears.jsonl).
         shard: "i/k": hear only every k-th batch of answers, from the i-th, and write no tables; then run 0/1, which
             merges the shards and hears what they lack.
-        max_usd: ask the judge nothing that could take this run's cost above so many USD.
+        max_usd: ask the judge nothing that could take what this start costs above so many USD.
         dry_run: hear and ask nobody; tell how many answers would be heard, in how many hours of one core, and what the
             judge would cost.
     """

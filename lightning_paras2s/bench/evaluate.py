@@ -24,7 +24,7 @@ from lightning_paras2s.bench.queries.manifest import batches_of, check_labelled,
 from lightning_paras2s.bench.steps import Heard, Plan, Steps
 from lightning_paras2s.bench.summary import compare, judged, judging, scores_of, summarise_system
 from lightning_paras2s.bench.systems.base import S2SSystem, carried, tell_turns
-from lightning_paras2s.bench.verdicts import verdicts_sha
+from lightning_paras2s.bench.verdicts import spent_before, verdicts_sha
 from lightning_paras2s.data.dialogue import heard_turns
 from lightning_paras2s.errors import InputPath, UserError
 from lightning_paras2s.hearing.evidence import Ears
@@ -91,7 +91,8 @@ def evaluate(
             reported apart.
         audit_recognizer: another ear for tones; likewise.
         rescore: ask no system (`systems` may be empty: {}); judge the responses that the folder holds.
-        max_usd: ask the judge nothing that could take this run's cost above so many USD (of each shard by itself).
+        max_usd: ask the judge nothing that could take what the verdicts in `output` have cost, all starts together,
+            above so many USD (of each shard by itself).
         dry_run: ask nobody; tell how many answers and verdicts a whole run asks for, and what judge and systems would
             cost (the systems at most).
         foreign_speech: what to do when a system speaks in a voice that the transcriber does not know (the embedded one
@@ -126,12 +127,12 @@ def evaluate(
         found = estimate(judge, queries, Path(manifest).parent, answers, times)
         return found | {"systems_usd": prices_of(systems, queries, Path(manifest).parent, samples)}
     check_named(judge, [part for one in ears for part in (one.transcriber, one.recognizer)], systems)
-    if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
-        cap(llm, max_usd)
     batches = shard_of(batches_of(queries, batch_size), shard)
     index, count = shard.split("/")
     Threads().start()
     log = Log(Path(output), "" if count == "1" else f"-{index}of{count}")
+    if isinstance(llm := getattr(judge, "llm", None), OpenAIChat):
+        cap(llm, max_usd, spent_before(log))
     asked = (Path(manifest).parent, batches, systems, judge, samples, batch_size, label_source, label_swap)
     plan = Plan(*asked, one_by_one)
     steps = Steps(plan, log)

@@ -10,7 +10,15 @@ from lightning_paras2s.bench.summary import scores_of
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.running.logs import Log, drawn_for
 from lightning_paras2s.running.origins import sha
-from lightning_paras2s.types import Query, Verdict, response_id
+from lightning_paras2s.types import Query, Verdict, iter_jsonl, response_id
+
+
+def spent_before(log: Log) -> float:
+    """What the verdicts in a shard's files have cost, those by the audit's ears too, in USD. Replies that came and
+    were not written, when a run was killed, or were asked for again, are not in it."""
+    files = [one.path(name) for one in (log, Log(log.folder / "audit", log.suffix)) for name in ("verdicts", "swaps")]
+    verdicts = (v for path in files if path.is_file() for v in iter_jsonl(path, Verdict, skip_half_line=True))
+    return sum(v.usage.get("cost_usd", 0.0) for v in verdicts)
 
 
 def own_verdicts(log: Log, name: str, summary: dict[str, Any]) -> list[Verdict]:

@@ -27,8 +27,11 @@ def tell_unpriced(llm: ChatLLM) -> None:
         say_once(f"the price of {llm.name!r} is not known, its replies count as free; give llm.usd_per_million")
 
 
-def cap(llm: OpenAIChat, max_usd: float | None) -> None:
+def cap(llm: OpenAIChat, max_usd: float | None, before: float = 0.0) -> None:
     """Set the most that a model may spend; None leaves it as it is.
+
+    Args:
+        before: USD of it that earlier starts have spent.
 
     Raises:
         UserError: if its price is not known.
@@ -37,4 +40,4 @@ def cap(llm: OpenAIChat, max_usd: float | None) -> None:
         return
     if not llm.priced:
         raise UserError(f"max_usd needs the model's price; got {llm.model!r}; give llm.usd_per_million")
-    llm.max_usd = max_usd
+    llm.max_usd = max(0.0, max_usd - before)

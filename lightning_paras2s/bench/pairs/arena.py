@@ -77,7 +77,7 @@ def arena(
         seed: of both draws.
         page: an HTML file with players to listen to the games; needs runs and the manifest of their queries.
         page_games: games on the page, evenly spread over pairs of systems and verdicts.
-        max_usd: ask the judge nothing that could take this run's cost above so many USD.
+        max_usd: ask the judge nothing that could take what this start costs above so many USD.
         dry_run: ask nobody and write nothing; tell how many judgements the games ask for, and what they would cost.
 
     Returns:

@@ -76,7 +76,7 @@ def mine(
         source: test these scripts instead of generating any: "embedded", "open", or a file of scripts.
         embedder: also reject what is near in meaning to an earlier query; by default, words alone are compared.
         min_cosine: from where on two embeddings count as near; what .8 finds is in docs/open_text.md.
-        max_usd: ask nothing that could take the run's cost above this.
+        max_usd: ask nothing that could take what this start costs above so many USD.
         dry_run: ask nothing; tell the number of requests and what they would cost.
 
     Returns:

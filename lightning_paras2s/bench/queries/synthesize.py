@@ -121,7 +121,7 @@ def synthesize(
         candidates: renditions of each utterance; the one with the lowest word error rate is kept. The paper tells of
             one; its ten are of answers (section 4.1: `demonstrate`).
         transcriber: hears the candidates.
-        max_usd: ask for no speech that could take this run's cost above so many USD.
+        max_usd: ask for no speech that could take what this start costs above so many USD.
         usd_per_minute: of speech; by default what the synthesizer's own server takes, 0 for eSpeak.
         dry_run: make nothing; tell how many utterances a run would make, and what they would cost.
 
