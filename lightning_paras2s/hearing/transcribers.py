@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from lightning_paras2s.audio import is_silent, resample
 from lightning_paras2s.batches import by_length
 from lightning_paras2s.data import embedded
 from lightning_paras2s.errors import InputPath, UserError
+from lightning_paras2s.hearing import phones
 from lightning_paras2s.hearing.phones import BLANK, SYMBOLS, Lexicon
 from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
@@ -169,6 +172,17 @@ def embedded_lexicon() -> Lexicon:
     texts = [q.text for q in embedded.text_queries("train")]
     texts += [f["frame"] for f in embedded.frames() if f["split"] == "train"]
     return Lexicon(embedded.lexicon(), [plain_words(text) for text in texts])
+
+
+@functools.lru_cache
+def reading_sha() -> bytes:
+    """Of what decides, beside a network, what is read: the lexicon and the source that reads by it."""
+    lexicon = embedded_lexicon()
+    known = [lexicon.spelt, list(lexicon.alike.values()), sorted(lexicon.counts.items()), sorted(lexicon.pairs.items())]
+    digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=8)
+    for source in (phones.__file__, __file__):
+        digest.update(Path(source).read_bytes())
+    return digest.digest()
 
 
 def phone_logps(logits: Tensor, lengths: list[int]) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from lightning_paras2s.data.dialogue import Dialogue, Utterance
 from lightning_paras2s.data.dual_stream import DualStreamBatch
 from lightning_paras2s.data.spoken import hear
 from lightning_paras2s.errors import InputPath, UserError
-from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc
+from lightning_paras2s.hearing.transcribers import CTCNetwork, TinyTranscriber, read_ctc, reading_sha
 from lightning_paras2s.models.processor import Processor
 from lightning_paras2s.models.remembered import remembered
 from lightning_paras2s.models.speech_lm import Completion, SpeechLM
@@ -172,7 +172,7 @@ class TinyItems:
         self.agent_codes = cached_codes(ears.tokenizer, self.agents, cache_dir) if labelled else []
         silent = [i for i, d in enumerate(dialogues) if d.transcript is None]
         network = ears.transcriber.network if ears.transcriber else None
-        found = dict(zip(silent, transcribe_all(network, [self.users[i] for i in silent]) if silent else []))
+        found = dict(zip(silent, cached_texts(network, [self.users[i] for i in silent], cache_dir), strict=True))
         self.transcripts = [found.get(i, d.transcript or "") for i, d in enumerate(dialogues)]
         self.lengths = [self._length(i) for i in range(len(dialogues))]
 
@@ -217,17 +217,35 @@ def cached_codes(tokenizer: TinyTokenizer, utterances: list[Utterance | None], c
     """`encode_all`, kept on disk under a hash of the codec's weights and the speech."""
     if not utterances:
         return []
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tokenizer.state_dict().values():
-        digest.update(tensor.numpy().tobytes())
-    for utterance in utterances:
-        digest.update(b"-" if utterance is None else utterance.acoustics.tobytes())
-    path = Path(cache_dir) / f"codes-{digest.hexdigest()}.npz"
+    path = Path(cache_dir) / f"codes-{sha_of(tokenizer, utterances)}.npz"
     if not path.is_file():
         codes = encode_all(tokenizer, utterances)
         write_arrays(path, codes=torch.cat(codes).numpy().astype(np.int32), counts=[len(c) for c in codes])
     with np.load(path) as kept:
         return list(torch.from_numpy(kept["codes"]).long().split(kept["counts"].tolist()))
+
+
+def cached_texts(network: CTCNetwork | None, utterances: list[Utterance | None], cache_dir: str) -> list[str]:
+    """`transcribe_all`, kept on disk under a hash of the transcriber's weights, its words and their reading, and the
+    speech."""
+    if not utterances:
+        return []
+    if network is None:
+        raise no_transcriber()
+    path = Path(cache_dir) / f"texts-{sha_of(network, utterances, reading_sha())}.npz"
+    if not path.is_file():
+        write_arrays(path, texts=np.array(transcribe_all(network, utterances), dtype=np.str_))
+    with np.load(path) as kept:
+        return kept["texts"].tolist()
+
+
+def sha_of(network: torch.nn.Module, utterances: list[Utterance | None], more: bytes = b"") -> str:
+    digest = hashlib.blake2b(more, digest_size=8)
+    for tensor in network.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    for utterance in utterances:
+        digest.update(b"-" if utterance is None else utterance.acoustics.tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -244,10 +262,8 @@ def encode_all(
 
 
 @torch.no_grad()
-def transcribe_all(network: CTCNetwork | None, utterances: list[Utterance | None], batch_size: int = 32) -> list[str]:
+def transcribe_all(network: CTCNetwork, utterances: list[Utterance | None], batch_size: int = 32) -> list[str]:
     """What the transcriber hears in each utterance."""
-    if network is None:
-        raise no_transcriber()
     texts = [""] * len(utterances)
     for index in batches_of(utterances, batch_size):
         logits = network(stack_acoustics([torch.from_numpy(utterances[i].acoustics).float() for i in index]))
