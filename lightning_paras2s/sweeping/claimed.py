@@ -167,12 +167,15 @@ GENERALISATION = (
             "higher", TRAINED, b) for (a, b), told in TABLE_8.items()),
 )  # fmt: skip
 HELD = ("reward_on", "held")
+REWARD_ON = (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))
 ANCHORS = (
     *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
             (stream, "none"), "any") for stream, name in (("text", "words"), ("audio", "voice"))),
     *(Claim(f"The voice held, or not: reward on {name}", "not ablated", "anchors", HELD, (stream, "audio"),
-            (stream, "none"), "any")
-      for stream, name in (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))),
+            (stream, "none"), "any") for stream, name in REWARD_ON),
+    *(ValueClaim(f"The voice held strays less from its start: reward on {name}", "not ablated", "anchors", HELD,
+                 (stream, "none"), (stream, "audio"), "KL, last quarter of steps", ("last_quarter", "kl"))
+      for stream, name in REWARD_ON),
 )  # fmt: skip
 LENIENT = ("no gibberish rule", "no WER limit", "neither")
 HACKING = (

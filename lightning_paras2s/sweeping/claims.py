@@ -73,7 +73,7 @@ class Claim(NamedTuple):
         return difference(first, then, self.systems, metric)
 
     def shown(self) -> str:
-        first, then = (", ".join(value) if isinstance(value, tuple) else value for value in (self.first, self.then))
+        first, then = spelt(self.first), spelt(self.then)
         if self.systems == ("grpo", "grpo") and not self.other:
             return f"{first} - {then}"
         return f"{first}{'' if first == then else f' - {then}'}: {' - '.join(self.systems)}"
@@ -209,7 +209,7 @@ class ValueClaim(NamedTuple):
     text: str
     figure: str
     sweep: str
-    key: str
+    key: Key
     first: Any
     then: Any
     name: str
@@ -217,7 +217,8 @@ class ValueClaim(NamedTuple):
 
     def line(self, results: Results) -> str:
         of = results.by(self.sweep, self.key)
-        about = f"| {self.text} | {self.figure} | {self.name}: {self.key} {self.first} - {self.then} "
+        named = f"{self.key} " if isinstance(self.key, str) else ""
+        about = f"| {self.text} | {self.figure} | {self.name}: {named}{spelt(self.first)} - {spelt(self.then)} "
         if lacking := [point for point in (self.first, self.then) if point not in of]:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
         rows = [of[point] for point in (self.first, self.then)]
@@ -230,6 +231,11 @@ class ValueClaim(NamedTuple):
         told += unmeasured(sum(map(len, rows)) - len(first) - len(then))
         told += results.failures(self.sweep, self.key, [self.first, self.then])
         return f"{about}| {interval(found)} | - | - | {told} |"
+
+
+def spelt(value: Any) -> Any:
+    """A point's value, or its several."""
+    return ", ".join(value) if isinstance(value, tuple) else value
 
 
 AnyClaim = Claim | EveryClaim | TimesClaim | RatioClaim | ColumnClaim | ValueClaim
