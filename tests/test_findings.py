@@ -164,6 +164,7 @@ def test_domains_are_told_apart(findings):
 def test_points_of_two_values_are_told_apart(findings):
     scores = {("text", "none"): 2.0, ("text", "audio"): 3.0, ("both", "none"): 4.0}
     rows = [row({"reward_on": stream, "held": held, "weights": {"text": 1.0}}, seed, {"grpo": score + seed / 100}, 120)
+            | {"last_quarter": {"kl": 0.5 + seed / 100 + 0.3 * (held == "none")}}
             for (stream, held), score in scores.items() for seed in (1, 2, 3)]  # fmt: skip
     failed = {"point": {"reward_on": "both", "held": "audio"}, "seed": 1, "status": "failed", "reason": "no answers"}
     write(findings.ROOT / "results/sweep_anchors.jsonl", [*rows, failed])
@@ -174,7 +175,11 @@ def test_points_of_two_values_are_told_apart(findings):
         "The voice held, or not: reward on the words": "higher, 3 seeds",
         "The voice held, or not: reward on the voice": "open: not run",
         "The voice held, or not: reward on both streams": "open: failed (no answers)",
+        "The voice held strays less from its start: reward on the words": "agrees, 3 seeds",
+        "The voice held strays less from its start: reward on the voice": "open: not run",
+        "The voice held strays less from its start: reward on both streams": "open: failed (no answers)",
     }
+    assert "KL, last quarter of steps: text, none - text, audio | 0.30 [0.2" in findings.claims(findings.ANCHORS)
 
 
 def test_correlation_is_held_against_the_papers(findings):
