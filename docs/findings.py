@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,25 @@ JUDGED = ("beta", "G_steps", "B_steps", "B_rollouts", "domains", "anchors", "rew
 # What the policies of these sweeps learn from; those of all others learn from all queries, and one seed draws alike.
 LEARNED_FROM = {"domains": "half of the topics", "anchors": "queries with a best answer"}
 START, END = "<!-- from the rows -->\n", "<!-- end -->\n"
+GLANCE, GLANCE_END = "<!-- at a glance, from the rows -->\n", "<!-- end of the glance -->\n"
+GLANCED = (
+    "Without a KL more is forgotten: repeating",
+    "With too large a beta the score falls",
+    "G = 2 is worse than 8 at equal steps",
+    "G = 16 is no better than 8",
+    "A larger batch is better at equal steps",
+    "A warm-up of 5 % is better than none",
+    "RL, judge in the loop: better than SFT at every amount",
+    "RL, judge in the loop, 20%: SFT needs 5 times as many",
+    "RL, judge in the loop, 5%: SFT needs 10 times as many",
+    "SFT goes on improving as its data grow, from 5 % to all",
+    "RL, reward model of as many labels: better than SFT at every amount",
+    "A reward model of all labels gains more, share 0.2",
+    "A tenth of the labels makes a usable reward model",
+    "More of the budget for demonstrations is better",
+    "RL on the first half of the topics gains on the second",
+    "RL on the second half of the topics gains on the first",
+)
 
 
 def rows_of(sweep: str) -> list[tuple[dict[str, Any], list[Row]]]:
@@ -236,6 +256,25 @@ def tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def at_a_glance() -> str:
+    """The paper's claims with their verdicts alone; where a claim is measured twice, the first table tells."""
+    said = {}
+    for title, asked, _ in GROUPS:
+        for line in claims(asked).splitlines()[2:]:
+            claim, paper, _, judge, *_, told = line.strip("| ").split(" | ")
+            said.setdefault(claim, (paper, judge, told, title))
+    lines = ["| what the paper says | where | here, by the judge | verdict |", "|" + "---|" * 4]
+    for claim in GLANCED:
+        paper, judge, told, title = said[claim]
+        lines.append(f"| {claim} | {paper} | {judge} | [{told}](#{anchor(title)}) |")
+    return "\n".join(lines) + "\n"
+
+
+def anchor(title: str) -> str:
+    """Of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def by_chance(lines: Sequence[str]) -> str:
     """How many verdicts would be given if nothing were there."""
     verdicts = [line.split(" | ")[-1] for line in lines if line.startswith("| ") and line != HEADER]
@@ -268,11 +307,18 @@ def old_pictures() -> list[str]:
     return [n for n, p in paths.items() if not p.is_file() or not made_from(n).items() <= Image.open(p).info.items()]
 
 
+def between(start: str, end: str, made: str, page: str) -> str:
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n{made}\n{end}{after}"
+
+
 def main() -> None:
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    _, _, after = rest.partition(END)
-    made = f"{before}{START}\n{tables()}\n{END}{after}"
-    old = [PAGE] * (made != PAGE.read_text(encoding="utf-8"))
+    page = PAGE.read_text(encoding="utf-8")
+    made = between(START, END, tables(), page)
+    if GLANCE in page:
+        made = between(GLANCE, GLANCE_END, at_a_glance(), made)
+    old = [PAGE] * (made != page)
     drawn = {PAGE.with_name(f"findings_{name}.png"): name for name in old_pictures()}
     if not old and not drawn:
         print(f"{PAGE.relative_to(ROOT)} is current")

@@ -182,6 +182,19 @@ def test_points_of_two_values_are_told_apart(findings):
     assert "KL, last quarter of steps: text, none - text, audio | 0.30 [0.2" in findings.claims(findings.ANCHORS)
 
 
+def test_glance_shows_the_first_tables_verdicts(findings):
+    rows = [row({"G": g}, seed, {"grpo": 2.0 + g / 8 + seed / 100}, 120) for g in (2, 8) for seed in (1, 2, 3)]
+    write(findings.ROOT / "results/sweep_G_steps.jsonl", rows)
+    short = [row({"G": g}, 1, {"grpo": 3.0 - g / 8}, 40) for g in (2, 8)]
+    write(findings.ROOT / "results/sweep_G_steps_short.jsonl", short)
+    lines = findings.at_a_glance().splitlines()
+    assert len(lines) == 2 + len(findings.GLANCED)
+    told = next(line for line in lines if line.startswith("| G = 2 is worse than 8 at equal steps |"))
+    place = "beta-g-and-b-fig-3-and-what-the-paper-leaves-open"
+    assert "+0.75 [" in told and told.endswith(f"| [agrees, 3 seeds](#{place}) |")
+    assert sum("open: not run" in line for line in lines) == len(findings.GLANCED) - 1
+
+
 def test_correlation_is_held_against_the_papers(findings):
     for values, expected in (
         ((0.80, 0.81, 0.82), "agrees, 3 seeds"),
