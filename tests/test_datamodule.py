@@ -94,6 +94,17 @@ def test_completion_spells_words_that_the_vocabulary_lacks():
     assert VOCAB.decode(tokens[TEXT].tolist()) == "xqz house"
 
 
+@pytest.mark.parametrize("words", ["the house xqz", "the house of a xqzxqzxqz", "xqz"])
+def test_words_begin_before_their_onsets_where_they_would_not_fit_behind_them(words):
+    steps = len(VOCAB.encode(words))
+    for spare in (0, 1, 4):
+        codes, count = torch.ones(steps + spare - 1, dtype=torch.long), len(words.split())
+        onsets = tuple(len(codes) * word // count for word in range(count))  # as of a recording
+        tokens, actions = build_completion(IDS, VOCAB, codes, words, onsets, 1)
+        assert VOCAB.decode(tokens[TEXT].tolist()) == words
+        assert (tokens[TEXT] == EOS).sum() == 1 and actions[TEXT, tokens[TEXT].tolist().index(EOS)]
+
+
 def test_completion_ends_its_text_when_the_audio_is_too_short():
     tokens, actions = build_completion(IDS, VOCAB, torch.tensor([5]), "the house the house", (0, 1, 2, 3), 1)
     assert tokens[TEXT].tolist() == [THE, HOUSE, EOS] and actions.all(1).tolist() == [True, False]

@@ -91,19 +91,21 @@ def build_completion(
 ) -> tuple[Tensor, Tensor]:
     """codes [T] and the words with their onsets (in codes) -> tokens [2, delay + T + 1], actions.
 
-    A spelt word takes as many steps as it has letters. Text EOS follows the last word; the blanks after it and the
-    audio blanks of the
-    delay are forced, not actions.
+    A spelt word takes as many steps as it has letters, and begins before its onset where what is left would not fit
+    behind it. Text EOS follows the last word; the blanks after it and the audio blanks of the delay are forced, not
+    actions.
     """
     total = len(codes) + delay + 1
     tokens = torch.empty(2, total, dtype=torch.long)
     tokens[TEXT], tokens[AUDIO] = BLANK, ids.blank
     tokens[AUDIO, delay:-1], tokens[AUDIO, -1] = codes, ids.eos
     step = 0
-    spoken = [word for word in text.split() if vocab.encode(word)]
-    for word, onset in zip(spoken, onsets, strict=False):
-        step = max(step, onset)
-        for piece in vocab.encode(word):
+    spoken = [pieces for word in text.split() if (pieces := vocab.encode(word))][: len(onsets)]
+    left = sum(map(len, spoken))
+    for pieces, onset in zip(spoken, onsets, strict=False):
+        step = max(step, min(onset, total - 1 - left))
+        left -= len(pieces)
+        for piece in pieces:
             if step < total - 1:
                 tokens[TEXT, step] = piece
                 step += 1
