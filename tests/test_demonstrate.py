@@ -217,7 +217,7 @@ def test_killed_at_any_step_it_ends_the_same_and_nothing_is_made_twice(tmp_path,
         def call(*args, **options):
             left[0] -= 1
             steps[name] += 1
-            if left[0] == 0:
+            if left[0] <= 0:  # nor does another thread write after that
                 raise Killed
             return plain(*args, **options)
 
@@ -235,7 +235,7 @@ def test_killed_at_any_step_it_ends_the_same_and_nothing_is_made_twice(tmp_path,
         except Killed:
             kills += 1
             assert kills < 100
-    assert kills > 10
+    assert kills > 10, kills
     assert {k: v for k, v in table.items() if k not in ("answers", "splits", "resumed")} == {
         k: v for k, v in wanted.items() if k not in ("answers", "splits", "resumed")
     }
