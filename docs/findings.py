@@ -242,8 +242,12 @@ GROUPS = (
 )
 
 
-def tables() -> str:
-    told = {title: claims(asked) for title, asked, _ in GROUPS}
+def verdicts() -> dict[str, str]:
+    """The claims of each group, a table each."""
+    return {title: claims(asked) for title, asked, _ in GROUPS}
+
+
+def tables(told: dict[str, str]) -> str:
     parts = [by_chance("\n".join(told.values()).splitlines())]
     for title, _, sweeps in GROUPS:
         parts += [f"### {title}", told[title]]
@@ -258,17 +262,17 @@ def tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def at_a_glance() -> str:
+def at_a_glance(told: dict[str, str]) -> str:
     """The paper's claims with their verdicts alone; where a claim is measured twice, the first table tells."""
     said = {}
-    for title, asked, _ in GROUPS:
-        for line in claims(asked).splitlines()[2:]:
-            claim, paper, _, judge, *_, told = line.strip("| ").split(" | ")
-            said.setdefault(claim, (paper, judge, told, title))
-    lines = ["| what the paper says | where | here, by the judge | verdict |", "|" + "---|" * 4]
+    for title, table in told.items():
+        for line in table.splitlines()[2:]:
+            claim, paper, _, judge, *_, verdict = line.strip("| ").split(" | ")
+            said.setdefault(claim, (paper, judge, verdict, title))
+    lines = ["| claim | the paper | here, by the judge | verdict |", "|" + "---|" * 4]
     for claim in GLANCED:
-        paper, judge, told, title = said[claim]
-        lines.append(f"| {claim} | {paper} | {judge} | [{told}](#{anchor(title)}) |")
+        paper, judge, verdict, title = said[claim]
+        lines.append(f"| {claim} | {paper} | {judge} | [{verdict}](#{anchor(title)}) |")
     return "\n".join(lines) + "\n"
 
 
@@ -317,9 +321,8 @@ def between(start: str, end: str, made: str, page: str) -> str:
 
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    made = between(START, END, tables(), page)
-    if GLANCE in page:
-        made = between(GLANCE, GLANCE_END, at_a_glance(), made)
+    told = verdicts()
+    made = between(GLANCE, GLANCE_END, at_a_glance(told), between(START, END, tables(told), page))
     old = [PAGE] * (made != page)
     drawn = {PAGE.with_name(f"findings_{name}.png"): name for name in old_pictures()}
     if not old and not drawn:

@@ -10,12 +10,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from lightning_paras2s.errors import UserError
 from lightning_paras2s.sweeping.claims import ColumnClaim
 from lightning_paras2s.sweeping.figures import Figures
-from lightning_paras2s.sweeping.points import Results
 
 ROOT = Path(__file__).parents[1]
 
@@ -187,7 +185,7 @@ def test_glance_shows_the_first_tables_verdicts(findings):
     write(findings.ROOT / "results/sweep_G_steps.jsonl", rows)
     short = [row({"G": g}, 1, {"grpo": 3.0 - g / 8}, 40) for g in (2, 8)]
     write(findings.ROOT / "results/sweep_G_steps_short.jsonl", short)
-    lines = findings.at_a_glance().splitlines()
+    lines = findings.at_a_glance(findings.verdicts()).splitlines()
     assert len(lines) == 2 + len(findings.GLANCED)
     told = next(line for line in lines if line.startswith("| G = 2 is worse than 8 at equal steps |"))
     place = "beta-g-and-b-fig-3-and-what-the-paper-leaves-open"
@@ -215,7 +213,7 @@ def test_a_policy_is_held_against_the_one_that_it_began_at(findings):
     write(findings.ROOT / "results/sweep_start.jsonl", [row({"policy": "sft_fifth"}, 0, {"sft_fifth": 4.0})])
     point = {"share": 0.1}
     write(findings.ROOT / "results/sweep_budget.jsonl", [row(point, s, {"sft": 2.0, "grpo": 2.5}, 120) for s in (1, 2)])
-    page = findings.tables()
+    page = findings.tables(findings.verdicts())
     assert "against the start" not in page and re.search(r"\| share 0.1 \| 2 \| grpo \|.*\| \+0.50 ", page)
     told = Figures(findings.ROOT)
     assert told.started(told.points("sweep_budget")[0][1]) == []
@@ -337,7 +335,7 @@ def test_warm_up_is_held_against_none(findings):
 
 def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings, monkeypatch, capsys):
     findings.PAGE.parent.mkdir()
-    findings.PAGE.write_text(f"# Page\n\n{findings.START}{findings.END}\nend\n")
+    findings.PAGE.write_text(f"# Page\n\n{findings.GLANCE}{findings.GLANCE_END}{findings.START}{findings.END}\nend\n")
     rows = label_rows({0.05: 2, 0.1: 1})
     write_labels(findings, rows)
     findings.main()
@@ -358,7 +356,7 @@ def test_page_and_pictures_are_made_by_one_command_and_known_to_be_old(findings,
 
 def test_a_picture_is_old_when_the_code_that_draws_it_is_another(findings, monkeypatch, tmp_path):
     findings.PAGE.parent.mkdir()
-    findings.PAGE.write_text(f"{findings.START}{findings.END}")
+    findings.PAGE.write_text(f"{findings.GLANCE}{findings.GLANCE_END}{findings.START}{findings.END}")
     write_labels(findings, label_rows({0.05: 2}))
     findings.main()
     assert not findings.old_pictures()
@@ -366,56 +364,3 @@ def test_a_picture_is_old_when_the_code_that_draws_it_is_another(findings, monke
     other.write_text(Path(findings.pictures.__file__).read_text().replace("figsize=(10, 4.2)", "figsize=(10, 5)"))
     monkeypatch.setattr(findings.pictures, "__file__", str(other))
     assert findings.old_pictures() == ["labels"]
-
-
-def test_what_the_lead_says_is_in_the_tables():
-    """Which are made from the rows (`docs/findings.py --check`)."""
-    lead, _, rest = (ROOT / "docs/findings.md").read_text(encoding="utf-8").partition("<!-- from the rows -->")
-    tables = rest.partition("<!-- end -->")[0].replace("+", "")
-    said = re.findall(r"-?\d\.\d+ \[-?\d\.\d+, -?\d\.\d+\]", lead)
-    assert said and not [one for one in said if one not in tables]
-
-
-def test_what_the_lead_says_of_a_run_without_a_warm_up_is_in_its_rows():
-    lead = (ROOT / "docs/findings.md").read_text(encoding="utf-8").partition("**RL needs a warm-up")[2]
-    lead = lead.partition("\n\n")[0]
-
-    def rows_of(name: str, share: float) -> list[dict]:
-        rows = map(json.loads, (ROOT / f"results/sweep_{name}.jsonl").read_text(encoding="utf-8").splitlines())
-        return [row for row in rows if row["point"]["share"] == share]
-
-    none, some = rows_of("unlabelled", 0.0), rows_of("labels", 0.05)
-    assert len(none) == len(some) == 3
-    equal, taken = [row["zero_variance_share"] for row in none], [row["systems"]["rejection"] for row in none]
-    swaps, wers = [cells["label_swap_gain"] for cells in taken], [cells["wer"] for cells in taken]
-    (base,) = {row["systems"]["base"]["wer"] for row in none}
-    told = {
-        r"gain is above (\.\d+)": max(row["systems"]["grpo"]["label_swap_gain"] for row in none),
-        r"from (\.\d+) to \.\d+ of its groups": min(equal),
-        r"from \.\d+ to (\.\d+) of its groups": max(equal),
-        r"no run has more than (\.\d+)": max(row["zero_variance_share"] for row in some),
-        r"gains from (\.\d+) to": min(swaps),
-        r"gains from \.\d+ to (\.\d+)": max(swaps),
-        r"rates from (\.\d+) to": min(wers),
-        r"rates from \.\d+ to (\.\d+)": max(wers),
-        r"where the base has (\.\d+)": base,
-    }
-    for words, value in told.items():
-        assert float(re.search(words, lead)[1]) == pytest.approx(value, abs=0.00051), words
-    log = (ROOT / "docs/log.md").read_text(encoding="utf-8").partition("RL from the base policy stays deaf")[2]
-    deaf = [row["systems"]["grpo"]["label_swap_gain"] for row in none]
-    for words, values in {"gain stays at ": deaf, "swap gains of ": swaps, "word error rates are ": wers}.items():
-        said = re.findall(r"\.\d+", log.partition(words)[2])[:3]
-        assert [float(one) for one in said] == pytest.approx(values, abs=0.00051), words
-
-
-def test_more_is_forgotten_without_a_kl_also_at_less_of_an_error_rate():
-    """Two more seeds were run since three left it undecided: each of the two looks may err half as often, and of four
-    skills that were measured, a quarter of that."""
-    p = {}
-    rows = Results(ROOT / "results").by("beta", "beta")
-    for skill in ("repeat", "read"):
-        kept, lost = ([row["skills"][skill]["grpo"]["change"] for row in rows[beta]] for beta in (0.2, 0.0))
-        p[skill] = stats.ttest_ind(kept, lost, equal_var=False).pvalue
-        assert len(kept) == len(lost) == 5 and np.mean(kept) > np.mean(lost)
-    assert p["repeat"] < 0.05 / 8 < p["read"] < 0.05 / 2

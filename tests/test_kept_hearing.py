@@ -49,7 +49,7 @@ def test_other_weights_speech_or_reading_are_heard_anew(tmp_path, heard, monkeyp
     cached_texts(network(1), spoken, tmp_path)
     cached_texts(network(), [speech(2), speech(1)], tmp_path)
     cached_texts(network(), [speech(1), None], tmp_path)
-    monkeypatch.setattr(processor, "reading_sha", lambda: b"another lexicon")
+    monkeypatch.setattr(processor, "reading_sha", lambda: "another lexicon")
     cached_texts(network(), spoken, tmp_path)
     assert heard == [2] * 5
 

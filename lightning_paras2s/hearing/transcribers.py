@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from lightning_paras2s.hearing.words import plain_text, plain_words
 from lightning_paras2s.models.checkpoint import load_module
 from lightning_paras2s.models.tiny.features import MELS, SAMPLE_RATE, acoustics_of, stack_acoustics
 from lightning_paras2s.models.tiny.tokenizer import ResidualBlock
+from lightning_paras2s.running.origins import file_sha, sha
 from lightning_paras2s.types import Audio
 
 # Whisper's temperature: no second try at random where the first is unsure. As a real number of an ear it is part of its
@@ -175,14 +174,11 @@ def embedded_lexicon() -> Lexicon:
 
 
 @functools.lru_cache
-def reading_sha() -> bytes:
-    """Of what decides, beside a network, what is read: the lexicon and the source that reads by it."""
+def reading_sha() -> str:
+    """Short hash of what decides, beside a network, what is read: the lexicon and the source that reads by it."""
     lexicon = embedded_lexicon()
-    known = [lexicon.spelt, list(lexicon.alike.values()), sorted(lexicon.counts.items()), sorted(lexicon.pairs.items())]
-    digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=8)
-    for source in (phones.__file__, __file__):
-        digest.update(Path(source).read_bytes())
-    return digest.digest()
+    known = [lexicon.spelt, list(lexicon.alike.values()), lexicon.counts, sorted(lexicon.pairs.items())]
+    return sha(known, [file_sha(Path(source)) for source in (phones.__file__, __file__)])
 
 
 def phone_logps(logits: Tensor, lengths: list[int]) -> list[np.ndarray]:

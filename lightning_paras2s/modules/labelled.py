@@ -18,7 +18,7 @@ from lightning_paras2s.data.spoken import CORPUS_VERSION, corpus_audio
 from lightning_paras2s.data.suggestive import Spoken, confounded, every_style, polytone, suggestive_texts
 from lightning_paras2s.errors import InputPath, UserError, check_apart, check_choice
 from lightning_paras2s.hearing.polytone import NOTHING, Heard, WordEar
-from lightning_paras2s.hearing.transcribers import TinyTranscriber
+from lightning_paras2s.hearing.transcribers import TinyTranscriber, reading_sha
 from lightning_paras2s.models.tiny.features import SAMPLE_RATE
 from lightning_paras2s.running.files import write_arrays
 from lightning_paras2s.running.loaders import PlannedLoader, ranks
@@ -179,14 +179,15 @@ def one_style_a_text(queries: list[Query]) -> list[Query]:
 
 
 def labelled(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> list[Labelled]:
-    """Speak and hear; cached on disk under a hash of the lines, the synthesis and the ear."""
+    """Speak and hear; cached on disk under a hash of the lines, the synthesis, the ear and what it reads by."""
     heard = hear_spoken(spoken, transcriber, cache_dir)
     return [Labelled(h, s.text.factor, s.style) for h, s in zip(heard, spoken, strict=True)]
 
 
 def hear_spoken(spoken: list[Spoken], transcriber: str, cache_dir: str | Path) -> list[Heard]:
     """What the embedded analysers hear of each line."""
-    recipe = [CORPUS_VERSION, QUERY_PROSODY, QUERY_VOICES, [s.line for s in spoken], TinyTranscriber.name]
+    recipe = [CORPUS_VERSION, QUERY_PROSODY, QUERY_VOICES, [s.line for s in spoken]]
+    recipe += [TinyTranscriber.name, reading_sha()]
     key = hashlib.sha256(repr(recipe).encode() + weights_file(transcriber).read_bytes()).hexdigest()
     path = Path(cache_dir) / f"heard-{key[:16]}.npz"
     if not path.is_file():

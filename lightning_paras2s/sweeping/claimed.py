@@ -169,8 +169,8 @@ GENERALISATION = (
 HELD = ("reward_on", "held")
 REWARD_ON = (("text", "the words"), ("audio", "the voice"), ("both", "both streams"))
 ANCHORS = (
-    *(Claim(f"Reward on both streams against on the {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
-            (stream, "none"), "any") for stream, name in (("text", "words"), ("audio", "voice"))),
+    *(Claim(f"Reward on both streams against on {name} alone", "not ablated", "anchors", HELD, ("both", "none"),
+            (stream, "none"), "any") for stream, name in REWARD_ON[:2]),
     *(Claim(f"The voice held, or not: reward on {name}", "not ablated", "anchors", HELD, (stream, "audio"),
             (stream, "none"), "any") for stream, name in REWARD_ON),
     *(ValueClaim(f"The voice held strays less from its start: reward on {name}", "not ablated", "anchors", HELD,

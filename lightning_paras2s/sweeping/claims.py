@@ -52,8 +52,7 @@ class Claim(NamedTuple):
     other: str = ""
 
     def line(self, results: Results) -> str:
-        named = f"{self.key} " if isinstance(self.key, str) else ""
-        about = f"| {self.text} | {self.figure} | {named}{self.shown()} "
+        about = f"| {self.text} | {self.figure} | {led(self.key)}{self.shown()} "
         places = ((self.sweep, self.first), (self.other or self.sweep, self.then))
         for sweep, value in places:
             if value not in results.by(sweep, self.key):
@@ -217,8 +216,8 @@ class ValueClaim(NamedTuple):
 
     def line(self, results: Results) -> str:
         of = results.by(self.sweep, self.key)
-        named = f"{self.key} " if isinstance(self.key, str) else ""
-        about = f"| {self.text} | {self.figure} | {self.name}: {named}{spelt(self.first)} - {spelt(self.then)} "
+        shown = f"{led(self.key)}{spelt(self.first)} - {spelt(self.then)}"
+        about = f"| {self.text} | {self.figure} | {self.name}: {shown} "
         if lacking := [point for point in (self.first, self.then) if point not in of]:
             return f"{about}| - | - | - | {results.lack(self.sweep, self.key, lacking)} |"
         rows = [of[point] for point in (self.first, self.then)]
@@ -231,6 +230,11 @@ class ValueClaim(NamedTuple):
         told += unmeasured(sum(map(len, rows)) - len(first) - len(then))
         told += results.failures(self.sweep, self.key, [self.first, self.then])
         return f"{about}| {interval(found)} | - | - | {told} |"
+
+
+def led(key: Key) -> str:
+    """What stands before a point's value; several values speak for themselves."""
+    return f"{key} " if isinstance(key, str) else ""
 
 
 def spelt(value: Any) -> Any:

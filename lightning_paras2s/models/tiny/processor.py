@@ -239,8 +239,8 @@ def cached_texts(network: CTCNetwork | None, utterances: list[Utterance | None],
         return kept["texts"].tolist()
 
 
-def sha_of(network: torch.nn.Module, utterances: list[Utterance | None], more: bytes = b"") -> str:
-    digest = hashlib.blake2b(more, digest_size=8)
+def sha_of(network: torch.nn.Module, utterances: list[Utterance | None], more: str = "") -> str:
+    digest = hashlib.blake2b(more.encode(), digest_size=8)
     for tensor in network.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     for utterance in utterances:
